@@ -1,0 +1,66 @@
+"""Checks that refuse a value where it is built, with one message: the key, the value, the rule."""
+
+import math
+import operator
+from collections.abc import Collection
+from typing import Any
+
+
+class InvalidValueError(ValueError):
+    """A request that cannot be carried out. Its text names the key, what was given and the rule."""
+
+    def __init__(self, key: str, value: object, rule: str) -> None:
+        super().__init__(f"{key}={_shown(value)}: {rule}")
+        self.key, self.value, self.rule = key, value, rule
+
+    def under(self, prefix: str) -> "InvalidValueError":
+        """The same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
+        return InvalidValueError(f"{prefix}.{self.key}", self.value, self.rule)
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def whole(key: str, value: Any, *, at_least: int) -> None:
+    """Refuse what is not an integer >= at_least (a bool is not an integer here)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise InvalidValueError(key, value, f"must be an integer >= {at_least}")
+
+
+def real(
+    key: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse what is not a finite number within the bounds: above < value < below, at_least <= value <= at_most."""
+    bounds = {
+        ">": (above, operator.gt),
+        ">=": (at_least, operator.ge),
+        "<": (below, operator.lt),
+        "<=": (at_most, operator.le),
+    }
+    stated = {sign: (bound, holds) for sign, (bound, holds) in bounds.items() if bound is not None}
+    if not _is_number(value) or not all(holds(value, bound) for bound, holds in stated.values()):
+        rule = " and ".join(f"{sign} {bound}" for sign, (bound, _) in stated.items())
+        raise InvalidValueError(key, value, f"must be a finite number {rule}".rstrip())
+
+
+def boolean(key: str, value: Any) -> None:
+    """Refuse what is not true or false."""
+    if not isinstance(value, bool):
+        raise InvalidValueError(key, value, "must be true or false")
+
+
+def one_of(key: str, value: Any, allowed: Collection[str]) -> None:
+    """Refuse what is not among the allowed names."""
+    if value not in allowed:
+        raise InvalidValueError(key, value, f"must be one of {', '.join(allowed)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
