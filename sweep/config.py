@@ -1,0 +1,282 @@
+"""The typed configuration: frozen dataclasses that validate when they are built."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweep.schedules import Decay, Schedule, Warmup
+from sweep.validation import InvalidValueError, boolean, one_of, real, whole
+
+OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim")
+"""Where a `_target_` may point without being declared trusted."""
+
+METRICS = {"val_loss": "minimize", "val_accuracy": "maximize"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Something named by its import path, and the arguments to call it with: a model, an optimizer, a data set.
+
+    Args:
+        key: the configuration group, for messages.
+        target: import path of a class or function, inside OWN_PACKAGES or a trusted package.
+        arguments: keyword arguments; a mapping with a `_target_` of its own becomes what that gives.
+        trusted: further packages whose code may be called.
+    """
+
+    key: str
+    target: str
+    arguments: Mapping[str, Any]
+    trusted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parameters = self._parameters()
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        for name, value in self.arguments.items():
+            if not takes_any and name not in parameters:
+                allowed = ", ".join(parameters) or "no arguments"
+                raise InvalidValueError(
+                    f"{self.key}.{name}", value, f"is not a key of {self.target}, which has {allowed}"
+                )
+
+    def accepts(self, name: str) -> bool:
+        """Whether the target has a parameter of that name."""
+        return name in self._parameters()
+
+    def build(self, *positional: Any, **provided: Any) -> Any:
+        """Call the target with its arguments and with those `provided` that it has parameters for.
+
+        Raises:
+            InvalidValueError: if the target refuses its arguments.
+        """
+        given = {name: value for name, value in provided.items() if self.accepts(name)}
+        arguments = {name: self._nested(name, value) for name, value in self.arguments.items()}
+        try:
+            return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
+        except InvalidValueError as error:
+            raise error.under(self.key) from error
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(self.key, _call_text(self), f"was refused by {self.target}: {error}") from error
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(locate(self.key, self.target, self.trusted)).parameters
+
+    def _nested(self, name: str, value: Any) -> Any:
+        if not (isinstance(value, Mapping) and "_target_" in value):
+            return value
+        arguments = {key: inner for key, inner in value.items() if key != "_target_"}
+        return Component(f"{self.key}.{name}", value["_target_"], arguments, self.trusted).build()
+
+
+def _call_text(component: Component) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in component.arguments.items()) + "}"
+
+
+def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
+    """The class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
+
+    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it.
+
+    Raises:
+        InvalidValueError: names `key`._target_.
+    """
+    key, roots = f"{key}._target_", OWN_PACKAGES + trusted
+    if not isinstance(target, str) or not _within(target, roots):
+        raise InvalidValueError(key, target, f"must be in {', '.join(roots)}; trusted=[package] adds one")
+    path = target.split(".")
+    for length in range(len(path) - 1, 0, -1):
+        module_name = ".".join(path[:length])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name + ".").startswith(error.name + "."):
+                continue
+            raise InvalidValueError(key, target, f"could not be imported: {error}") from error
+        for name in path[length:]:
+            found = getattr(found, name, None)
+        if not callable(found) or not _within(getattr(found, "__module__", ""), roots):
+            raise InvalidValueError(key, target, f"is no class or function of {module_name}")
+        return found
+    raise InvalidValueError(key, target, "could not be imported: there is no such module")
+
+
+def _within(path: str, packages: tuple[str, ...]) -> bool:
+    return any(path == package or path.startswith(package + ".") for package in packages)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer: base rate, gradient clipping, and the class with its own arguments.
+
+    Args:
+        component: the class; called with the parameters, `lr` and its arguments.
+        lr: base rate, > 0.
+        clip_norm: largest norm of the whole gradient, > 0; None for no clipping.
+    """
+
+    component: Component
+    lr: float
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        real("lr", self.lr, above=0)
+        if self.clip_norm is not None:
+            real("clip_norm", self.clip_norm, above=0)
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A data set: the function that gives its arrays, and how they are split and scaled.
+
+    Args:
+        component: called without further arguments; gives a mapping with x and y, or with x_train, y_train,
+            x_val, y_val and perhaps x_test, y_test.
+        val_fraction, test_fraction: parts of all examples, where the arrays are not split already.
+        split_seed: of the permutation before splitting, >= 0.
+        standardize: whether each feature is brought to mean 0 and deviation 1 over the training split.
+        n_classes: of a classification; None for as many as the labels have.
+    """
+
+    component: Component
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    standardize: bool = False
+    n_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        real("val_fraction", self.val_fraction, above=0, below=1)
+        real("test_fraction", self.test_fraction, at_least=0, below=1)
+        if self.val_fraction + self.test_fraction >= 1:
+            raise InvalidValueError(
+                "val_fraction", self.val_fraction, "leaves no training examples beside test_fraction"
+            )
+        whole("split_seed", self.split_seed, at_least=0)
+        boolean("standardize", self.standardize)
+        if self.n_classes is not None:
+            whole("n_classes", self.n_classes, at_least=2)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end."""
+
+    steps: int
+    batch_size: int
+    seed: int
+    eval_every: int
+    device: str = "auto"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps, at_least=1)
+        whole("batch_size", self.batch_size, at_least=1)
+        whole("seed", self.seed, at_least=0)
+        whole("eval_every", self.eval_every, at_least=1)
+        kind, _, index = str(self.device).partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+            raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
+        one_of("precision", self.precision, ("float32", "bf16", "float64"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that one training depends on.
+
+    Args:
+        resolved: the same, as plain nested data: what is recorded, and what the identity is taken over.
+    """
+
+    model: Component
+    optimizer: OptimizerConfig
+    decay: Decay
+    warmup: Warmup
+    dataset: DatasetConfig
+    train: TrainConfig
+    resolved: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.warmup.steps >= self.train.steps:
+            rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
+            raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The rate of every update."""
+        return Schedule(self.optimizer.lr, self.decay, self.warmup)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study: its name, when it ends, where it is kept, what it is judged by.
+
+    Args:
+        name: None for one made of the configuration.
+        n_trials: the total of trials told, >= 1.
+        timeout: seconds after which no trial is begun; None for none.
+        storage: Optuna storage URI.
+        metric: judged at the end of the horizon.
+        direction: minimize or maximize; None for the metric's own.
+        max_retries: how often a trial that crashed is begun again.
+    """
+
+    name: str | None
+    n_trials: int
+    timeout: float | None
+    storage: str
+    metric: str
+    direction: str | None
+    max_retries: int
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
+            raise InvalidValueError("name", self.name, "must be a text, or null")
+        whole("n_trials", self.n_trials, at_least=1)
+        if self.timeout is not None:
+            real("timeout", self.timeout, above=0)
+        one_of("metric", self.metric, METRICS)
+        if self.direction not in (None, METRICS[self.metric]):
+            raise InvalidValueError("direction", self.direction, f"{self.metric} is to {METRICS[self.metric]}")
+        whole("max_retries", self.max_retries, at_least=0)
+
+    @property
+    def minimize(self) -> bool:
+        return METRICS[self.metric] == "minimize"
+
+    def check_metric(self, classification: bool) -> None:
+        """Refuse a metric that the data set does not have."""
+        if self.metric == "val_accuracy" and not classification:
+            raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampler or pruner by its name, with its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SamplerConfig(Choice):
+    """A sampler and the seed of its proposals, >= 0."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("seed", self.seed, at_least=0)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """MLflow: tracking URI and experiment name."""
+
+    uri: str
+    experiment: str
+
+    def __post_init__(self) -> None:
+        for key in ("uri", "experiment"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                raise InvalidValueError(key, getattr(self, key), "must be a text")

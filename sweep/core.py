@@ -1,0 +1,243 @@
+"""The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sweep.config import RunConfig
+
+Value = bool | int | float | str
+"""What a search draws for one key."""
+
+
+class Status(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: its number in its study, its configuration, what the search drew, its seed."""
+
+    number: int
+    config: "RunConfig"
+    seed: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is recorded of a trial when it begins.
+
+    Args:
+        name: tells it from its siblings in a legend.
+        params: the resolved configuration, flattened with dots, as text.
+        tags: of its curve.
+        artifacts: file name -> contents.
+    """
+
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    artifacts: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The record of consecutive updates of one trial and one optimizer.
+
+    Args:
+        trial: its number.
+        first: the step of the first row; row i is update first + i.
+        lr: float64 [n], the rate each update used.
+        loss: float64 [n], the loss of each batch before its update; not finite only in the last row of a
+            trial that diverged.
+        series: "" or, with two optimizers, "G_" and "D_".
+    """
+
+    trial: int
+    first: int
+    lr: np.ndarray
+    loss: np.ndarray
+    series: str = ""
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int64 [n]: the update of each row."""
+        return np.arange(self.first, self.first + len(self.lr))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one trial after `step` completed updates."""
+
+    trial: int
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an engine gives back at a boundary: the rows since the last one, and what happened there."""
+
+    trial: int
+    rows: Sequence[Rows]
+    evaluation: Evaluation | None
+    status: Status | None
+    """Set when the trial ended by itself: COMPLETE or DIVERGED."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only."""
+
+    trial: int
+    status: Status
+    value: float | None = None
+
+
+class Proposer(Protocol):
+    """Where trials come from."""
+
+    def ask(self) -> Trial | None:
+        """The next trial, or None when there is none (for now, or for good if no trial is live)."""
+
+    def report(self, trial: Trial, evaluation: Evaluation) -> None:
+        """Take an intermediate evaluation."""
+
+    def should_prune(self, trial: Trial) -> bool:
+        """Whether the trial is not worth going on after the evaluation last reported."""
+
+    def tell(self, trial: Trial, result: Result) -> None:
+        """Take how a trial ended. Once for each trial asked."""
+
+    def release(self, trial: Trial) -> None:
+        """Give back a trial that was interrupted on request: it will be asked for again."""
+
+
+class Engine(Protocol):
+    """Slots that train trials."""
+
+    @property
+    def free(self) -> int:
+        """How many more trials can be started now."""
+
+    def start(self, trial: Trial) -> None:
+        """Put a trial into a free slot, at step 0."""
+
+    def advance(self) -> list[Progress]:
+        """Train all live slots to the nearest boundary; the events of those that reached theirs.
+
+        A trial whose status is set has left its slot.
+        """
+
+    def stop(self, trial: Trial) -> None:
+        """Take a live trial out of its slot."""
+
+
+class Recorder(Protocol):
+    """Where the record goes. Rows arrive in order, in arrays; what was closed is durable."""
+
+    def open(self, trial: Trial) -> None:
+        """Begin the record of a trial; whatever an interrupted attempt left of it is discarded."""
+
+    def record(self, rows: Rows) -> None:
+        """Take the rows of consecutive updates."""
+
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """Take an evaluation."""
+
+    def close(self, trial: Trial, result: Result) -> None:
+        """End the record of a trial."""
+
+    def interrupt(self, trial: Trial) -> None:
+        """End the record of a trial that will be trained again from its start."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as it is recorded.
+
+    Args:
+        number: its number in its study; None for a single training.
+        run_id: of its MLflow run.
+        name: of its MLflow run.
+        status: None while it runs or was interrupted.
+        params: the configuration, flattened with dots, as text.
+        metrics: the last value of each metric.
+        half_life: updates, None where the rate never halves.
+        stalled_at: step, None where the curve does not stall.
+    """
+
+    number: int | None
+    run_id: str
+    name: str
+    status: Status | None
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    half_life: float | None
+    stalled_at: int | None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as it is recorded.
+
+    Args:
+        metric, minimize: what it is judged by.
+        searched: the keys it draws, groups first.
+        command: the overrides that were given, but for the search's own; with the values of a trial they train it.
+        trials: in the order of their numbers.
+    """
+
+    name: str
+    run_id: str
+    experiment_id: str
+    metric: str
+    minimize: bool
+    searched: Sequence[str]
+    command: str
+    trials: Sequence[TrialRecord]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """The complete trials, best first; the earlier of equals first."""
+        complete = [t for t in self.trials if t.status is Status.COMPLETE and self.metric in t.metrics]
+        return sorted(complete, key=lambda t: t.metrics[self.metric] * (1 if self.minimize else -1))
+
+
+class Reader(Protocol):
+    """What is recorded, read back."""
+
+    def studies(self) -> list[str]:
+        """The names of the studies recorded, newest first."""
+
+    def study(self, name: str) -> StudyRecord | None:
+        """One study with its trials; None where none of that name is recorded."""
+
+    def trainings(self) -> list[TrialRecord]:
+        """The single trainings, newest first."""
+
+    def rows(self, run_id: str) -> Rows:
+        """The rows of one run, in the order of their steps."""
+
+
+class Monitor(Protocol):
+    """Who watches a search: the display."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial begins."""
+
+    def progressed(self, trial: Trial, progress: Progress) -> None:
+        """A trial reached a boundary."""
+
+    def ended(self, trial: Trial, result: Result) -> None:
+        """A trial ended."""

@@ -1,0 +1,132 @@
+"""What a search draws from: dimensions, and the branches that choices among groups open."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from sweep.config import RunConfig
+from sweep.core import Value
+from sweep.validation import InvalidValueError
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched key.
+
+    Either an interval low..high (both included; integers where `integer`; log-uniform where `log`; multiples of
+    `step` from low where there is a step), or `choices`.
+
+    Args:
+        key: as in the configuration, with dots.
+        expression: what the user wrote, for messages and the identity of the study.
+    """
+
+    key: str
+    expression: str
+    low: float = 0.0
+    high: float = 0.0
+    integer: bool = False
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.choices:
+            return
+        if not self.low <= self.high:
+            raise InvalidValueError(
+                self.key, self.expression, f"the low end {self.low} is above the high end {self.high}"
+            )
+        if self.log and self.low <= 0:
+            raise InvalidValueError(self.key, self.expression, "a logarithmic interval must begin above 0")
+
+    @property
+    def labels(self) -> tuple[Value, ...]:
+        """The choices as Optuna can store them: lists and the like by their text."""
+        return tuple(c if isinstance(c, (bool, int, float, str)) else str(c) for c in self.choices)
+
+    def decode(self, drawn: Value) -> Any:
+        """The value of the configuration for a value drawn."""
+        return self.choices[self.labels.index(drawn)] if self.choices else drawn
+
+    @property
+    def ends(self) -> Sequence[Any]:
+        """Values that cover what the dimension can give: all choices, or both ends."""
+        return self.choices or ((int(self.low), int(self.high)) if self.integer else (self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One choice among the groups that are searched, with the dimensions it has.
+
+    Args:
+        selection: group -> option; empty where no group is searched.
+        dimensions: of this branch.
+        configure: values by key -> configuration.
+        base: the resolved configuration with no dimension drawn, without what does not change results.
+    """
+
+    selection: Mapping[str, str]
+    dimensions: tuple[Dimension, ...]
+    configure: Callable[[Mapping[str, Any]], RunConfig] = field(repr=False)
+    base: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """The options chosen, joined with dots; empty where no group is searched."""
+        return ".".join(self.selection.values())
+
+    def parameter(self, dimension: Dimension) -> str:
+        """The name of a dimension in Optuna: `exponential.schedule.decay_rate` under a choice, else its key."""
+        return f"{self.label}.{dimension.key}" if self.selection else dimension.key
+
+    def check(self) -> None:
+        """Build the configurations at the ends of the dimensions, so that no trial is refused later.
+
+        Raises:
+            InvalidValueError: names the key and the value that cannot be right.
+        """
+        self.configure({d.key: d.ends[0] for d in self.dimensions})
+        self.configure({d.key: d.ends[-1] for d in self.dimensions})
+        for dimension in self.dimensions:
+            for value in dimension.choices:
+                self.configure({d.key: value if d is dimension else d.ends[0] for d in self.dimensions})
+
+
+@dataclass(frozen=True)
+class Space:
+    """All branches of a search, and the groups chosen among.
+
+    Args:
+        groups: group -> options, of the groups that are searched.
+        branches: one for each combination of options; one without selection where no group is searched.
+    """
+
+    groups: Mapping[str, tuple[str, ...]]
+    branches: tuple[Branch, ...]
+
+    def __post_init__(self) -> None:
+        if not any(branch.dimensions for branch in self.branches) and not self.groups:
+            rule = "there is nothing to search; mode=train trains one configuration"
+            raise InvalidValueError("space", "no dimension", rule)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a choice decides which parameters there are."""
+        return bool(self.groups)
+
+    def branch(self, selection: Mapping[str, Any]) -> Branch:
+        """The branch of a choice for every group."""
+        return next(b for b in self.branches if all(selection[g] == o for g, o in b.selection.items()))
+
+    @property
+    def keys(self) -> list[str]:
+        """All that is searched: groups, then keys, in the order of their first branch."""
+        keys = [d.key for branch in self.branches for d in branch.dimensions]
+        return list(self.groups) + list(dict.fromkeys(keys))
+
+
+def selections(groups: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    """Every combination of one option for each group."""
+    return [dict(zip(groups, options, strict=True)) for options in product(*groups.values())]
