@@ -1,0 +1,41 @@
+"""Multilayer perceptron."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Flattens the input; ReLU and dropout after each hidden layer.
+
+    Args:
+        input_shape: of one example.
+        n_outputs: logits or targets.
+        hidden: units of each hidden layer; none for a linear model.
+        dropout: probability of dropping a hidden unit.
+
+    Raises:
+        ValueError: names `hidden` or `dropout`.
+    """
+
+    def __init__(
+        self, input_shape: Sequence[int], n_outputs: int, hidden: Sequence[int] = (128,), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not all(isinstance(width, int) and width > 0 for width in hidden):
+            raise ValueError(f"hidden={hidden} must be a list of integers > 0")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must be >= 0 and < 1")
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = prod(input_shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            width = units
+        self.layers = nn.Sequential(*layers, nn.Linear(width, n_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, *input_shape] -> [n, n_outputs]."""
+        outputs: Tensor = self.layers(x)
+        return outputs

@@ -1,0 +1,48 @@
+"""The data sets that ship, as plain arrays.
+
+A data set is a function that gives a mapping of arrays: x and y, or x_train, y_train, x_val, y_val and perhaps
+x_test, y_test. The first axis counts examples; y holds integer labels (classification) or numbers (regression).
+"""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sweep.validation import InvalidValueError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def digits() -> Arrays:
+    """Handwritten digits (scikit-learn, from UCI): x float32 [1797, 1, 8, 8] between 0 and 1, y 0..9."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    return {"x": (loaded.images[:, None] / 16).astype(np.float32), "y": loaded.target}
+
+
+def breast_cancer() -> Arrays:
+    """Wisconsin diagnostic breast cancer (scikit-learn, from UCI): x float64 [569, 30], y 0 or 1."""
+    from sklearn.datasets import load_breast_cancer
+
+    loaded = load_breast_cancer()
+    return {"x": loaded.data, "y": loaded.target}
+
+
+def arrays(path: str) -> Arrays:
+    """The arrays of an .npz file. Pickled objects in it are refused, not loaded.
+
+    Raises:
+        InvalidValueError: names `path` where the file cannot be read.
+    """
+    if Path(path).exists() and not zipfile.is_zipfile(path):
+        raise InvalidValueError("path", path, "is no .npz file")
+    try:
+        with np.load(Path(path), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise InvalidValueError("path", path, "there is no such file") from None
+    except Exception as error:  # NumPy and zipfile raise a dozen types for a damaged or pickled archive
+        raise InvalidValueError("path", path, f"cannot be read as an .npz file: {error}") from error
