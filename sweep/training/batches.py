@@ -1,0 +1,50 @@
+"""The order of the training examples."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.data import Split
+
+
+def steps_per_epoch(n_examples: int, batch_size: int) -> int:
+    """Updates of one epoch, ceil(n_examples / batch_size): the last, smaller batch is used."""
+    return -(-n_examples // batch_size)
+
+
+class Batches:
+    """Batch s of a training: a slice of the permutation that (seed, epoch of s) gives.
+
+    Args:
+        split: the training examples.
+        batch_size: examples of a batch.
+        seed: of the trial.
+        device: where the batches are wanted.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device) -> None:
+        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
+        self.per_epoch = steps_per_epoch(len(split), batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """int64 [n_train]: the permutation of an epoch, the same on every device."""
+        mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(mixed)
+        return torch.randperm(len(self.split), generator=generator).to(self.split.inputs.device)
+
+    def range(self, begin: int, end: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The (inputs, targets) of the updates begin..end-1."""
+        step = begin
+        while step < end:
+            epoch, first = divmod(step, self.per_epoch)
+            order = self.order(epoch)
+            for index in range(first, min(self.per_epoch, first + end - step)):
+                chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+                yield self._take(chosen)
+                step += 1
+
+    def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.split.inputs[chosen], self.split.targets[chosen]
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)

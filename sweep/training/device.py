@@ -1,0 +1,34 @@
+"""Where training runs."""
+
+import torch
+
+from sweep.config import TrainConfig
+from sweep.validation import InvalidValueError
+
+DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+"""The type of parameters and data; bf16 computes in bfloat16 by autocast over float32 parameters."""
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device of `train.device`; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InvalidValueError: if the device is not there, or cannot compute in `train.precision`.
+    """
+    device = torch.device(_available(config.device))
+    if device.type == "mps" and config.precision == "float64":
+        raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.device=cpu has it")
+    return device
+
+
+def _available(name: str) -> str:
+    kind, _, index = name.partition(":")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if kind == "auto":
+        return "cuda" if gpus else "mps" if mps else "cpu"
+    if kind == "cuda" and int(index or 0) >= gpus:
+        raise InvalidValueError("train.device", name, f"is not there: this machine has {gpus} CUDA devices")
+    if kind == "mps" and not mps:
+        raise InvalidValueError("train.device", name, "is not there: this machine has no MPS device")
+    return name
