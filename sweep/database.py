@@ -1,0 +1,79 @@
+"""Database URIs: looked at before anything is created in them, and shown without their passwords."""
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from sweep.validation import InvalidValueError
+
+
+def redacted(uri: str) -> str:
+    """The URI with its password hidden."""
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return uri
+
+
+def is_database(uri: str) -> bool:
+    """Whether SQLAlchemy knows what kind of database the URI names."""
+    try:
+        make_url(uri).get_dialect()
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+        return False
+    return True
+
+
+def check_database(key: str, uri: str, table: str) -> None:
+    """Refuse a database that cannot be used, without creating or changing anything.
+
+    Args:
+        key: of the configuration, for the message.
+        uri: SQLAlchemy URI.
+        table: one that the database has if its owner has used it before.
+
+    Raises:
+        InvalidValueError: if it cannot be reached, is no database, or is a SQLite file of something else.
+    """
+    try:
+        url = make_url(uri)
+        if url.get_backend_name() == "sqlite":
+            _check_sqlite(key, url, table)
+            return
+        engine = create_engine(url)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+    except (ArgumentError, NoSuchModuleError):
+        raise InvalidValueError(key, uri, "is no database URI, such as sqlite:///file.db") from None
+    except ModuleNotFoundError as error:
+        raise InvalidValueError(key, redacted(uri), f"needs the Python package {error.name}") from error
+    except SQLAlchemyError as error:
+        raise InvalidValueError(key, redacted(uri), f"cannot be reached: {_first_line(error)}") from error
+
+
+def _check_sqlite(key: str, url: URL, table: str) -> None:
+    if not url.database or url.database == ":memory:":
+        raise InvalidValueError(key, str(url), "must name a file, such as sqlite:///file.db")
+    path, shown = Path(url.database), url.render_as_string(hide_password=True)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InvalidValueError(key, shown, f"{path} must be a file in a folder that exists")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise InvalidValueError(key, shown, f"{path} cannot be read as a SQLite database: {error}") from error
+    if tables and table not in tables:
+        raise InvalidValueError(key, shown, f"{path} is a database of something else: it has no table {table}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

@@ -1,0 +1,125 @@
+"""Optuna as a proposer: asks, tells, resumes what was interrupted, and counts to the total."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.config import SamplerConfig, StudyConfig
+from sweep.core import Evaluation, Result, Status, Trial
+from sweep.search.distributions import draw
+from sweep.search.pruners import BranchStudy
+from sweep.search.samplers import grid_size, sampler
+from sweep.space import Branch, Space
+
+ATTEMPTS = "sweep.attempts"
+"""User attribute: how often the trial was begun and not ended by request."""
+
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class OptunaProposer:
+    """Trials of an Optuna study, asked and told by this process alone.
+
+    Args:
+        study: opened; its pruner is used.
+        space: what is searched.
+        sampler_config: which sampler proposes.
+        config: total, timeout, retries, metric.
+    """
+
+    def __init__(self, study: Study, space: Space, sampler_config: SamplerConfig, config: StudyConfig) -> None:
+        self.study, self.space, self.config = study, space, config
+        self._sampler_config = sampler_config
+        self._began = time.monotonic()
+        self._live: dict[int, optuna.Trial] = {}
+        size = grid_size(sampler_config, space)
+        self.total = config.n_trials if size is None else min(config.n_trials, size)
+
+    @property
+    def told(self) -> int:
+        """Trials that count: complete and pruned ones, diverged ones among the latter."""
+        return len(self.study.get_trials(deepcopy=False, states=TOLD))
+
+    @property
+    def failed(self) -> list[int]:
+        """The numbers of the trials that were given up."""
+        return [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))]
+
+    def ask(self) -> Trial | None:
+        """An interrupted trial under its own number, or a new proposal until the total is reached."""
+        if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
+            return None
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if frozen.number not in self._live and not self._give_up(frozen):
+                return self._begin(self._resumed(frozen))
+        if self.told + len(self._live) >= self.total:
+            return None
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = sampler(self._sampler_config, self.space, number)
+        return self._begin(self.study.ask())
+
+    def report(self, trial: Trial, evaluation: Evaluation) -> None:
+        live = self._live[trial.number]
+        stored = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if evaluation.step not in stored:  # a trial that is trained again has reported its first steps
+            live.report(evaluation.metrics[self.config.metric], evaluation.step)
+
+    def should_prune(self, trial: Trial) -> bool:
+        """The pruner's answer among the trials of the same branch; never before warmup has ended."""
+        frozen = self.study.get_trials(deepcopy=False)[trial.number]
+        if frozen.last_step is None or frozen.last_step <= trial.config.warmup.steps:
+            return False
+        if not self.space.conditional:
+            return self.study.pruner.prune(self.study, frozen)
+        selection = {group: frozen.params[group] for group in self.space.groups}
+        return self.study.pruner.prune(BranchStudy(self.study, selection), frozen)  # type: ignore[arg-type]
+
+    def tell(self, trial: Trial, result: Result) -> None:
+        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it."""
+        live = self._live.pop(trial.number)
+        live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
+        live.set_user_attr("sweep.status", result.status.value)
+        if result.status is Status.COMPLETE:
+            self.study.tell(live, result.value)
+        else:
+            self.study.tell(live, state=TrialState.PRUNED)
+
+    def release(self, trial: Trial) -> None:
+        live = self._live.pop(trial.number)
+        live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
+
+    def annotate(self, trial: Trial, name: str, value: str) -> None:
+        """Keep a user attribute with the trial."""
+        self._live[trial.number].set_user_attr(name, value)
+
+    def _give_up(self, frozen: FrozenTrial) -> bool:
+        """Tell a trial that crashed too often as failed."""
+        if frozen.user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
+            return False
+        self.study.tell(frozen.number, state=TrialState.FAIL)
+        return True
+
+    def _resumed(self, frozen: FrozenTrial) -> optuna.Trial:
+        """The live form of a stored trial. Optuna offers none for ask and tell but this constructor."""
+        self.study.sampler = sampler(self._sampler_config, self.space, frozen.number)
+        return optuna.Trial(self.study, frozen._trial_id)
+
+    def _begin(self, live: optuna.Trial) -> Trial:
+        branch, values = self._drawn(live)
+        live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
+        self._live[live.number] = live
+        config = branch.configure(values)
+        return Trial(live.number, config, config.train.seed, {**branch.selection, **values})
+
+    def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
+        """The branch and the values of the configuration; what was drawn before an interruption is kept."""
+        selection = {group: live.suggest_categorical(group, options) for group, options in self.space.groups.items()}
+        branch = self.space.branch(selection)
+        values = {}
+        for dimension in branch.dimensions:
+            values[dimension.key] = dimension.decode(draw(live, branch.parameter(dimension), dimension))
+        return branch, values
