@@ -1,0 +1,119 @@
+"""The MLflow store: opened, or refused before anything is written."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import overload
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from sweep.config import TrackingConfig
+from sweep.database import check_database, is_database, redacted
+from sweep.validation import InvalidValueError
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A client and the experiment it works in."""
+
+    client: MlflowClient
+    experiment_id: str
+
+    def search(self, tags: Mapping[str, str]) -> list[Run]:
+        """All active runs with these tags, newest first."""
+        wanted = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], wanted, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "\\'")
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
+
+    Raises:
+        InvalidValueError: names tracking.uri.
+    """
+    if is_database(config.uri):
+        check_database("tracking.uri", config.uri, table="experiments")
+        return
+    with _impatient():
+        try:
+            MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
+        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+            raise InvalidValueError(
+                "tracking.uri", redacted(config.uri), f"cannot be used: {_reason(error)}"
+            ) from error
+
+
+@overload
+def open_store(config: TrackingConfig) -> Store: ...
+@overload
+def open_store(config: TrackingConfig, *, create: bool) -> Store | None: ...
+def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
+    """The store of a configuration, with its database and experiment.
+
+    Args:
+        create: whether to create what is missing; else None is given where it is missing.
+
+    Raises:
+        InvalidValueError: names tracking.uri or tracking.experiment.
+    """
+    check_tracking(config)
+    if not create and is_database(config.uri) and _missing_file(config.uri):
+        return None
+    client = MlflowClient(tracking_uri=config.uri)
+    try:
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            return Store(client, client.create_experiment(config.experiment)) if create else None
+    except MlflowException as error:
+        raise InvalidValueError("tracking.uri", redacted(config.uri), f"cannot be used: {error}") from error
+    if experiment.lifecycle_stage != "active":
+        rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
+        raise InvalidValueError("tracking.experiment", config.experiment, rule)
+    return Store(client, experiment.experiment_id)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost of the messages that HTTP clients nest in parentheses."""
+    first_line = str(error).strip().splitlines()[0]
+    return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line
+
+
+def _missing_file(uri: str) -> bool:
+    path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+    return path is not None and not os.path.exists(path)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow retries for minutes by default; a server that is not there should be said at once."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

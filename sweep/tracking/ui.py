@@ -1,0 +1,69 @@
+"""MLflow's server, on this machine only."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from sweep.validation import InvalidValueError
+
+HOST = "127.0.0.1"
+START_LIMIT = 120
+"""Seconds that the server may take to answer."""
+
+
+@contextmanager
+def serving(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's UI on 127.0.0.1:port for the duration of a with block, answering when the block begins.
+
+    In its lean form: one worker, no job execution.
+
+    Raises:
+        InvalidValueError: names ui.port if it is taken.
+        RuntimeError: if the server ends or does not answer.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InvalidValueError(
+                "ui.port", port, f"cannot be listened on ({error.strerror}); give another"
+            ) from error
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    environment = {  # the URI may hold a password: not for the process list
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_answering(server, port, log)
+            yield server
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_until_answering(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            log.seek(0)
+            raise RuntimeError(f"the MLflow server ended:\n{log.read().decode(errors='replace')[-2000:]}")
+        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"the MLflow server did not answer within {START_LIMIT} seconds")
