@@ -1,0 +1,19 @@
+"""Figures and tables, from what the reader gives."""
+
+from sweep.report.describe import as_params, describe, flatten, short
+from sweep.report.figures import curve_picture
+from sweep.report.text import counts, figures_text, number, stall_warning, study_table, train_command
+
+__all__ = [
+    "as_params",
+    "counts",
+    "curve_picture",
+    "describe",
+    "figures_text",
+    "flatten",
+    "number",
+    "short",
+    "stall_warning",
+    "study_table",
+    "train_command",
+]

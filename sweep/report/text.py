@@ -1,0 +1,94 @@
+"""Numbers and tables as a person reads them."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from sweep.core import Status, StudyRecord, TrialRecord
+from sweep.schedules import KeyFigures
+
+
+def number(value: Any) -> str:
+    """Four significant digits of a float; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def study_table(study: StudyRecord, best: int) -> Table:
+    """The best trials of a study: rank, number, metric, what was searched, half-life in updates."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Best trials of {study.name}", title_justify="left")
+    metrics = [study.metric] + [m for m in ("val_loss", "val_accuracy") if m != study.metric]
+    ranked = study.ranked[:best]
+    metrics = [m for m in metrics if any(m in trial.metrics for trial in ranked)]
+    for title in ("rank", "trial", *metrics, *(heading(key) for key in study.searched), "half-life"):
+        table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
+    for rank, trial in enumerate(ranked, start=1):
+        values = [_param(trial, key) for key in study.searched]
+        measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
+        half_life = "" if trial.half_life is None else f"{trial.half_life:.0f}"
+        style = "bold green" if rank == 1 else None
+        table.add_row(str(rank), str(trial.number), *measured, *values, half_life, style=style)
+    return table
+
+
+def heading(key: str) -> str:
+    """A searched key without its group: `decay_rate`, `lr`; of warmup.steps, `warmup`."""
+    group, _, leaf = key.partition(".")
+    return group if leaf in ("", "steps") else leaf
+
+
+def counts(trials: Sequence[TrialRecord]) -> str:
+    """`30 trials: 27 complete, 3 diverged`."""
+    by_status = Counter(trial.status for trial in trials)
+    parts = [f"{by_status[status]} {status.value}" for status in Status if by_status[status]]
+    parts += [f"{by_status[None]} interrupted"] if by_status[None] else []
+    return f"{len(trials)} trials: {', '.join(parts)}" if parts else "no trials"
+
+
+def train_command(study: StudyRecord, trial: TrialRecord) -> str:
+    """The command line that trains a trial again: full precision, so that it gives the same curve and loss."""
+    drawn = [f"{key}={trial.params[_recorded(key)]}" for key in study.searched if _recorded(key) in trial.params]
+    return " ".join(["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]).replace("  ", " ")
+
+
+def figures_text(figures: KeyFigures) -> str:
+    """The key figures of a curve, a line each."""
+    stalls = "never" if figures.stalled_at is None else f"at step {figures.stalled_at} of {figures.horizon}"
+    half_life = "none" if figures.half_life is None else f"{figures.half_life:.1f} updates"
+    return "\n".join(
+        [
+            f"peak       {figures.peak:.6g} at step {figures.peak_step}",
+            f"end        {figures.end:.6g} at step {figures.horizon - 1}",
+            f"half-life  {half_life}",
+            f"stalls     {stalls}",
+        ]
+    )
+
+
+def stall_warning(figures: KeyFigures) -> str | None:
+    """What to say of a curve that stalls long before the horizon."""
+    if not figures.wasted:
+        return None
+    return (
+        f"the learning rate stalls at step {figures.stalled_at} of {figures.horizon}: "
+        "from there on it is below 2^-24 of its peak and trains nothing"
+    )
+
+
+def _recorded(key: str) -> str:
+    """The param that holds a searched key; that of a group is its name."""
+    return key if "." in key else f"{key}.name"
+
+
+def _param(trial: TrialRecord, key: str) -> str:
+    text = trial.params.get(_recorded(key))
+    if text is None:
+        return "-"
+    try:
+        return number(json.loads(text))
+    except json.JSONDecodeError:
+        return text
