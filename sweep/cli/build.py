@@ -1,0 +1,187 @@
+"""From composed configuration to typed configuration and space: no untyped configuration past here."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from sweep.cli.compose import Composer, epoch_length, resolved
+from sweep.cli.expressions import Request, dimension, read_space, written
+from sweep.config import (
+    Choice,
+    Component,
+    DatasetConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplerConfig,
+    StudyConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.space import Branch, Dimension, Space, selections
+from sweep.validation import InvalidValueError, one_of
+
+T = TypeVar("T")
+
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "dataset", "train")
+"""The groups that one training depends on: what is recorded of it."""
+
+
+def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
+    """A dataclass from the values of a group.
+
+    Raises:
+        InvalidValueError: names the key that is unknown, missing or wrong.
+    """
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in known:
+            raise InvalidValueError(f"{key}.{name}", value, f"no such key; {key} has {', '.join(known) or 'none'}")
+    for name, field in known.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise InvalidValueError(f"{key}.{name}", None, "must be given")
+    try:
+        return cls(**values)
+    except InvalidValueError as error:
+        raise error.under(key) from error
+
+
+def run_config(config: DictConfig) -> RunConfig:
+    """What one training depends on."""
+    trusted = _trusted(config)
+    parts = {"train": resolved(config, "train")}
+    train = fill(TrainConfig, "train", parts["train"])
+    parts |= {group: resolved(config, group) for group in RUN_GROUPS if group != "train"}
+    parts = {group: dict(parts[group]) for group in RUN_GROUPS}
+    optimizer = _without(parts["optimizer"], "name")
+    return RunConfig(
+        model=_component("model", _without(parts["model"], "name"), trusted),
+        optimizer=_optimizer(optimizer, trusted),
+        decay=_family(DECAYS, "schedule", parts["schedule"]),
+        warmup=_family(WARMUPS, "warmup", parts["warmup"]),
+        dataset=dataset_config(config),
+        train=train,
+        resolved=parts,
+    )
+
+
+def dataset_config(config: DictConfig) -> DatasetConfig:
+    """The configured data set."""
+    values = _without(resolved(config, "dataset"), "name")
+    own = {field.name for field in fields(DatasetConfig)}
+    component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
+    return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
+
+
+def _optimizer(values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
+    own = ("lr", "clip_norm")
+    component = _component("optimizer", {k: v for k, v in values.items() if k not in own}, trusted)
+    return fill(OptimizerConfig, "optimizer", {k: values[k] for k in own if k in values} | {"component": component})
+
+
+def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
+    if "_target_" not in values:
+        raise InvalidValueError(f"{key}._target_", None, "must be given: the import path of what to build")
+    return Component(key, values["_target_"], _without(values, "_target_"), trusted)
+
+
+def _family(registry: Mapping[str, type[T]], group: str, values: Mapping[str, Any]) -> T:
+    name = str(values.get("name"))
+    if name not in registry:
+        raise InvalidValueError(f"{group}.name", name, f"must be one of {', '.join(registry)}")
+    return fill(registry[name], group, _without(values, "name"))
+
+
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != key}
+
+
+def _trusted(config: DictConfig) -> tuple[str, ...]:
+    return tuple(str(package) for package in resolved(config, "trusted") or ())
+
+
+def study_config(config: DictConfig) -> StudyConfig:
+    return fill(StudyConfig, "study", resolved(config, "study"))
+
+
+def tracking_config(config: DictConfig) -> TrackingConfig:
+    return fill(TrackingConfig, "tracking", resolved(config, "tracking"))
+
+
+def sampler_config(config: DictConfig) -> SamplerConfig:
+    values = resolved(config, "sampler")
+    options = {k: v for k, v in values.items() if k not in ("name", "seed")}
+    return fill(SamplerConfig, "sampler", {"name": values["name"], "seed": values.get("seed", 0), "options": options})
+
+
+def pruner_config(config: DictConfig) -> Choice:
+    values = resolved(config, "pruner")
+    return Choice(values["name"], _without(values, "name"))
+
+
+def check_engine(config: DictConfig) -> None:
+    """Refuse an engine that is not there."""
+    values = resolved(config, "engine")
+    one_of("engine", values.get("name"), ("auto", "serial"))
+    for key, value in _without(values, "name").items():
+        raise InvalidValueError(f"engine.{key}", value, f"no such key; engine={values['name']} has none")
+
+
+def space(composer: Composer, request: Request) -> Space:
+    """The space of a request: conf/space without what is pinned, with what the command line sweeps.
+
+    Raises:
+        InvalidValueError: names a key that one of the choices does not have, or an expression that cannot be right.
+    """
+    branches = []
+    for selection in selections(request.groups):
+        config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
+        branches.append(_branch(config, selection, request))
+    return Space(request.groups, tuple(branches))
+
+
+def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) -> Branch:
+    configured = resolved(config, "space") or {}
+    chosen = {}
+    for key, expression in configured.items():
+        if key not in request.pinned and _has(config, key):
+            chosen[key] = read_space(key, expression)
+    for key, override in request.sweeps.items():
+        if not _has(config, key):
+            group = key.partition(".")[0]
+            option = config[group].get("name")
+            rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name')}"
+            raise InvalidValueError(key, written(override), rule)
+        chosen[key] = override
+    run_config(config)  # so that a wrong plain value is refused before a unit is made of it
+
+    def unit(name: str) -> int:
+        return int(resolved(config, "train")["steps"]) if name == "fraction" else epoch_length(config)
+
+    def name_of(group: str) -> str:
+        return str(config[group].name)
+
+    dimensions = tuple(dimension(override, name_of, unit) for override in chosen.values())
+    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), _base(config))
+
+
+def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: Mapping[str, Any]) -> RunConfig:
+    drawn = config.copy()
+    for dim in dimensions:
+        if dim.key in values:
+            OmegaConf.update(drawn, dim.key, values[dim.key])
+    return run_config(drawn)
+
+
+def _base(config: DictConfig) -> dict[str, Any]:
+    """What is recorded and compared of a branch: not where it is trained."""
+    base = dict(run_config(config).resolved)
+    return base | {"train": _without(base["train"], "device")}
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    group, _, leaf = key.partition(".")
+    part = config.get(group)
+    return OmegaConf.is_dict(part) and leaf in part

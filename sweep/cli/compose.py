@@ -1,0 +1,149 @@
+"""Hydra's composition, with resolvers for what is known only once data and horizon are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from sweep.cli.expressions import read
+from sweep.validation import InvalidValueError
+
+CONFIG_MODULE = "conf"
+
+
+def register_resolvers() -> None:
+    """Make `${fraction:x}`, `${epochs:n}` and `${remaining:}` known: updates, from the configuration they stand in."""
+    OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
+    OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
+    OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
+
+
+def _fraction(part: float, *, _root_: DictConfig) -> int:
+    """round(part * T)."""
+    steps: int = _root_.train.steps
+    return round(part * steps)
+
+
+def _epochs(count: float, *, _root_: DictConfig) -> int:
+    """round(count * updates of an epoch); loads the data set."""
+    return round(count * epoch_length(_root_))
+
+
+def _remaining(*, _root_: DictConfig) -> int:
+    """The steps a decay counts within the horizon: T - W, or T where it counts from step 0 (overlap)."""
+    overlap = _root_.warmup.get("counting") == "overlap"
+    return int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0)))
+
+
+def epoch_length(config: DictConfig) -> int:
+    """Updates of one epoch of the configured data set. Loads it."""
+    from sweep.cli.build import dataset_config  # these import torch, which --help and --cfg do without
+    from sweep.data import load
+    from sweep.training import steps_per_epoch
+
+    return steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Composes configurations.
+
+    Args:
+        config_dir: a folder of further configuration files, or None.
+        config_name: of the primary configuration.
+    """
+
+    config_dir: str | None = None
+    config_name: str = "config"
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of plain overrides, not resolved. Every group's `name` defaults to its option.
+
+        Raises:
+            InvalidValueError: names the key, what was given, and what is allowed.
+        """
+        with self._initialized():
+            try:
+                composed = compose(self.config_name, [*self._search_path(), *overrides], return_hydra_config=True)
+            except HydraException as error:
+                raise self._explained(overrides, error) from error
+            except OmegaConfBaseException as error:
+                raise InvalidValueError(error.full_key or "config", error.value, _first_line(error)) from error
+        choices = composed.hydra.runtime.choices
+        config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+        for group, option in choices.items():
+            if option and OmegaConf.is_dict(config.get(group)) and group != "space":
+                config[group].setdefault("name", option)
+        return config
+
+    @contextmanager
+    def _initialized(self) -> Iterator[None]:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            yield
+
+    def _search_path(self) -> list[str]:
+        if self.config_dir is None:
+            return []
+        folder = Path(self.config_dir)
+        if not folder.is_dir():
+            raise InvalidValueError("--config-dir", self.config_dir, "is no folder")
+        return [f"hydra.searchpath=['file://{folder.absolute()}']"]
+
+    def _explained(self, overrides: Sequence[str], error: HydraException) -> InvalidValueError:
+        """Hydra's refusal, as key, value and what is allowed."""
+        for index, text in enumerate(overrides):
+            try:
+                compose(self.config_name, [*self._search_path(), *overrides[: index + 1]])
+            except HydraException as first:
+                override = read(text)
+                key, value = override.get_key_element(), text.partition("=")[2]
+                before = compose(self.config_name, [*self._search_path(), *overrides[:index]])
+                return InvalidValueError(key, value, _rule(override.key_or_group, before, first))
+        return InvalidValueError("config", self.config_name, _first_line(error))
+
+
+def _rule(key: str, config: DictConfig, error: HydraException) -> str:
+    """Why an override was refused: the options of a group, or the keys beside an unknown key."""
+    text = str(error)
+    if "Available options" in text:
+        lines = text.split("Available options", 1)[1].splitlines()[1:]
+        options = [line.strip() for line in lines if line.startswith("\t") and "provider=" not in line]
+        return f"is not there; {key} has {', '.join(options)}"
+    parent, _, leaf = key.rpartition(".")
+    siblings = OmegaConf.select(config, parent) if parent else config
+    if OmegaConf.is_dict(siblings) and leaf not in siblings:
+        known = [str(name) for name in siblings]
+        near = get_close_matches(leaf, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
+    return _first_line(error)
+
+
+def resolved(config: DictConfig, group: str) -> Any:
+    """A part of the configuration with its interpolations resolved, as plain data.
+
+    Raises:
+        InvalidValueError: names what could not be resolved.
+    """
+    try:
+        part = config[group]
+        return OmegaConf.to_container(part, resolve=True, throw_on_missing=True) if OmegaConf.is_config(part) else part
+    except MissingMandatoryValue as error:
+        raise InvalidValueError(error.full_key or group, "???", "must be given") from error
+    except InterpolationResolutionError as error:
+        if isinstance(error.__cause__, InvalidValueError):
+            raise error.__cause__ from error
+        raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
+    except OmegaConfBaseException as error:
+        raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

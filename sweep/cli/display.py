@@ -1,0 +1,128 @@
+"""What a person sees while a search runs: a live line in a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sweep.core import Progress, Result, Status, Trial
+from sweep.report import number, short, stall_warning
+from sweep.schedules import key_figures
+
+QUIET = 10.0
+"""Seconds between two plain lines about the same trial."""
+
+
+def console() -> Console:
+    """Where output goes: as wide as the terminal, and wide enough for a table where there is none."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=160)
+
+
+def say(out: Console, text: str) -> None:
+    """Text as it is: not wrapped, so that commands and links can be copied whole."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Display:
+    """Shows trials as they start, progress and end.
+
+    Args:
+        console: where to show.
+        metric, minimize: what trials are judged by.
+        total: trials of the study.
+        done: trials that an earlier command has ended.
+        steps: updates of one trial.
+        best: value and number of the best trial so far.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        metric: str,
+        minimize: bool,
+        total: int,
+        done: int,
+        steps: int,
+        best: tuple[float, int] | None = None,
+    ) -> None:
+        self.console, self.metric, self.total, self.done, self.steps = console, metric, total, done, steps
+        self._sign, self._best = 1 if minimize else -1, best
+        self._live = console.is_terminal
+        self._said = self._began = time.monotonic()
+        self._updates = 0
+        self._bar = Bar(
+            TextColumn("{task.fields[trial]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("", total=max(total - done, 0) * steps, trial="", state="")
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        say(self.console, text)
+
+    def started(self, trial: Trial) -> None:
+        warning = stall_warning(key_figures(trial.config.schedule, trial.config.train.steps))
+        if warning:
+            self.say(f"trial {trial.number:3d}  warning: {warning}")
+        self._show(trial, 0, None)
+
+    def progressed(self, trial: Trial, progress: Progress) -> None:
+        rows = progress.rows[-1]
+        step = rows.first + len(rows.lr)
+        self._updates += len(rows.lr)
+        self._show(trial, step, float(rows.loss[-1]))
+        if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
+            self._said = time.monotonic()
+            self.say(f"trial {trial.number:3d}  {self._state(step, float(rows.loss[-1]))}  {self._left()}")
+
+    def ended(self, trial: Trial, result: Result) -> None:
+        self.done += 1
+        self._said = time.monotonic()
+        drawn = " ".join(short(key, value) for key, value in trial.values.items())
+        value = "" if result.value is None else f"{self.metric} {result.value:.4f}"
+        mark = ""
+        if result.status is Status.COMPLETE and result.value is not None and self._improves(result.value):
+            self._best, mark = (result.value, trial.number), "  best"
+        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{mark}"
+        self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+        left = max(self.total - self.done, 0) * self.steps
+        self._bar.update(self._task, completed=self._updates, total=self._updates + left)
+
+    def _improves(self, value: float) -> bool:
+        return self._best is None or self._sign * value < self._sign * self._best[0]
+
+    def _show(self, trial: Trial, step: int, loss: float | None) -> None:
+        text = f"trial {trial.number} ({self.done + 1} of {self.total})"
+        self._bar.update(self._task, completed=self._updates, trial=text, state=self._state(step, loss))
+
+    def _state(self, step: int, loss: float | None) -> str:
+        parts = [f"step {step}/{self.steps}"]
+        if loss is not None:
+            parts.append(f"loss {number(loss)}")
+        if self._best is not None:
+            parts.append(f"best {self._best[0]:.4f} (trial {self._best[1]})")
+        return "  ".join(parts)
+
+    def _left(self) -> str:
+        """The time left, at the pace so far."""
+        remaining = max(self.total - self.done, 0) * self.steps
+        if not self._updates or not remaining:
+            return ""
+        seconds = round((time.monotonic() - self._began) / self._updates * remaining)
+        return f", {seconds // 60}:{seconds % 60:02d} left"

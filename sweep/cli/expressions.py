@@ -1,0 +1,219 @@
+"""Sweep expressions: told from plain overrides, and read as dimensions."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.space import Dimension
+from sweep.validation import InvalidValueError
+
+GROUPS = ("model", "optimizer", "schedule", "warmup")
+"""Groups that a search may choose among, and whose keys it may draw."""
+KEYS = ("train.batch_size",)
+"""Further keys that a search may draw."""
+REASONS = {
+    "dataset": "a search works on one data set",
+    "train.steps": "a schedule is judged at its own horizon, which is not searched",
+    "train.seed": "the trials of a search share their seed",
+}
+UNITS = ("fraction", "epochs")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, taken apart.
+
+    Args:
+        plain: overrides that Hydra composes, as they were written.
+        pinned: the keys that plain overrides set.
+        groups: group -> options, of choices among groups.
+        sweeps: key -> override, of searched keys.
+    """
+
+    plain: tuple[str, ...]
+    pinned: frozenset[str]
+    groups: dict[str, tuple[str, ...]]
+    sweeps: dict[str, Override]
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The plain overrides, with the first option of each group that is chosen among."""
+        return (*(f"{group}={options[0]}" for group, options in self.groups.items()), *self.plain)
+
+    @property
+    def searched(self) -> dict[str, str]:
+        """What is searched, as it was written."""
+        groups = {group: ",".join(options) for group, options in self.groups.items()}
+        return groups | {key: written(override) for key, override in self.sweeps.items()}
+
+    @property
+    def keys(self) -> set[str]:
+        """All keys and groups of the command line."""
+        return set(self.pinned) | set(self.searched)
+
+
+def parse(overrides: Sequence[str]) -> Request:
+    """Split overrides into plain ones and sweep expressions.
+
+    Raises:
+        InvalidValueError: names an override that cannot be read, or a key that cannot be searched.
+    """
+    plain, pinned = [], set()
+    groups: dict[str, tuple[str, ...]] = {}
+    sweeps: dict[str, Override] = {}
+    for text in overrides:
+        override = read(text)
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            plain.append(text)
+            pinned.add(override.key_or_group)
+        elif key in GROUPS:
+            groups[key] = _options(override)
+        elif key in KEYS or (key.partition(".")[0] in GROUPS and "." in key):
+            sweeps[key] = override
+        else:
+            reason = REASONS.get(key) or REASONS.get(key.partition(".")[0])
+            rule = f"{reason}; " if reason else ""
+            searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in GROUPS), *KEYS))
+            raise InvalidValueError(key, written(override), f"cannot be searched: {rule}what can be is {searchable}")
+    return Request(tuple(plain), frozenset(pinned), groups, sweeps)
+
+
+def read(text: str) -> Override:
+    """One override.
+
+    Raises:
+        InvalidValueError: if it is not of Hydra's grammar.
+    """
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(key, value, f"is not an override that can be read: {reason}") from error
+
+
+def read_space(key: str, expression: Any) -> Override:
+    """A dimension of conf/space as an override.
+
+    Raises:
+        InvalidValueError: if it is no sweep expression.
+    """
+    override = read(f"{key}={expression}")
+    if not override.is_sweep_override():
+        raise InvalidValueError(f"space.{key}", expression, "must be a sweep expression, such as interval(0.5,0.99)")
+    return override
+
+
+def dimension(override: Override, config_name: Callable[[str], str], unit: Callable[[str], int]) -> Dimension:
+    """The dimension of a sweep expression.
+
+    Args:
+        config_name: group -> name of the family chosen, which tells the keys that count updates.
+        unit: updates of the horizon ("fraction") or of an epoch ("epochs").
+
+    Raises:
+        InvalidValueError: names the key and the expression that cannot be right.
+    """
+    key, expression, sweep = override.get_key_element(), written(override), override.value()
+    if not isinstance(sweep, (ChoiceSweep, IntervalSweep, RangeSweep)) or getattr(sweep, "shuffle", False):
+        raise InvalidValueError(key, expression, "must be interval(...), choice(...), range(...) or a list a,b,c")
+    units = [name for name in UNITS if name in sweep.tags]
+    unknown = sweep.tags - {"log", *UNITS}
+    if unknown or len(units) > 1:
+        raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
+    counts = _counts_updates(key, config_name)
+    if units and not counts:
+        raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
+    scale = unit(units[0]) if units else None
+    if isinstance(sweep, ChoiceSweep):
+        values = [_plain(value) for value in sweep.list or []]
+        if scale is not None:
+            values = [_scaled(key, expression, value, scale) for value in values]
+        if "log" in sweep.tags:
+            raise InvalidValueError(key, expression, "the tag log is for intervals")
+        return Dimension(key, expression, choices=tuple(dict.fromkeys(values) if _hashable(values) else values))
+    return _interval(key, expression, sweep, counts, scale)
+
+
+def _interval(
+    key: str, expression: str, sweep: IntervalSweep | RangeSweep, counts: bool, scale: int | None
+) -> Dimension:
+    """interval(low, high), both included; range(start, stop, step), stop excluded."""
+    log = "log" in sweep.tags
+    if isinstance(sweep, IntervalSweep):
+        low, high, step = sweep.start, sweep.end, None
+    else:
+        low, step = sweep.start, sweep.step
+        if step is None or sweep.stop is None or low is None or not step > 0:
+            raise InvalidValueError(key, expression, "the step of a range must be > 0")
+        if not low < sweep.stop:
+            raise InvalidValueError(key, expression, f"the range is empty: {low} is not below {sweep.stop}")
+        high = low + step * (math.ceil(round((sweep.stop - low) / step, 9)) - 1)
+        if log:
+            raise InvalidValueError(key, expression, "the tag log is for intervals")
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise InvalidValueError(key, expression, "both ends must be finite numbers")
+    if not low < high and step is None:
+        raise InvalidValueError(key, expression, f"the low end {low:g} must be below the high end {high:g}")
+    integer = counts or (isinstance(low, int) and isinstance(high, int) and isinstance(step, (int, type(None))))
+    if scale is not None:
+        if step is not None:
+            values = [low + step * i for i in range(round((high - low) / step) + 1)]
+            return Dimension(key, expression, choices=tuple(_scaled(key, expression, v, scale) for v in values))
+        low = math.ceil(round(low * scale, 9))  # never outside the parts that were asked for
+        high = max(low, math.floor(round(high * scale, 9)))
+        if log:
+            low, high = max(low, 1), max(high, 1)
+    elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
+        rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
+        raise InvalidValueError(key, expression, rule)
+    if integer:
+        return Dimension(key, expression, int(low), int(high), integer=True, log=log, step=step and int(step))
+    return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
+
+
+def _counts_updates(key: str, config_name: Callable[[str], str]) -> bool:
+    """Whether a key is an integer by the type of the field it becomes."""
+    if key in KEYS:
+        return True
+    group, _, leaf = key.partition(".")
+    families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
+    family = families[group].get(config_name(group)) if group in families else None
+    return family is not None and any(field.name == leaf and field.type is int for field in fields(family))
+
+
+def _options(override: Override) -> tuple[str, ...]:
+    sweep = override.value()
+    if not isinstance(sweep, ChoiceSweep) or not all(isinstance(option, str) for option in sweep.list or []):
+        raise InvalidValueError(override.get_key_element(), written(override), "must be a list of options: a,b,c")
+    return tuple(dict.fromkeys(str(option) for option in sweep.list or []))
+
+
+def written(override: Override) -> str:
+    """The value of an override as the user wrote it."""
+    return str(override.input_line).partition("=")[2]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    return value
+
+
+def _scaled(key: str, expression: str, value: Any, scale: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidValueError(key, expression, "the tags fraction and epochs need numbers")
+    return round(value * scale)
+
+
+def _hashable(values: list[Any]) -> bool:
+    return not any(isinstance(value, (list, dict)) for value in values)

@@ -1,0 +1,113 @@
+"""What is recorded, shown: the table, the command line of the best, the links into MLflow."""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from sweep.cli.display import say
+from sweep.cli.main import Command
+from sweep.config import TrackingConfig
+from sweep.core import Reader, StudyRecord, TrialRecord
+from sweep.report import counts, study_table, train_command
+from sweep.tracking import HOST, Store, compare_page, metric_page, run_page, runs_page
+from sweep.validation import InvalidValueError
+
+BEST = 10
+"""Trials in the table."""
+COMPARED = 5
+"""Trials that the links compare."""
+NOT_REPEATED = ("mode", "study", "sampler", "pruner", "space", "tracking", "preview", "ui")
+"""Overrides that say nothing about one training."""
+
+
+def recorded_study(reader: Reader, name: str | None) -> StudyRecord:
+    """The study of that name, or the one begun last.
+
+    Raises:
+        InvalidValueError: names study.name if it is not recorded.
+    """
+    names = reader.studies()
+    found = reader.study(name or names[0]) if names else None
+    if found is None:
+        rule = f"is not recorded; recorded are {', '.join(names)}" if names else "no study is recorded yet"
+        raise InvalidValueError("study.name", name, rule)
+    return found
+
+
+def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
+    """The table of the best trials, how to train the best again, and where to look.
+
+    Args:
+        base: address of the MLflow UI.
+        serve: the command that serves it.
+    """
+    best = study.ranked[:1]
+    if best:
+        say(out, "")
+        out.print(study_table(study, BEST))
+    say(out, counts(study.trials))
+    if best:
+        say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
+    say(out, f"\nin MLflow ({serve} serves it):")
+    say(out, "\n".join(links(study, base)))
+
+
+def links(study: StudyRecord, base: str) -> list[str]:
+    """Addresses of pages about a study."""
+    runs = [trial.run_id for trial in study.ranked[:COMPARED]]
+    pages = {
+        "all runs": runs_page(base, study.experiment_id),
+        "this study": run_page(base, study.experiment_id, study.run_id),
+    }
+    return _lines(pages | _comparison(runs, study.experiment_id, base, f"of the best {len(runs)}"))
+
+
+def training_links(reader: Reader, store: Store, base: str) -> list[str]:
+    """Addresses of pages about the latest single trainings.
+
+    Raises:
+        InvalidValueError: names tracking.experiment if there is none.
+    """
+    latest: Sequence[TrialRecord] = reader.trainings()[:COMPARED]
+    if not latest:
+        raise InvalidValueError("tracking.experiment", store.experiment_id, "holds no run yet")
+    pages = {
+        "all runs": runs_page(base, store.experiment_id),
+        "the latest": run_page(base, store.experiment_id, latest[0].run_id),
+    }
+    if len(latest) > 1:
+        runs = [trial.run_id for trial in latest]
+        pages |= _comparison(runs, store.experiment_id, base, f"of the latest {len(runs)}")
+    return _lines(pages)
+
+
+def _comparison(runs: list[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
+    if not runs:
+        return {}
+    return {
+        f"lr {which}": metric_page(base, experiment_id, runs, "lr"),
+        f"loss {which}": metric_page(base, experiment_id, runs, "loss"),
+        f"comparison {which}": compare_page(base, experiment_id, runs),
+    }
+
+
+def _lines(pages: dict[str, str]) -> list[str]:
+    return [f"  {title}\n    {page}" for title, page in pages.items()]
+
+
+def address(command: Command, tracking: TrackingConfig) -> str:
+    """Where the MLflow UI is: the tracking server itself, or this machine."""
+    return tracking.uri.rstrip("/") if tracking.uri.startswith("http") else f"http://{HOST}:{command.port}"
+
+
+def ui_command(command: Command) -> str:
+    """The command that serves the record of this one. A URI with a password is not repeated."""
+    kept = [text for text in command.request.plain if text.startswith(("tracking.", "ui.")) and "@" not in text]
+    return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
+
+
+def repeating(command: Command) -> str:
+    """The flags and plain overrides that say what is trained, quoted for a shell."""
+    kept = [text for text in command.request.plain if text.lstrip("+~").split("=")[0].split(".")[0] not in NOT_REPEATED]
+    return shlex.join([*command.flags, *kept])
