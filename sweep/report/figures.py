@@ -15,9 +15,9 @@ def curve_picture(curve: np.ndarray, figures: KeyFigures) -> bytes:
     Args:
         curve: float64 [T].
     """
-    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0.12, 0.14, 0.85, 0.82))
     axes.plot(np.arange(len(curve)), curve, color="#0072b2", linewidth=1.8, drawstyle="steps-post")
     if figures.stalled_at is not None and figures.wasted:
         axes.axvline(figures.stalled_at, color="#d55e00", linestyle="--", linewidth=1.2)

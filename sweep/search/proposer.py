@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -36,6 +37,7 @@ class OptunaProposer:
         self._sampler_config = sampler_config
         self._began = time.monotonic()
         self._live: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, set[int]] = {}
         size = grid_size(sampler_config, space)
         self.total = config.n_trials if size is None else min(config.n_trials, size)
 
@@ -55,21 +57,21 @@ class OptunaProposer:
             return None
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in self._live and not self._give_up(frozen):
-                return self._begin(self._resumed(frozen))
+                return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
         if self.told + len(self._live) >= self.total:
             return None
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = sampler(self._sampler_config, self.space, number)
-        return self._begin(self.study.ask())
+        return self._begin(self.study.ask(), reported=set())
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
-        live = self._live[trial.number]
-        stored = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if evaluation.step not in stored:  # a trial that is trained again has reported its first steps
-            live.report(evaluation.metrics[self.config.metric], evaluation.step)
+        if evaluation.step not in self._reported[trial.number]:
+            self._live[trial.number].report(evaluation.metrics[self.config.metric], evaluation.step)
 
     def should_prune(self, trial: Trial) -> bool:
         """The pruner's answer among the trials of the same branch; never before warmup has ended."""
+        if isinstance(self.study.pruner, NopPruner):
+            return False
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         if frozen.last_step is None or frozen.last_step <= trial.config.warmup.steps:
             return False
@@ -108,10 +110,11 @@ class OptunaProposer:
         self.study.sampler = sampler(self._sampler_config, self.space, frozen.number)
         return optuna.Trial(self.study, frozen._trial_id)
 
-    def _begin(self, live: optuna.Trial) -> Trial:
+    def _begin(self, live: optuna.Trial, reported: set[int]) -> Trial:
+        """The trial to train; `reported` are the steps that it reported before it was interrupted."""
         branch, values = self._drawn(live)
         live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
-        self._live[live.number] = live
+        self._live[live.number], self._reported[live.number] = live, reported
         config = branch.configure(values)
         return Trial(live.number, config, config.train.seed, {**branch.selection, **values})
 
