@@ -109,9 +109,13 @@ def _impatient() -> Iterator[None]:
     limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
+    transport = logging.getLogger("urllib3")
+    level = transport.level
+    transport.setLevel(logging.ERROR)  # its warnings would say again what the refusal says
     try:
         yield
     finally:
+        transport.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -1,0 +1,129 @@
+"""Bad input: exit status 2, one message that names key, value and rule, nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["optimizer=foo"], "optimizer=foo: is not there; optimizer has adagrad, adam"),
+        (["schedule=exponential,foo"], "schedule=foo: is not there; schedule has constant, cosine"),
+        (["train.stepz=3"], "train.stepz=3: no such key (did you mean steps?); train has steps,"),
+        (["nonsense=1"], "nonsense=1: no such key"),
+        (["+schedule.foo=1"], "schedule.foo=1: no such key; schedule has decay_rate, decay_steps, staircase"),
+        (["model.hiden=[8]"], "model.hiden=[8]: no such key (did you mean hidden?)"),
+        (["+optimizer.dampening_=1"], "optimizer.dampening_=1: is not a key of torch.optim.SGD"),
+        (["optimizer.lr"], "optimizer.lr=: is not an override that can be read"),
+        (["optimizer=["], "optimizer=[: is not an override that can be read"),
+        (["mode=fly"], "mode=fly: must be one of search, train, preview, report, ui"),
+        (["schedule.decay_rate=-1"], "schedule.decay_rate=-1: must be a finite number > 0 and <= 1"),
+        (["schedule.decay_rate=nan"], "schedule.decay_rate=nan: must be a finite number"),
+        (["schedule.decay_steps=0"], "schedule.decay_steps=0: must be an integer >= 1"),
+        (["schedule.decay_steps=2.5"], "schedule.decay_steps=2.5: must be an integer >= 1"),
+        (["schedule.staircase=3"], "schedule.staircase=3: must be true or false"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: must be a finite number > 0"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: must be a finite number > 0"),
+        (["optimizer.momentum=-1"], "was refused by torch.optim.SGD: Invalid momentum value: -1"),
+        (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be a finite number > 0"),
+        (["warmup.steps=700"], "warmup.steps=700: must be below the horizon train.steps=600"),
+        (["warmup.counting=both"], "warmup.counting=both: must be one of prefix, overlap"),
+        (["schedule.decay_rate=interval(0.99,0.5)"], "schedule.decay_rate=interval(0.99,0.5): the low end"),
+        (["schedule.decay_rate=interval(0.5,1.5)"], "schedule.decay_rate=1.5: must be a finite number > 0 and <= 1"),
+        (["optimizer.lr=interval(nan,1)"], "optimizer.lr=interval(nan,1): both ends must be finite"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): a logarithmic interval"),
+        (["optimizer.lr=tag(fraction,interval(0,1))"], "the tag fraction is for keys that count updates"),
+        (["optimizer.lr=tag(linear,interval(0.1,1))"], "knows the tags log and, one of them, fraction and epochs"),
+        (["schedule.decay_steps=interval(0.1,0.5)"], "counts updates: its ends must be integers; tag(fraction,"),
+        (["schedule.decay_steps=range(10,1,1)"], "schedule.decay_steps=range(10,1,1): the range is empty"),
+        (["optimizer.lr=glob(*)"], "optimizer.lr=glob(*): must be interval(...)"),
+        (["warmup=none", "warmup.steps=1,2"], "warmup.steps=1,2: no such key; warmup=none has"),
+        (["schedule=exponential,cosine", "schedule.decay_rate=0.9"], "schedule.decay_rate=0.9: no such key"),
+        (["schedule=exponential,cosine", "schedule.decay_rate=interval(0.5,0.9)"], "schedule=cosine has"),
+        (["dataset=digits,breast_cancer"], "cannot be searched: a search works on one data set"),
+        (["train.steps=100,200"], "cannot be searched: a schedule is judged at its own horizon"),
+        (["sampler=tpe,random"], "sampler=tpe,random: cannot be searched"),
+        (["space=none"], "space=no dimension: there is nothing to search; mode=train trains one configuration"),
+        (["schedule=exponential,cosine", "sampler=cmaes"], "sampler=cmaes: cannot search a choice among groups"),
+        (["schedule=exponential,cosine", "pruner=hyperband"], "pruner=hyperband: compares trials of different groups"),
+        (["sampler=grid"], "sampler=grid needs finitely many values"),
+        (["+sampler.foo=1"], "sampler.foo=1: is not a key of tpe"),
+        (["+pruner.foo=1", "pruner=median"], "pruner.foo=1: is not a key of median"),
+        (["+engine.slots=4"], "engine.slots=4: no such key"),
+        (["sampler.seed=-1"], "sampler.seed=-1: must be an integer >= 0"),
+        (["study.n_trials=0"], "study.n_trials=0: must be an integer >= 1"),
+        (["study.timeout=-3"], "study.timeout=-3: must be a finite number > 0"),
+        (["study.metric=accuracy"], "study.metric=accuracy: must be one of val_loss, val_accuracy"),
+        (["study.metric=val_accuracy", "study.direction=minimize"], "study.direction=minimize: val_accuracy is to"),
+        (["train.batch_size=5000"], "train.batch_size=5000: must be at most the training split, which has 1079"),
+        (["train.precision=float16"], "train.precision=float16: must be one of float32, bf16, float64"),
+        (["train.device=gpu"], "train.device=gpu: must be auto, cpu, cuda, cuda:<index> or mps"),
+        (["train.device=cuda:99"], "train.device=cuda:99: is not there: this machine has"),
+        (["model.hidden=[0]"], "hidden=[0] must be a list of integers > 0"),
+        (["model=cnn", "dataset=breast_cancer"], "was refused by models.cnn.CNN: a picture"),
+        (["dataset=arrays"], "dataset.path=???: must be given"),
+        (["dataset=arrays", "dataset.path=missing.npz"], "dataset.path=missing.npz: there is no such file"),
+        (["dataset=arrays", "dataset.path=text.npz"], "dataset.path=text.npz: is no .npz file"),
+        (["dataset=arrays", "dataset.path=cut.npz"], "dataset.path=cut.npz: "),
+        (["dataset=arrays", "dataset.path=nan.npz"], "dataset.x=NaN or infinity in example 7: must be finite"),
+        (["dataset=arrays", "dataset.path=negative.npz"], "dataset.y=label -1: labels must be 0.."),
+        (["dataset=arrays", "dataset.path=ok.npz", "dataset.n_classes=2"], "dataset.y=label 2: labels must be 0..1"),
+        (["dataset=arrays", "dataset.path=regression.npz", "train.batch_size=9", "study.metric=val_accuracy"], "a regression has no accuracy"),
+        (["dataset.val_fraction=0.9"], "dataset.val_fraction=0.9: leaves no training examples"),
+        (["study.storage=nonsense"], "study.storage=nonsense: is no database URI"),
+        (["study.storage=sqlite:///text.npz"], "text.npz cannot be read as a SQLite database"),
+        (["study.storage=sqlite:///nowhere/x.db"], "must be a file in a folder that exists"),
+        (["study.storage=sqlite:///mlflow.db"], "must be another database than tracking.uri"),
+        (["study.storage=postgresql://u:secret@127.0.0.1:9/x"], "study.storage=postgresql://u:***@127.0.0.1:9/x"),
+        (["tracking.uri=sqlite:///text.npz"], "text.npz cannot be read as a SQLite database"),
+        (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9: cannot be used"),
+        (["tracking.uri=gopher://x"], "tracking.uri=gopher://x: cannot be used"),
+        (["mode=train", "optimizer.lr=0.1,0.2"], "optimizer.lr=0.1,0.2: mode=train trains one configuration"),
+        (["mode=preview", "schedule.decay_rate=interval(0.1,0.2)"], "mode=preview shows one schedule"),
+        (["mode=preview", "preview.path=curve.txt"], "preview.path=curve.txt: must end in .csv"),
+        (["mode=preview", "preview.path=nowhere/curve.csv"], "in a folder that exists"),
+        (["mode=report"], "holds no experiment sweep yet"),
+        (["mode=ui"], "holds no experiment sweep yet"),
+        (["mode=ui", "ui.port=http"], "holds no experiment sweep yet"),
+        (["--config-dir", "nowhere"], "--config-dir=nowhere: is no folder"),
+        (["--config-name", "nothing"], "nothing"),
+        (["model._target_=os.system"], "model._target_=os.system: must be in models, sweep.data, torch.nn, torch.optim"),
+        (["model._target_=models.mlp.prod"], "model._target_=models.mlp.prod: is no class or function of models.mlp"),
+        (["model._target_=models.nothing.X"], "model._target_=models.nothing.X: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_request_that_cannot_be_carried_out_is_refused(
+    sweep: Callable[..., Answer], folder: Path, arguments: list[str], said: str
+) -> None:
+    _arrays(folder)
+    before = _contents(folder)
+    answer = sweep(*arguments)
+    assert answer.status == 2
+    assert said in answer.err
+    assert answer.err.startswith("sweep: ")
+    assert answer.err.strip().count("\n") == 0
+    assert "secret" not in answer.err
+    assert _contents(folder) == before
+
+
+def _arrays(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 5)), rng.integers(0, 3, 100)
+    broken = x.copy()
+    broken[7, 2] = np.nan
+    np.savez(folder / "ok.npz", x=x, y=y)
+    np.savez(folder / "nan.npz", x=broken, y=y)
+    np.savez(folder / "negative.npz", x=x, y=y - 1)
+    np.savez(folder / "regression.npz", x=x, y=x[:, 0])
+    (folder / "cut.npz").write_bytes((folder / "ok.npz").read_bytes()[:-40])
+    (folder / "text.npz").write_text("this is text, not arrays" * 10)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
