@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Composer:
 
     config_dir: str | None = None
     config_name: str = "config"
+    _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict, repr=False, compare=False)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of plain overrides, not resolved. Every group's `name` defaults to its option.
@@ -69,6 +70,12 @@ class Composer:
         Raises:
             InvalidValueError: names the key, what was given, and what is allowed.
         """
+        asked = tuple(overrides)
+        if asked not in self._composed:  # a composition takes a quarter of a second
+            self._composed[asked] = self._compose(asked)
+        return self._composed[asked].copy()
+
+    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         with self._initialized():
             try:
                 composed = compose(self.config_name, [*self._search_path(), *overrides], return_hydra_config=True)

@@ -10,11 +10,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, StudyConfig
-from sweep.core import Evaluation, Result, Status, Trial
-from sweep.search.distributions import draw
+from sweep.core import Evaluation, Result, Status, Trial, Value
+from sweep.search.distributions import distribution, draw
 from sweep.search.pruners import BranchStudy
 from sweep.search.samplers import grid_size, sampler
-from sweep.space import Branch, Space
+from sweep.space import Branch, Dimension, Space
 
 ATTEMPTS = "sweep.attempts"
 """User attribute: how often the trial was begun and not ended by request."""
@@ -120,9 +120,26 @@ class OptunaProposer:
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
         """The branch and the values of the configuration; what was drawn before an interruption is kept."""
-        selection = {group: live.suggest_categorical(group, options) for group, options in self.space.groups.items()}
+        cut = self._cut_while_drawn(live)
+        selection = {group: self._draw(live, group, choice, cut) for group, choice in self._choices.items()}
         branch = self.space.branch(selection)
-        values = {}
-        for dimension in branch.dimensions:
-            values[dimension.key] = dimension.decode(draw(live, branch.parameter(dimension), dimension))
-        return branch, values
+        return branch, {d.key: d.decode(self._draw(live, branch.parameter(d), d, cut)) for d in branch.dimensions}
+
+    @property
+    def _choices(self) -> dict[str, Dimension]:
+        """The choice among the options of each searched group."""
+        return {group: Dimension(group, ",".join(o), choices=o) for group, o in self.space.groups.items()}
+
+    def _cut_while_drawn(self, live: optuna.Trial) -> bool:
+        """Whether a trial was interrupted with some of its values drawn and some not."""
+        if not live.params or not self.space.groups.keys() <= live.params.keys():
+            return bool(live.params)
+        branch = self.space.branch(live.params)
+        return not {branch.parameter(d) for d in branch.dimensions} <= live.params.keys()
+
+    def _draw(self, live: optuna.Trial, name: str, dimension: Dimension, cut: bool) -> Value:
+        """A value; of a trial that was cut while drawn, the one that the whole proposal would have had."""
+        if cut and name in live.params and name not in live.relative_params:  # draw past what is stored
+            frozen = self.study.get_trials(deepcopy=False)[live.number]
+            self.study.sampler.sample_independent(self.study, frozen, name, distribution(dimension))
+        return draw(live, name, dimension)

@@ -5,12 +5,14 @@ their seed and take their point n. So a study that was interrupted goes on with 
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -26,6 +28,9 @@ from sweep.config import SamplerConfig
 from sweep.search.distributions import distributions, grid_values
 from sweep.space import Space
 from sweep.validation import InvalidValueError
+
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp: said in their documentation
+warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes: it learns from the pruning alone
 
 CONDITIONAL = ("tpe", "random")
 """Samplers that can search a space in which a choice decides which parameters there are."""

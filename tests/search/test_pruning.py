@@ -1,0 +1,66 @@
+"""Pruning: within one branch, at equal steps, not before warmup has ended."""
+
+from pathlib import Path
+
+import pytest
+
+from sweep.core import Evaluation, Result, Status, Trial
+from sweep.search import OptunaProposer
+from tests.search.test_proposals import plan, proposer
+
+PRUNERS = ["median", "percentile", "asha", "hyperband"]
+
+
+def train(source: OptunaProposer, losses: list[float], steps: list[int]) -> tuple[Trial, int | None]:
+    """Report losses at steps; the trial and the step at which it was pruned."""
+    trial = source.ask()
+    assert trial is not None
+    for step, loss in zip(steps, losses, strict=True):
+        source.report(trial, Evaluation(trial.number, step, {"val_loss": loss}))
+        if source.should_prune(trial):
+            source.tell(trial, Result(trial.number, Status.PRUNED))
+            return trial, step
+    source.tell(trial, Result(trial.number, Status.COMPLETE, losses[-1]))
+    return trial, None
+
+
+STEPS = [20, 40, 60, 80, 100]
+OPTIONS = {
+    "median": ["pruner.n_startup_trials=2"],
+    "percentile": ["pruner.n_startup_trials=2"],
+    "asha": ["pruner.min_resource=20", "pruner.reduction_factor=2"],
+    "hyperband": ["pruner.min_resource=20", "pruner.reduction_factor=2"],
+}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_every_pruner_stops_a_hopeless_trial_and_keeps_a_good_one(tmp_path: Path, name: str) -> None:
+    source = proposer(plan(tmp_path, f"pruner={name}", *OPTIONS[name], "warmup=none", "sampler=random"))
+    for i in range(12):
+        train(source, [1.0 - 0.01 * i] * 5, STEPS)
+    assert train(source, [0.1] * 5, STEPS)[1] is None
+    hopeless = [train(source, [50.0 + i] * 5, STEPS)[1] for i in range(4)]
+    assert any(step is not None and step < 100 for step in hopeless)
+
+
+def test_nothing_is_pruned_before_its_warmup_has_ended(tmp_path: Path) -> None:
+    options = ["pruner=median", "pruner.n_startup_trials=2", "warmup.steps=40", "sampler=random"]
+    source = proposer(plan(tmp_path, *options))
+    for _ in range(3):
+        train(source, [1.0] * 5, STEPS)
+    assert train(source, [9.0] * 5, STEPS)[1] == 60
+
+
+def test_trials_are_compared_within_their_branch(tmp_path: Path) -> None:
+    options = ["schedule=exponential,cosine", "pruner=median", "pruner.n_startup_trials=2", "warmup=none"]
+    source = proposer(plan(tmp_path, *options, "sampler=random", "study.n_trials=60"))
+    pruned = {"exponential": 0, "cosine": 0}
+    for _ in range(40):
+        trial = source.ask()
+        assert trial is not None
+        schedule = trial.values["schedule"]
+        loss = {"exponential": 1.0, "cosine": 100.0}[schedule]
+        source.report(trial, Evaluation(trial.number, 20, {"val_loss": loss}))
+        pruned[schedule] += source.should_prune(trial)
+        source.tell(trial, Result(trial.number, Status.COMPLETE, loss))
+    assert pruned == {"exponential": 0, "cosine": 0}
