@@ -17,6 +17,13 @@ def redacted(uri: str) -> str:
         return uri
 
 
+def file_of(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for any other."""
+    if not is_database(uri) or make_url(uri).get_backend_name() != "sqlite":
+        return None
+    return Path(str(make_url(uri).database))
+
+
 def is_database(uri: str) -> bool:
     """Whether SQLAlchemy knows what kind of database the URI names."""
     try:

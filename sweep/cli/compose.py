@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
@@ -78,7 +78,7 @@ class Composer:
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         with self._initialized():
             try:
-                composed = compose(self.config_name, [*self._search_path(), *overrides], return_hydra_config=True)
+                composed = self._hydra(overrides, return_hydra_config=True)
             except HydraException as error:
                 raise self._explained(overrides, error) from error
             except OmegaConfBaseException as error:
@@ -90,30 +90,46 @@ class Composer:
                 config[group].setdefault("name", option)
         return config
 
+    def _hydra(self, overrides: Sequence[str], **options: Any) -> DictConfig:
+        return compose(self.config_name, [*self.places[1], *overrides], **options)
+
     @contextmanager
     def _initialized(self) -> Iterator[None]:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            yield
+        primary = self.places[0]
+        if primary.startswith("pkg://"):
+            with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+                yield
+        else:
+            with initialize_config_dir(primary, version_base="1.3"):
+                yield
 
-    def _search_path(self) -> list[str]:
+    @property
+    def places(self) -> tuple[str, list[str]]:
+        """Where Hydra looks for the primary configuration, and the override that names where else for groups.
+
+        A primary configuration in the given folder is taken before one of that name in conf.
+        """
+        own = f"pkg://{CONFIG_MODULE}"
         if self.config_dir is None:
-            return []
-        folder = Path(self.config_dir)
+            return own, []
+        folder = Path(self.config_dir).absolute()
         if not folder.is_dir():
             raise InvalidValueError("--config-dir", self.config_dir, "is no folder")
-        return [f"hydra.searchpath=['file://{folder.absolute()}']"]
+        if (folder / f"{self.config_name}.yaml").is_file():
+            return str(folder), [f"hydra.searchpath=['{own}']"]
+        return own, [f"hydra.searchpath=['file://{folder}']"]
 
     def _explained(self, overrides: Sequence[str], error: HydraException) -> InvalidValueError:
         """Hydra's refusal, as key, value and what is allowed."""
         for index, text in enumerate(overrides):
             try:
-                compose(self.config_name, [*self._search_path(), *overrides[: index + 1]])
+                self._hydra(overrides[: index + 1])
             except HydraException as first:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
-                before = compose(self.config_name, [*self._search_path(), *overrides[:index]])
+                before = self._hydra(overrides[:index])
                 return InvalidValueError(key, value, _rule(override.key_or_group, before, first))
-        return InvalidValueError("config", self.config_name, _first_line(error))
+        return InvalidValueError("--config-name", self.config_name, _first_line(error))
 
 
 def _rule(key: str, config: DictConfig, error: HydraException) -> str:

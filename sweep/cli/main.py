@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from sweep.cli.compose import CONFIG_MODULE, Composer, register_resolvers
+from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import Request, parse
 from sweep.validation import InvalidValueError, one_of, whole
 
@@ -104,14 +104,16 @@ def _inform(information: list[str], flags: argparse.Namespace, overrides: list[s
     if not asks & {flag.partition("=")[0] for flag in information}:
         rule = "no such flag; sweep expressions search without --multirun, and Hydra's --help, --cfg, --info work"
         raise InvalidValueError(information[0], "given", rule)
+    composer = Composer(flags.config_dir, flags.config_name)
     if {"--shell-completion", "-sc"} & set(information):
         plain = overrides
     else:
         plain = list(parse(overrides).first)
-        Composer(flags.config_dir, flags.config_name).compose(plain)  # refuses what Hydra would end with status 1
-    sys.argv = ["sweep", *information, *_given(flags), *plain]
+        composer.compose(plain)  # refuses what Hydra would end with status 1
+    primary, search_path = composer.places
+    sys.argv = ["sweep", *information, *search_path, *plain]
     try:
-        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=flags.config_name, version_base="1.3")(_nothing)()
+        hydra.main(config_path=primary, config_name=flags.config_name, version_base="1.3")(_nothing)()
     except SystemExit as end:
         return FAILED if end.code else DONE
     return DONE

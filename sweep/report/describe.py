@@ -45,7 +45,8 @@ def describe(trial: Trial) -> Description:
         tags["sweep.half_life"] = repr(figures.half_life)
     if figures.stalled_at is not None:
         tags["sweep.stalled_at"] = str(figures.stalled_at)
-    resolved = yaml.safe_dump({"mode": "train"} | dict(config.resolved), sort_keys=False).encode()
+    runnable = {"defaults": ["base", "_self_"], "mode": "train"} | dict(config.resolved)
+    resolved = yaml.safe_dump(runnable, sort_keys=False).encode()
     artifacts = {"config.yaml": resolved, "curve.png": curve_picture(curve, figures)}
     return Description(_name(trial), as_params(config.resolved), tags, artifacts)
 

@@ -14,7 +14,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
-from sweep.database import check_database, is_database, redacted
+from sweep.database import check_database, file_of, is_database, redacted
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -77,9 +77,10 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
         InvalidValueError: names tracking.uri or tracking.experiment.
     """
     check_tracking(config)
-    if not create and is_database(config.uri) and _missing_file(config.uri):
+    file = file_of(config.uri)
+    if not create and file is not None and not file.exists():
         return None
-    client = MlflowClient(tracking_uri=config.uri)
+    client = MlflowClient(tracking_uri=config.uri if file is None else f"sqlite:///{file.absolute()}")
     try:
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
@@ -96,11 +97,6 @@ def _reason(error: Exception) -> str:
     """The innermost of the messages that HTTP clients nest in parentheses."""
     first_line = str(error).strip().splitlines()[0]
     return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line
-
-
-def _missing_file(uri: str) -> bool:
-    path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
-    return path is not None and not os.path.exists(path)
 
 
 @contextmanager

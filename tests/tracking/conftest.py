@@ -1,0 +1,36 @@
+"""Stores to record into: a local database, and a server in front of one."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from sweep.config import TrackingConfig
+from sweep.tracking import Store, open_store, serving
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def uris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        port = free_port()
+        with serving(f"sqlite:///{folder}/server.db", port):
+            yield {"database": f"sqlite:///{folder}/local.db", "server": f"http://127.0.0.1:{port}"}
+
+
+@pytest.fixture(params=["database", "server"])
+def tracking(request: pytest.FixtureRequest, uris: dict[str, str]) -> TrackingConfig:
+    """An experiment of its own in either kind of store."""
+    return TrackingConfig(uris[request.param], request.node.name)
+
+
+@pytest.fixture
+def store(tracking: TrackingConfig) -> Store:
+    return open_store(tracking)
