@@ -187,5 +187,6 @@ def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
 def _study_name(command: Command) -> str | None:
     """The study that a command line is about; None for the one begun last, where it says nothing about it."""
     name = build.study_config(command.compose()).name
-    about = [key for key in command.request.keys if key.partition(".")[0] not in ("mode", "tracking", "ui")]
+    elsewhere = ("mode", "tracking", "ui", "study.storage")
+    about = [key for key in command.request.keys if not key.startswith(elsewhere)]
     return name or (make_plan(command).name if about else None)

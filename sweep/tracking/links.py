@@ -29,7 +29,7 @@ def run_page(base: str, experiment_id: str, run_id: str) -> str:
 
 
 def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: str) -> str:
-    """One metric of several runs against the step, in one chart."""
+    """One metric of several runs against the step, in one chart. MLflow reads the runs only where they come first."""
     query = {
         "runs": json.dumps(list(run_ids)),
         "metric": json.dumps(metric),
@@ -38,13 +38,16 @@ def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: s
         "plot_layout": "{}",
         "x_axis": "step",
     }
-    return f"{base}/#/metric?{TRAINING}&{_encoded(query)}"
+    return f"{base}/#/metric?{_encoded(query)}&{TRAINING}"
 
 
 def compare_page(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Several runs side by side: parallel coordinates, scatter, box and contour plots, parameters, metrics."""
+    """Several runs side by side: parallel coordinates, scatter, box and contour plots, parameters, metrics.
+
+    MLflow reads the runs only where they come first.
+    """
     query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
-    return f"{base}/#/compare-runs?{TRAINING}&{_encoded(query)}"
+    return f"{base}/#/compare-runs?{_encoded(query)}&{TRAINING}"
 
 
 def _encoded(query: dict[str, str]) -> str:
