@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
+
 from sweep.cli import main
 
 ROOT = Path(__file__).parent.parent

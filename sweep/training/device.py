@@ -1,12 +1,29 @@
 """Where training runs."""
 
 import torch
+from torch import nn
 
 from sweep.config import TrainConfig
 from sweep.validation import InvalidValueError
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 """The type of parameters and data; bf16 computes in bfloat16 by autocast over float32 parameters."""
+
+
+ALL_THREADS = torch.get_num_threads()
+SMALL = 1_000_000
+"""Parameters below which an operation is shorter than handing a part of it to another thread."""
+
+
+def choose_threads(model: nn.Module, device: torch.device) -> None:
+    """One CPU thread for a small model, else as many as torch takes.
+
+    A second thread gives a small model nothing on an idle machine (digits: mlp 1.0 times, cnn 1.08 times as fast),
+    and waits for its turn at every operation on a busy one (mlp: 0.2 times as fast beside one other process).
+    """
+    if device.type == "cpu":
+        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+        torch.set_num_threads(1 if small else ALL_THREADS)
 
 
 def choose_device(config: TrainConfig) -> torch.device:

@@ -8,6 +8,7 @@ from torch import nn
 from sweep.config import RunConfig
 from sweep.data import Dataset
 from sweep.training.batches import Batches
+from sweep.training.device import choose_threads
 
 
 @dataclass
@@ -60,6 +61,7 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     """
     torch.manual_seed(seed)
     model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs).to(device, dtype)
+    choose_threads(model, device)
     optimizer = config.optimizer.component.build(model.parameters(), lr=config.optimizer.lr)
     batches = Batches(data.train, config.train.batch_size, seed, device)
     return TrainState(model, optimizer, batches, RandomState.capture(device))

@@ -1,0 +1,436 @@
+"""The typed configuration: what it lets be called, and what it refuses."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from models.mlp import MLP
+from sweep.config import (
+    Component,
+    DatasetConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplerConfig,
+    StudyConfig,
+    TrackingConfig,
+    TrainConfig,
+    locate,
+)
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.validation import InvalidValueError
+
+SGD = Component("optimizer", "torch.optim.SGD", {"momentum": 0.9})
+DIGITS = Component("dataset", "sweep.data.sources.digits", {})
+MODEL = Component("model", "models.mlp.MLP", {"hidden": [16]})
+
+
+def refused(key):
+    return pytest.raises(InvalidValueError, match=rf"^{key}=")
+
+
+class Outer:
+    """A component with a part that may be a component itself."""
+
+    def __init__(self, part=None, **more):
+        self.part, self.more = part, more
+
+
+def outer(**arguments):
+    return Component("model", f"{__name__}.Outer", arguments, trusted=(__name__,))
+
+
+# --- import paths
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("models.mlp.MLP", MLP),
+        ("torch.optim.SGD", torch.optim.SGD),
+        ("torch.optim.sgd.SGD", torch.optim.SGD),
+        ("torch.nn.Linear", torch.nn.Linear),
+        ("torch.nn.modules.linear.Linear", torch.nn.Linear),
+    ],
+)
+def test_a_path_within_the_own_packages_is_found(target, found):
+    assert locate("model", target) is found
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "builtins.open",
+        "os.system",
+        "torch.hub.load",
+        "torch.load",
+        "subprocess.Popen",
+        "pandas.read_pickle",
+        "sweep.config.locate",
+        "sweep.cli.main",
+        "sweep.database.engine",
+        "modelsx.mlp.MLP",
+        "torch.nnx.Linear",
+        "torch.optimizer.SGD",
+        "MLP",
+        "",
+        None,
+        5,
+        ["models.mlp.MLP"],
+    ],
+)
+def test_a_path_outside_the_own_packages_is_refused(target):
+    with refused(r"model\._target_") as error:
+        Component("model", target, {})
+    assert "models, sweep.data, torch.nn, torch.optim" in str(error.value)
+    assert "trusted" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "models.mlp.torch.hub.load",
+        "models.mlp.nn.functional.torch.load",
+        "models.mlp.prod",
+        "models.cnn.Sequence",
+        "sweep.data.dataset.torch.hub.load",
+        "sweep.data.dataset.np.load",
+        "sweep.data.dataset.hashlib.sha256",
+        "sweep.data.sources.np.load",
+        "sweep.data.sources.Path",
+        "sweep.data.sources.zipfile.ZipFile",
+        "sweep.data.sources.InvalidValueError",
+        "torch.nn.modules.module.torch.load",
+        "torch.optim.optimizer.functools.partial",
+        "models.mlp.__loader__.get_data",
+        "models.mlp.__builtins__.open",
+        "models.mlp.torch.add",
+    ],
+)
+def test_what_an_own_module_merely_imported_is_not_reached_through_it(target):
+    with refused(r"model\._target_"):
+        Component("model", target, {})
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["models.mlp.MLP.__subclasses__", "models.mlp.MLP.__init__.__globals__.get", "models.mlp.__builtins__.get"],
+)
+def test_what_belongs_to_no_module_is_refused(target):
+    with refused(r"model\._target_"):
+        Component("model", target, {})
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "models",
+        "models.mlp",
+        "models.nothing",
+        "models.nothing.MLP",
+        "models.mlp.Nothing",
+        "models.",
+        "models.mlp..MLP",
+    ],
+)
+def test_a_path_to_nothing_that_can_be_called_is_refused(target):
+    with refused(r"model\._target_"):
+        Component("model", target, {})
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of a user that leaves a mark when it is imported; the path of the mark."""
+    mark = tmp_path / "imported"
+    (tmp_path / "mynets.py").write_text(f"open({str(mark)!r}, 'w').close()\n\ndef net(width=3):\n    return width\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield mark
+    sys.modules.pop("mynets", None)
+
+
+def test_a_package_that_is_not_trusted_is_not_even_imported(package):
+    with refused(r"model\._target_"):
+        Component("model", "mynets.net", {})
+    with refused(r"model\._target_"):
+        Component("model", "models.mynets.net", {})
+    assert not package.exists()
+
+
+def test_a_trusted_package_is_called(package):
+    assert Component("model", "mynets.net", {"width": 7}, trusted=("mynets",)).build() == 7
+    assert package.exists()
+
+
+def test_trust_is_in_packages_not_in_beginnings_of_names(package):
+    with refused(r"model\._target_"):
+        Component("model", "mynets.net", {}, trusted=("my",))
+    assert not package.exists()
+
+
+def test_a_trusted_module_that_needs_what_is_missing_says_so(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused(r"model\._target_") as error:
+        Component("model", "needy.Net", {}, trusted=("needy",))
+    assert "a_module_that_is_not_there" in str(error.value)
+
+
+# --- arguments
+
+
+def test_an_unknown_key_is_refused_with_those_that_are_known():
+    with refused(r"optimizer\.momentun") as error:
+        Component("optimizer", "torch.optim.SGD", {"momentun": 0.9})
+    assert "momentum" in str(error.value)
+    assert "torch.optim.SGD" in str(error.value)
+
+
+def test_a_target_without_arguments_says_so():
+    with refused(r"dataset\.path") as error:
+        Component("dataset", "sweep.data.sources.digits", {"path": "x"})
+    assert "no arguments" in str(error.value)
+
+
+def test_a_target_that_takes_any_key_takes_any_key():
+    assert outer(anything=5).build().more == {"anything": 5}
+
+
+def test_what_is_provided_is_given_where_there_is_a_parameter_for_it():
+    model = MODEL.build(input_shape=(4,), n_outputs=3, something_else=1)
+    assert model(torch.zeros(2, 4)).shape == (2, 3)
+    assert MODEL.accepts("n_outputs")
+    assert not MODEL.accepts("something_else")
+
+
+def test_positional_arguments_come_first():
+    parameter = torch.zeros(1, requires_grad=True)
+    group = SGD.build([parameter], lr=0.25).param_groups[0]
+    assert (group["lr"], group["momentum"]) == (0.25, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("component", "said"),
+    [
+        (Component("model", "models.mlp.MLP", {"hidden": [0]}), "list of integers > 0"),
+        (Component("model", "models.mlp.MLP", {"hidden": 5}), "models.mlp.MLP"),
+        (Component("model", "models.mlp.MLP", {"n_outputs": 7}), "n_outputs"),
+    ],
+)
+def test_what_the_target_refuses_is_refused_with_what_was_given(component, said):
+    with refused("model") as error:
+        component.build(input_shape=(4,), n_outputs=3)
+    assert said in str(error.value)
+    assert str(next(iter(component.arguments.values()))) in str(error.value)
+
+
+def test_a_refusal_of_ours_is_moved_under_the_group(tmp_path):
+    with refused(r"dataset\.path"):
+        Component("dataset", "sweep.data.sources.arrays", {"path": str(tmp_path / "nothing")}).build()
+
+
+def test_an_argument_with_a_target_of_its_own_becomes_what_that_gives():
+    built = outer(part={"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}).build()
+    assert isinstance(built.part, torch.nn.Linear)
+    assert built.part.out_features == 3
+
+
+def test_nesting_goes_as_deep_as_it_is_written():
+    inner = {"_target_": f"{__name__}.Outer", "part": {"_target_": "torch.nn.ReLU"}}
+    assert isinstance(outer(part=inner).build().part.part, torch.nn.ReLU)
+
+
+def test_a_mapping_without_a_target_stays_a_mapping():
+    assert outer(part={"width": 3}).build().part == {"width": 3}
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", None])
+def test_a_nested_target_outside_the_own_packages_is_refused(target):
+    with refused(r"model\.part\._target_"):
+        outer(part={"_target_": target, "command": "true"}).build()
+
+
+def test_an_unknown_key_of_a_nested_target_is_named_with_its_path():
+    with refused(r"model\.part\.in_feature"):
+        outer(part={"_target_": "torch.nn.Linear", "in_feature": 2}).build()
+
+
+# --- one training
+
+TRAIN = {"steps": 100, "batch_size": 32, "seed": 0, "eval_every": 10}
+
+
+def run_config(steps=100, warmup=None):
+    return RunConfig(
+        model=MODEL,
+        optimizer=OptimizerConfig(SGD, 0.3),
+        decay=DECAYS["exponential"](decay_rate=0.5, decay_steps=10),
+        warmup=warmup or WARMUPS["none"](),
+        dataset=DatasetConfig(DIGITS),
+        train=TrainConfig(**(TRAIN | {"steps": steps})),
+        resolved={},
+    )
+
+
+def test_the_schedule_is_of_the_rate_the_warmup_and_the_decay():
+    schedule = run_config(warmup=WARMUPS["linear"](steps=4)).schedule
+    assert [schedule(s) for s in (0, 2, 4, 14)] == pytest.approx([0, 0.15, 0.3, 0.15], rel=1e-14)
+
+
+@pytest.mark.parametrize("steps", [100, 101, 1000])
+def test_a_warmup_that_does_not_end_before_the_horizon_is_refused(steps):
+    with refused(r"warmup\.steps") as error:
+        run_config(steps=100, warmup=WARMUPS["linear"](steps=steps))
+    assert "train.steps=100" in str(error.value)
+
+
+def test_a_warmup_may_leave_one_update():
+    assert run_config(steps=100, warmup=WARMUPS["linear"](steps=99)).schedule(99) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("steps", 0, ">= 1"),
+        ("steps", 1.5, "integer"),
+        ("steps", None, "integer"),
+        ("steps", True, "integer"),
+        ("batch_size", 0, ">= 1"),
+        ("batch_size", "64", "integer"),
+        ("seed", -1, ">= 0"),
+        ("eval_every", 0, ">= 1"),
+        ("device", "gpu", "cuda"),
+        ("device", "cuda:x", "cuda"),
+        ("device", "cuda:-1", "cuda"),
+        ("device", "cpu:0", "cuda"),
+        ("device", None, "cuda"),
+        ("device", "cpu:", "cuda"),
+        ("device", "auto:", "cuda"),
+        ("device", "cuda:", "cuda"),
+        ("device", "cuda:\N{SUPERSCRIPT TWO}", "cuda"),
+        ("precision", "float16", "float32, bf16, float64"),
+        ("precision", None, "float32"),
+    ],
+)
+def test_train_refuses_with_key_value_and_rule(key, value, rule):
+    with refused(key) as error:
+        TrainConfig(**(TRAIN | {key: value}))
+    assert str(error.value).startswith(f"{key}={'null' if value is None else value}: ")
+    assert rule in error.value.rule
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
+def test_train_takes_every_device_and_precision(device, precision):
+    assert TrainConfig(**TRAIN, device=device, precision=precision).device == device
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("lr", value) for value in (0, -0.1, math.nan, math.inf, "0.1", None)),
+        *(("clip_norm", value) for value in (0, -1, math.nan, "1")),
+    ],
+)
+def test_the_optimizer_refuses_with_key_value_and_rule(key, value):
+    with refused(key) as error:
+        OptimizerConfig(SGD, **({"lr": 0.1} | {key: value}))
+    assert error.value.rule == "must be a finite number > 0"
+
+
+def test_clipping_is_optional():
+    assert OptimizerConfig(SGD, 0.1).clip_norm is None
+    assert OptimizerConfig(SGD, 0.1, clip_norm=1).clip_norm == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"val_fraction": 0}, "val_fraction"),
+        ({"val_fraction": 1}, "val_fraction"),
+        ({"test_fraction": -0.1}, "test_fraction"),
+        ({"test_fraction": 1}, "test_fraction"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction"),
+        ({"split_seed": -1}, "split_seed"),
+        ({"split_seed": 0.5}, "split_seed"),
+        ({"standardize": 1}, "standardize"),
+        ({"n_classes": 1}, "n_classes"),
+        ({"n_classes": 2.5}, "n_classes"),
+    ],
+)
+def test_the_data_set_refuses_by_key(keys, key):
+    with refused(key):
+        DatasetConfig(DIGITS, **keys)
+
+
+# --- a study
+
+STUDY = {
+    "name": None,
+    "n_trials": 30,
+    "timeout": None,
+    "storage": "sqlite:///optuna.db",
+    "metric": "val_loss",
+    "direction": None,
+    "max_retries": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("name", "", "text"),
+        ("name", "  ", "text"),
+        ("name", 5, "text"),
+        ("n_trials", 0, ">= 1"),
+        ("n_trials", 2.0, "integer"),
+        ("n_trials", None, "integer"),
+        ("timeout", 0, "> 0"),
+        ("timeout", -5, "> 0"),
+        ("timeout", "1h", "> 0"),
+        ("metric", "loss", "val_loss, val_accuracy"),
+        ("metric", None, "val_loss"),
+        ("metric", ["val_loss"], "val_loss"),
+        ("direction", "maximize", "minimize"),
+        ("direction", "down", "minimize"),
+        ("max_retries", -1, ">= 0"),
+    ],
+)
+def test_a_study_refuses_with_key_value_and_rule(key, value, rule):
+    with refused(key) as error:
+        StudyConfig(**(STUDY | {key: value}))
+    assert error.value.value == value
+    assert rule in error.value.rule
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("val_loss", "minimize"), ("val_accuracy", "maximize")])
+def test_the_direction_is_the_metric_s_own(metric, direction):
+    for given in (None, direction):
+        study = StudyConfig(**(STUDY | {"metric": metric, "direction": given}))
+        assert study.minimize == (direction == "minimize")
+
+
+def test_an_accuracy_is_not_minimized():
+    with refused("direction"):
+        StudyConfig(**(STUDY | {"metric": "val_accuracy", "direction": "minimize"}))
+
+
+def test_a_regression_is_not_judged_by_accuracy():
+    by_accuracy = StudyConfig(**(STUDY | {"metric": "val_accuracy"}))
+    by_accuracy.check_metric(classification=True)
+    StudyConfig(**STUDY).check_metric(classification=False)
+    with refused(r"study\.metric"):
+        by_accuracy.check_metric(classification=False)
+
+
+def test_a_sampler_refuses_a_seed_below_zero():
+    assert SamplerConfig("tpe", seed=0).seed == 0
+    with refused("seed"):
+        SamplerConfig("tpe", seed=-1)
+
+
+@pytest.mark.parametrize("key", ["uri", "experiment"])
+@pytest.mark.parametrize("value", ["", None, 5])
+def test_tracking_needs_texts(key, value):
+    with refused(key):
+        TrackingConfig(**({"uri": "sqlite:///mlflow.db", "experiment": "sweep"} | {key: value}))
