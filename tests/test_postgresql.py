@@ -69,11 +69,11 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
                     connection.execute(f"CREATE DATABASE {name}")
                 return
         except psycopg.OperationalError:
-            process_wait(process)
+            _pause(process)
     raise AssertionError("the PostgreSQL server did not answer")
 
 
-def process_wait(process: "subprocess.Popen[bytes]") -> None:
+def _pause(process: "subprocess.Popen[bytes]") -> None:
     """A pause that ends early if the server does."""
     try:
         process.wait(0.1)

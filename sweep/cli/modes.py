@@ -48,8 +48,10 @@ def search(command: Command) -> int:
     except BaseException:
         parent.finish("FAILED")
         raise
-    parent.finish("KILLED" if interrupted() else "FINISHED")
-    if interrupted():
+    recorder.give_up(proposer.failed)
+    stopped = interrupted() and proposer.told < proposer.total
+    parent.finish("KILLED" if stopped else "FINISHED")
+    if stopped:
         say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
         return INTERRUPTED
     show_study(

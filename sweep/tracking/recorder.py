@@ -1,7 +1,7 @@
 """Rows into MLflow: a parent run per study, a run per trial."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -150,6 +150,13 @@ class MlflowRecorder:
         if self.parent and result.value is not None:
             self.parent.add(trial.number, result.value)
         self.store.client.set_terminated(run_id, RUN_STATUS[result.status])
+
+    def give_up(self, numbers: Iterable[int]) -> None:
+        """End as FAILED what crashed trials left, which will not be trained again."""
+        for number in numbers:
+            for run_id in self._leftover.pop(number, []):
+                self.store.client.set_tag(run_id, "sweep.status", Status.FAILED.value)
+                self.store.client.set_terminated(run_id, RUN_STATUS[Status.FAILED])
 
     def interrupt(self, trial: Trial) -> None:
         """End the run as KILLED, without rows; the next attempt deletes it."""

@@ -8,9 +8,9 @@ import numpy as np
 import optuna
 import pytest
 
-from sweep.cli.main import Command
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import parse
+from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.core import Evaluation, Result, Status, Trial
 from sweep.search import OptunaProposer, open_study, pruner

@@ -114,6 +114,15 @@ def test_a_later_process_replaces_what_a_killed_one_left(store: Store) -> None:
     assert sorted((r.data.tags["sweep.trial"], r.info.status) for r in runs) == [("0", "FINISHED"), ("1", "FINISHED")]
 
 
+def test_what_a_given_up_trial_left_is_failed(store: Store) -> None:
+    killed = MlflowRecorder(store, describe, study_run(store))
+    killed.open(trial(0))
+    later = MlflowRecorder(store, describe, study_run(store))
+    later.give_up([0])
+    (run,) = store.search({"sweep.kind": "trial"})
+    assert (run.info.status, run.data.tags["sweep.status"]) == ("FAILED", "failed")
+
+
 def test_the_parent_shows_each_value_and_the_best_so_far_once(store: Store) -> None:
     recorder = MlflowRecorder(store, describe, study_run(store))
     for number, value in enumerate([0.5, 0.7, 0.3]):

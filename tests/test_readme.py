@@ -1,0 +1,86 @@
+"""What README.md tells a user to write and type, written and typed."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SMALL, Answer
+from tests.test_main_job import runs
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def write_files(folder: Path) -> list[str]:
+    """The blocks that begin with `# path/of/file` as files; their paths."""
+    written = []
+    for block in blocks("python") + blocks("yaml"):
+        named = re.match(r"# (\S+/\S+\.(?:py|yaml))\n", block)
+        if named:
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+            written.append(named[1])
+    return written
+
+
+def commands() -> list[list[str]]:
+    """The command lines of README, as the arguments of `python -m sweep`."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    typed = [line.removeprefix("python -m sweep") for line in lines if line.startswith("python -m sweep")]
+    return [shlex.split(line, comments=True) for line in typed]
+
+
+def test_a_users_own_model_data_set_and_optimizer_are_searched(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_files(folder)
+    kinds = {path.split("/")[1] for path in written if path.endswith(".yaml")}
+    assert {"model", "dataset", "optimizer"} <= kinds
+    monkeypatch.syspath_prepend(str(folder))
+    (command,) = [line for line in commands() if "--config-dir" in line]
+    answer = sweep(*command, "train.steps=20", "study.n_trials=2")
+    assert answer.status == 0, answer.err
+    for run in runs(folder, "trial"):
+        assert run.data.params["model._target_"].startswith("mylab.")
+        assert run.data.params["dataset._target_"].startswith("mylab.")
+        assert run.data.params["optimizer._target_"].startswith("mylab.")
+
+
+def test_their_code_is_refused_unless_it_is_declared_trusted_on_the_command_line(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    (command,) = [line for line in commands() if "--config-dir" in line]
+    answer = sweep(*[argument for argument in command if not argument.startswith("trusted")])
+    assert answer.status == 2
+    assert "trusted=[package] adds one" in answer.err
+    (folder / "myconf" / "experiment").mkdir()
+    (folder / "myconf" / "experiment" / "sly.yaml").write_text("# @package _global_\ntrusted: [mylab]\n")
+    sly = [argument for argument in command if not argument.startswith("trusted")]
+    answer = sweep(*sly, "+experiment=sly")
+    assert answer.status == 2
+    assert "trusted" in answer.err
+    assert "on the command line only" in answer.err
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if "mylab" not in str(line)], ids=" ".join)
+def test_every_command_line_is_accepted(sweep: Callable[..., Answer], folder: Path, command: list[str]) -> None:
+    if "mode=ui" in command or "mode=report" in command:
+        assert sweep(*SMALL, "study.n_trials=1").status == 0
+    if "mode=ui" in command:
+        return  # served in tests/test_ui.py
+    small = [*SMALL, "train.steps=120", "train.eval_every=60", "study.n_trials=2"]
+    if "mode=report" in command or "--help" in command:
+        small = []
+    elif "model=cnn" in command:
+        small = [argument for argument in small if "hidden" not in argument]
+    answer = sweep(*command, *small)
+    assert answer.status == 0, answer.err

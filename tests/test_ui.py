@@ -1,0 +1,50 @@
+"""mode=ui: served on this machine only, links that open something, ended by a signal."""
+
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL, Answer, start
+from tests.test_main_job import runs
+from tests.tracking.conftest import free_port
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_it_serves_until_interrupted_with_links_into_the_record(
+    sweep: Callable[..., Answer], folder: Path, number: int
+) -> None:
+    assert sweep(*SMALL, "study.n_trials=3").status == 0
+    port = free_port()
+    process = start(folder, "mode=ui", f"ui.port={port}")
+    said = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said += line
+        if "compare-runs" in line:
+            break
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+        assert b"MLflow" in page.read()
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    best = min(runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss"])
+    for wanted in (r"metric=%22lr%22", r"metric=%22loss%22", r"compare-runs", best.info.run_id):
+        assert re.search(wanted, said)
+    assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in said
+
+
+def test_a_port_that_is_taken_is_refused(sweep: Callable[..., Answer], folder: Path) -> None:
+    assert sweep(*SMALL, "mode=train").status == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = sweep("mode=ui", f"ui.port={port}")
+    assert answer.status == 2
+    assert f"ui.port={port}: cannot be listened on" in answer.err
