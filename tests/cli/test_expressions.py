@@ -1,0 +1,81 @@
+"""Sweep expressions as dimensions."""
+
+import pytest
+
+from sweep.cli.expressions import dimension, parse, read
+from sweep.space import Dimension
+from sweep.validation import InvalidValueError
+
+
+def made(text: str, horizon: int = 200, epoch: int = 10) -> Dimension:
+    names = {"schedule": "exponential", "warmup": "linear"}
+    return dimension(read(text), names.__getitem__, {"fraction": horizon, "epochs": epoch}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "integer", "log"),
+    [
+        ("schedule.decay_rate=interval(0.5,0.99)", 0.5, 0.99, False, False),
+        ("optimizer.lr=tag(log,interval(1e-4,1))", 1e-4, 1.0, False, True),
+        ("schedule.decay_steps=interval(100,1000)", 100, 1000, True, False),
+        ("schedule.decay_steps=tag(log,interval(100,1000))", 100, 1000, True, True),
+        ("train.batch_size=interval(16,64)", 16, 64, True, False),
+        ("model.width=interval(16,64)", 16.0, 64.0, False, False),
+        ("model.width=int(interval(16,64))", 16, 64, True, False),
+        ("warmup.steps=tag(fraction,interval(0,0.2))", 0, 40, True, False),
+        ("schedule.decay_steps=tag(log,fraction,interval(0.001,0.5))", 1, 100, True, True),
+        ("schedule.decay_steps=tag(fraction,interval(0.07,0.5))", 14, 100, True, False),
+        ("schedule.decay_steps=tag(fraction,interval(0.011,0.0149))", 3, 3, True, False),
+        ("warmup.steps=tag(epochs,interval(1,2.55))", 10, 25, True, False),
+    ],
+)
+def test_an_interval(text: str, low: float, high: float, integer: bool, log: bool) -> None:
+    dim = made(text)
+    assert (dim.low, dim.high, dim.integer, dim.log, dim.choices) == (low, high, integer, log, ())
+    assert isinstance(dim.low, int) is integer
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("schedule.decay_rate=0.5,0.9", (0.5, 0.9)),
+        ("schedule.decay_rate=choice(0.5,0.9,0.5)", (0.5, 0.9)),
+        ("schedule.staircase=true,false", (True, False)),
+        ("model.hidden=[64],[128,128]", ([64], [128, 128])),
+        ("optimizer.clip_norm=null,1.0", (None, 1.0)),
+        ("model.act='re lu',tanh", ("re lu", "tanh")),
+        ("warmup.steps=tag(fraction,choice(0.1,0.25))", (20, 50)),
+        ("warmup.steps=tag(epochs,range(1,4))", (10, 20, 30)),
+        ("warmup.steps=${fraction:0.1},${fraction:0.2}", ("${fraction:0.1}", "${fraction:0.2}")),
+    ],
+)
+def test_a_choice(text: str, choices: tuple[object, ...]) -> None:
+    assert made(text).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "step", "integer"),
+    [
+        ("schedule.decay_steps=range(10,50,20)", 10, 30, 20, True),
+        ("schedule.decay_steps=range(10,51,20)", 10, 50, 20, True),
+        ("schedule.decay_rate=range(0.5,0.8,0.1)", 0.5, 0.7, 0.1, False),
+        ("model.width=range(1,4)", 1, 3, 1, True),
+    ],
+)
+def test_a_range_excludes_its_stop(text: str, low: float, high: float, step: float, integer: bool) -> None:
+    dim = made(text)
+    assert (dim.low, dim.high, dim.step, dim.integer) == (low, pytest.approx(high), step, integer)
+
+
+def test_a_command_line_is_taken_apart() -> None:
+    request = parse(["schedule=exponential,cosine", "train.steps=9", "optimizer.lr=interval(0.1,1)", "warmup=none"])
+    assert request.plain == ("train.steps=9", "warmup=none")
+    assert request.groups == {"schedule": ("exponential", "cosine")}
+    assert list(request.sweeps) == ["optimizer.lr"]
+    assert request.first == ("schedule=exponential", "train.steps=9", "warmup=none")
+    assert request.searched == {"schedule": "exponential,cosine", "optimizer.lr": "interval(0.1,1)"}
+
+
+def test_bounds_that_are_no_whole_updates_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="its ends must be integers"):
+        made("schedule.decay_steps=interval(0.1,10)")
