@@ -72,7 +72,7 @@ def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> Non
             if dimension.key == "warmup.steps":
                 assert 0 <= dimension.low <= dimension.high <= 0.2 * steps
             if dimension.key == "schedule.decay_steps":
-                assert 1 <= dimension.low
+                assert dimension.low >= 1
                 assert dimension.high <= max(1, 0.5 * steps)
 
 
