@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,7 @@ def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
             raise InvalidValueError(key, target, f"could not be imported: {error}") from error
         for name in path[length:]:
             found = getattr(found, name, None)
-        if not callable(found) or not _within(getattr(found, "__module__", ""), roots):
+        if not callable(found) or not _within(getattr(found, "__module__", None) or "", roots):
             raise InvalidValueError(key, target, f"is no class or function of {module_name}")
         return found
     raise InvalidValueError(key, target, "could not be imported: there is no such module")
@@ -175,8 +176,7 @@ class TrainConfig:
         whole("batch_size", self.batch_size, at_least=1)
         whole("seed", self.seed, at_least=0)
         whole("eval_every", self.eval_every, at_least=1)
-        kind, _, index = str(self.device).partition(":")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
         one_of("precision", self.precision, ("float32", "bf16", "float64"))
 

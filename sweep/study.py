@@ -14,7 +14,7 @@ class FixedTrials:
     """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        self._waiting = list(trials)
+        self._trials, self._waiting = list(trials), list(trials)
         self.results: list[Result] = []
 
     def ask(self) -> Trial | None:
@@ -30,7 +30,7 @@ class FixedTrials:
         self.results.append(result)
 
     def release(self, trial: Trial) -> None:
-        self._waiting.insert(0, trial)
+        self._waiting = sorted([trial, *self._waiting], key=self._trials.index)
 
 
 def run(
@@ -77,8 +77,8 @@ def run(
             recorder.interrupt(trial)
             proposer.release(trial)
     except BaseException:
-        with suppress(Exception):  # the record may be what failed; what raised first is what to tell
-            for trial in live.values():
+        for trial in live.values():
+            with suppress(Exception):  # the record may be what failed; what raised first is what to tell
                 recorder.interrupt(trial)
         raise
 

@@ -22,10 +22,12 @@ def _shown(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def whole(key: str, value: Any, *, at_least: int) -> None:
-    """Refuse what is not an integer >= at_least (a bool is not an integer here)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise InvalidValueError(key, value, f"must be an integer >= {at_least}")
+def whole(key: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
+    """Refuse what is not an integer, at_least <= value <= at_most (a bool is not an integer here)."""
+    upper = "" if at_most is None else f" and <= {at_most}"
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if not integer or value < at_least or (at_most is not None and value > at_most):
+        raise InvalidValueError(key, value, f"must be an integer >= {at_least}{upper}")
 
 
 def real(
@@ -58,9 +60,12 @@ def boolean(key: str, value: Any) -> None:
 
 def one_of(key: str, value: Any, allowed: Collection[str]) -> None:
     """Refuse what is not among the allowed names."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidValueError(key, value, f"must be one of {', '.join(allowed)}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float can hold
+        return False

@@ -46,7 +46,7 @@ class Command:
     def port(self) -> int:
         """ui.port: where mode=ui serves MLflow."""
         port = self.compose().ui.port
-        whole("ui.port", port, at_least=1)
+        whole("ui.port", port, at_least=1, at_most=65535)
         return int(port)
 
 

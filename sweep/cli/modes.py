@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -127,14 +128,14 @@ def ui(command: Command) -> int:
         say(out, "\n".join(lines))
         return DONE
     say(out, "MLflow is starting ...")
-    with interruptible(lambda text: None) as interrupted, serving(tracking.uri, command.port) as server:
-        say(out, "\n".join([f"MLflow serves {base}; Ctrl-C ends it.", *lines]))
+    with interruptible(lambda text: None) as interrupted, serving(tracking.uri, command.port, interrupted) as server:
+        if not interrupted():
+            say(out, "\n".join([f"MLflow serves {base}; Ctrl-C ends it.", *lines]))
         while not interrupted():
-            try:
+            with suppress(TimeoutExpired):
                 server.wait(0.5)
-            except TimeoutExpired:
-                continue
-            raise RuntimeError("the MLflow server ended")
+                if not interrupted():
+                    raise RuntimeError("the MLflow server ended")
     return DONE
 
 

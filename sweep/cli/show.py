@@ -10,13 +10,13 @@ from sweep.cli.main import Command
 from sweep.config import TrackingConfig
 from sweep.core import Reader, StudyRecord, TrialRecord
 from sweep.report import counts, study_table, train_command
-from sweep.tracking import HOST, Store, compare_page, metric_page, run_page, runs_page
+from sweep.tracking import HOST, Store, compare_page, metric_page, run_page, trainings_page, trials_page
 from sweep.validation import InvalidValueError
 
 BEST = 10
 """Trials in the table."""
-COMPARED = 5
-"""Trials that the links compare."""
+COMPARED = 4
+"""Trials that the links compare: as many as the legend of MLflow's charts has room for."""
 NOT_REPEATED = ("mode", "study", "sampler", "pruner", "space", "tracking", "preview", "ui")
 """Overrides that say nothing about one training."""
 
@@ -57,8 +57,8 @@ def links(study: StudyRecord, base: str) -> list[str]:
     """Addresses of pages about a study."""
     runs = [trial.run_id for trial in study.ranked[:COMPARED]]
     pages = {
-        "all runs": runs_page(base, study.experiment_id),
-        "this study": run_page(base, study.experiment_id, study.run_id),
+        "its trials": trials_page(base, study.experiment_id, study.run_id, study.metric, study.minimize),
+        "the best so far, trial by trial": run_page(base, study.experiment_id, study.run_id),
     }
     return _lines(pages | _comparison(runs, study.experiment_id, base, f"of the best {len(runs)}"))
 
@@ -73,7 +73,7 @@ def training_links(reader: Reader, store: Store, base: str) -> list[str]:
     if not latest:
         raise InvalidValueError("tracking.experiment", store.experiment_id, "holds no run yet")
     pages = {
-        "all runs": runs_page(base, store.experiment_id),
+        "single trainings": trainings_page(base, store.experiment_id),
         "the latest": run_page(base, store.experiment_id, latest[0].run_id),
     }
     if len(latest) > 1:

@@ -89,38 +89,41 @@ class _Hashable:
 @lru_cache(maxsize=4)
 def _load(key: _Hashable) -> Dataset:
     config = key.config
-    given = config.component.build()
-    arrays = _checked(_as_arrays(given), config)
+    arrays = _checked(_as_arrays(config.component.build()))
     digest = _digest(arrays)
     classification = arrays["y" if "y" in arrays else "y_train"].dtype.kind in "iu"
     splits = _split(arrays, config)
     if config.standardize:
         splits = _standardized(splits)
     n_outputs = _check_labels(splits, config) if classification else _width(splits)
-    kind = torch.int64 if classification else torch.float64
     tensors = {
-        name: Split(torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y).to(kind))
+        name: Split(
+            torch.from_numpy(np.array(x, dtype=np.float64)),
+            torch.from_numpy(np.array(y, dtype=np.int64 if classification else np.float64)),
+        )
         for name, (x, y) in splits.items()
     }
     return Dataset(**tensors, n_outputs=n_outputs, classification=classification, digest=digest)
 
 
+WHOLE = frozenset({"x", "y"})
+REQUIRED = frozenset({"x_train", "y_train", "x_val", "y_val"})
+TEST = frozenset({"x_test", "y_test"})
+
+
 def _as_arrays(given: Any) -> dict[str, np.ndarray]:
-    """The mapping a data set gave, without what is not ours, as NumPy arrays."""
-    names = {"x", "y"} | {f"{axis}_{split}" for axis in "xy" for split in SPLITS}
+    """The arrays of the mapping that a data set gave; what has another name is none of ours."""
     if not hasattr(given, "items"):
         raise InvalidValueError("dataset._target_", type(given).__name__, "must give a mapping of arrays")
-    arrays = {name: np.asarray(value) for name, value in given.items() if name in names}
-    whole = {"x", "y"} <= arrays.keys()
-    split = {"x_train", "y_train", "x_val", "y_val"} <= arrays.keys() and len(arrays) % 2 == 0
-    if whole == split:
+    arrays = {name: np.asarray(value) for name, value in given.items() if name in WHOLE | REQUIRED | TEST}
+    if arrays.keys() not in (WHOLE, REQUIRED, REQUIRED | TEST):
         rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test"
         raise InvalidValueError("dataset", ", ".join(given) or "nothing", rule)
     return arrays
 
 
-def _checked(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, np.ndarray]:
-    """Boolean labels as integers; everything numeric, finite, and of equal length per pair."""
+def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All numeric and finite, of equal length per pair, of equal shape across splits; booleans as integers."""
     for name, array in arrays.items():
         if array.dtype.kind == "b":
             array = arrays[name] = array.astype(np.int64)
@@ -133,19 +136,25 @@ def _checked(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, 
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             raise InvalidValueError(f"dataset.{name}", f"NaN or infinity in example {row}", "must be finite numbers")
-    for name, x in arrays.items():
-        partner = "y" + name[1:]
-        if name.startswith("x") and len(x) != len(arrays[partner]):
+    for name, array in arrays.items():
+        partner, first = "y" + name[1:], name[0] + ("" if "x" in arrays else "_train")
+        if len(array) != len(arrays[partner]):
             rule = f"must be as many as {partner}, which has {len(arrays[partner])}"
-            raise InvalidValueError(f"dataset.{name}", f"{len(x)} examples", rule)
+            raise InvalidValueError(f"dataset.{name}", f"{len(array)} examples", rule)
+        if array.shape[1:] != arrays[first].shape[1:]:
+            rule = f"must have the shape of {first}, whose examples are {list(arrays[first].shape[1:])}"
+            raise InvalidValueError(f"dataset.{name}", f"examples {list(array.shape[1:])}", rule)
+        if name.startswith("y") and (array.dtype.kind == "f") != (arrays[first].dtype.kind == "f"):
+            rule = f"must be labels or numbers as {first} is, which holds {arrays[first].dtype}"
+            raise InvalidValueError(f"dataset.{name}", array.dtype, rule)
     return arrays
 
 
 def _split(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(x, y) of each split: as given, or cut from one permutation of all examples."""
     if "x" not in arrays:
-        for name in ("x_test", "y_test"):
-            arrays.setdefault(name, arrays[name.replace("test", "train")][:0])
+        nothing = {name: arrays[name.replace("test", "train")][:0] for name in TEST}
+        arrays = nothing | arrays
         return {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS}
     n = len(arrays["x"])
     order = np.random.default_rng(config.split_seed).permutation(n)
@@ -158,35 +167,34 @@ def _split(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, tu
 
 
 def _standardized(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(x - mean) / deviation per feature, both over the training split; a constant feature becomes 0."""
+    """(x - mean) / deviation per feature, both over the training split; a constant feature becomes 0 there."""
     train = splits["train"][0].astype(np.float64)
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
+    constant = (train == train[0]).all(axis=0)  # its deviation may be a rounding error instead of 0
+    mean = np.where(constant, train[0], train.mean(axis=0))
+    scale = np.where(constant, 1.0, train.std(axis=0))
     return {name: ((x - mean) / scale, y) for name, (x, y) in splits.items()}
 
 
 def _check_labels(splits: dict[str, tuple[np.ndarray, np.ndarray]], config: DatasetConfig) -> int:
     """The number of classes; refuses labels that are not 0..C-1."""
-    labels = np.concatenate([y.reshape(-1) for _, y in splits.values()])
-    if any(y.ndim != 1 for _, y in splits.values()):
+    if splits["train"][1].ndim != 1:
         raise InvalidValueError("dataset.y", f"shape {splits['train'][1].shape}", "labels must be [examples]")
+    labels = np.concatenate([y for _, y in splits.values()])
     n_classes = config.n_classes or int(labels.max()) + 1
     outside = labels[(labels < 0) | (labels >= n_classes)]
     if outside.size:
         last = f"{n_classes - 1}" if config.n_classes else "C-1"
         raise InvalidValueError("dataset.y", f"label {outside[0]}", f"labels must be 0..{last}")
-    if config.n_classes is None:
-        absent = np.setdiff1d(np.arange(min(n_classes, labels.size + 1)), labels)
-        if absent.size or n_classes < 2:
-            rule = "labels must be 0..C-1, each in use; dataset.n_classes allows classes without examples"
-            raise InvalidValueError("dataset.y", f"labels {labels.min()}..{labels.max()}", rule)
+    if config.n_classes is None and (len(np.unique(labels)) != n_classes or n_classes < 2):
+        rule = "labels must be 0..C-1, each in use; dataset.n_classes allows classes without examples"
+        raise InvalidValueError("dataset.y", f"labels {labels.min()}..{labels.max()}", rule)
     return n_classes
 
 
 def _width(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
     """The width of a regression's target; a target [n] becomes [n, 1]."""
     for name, (x, y) in splits.items():
-        splits[name] = (x, y.reshape(len(y), -1))
+        splits[name] = (x, y.reshape(len(y), int(np.prod(y.shape[1:]))))
     return int(splits["train"][1].shape[1])
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.validation import boolean, one_of, real, whole
+from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,14 @@ class LinearWarmup(Warmup):
 
 @dataclass(frozen=True)
 class NoWarmup(LinearWarmup):
-    """No warmup."""
+    """No warmup: no steps."""
 
     steps: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps != 0:
+            raise InvalidValueError("steps", self.steps, "there are none without a warmup")
 
 
 WARMUPS: dict[str, type[Warmup]] = {"none": NoWarmup, "constant": ConstantWarmup, "linear": LinearWarmup}

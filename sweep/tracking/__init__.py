@@ -1,6 +1,6 @@
 """The record: rows -> MLflow -> rows. Only importer of mlflow."""
 
-from sweep.tracking.links import compare_page, metric_page, run_page, runs_page
+from sweep.tracking.links import compare_page, metric_page, run_page, trainings_page, trials_page
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder, StudyRun
 from sweep.tracking.store import Store, check_tracking, open_store
@@ -17,6 +17,7 @@ __all__ = [
     "metric_page",
     "open_store",
     "run_page",
-    "runs_page",
     "serving",
+    "trainings_page",
+    "trials_page",
 ]

@@ -8,17 +8,23 @@ TRAINING = "workflowType=machine_learning"
 """Asks for MLflow's pages about training; without it they come with the menus for generative AI."""
 
 
-def runs_page(base: str, experiment_id: str) -> str:
-    """All trainings of an experiment, best validation loss first, and the curves of the first ten.
+def trials_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
+    """The trials of a study, best first, and the curves of the first ten."""
+    return _runs_page(base, experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'", metric, minimize)
 
-    The plain address would open an overview without data. Trials are folded below their study while the order is the
-    default, by time; any other order lists them flat. The studies themselves would only be in the way then.
-    """
+
+def trainings_page(base: str, experiment_id: str) -> str:
+    """The single trainings of an experiment, best validation loss first, and the curves of the first ten."""
+    return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", "val_loss", minimize=True)
+
+
+def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize: bool) -> str:
+    """The plain address would open an overview without data; ordered by time, trials are folded below their study."""
     query = {
         "compareRunsMode": "CHART",
-        "orderByKey": "metrics.`val_loss`",
-        "orderByAsc": "true",
-        "searchFilter": "tags.`sweep.kind` != 'study'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "true" if minimize else "false",
+        "searchFilter": which,
     }
     return f"{base}/#/experiments/{experiment_id}/runs?{TRAINING}&{_encoded(query)}"
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -19,10 +19,10 @@ START_LIMIT = 120
 
 
 @contextmanager
-def serving(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(uri: str, port: int, interrupted: Callable[[], bool] = lambda: False) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's UI on 127.0.0.1:port for the duration of a with block, answering when the block begins.
 
-    In its lean form: one worker, no job execution.
+    In its lean form: one worker, no job execution. When `interrupted` answers true, nothing is waited for.
 
     Raises:
         InvalidValueError: names ui.port if it is taken.
@@ -45,7 +45,7 @@ def serving(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _wait_until_answering(server, port, log)
+            _wait_until_answering(server, port, log, interrupted)
             yield server
         finally:
             server.terminate()
@@ -56,9 +56,13 @@ def serving(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
                 server.wait()
 
 
-def _wait_until_answering(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+def _wait_until_answering(
+    server: subprocess.Popen[bytes], port: int, log: IO[bytes], interrupted: Callable[[], bool]
+) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
+        if interrupted():
+            return
         if server.poll() is not None:
             log.seek(0)
             raise RuntimeError(f"the MLflow server ended:\n{log.read().decode(errors='replace')[-2000:]}")

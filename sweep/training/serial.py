@@ -57,8 +57,12 @@ class SerialEngine:
         state = self._initial(config, config.train.seed)
         inputs, targets = next(state.batches.range(0, 1))
         try:
+            outputs = state.model(inputs)
+            expected = (len(inputs), self.data.n_outputs)
+            if outputs.shape != expected:
+                raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
             self._loss(state.model, inputs, targets).backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
 
