@@ -92,7 +92,6 @@ from tests.conftest import Answer
         (["mode=preview", "preview.path=nowhere/curve.csv"], "in a folder that exists"),
         (["mode=report"], "holds no experiment sweep yet"),
         (["mode=ui"], "holds no experiment sweep yet"),
-        (["mode=ui", "ui.port=http"], "holds no experiment sweep yet"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: is no folder"),
         (["--config-name", "nothing"], "nothing"),
         (["model._target_=os.system"], "model._target_=os.system: must be in models, sweep.data, torch.nn,"),

@@ -1,0 +1,165 @@
+"""Engines to be held to one contract, and trials for them.
+
+An engine of another kind joins by an entry in ENGINES.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sweep.config import Component, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
+from sweep.core import Engine, Evaluation, Status, Trial
+from sweep.data import Dataset, Split, load
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.training import SerialEngine
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """So small a matrix is not shared out: on a busy machine the threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """How an engine is built, from (data, device, precision), and how near it comes to plain PyTorch in float64."""
+
+    build: Callable[[Dataset, torch.device, str], Engine]
+    rtol: float
+
+
+ENGINES = {"serial": EngineKind(SerialEngine, rtol=0.0)}
+
+
+@pytest.fixture(params=list(ENGINES))
+def kind(request) -> EngineKind:
+    """Each kind of engine in turn."""
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def make_engine(kind):
+    """An engine with nothing in it."""
+
+    def make(data: Dataset, precision: str = "float64", device: str = "cpu") -> Engine:
+        return kind.build(data, torch.device(device), precision)
+
+    return make
+
+
+SHIPPED = Path(__file__).parents[2] / "conf" / "optimizer"
+
+
+@pytest.fixture(scope="session")
+def optimizers() -> dict[str, OptimizerConfig]:
+    """The optimizers of conf/optimizer as they ship, by their names."""
+
+    def read(path: Path) -> OptimizerConfig:
+        keys = yaml.safe_load(path.read_text())
+        arguments = {key: value for key, value in keys.items() if key not in ("name", "_target_", "lr", "clip_norm")}
+        return OptimizerConfig(Component("optimizer", keys["_target_"], arguments), keys["lr"], keys["clip_norm"])
+
+    return {path.stem: read(path) for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+MLP_16 = Component("model", "models.mlp.MLP", {"hidden": [16]})
+
+
+@pytest.fixture
+def make_trial(optimizers):
+    """A trial with a constant rate, where nothing else is asked for."""
+
+    def make(
+        number=0,
+        seed=0,
+        *,
+        model=MLP_16,
+        optimizer="momentum",
+        lr=None,
+        clip_norm=None,
+        decay=None,
+        warmup=None,
+        steps=25,
+        eval_every=10,
+        batch_size=64,
+        precision="float64",
+    ) -> Trial:
+        given = {"clip_norm": clip_norm} if lr is None else {"clip_norm": clip_norm, "lr": lr}
+        config = RunConfig(
+            model=model,
+            optimizer=replace(optimizers[optimizer], **given),
+            decay=decay or DECAYS["constant"](),
+            warmup=warmup or WARMUPS["none"](),
+            dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
+            # the seed that counts is the trial's
+            train=TrainConfig(steps, batch_size, 99, eval_every, device="cpu", precision=precision),
+            resolved={},
+        )
+        return Trial(number, config, seed)
+
+    return make
+
+
+@dataclass
+class History:
+    """All that an engine gave of one trial."""
+
+    steps: list[int] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    status: Status | None = None
+
+
+@pytest.fixture
+def train():
+    """Trains trials to their ends, as many at once as the engine has slots; the history of each by its number."""
+
+    def run(engine: Engine, *trials: Trial) -> dict[int, History]:
+        waiting, histories = list(trials), {trial.number: History() for trial in trials}
+        while any(history.status is None for history in histories.values()):
+            while waiting and engine.free:
+                engine.start(waiting.pop(0))
+            for progress in engine.advance():
+                history = histories[progress.trial]
+                assert history.status is None, "a trial that ended goes on"
+                for rows in progress.rows:
+                    assert rows.trial == progress.trial
+                    assert len(rows.steps) == len(rows.lr) == len(rows.loss)
+                    history.steps += rows.steps.tolist()
+                    history.lr += rows.lr.tolist()
+                    history.loss += rows.loss.tolist()
+                if progress.evaluation is not None:
+                    assert progress.evaluation.trial == progress.trial
+                    history.evaluations.append(progress.evaluation)
+                history.status = progress.status
+        return histories
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """The digits: 1079 training examples, 17 batches of 64 an epoch, the last of 55."""
+    return load(DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})))
+
+
+@pytest.fixture(scope="session")
+def line() -> Dataset:
+    """A regression: 60 noisy points of a line in three dimensions, 5000 to validate, more than one evaluation batch."""
+    generator = np.random.default_rng(0)
+
+    def split(n: int) -> Split:
+        x = generator.normal(size=(n, 3))
+        y = x @ [[1.0], [-2.0], [0.5]] + 0.1 * generator.normal(size=(n, 1))
+        return Split(torch.as_tensor(x), torch.as_tensor(y))
+
+    return Dataset(split(60), split(5000), split(10), n_outputs=1, classification=False, digest="line")

@@ -1,0 +1,395 @@
+"""What every engine must do: each test runs for every kind in conftest.ENGINES."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.mlp import MLP
+from sweep.config import Component
+from sweep.core import Status
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.training.batches import Batches
+
+CPU = torch.device("cpu")
+PLAIN = {
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+    "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+    "nesterov": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True),
+    "rmsprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr, alpha=0.99),
+    "adagrad": lambda parameters, lr: torch.optim.Adagrad(parameters, lr=lr),
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999)),
+    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01),
+}
+
+
+def plain_training(data, optimizer, lr, *, updates, seed=0, hidden=(16,), batch_size=64, rate=None, norm=None):
+    """A training as one would write it by hand, in float64: losses, (val_loss, val_accuracy) after each update.
+
+    The rate is the plain float lr, or rate(step) where that is given.
+    """
+    torch.manual_seed(seed)
+    model = MLP(data.input_shape, data.n_outputs, hidden=hidden).double()
+    update = PLAIN[optimizer](model.parameters(), lr)
+    criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+    order = Batches(data.train, batch_size, seed, CPU).order
+    batches_of_an_epoch = -(-len(data.train) // batch_size)
+    losses, validations = [], []
+    for step in range(updates):
+        epoch, index = divmod(step, batches_of_an_epoch)
+        chosen = order(epoch)[index * batch_size : (index + 1) * batch_size]
+        if rate is not None:
+            update.param_groups[0]["lr"] = rate(step)
+        model.zero_grad()
+        loss = criterion(model(data.train.inputs[chosen]), data.train.targets[chosen])
+        loss.backward()
+        if norm is not None:
+            clip(model, norm)
+        update.step()
+        losses.append(loss.item())
+        with torch.no_grad():
+            outputs = model(data.val.inputs)
+            right = (outputs.argmax(1) == data.val.targets).double().mean() if data.classification else torch.nan
+            validations.append((float(criterion(outputs, data.val.targets)), float(right)))
+    return losses, validations
+
+
+def clip(model, norm):
+    """Scale the whole gradient down to a norm of at most `norm`."""
+    total = sum(float((p.grad**2).sum()) for p in model.parameters()) ** 0.5
+    for p in model.parameters():
+        p.grad *= min(1.0, norm / (total + 1e-6))
+
+
+def assert_equal(found, expected, kind):
+    """Exactly, or to the rounding that the kind of engine is allowed."""
+    np.testing.assert_allclose(found, expected, rtol=kind.rtol, atol=kind.rtol)
+
+
+def test_every_optimizer_that_ships_has_its_plain_counterpart_here(optimizers):
+    assert PLAIN.keys() == optimizers.keys()
+
+
+# --- rows
+
+
+@pytest.mark.parametrize(
+    ("steps", "eval_every"), [(25, 10), (30, 10), (1, 10), (7, 1), (10, 100), (36, 17)], ids=lambda v: str(v)
+)
+def test_every_update_has_its_row_once(make_engine, make_trial, train, digits, steps, eval_every):
+    history = train(make_engine(digits), make_trial(steps=steps, eval_every=eval_every))[0]
+    assert history.steps == list(range(steps))
+    assert history.status is Status.COMPLETE
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("decay", ["exponential", "cosine", "piecewise"])
+def test_the_rate_recorded_is_the_schedule_s(make_engine, make_trial, train, digits, optimizer, decay):
+    keys = {
+        "exponential": {"decay_rate": 0.7, "decay_steps": 3},
+        "cosine": {"decay_steps": 18},
+        "piecewise": {"boundaries": [9, 10], "values": [1, 0.3, 0.1]},
+    }
+    warmup = WARMUPS["linear"](steps=7, start_factor=0.1)
+    trial = make_trial(optimizer=optimizer, decay=DECAYS[decay](**keys[decay]), warmup=warmup)
+    history = train(make_engine(digits), trial)[0]
+    assert history.lr == trial.config.schedule.curve(25).tolist()
+
+
+# --- losses
+
+
+@pytest.mark.parametrize("optimizer", list(PLAIN))
+def test_a_constant_schedule_trains_exactly_as_a_plain_float(kind, make_engine, make_trial, train, digits, optimizer):
+    trial = make_trial(optimizer=optimizer, steps=40)  # more than two epochs, with their smaller last batches
+    lr = trial.config.optimizer.lr
+    history = train(make_engine(digits), trial)[0]
+    losses, _ = plain_training(digits, optimizer, lr, updates=40)
+    assert_equal(history.loss, losses, kind)
+    assert history.lr == [lr] * 40
+
+
+@pytest.mark.parametrize("optimizer", list(PLAIN))
+def test_update_s_uses_the_rate_of_step_s(kind, make_engine, make_trial, train, digits, optimizer):
+    decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=4, staircase=True)
+    trial = make_trial(seed=5, optimizer=optimizer, decay=decay, eval_every=7)
+    lr = trial.config.optimizer.lr
+    history = train(make_engine(digits), trial)[0]
+    losses, _ = plain_training(digits, optimizer, lr, updates=25, seed=5, rate=lambda step: lr * 0.5 ** (step // 4))
+    assert_equal(history.loss, losses, kind)
+
+
+def test_a_regression_trains_exactly_as_by_hand(kind, make_engine, make_trial, train, line):
+    trial = make_trial(optimizer="sgd", lr=0.05, batch_size=16, steps=20)
+    history = train(make_engine(line), trial)[0]
+    losses, _ = plain_training(line, "sgd", 0.05, updates=20, batch_size=16)
+    assert_equal(history.loss, losses, kind)
+
+
+class Weight(nn.Module):
+    """A weight that begins at 5, times the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[5.0]]))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_the_case_that_can_be_checked_by_hand(make_engine, make_trial, train, line):
+    """(w + 1)^2 from w = 5: w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
+    ones = dataclasses.replace(line.train, inputs=torch.ones(8, 1), targets=-torch.ones(8, 1))
+    data = dataclasses.replace(line, train=ones, val=ones, test=ones)
+    trial = make_trial(
+        model=Component("model", f"{__name__}.Weight", {}, trusted=(__name__,)),
+        optimizer="sgd",
+        lr=0.2,
+        decay=DECAYS["exponential"](decay_rate=0.95, decay_steps=1, staircase=True),
+        batch_size=8,
+        steps=100,
+    )
+    history = train(make_engine(data), trial)[0]
+    w, losses, rates = 5.0, [], []
+    for s in range(100):
+        losses.append((w + 1) ** 2)
+        rates.append(0.2 * 0.95**s)
+        w -= rates[-1] * 2 * (w + 1)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-9)
+    np.testing.assert_allclose(history.lr, rates, rtol=1e-12)
+
+
+def test_gradients_are_clipped_by_the_norm_of_all_of_them(make_engine, make_trial, train, digits):
+    history = train(make_engine(digits), make_trial(optimizer="sgd", clip_norm=0.3))[0]
+    clipped, _ = plain_training(digits, "sgd", 0.1, updates=25, norm=0.3)
+    free, _ = plain_training(digits, "sgd", 0.1, updates=25)
+    np.testing.assert_allclose(history.loss, clipped, rtol=1e-9)
+    assert not np.allclose(clipped, free, rtol=1e-3)
+
+
+def test_a_clip_norm_above_every_gradient_changes_nothing(kind, make_engine, make_trial, train, digits):
+    history = train(make_engine(digits), make_trial(optimizer="sgd", clip_norm=1e6))[0]
+    assert_equal(history.loss, plain_training(digits, "sgd", 0.1, updates=25)[0], kind)
+
+
+# --- evaluations
+
+
+@pytest.mark.parametrize(
+    ("steps", "eval_every", "evaluated"), [(25, 10, [10, 20, 25]), (20, 10, [10, 20]), (5, 10, [5]), (3, 1, [1, 2, 3])]
+)
+def test_evaluations_are_every_eval_every_updates_and_at_the_end(
+    make_engine, make_trial, train, digits, steps, eval_every, evaluated
+):
+    history = train(make_engine(digits), make_trial(steps=steps, eval_every=eval_every))[0]
+    assert [evaluation.step for evaluation in history.evaluations] == evaluated
+    assert [evaluation.metrics["global_step"] for evaluation in history.evaluations] == evaluated
+
+
+def test_an_evaluation_is_of_the_whole_validation_split_after_its_updates(make_engine, make_trial, train, digits):
+    history = train(make_engine(digits), make_trial(optimizer="sgd"))[0]
+    _, validations = plain_training(digits, "sgd", 0.1, updates=25)
+    for evaluation in history.evaluations:
+        val_loss, val_accuracy = validations[evaluation.step - 1]
+        assert evaluation.metrics["val_loss"] == pytest.approx(val_loss, rel=1e-9)
+        assert evaluation.metrics["val_accuracy"] == pytest.approx(val_accuracy, rel=1e-9)
+
+
+def test_a_validation_split_larger_than_one_evaluation_batch_is_averaged_over_its_examples(
+    make_engine, make_trial, train, line
+):
+    history = train(make_engine(line), make_trial(optimizer="sgd", lr=0.05, batch_size=16, steps=20))[0]
+    _, validations = plain_training(line, "sgd", 0.05, updates=20, batch_size=16)
+    assert history.evaluations[-1].metrics["val_loss"] == pytest.approx(validations[-1][0], rel=1e-9)
+
+
+def test_a_regression_has_no_accuracy(make_engine, make_trial, train, line):
+    history = train(make_engine(line), make_trial(batch_size=16))[0]
+    assert {name for evaluation in history.evaluations for name in evaluation.metrics} == {"val_loss", "global_step"}
+
+
+def test_evaluating_more_often_does_not_change_the_training(make_engine, make_trial, train, digits):
+    model = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})
+    often = train(make_engine(digits), make_trial(model=model, eval_every=3))[0]
+    rarely = train(make_engine(digits), make_trial(model=model, eval_every=100))[0]
+    assert often.loss == rarely.loss
+    assert often.evaluations[-1].metrics == rarely.evaluations[-1].metrics
+
+
+def test_evaluation_drops_nothing(make_engine, make_trial, train, digits):
+    """With a rate too small to change a weight, an evaluation is of the initial weights, without dropout."""
+    dropping = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.5})
+    trial = make_trial(model=dropping, optimizer="sgd", lr=1e-30, steps=3)
+    evaluation = train(make_engine(digits), trial)[0].evaluations[-1]
+    _, validations = plain_training(digits, "sgd", 1e-30, updates=3)
+    assert evaluation.metrics["val_loss"] == pytest.approx(validations[-1][0], rel=1e-9)
+
+
+def test_the_test_split_is_not_touched(make_engine, make_trial, train, digits):
+    spoiled = dataclasses.replace(digits.test, inputs=torch.full_like(digits.test.inputs, torch.nan))
+    history = train(make_engine(dataclasses.replace(digits, test=spoiled)), make_trial())[0]
+    expected = train(make_engine(digits), make_trial())[0]
+    assert history.loss == expected.loss
+    assert history.evaluations == expected.evaluations
+
+
+# --- divergence
+
+
+@pytest.mark.parametrize("eval_every", [100, 9])
+def test_a_trial_diverges_at_the_first_update_whose_loss_is_not_finite(
+    make_engine, make_trial, train, line, eval_every
+):
+    linear = Component("model", "models.mlp.MLP", {"hidden": []})
+    trial = make_trial(model=linear, optimizer="sgd", lr=1e6, batch_size=16, steps=60, eval_every=eval_every)
+    engine = make_engine(line)
+    history = train(engine, trial)[0]
+    losses, _ = plain_training(line, "sgd", 1e6, updates=60, hidden=(), batch_size=16)
+    first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    assert 9 < first < 59
+    assert first % 9 != 0  # else the evaluation before it has seen it
+    assert history.status is Status.DIVERGED
+    assert history.steps == list(range(first + 1))
+    assert np.isfinite(history.loss[:-1]).all()
+    assert not np.isfinite(history.loss[-1])
+    assert all(np.isfinite(evaluation.metrics["val_loss"]) for evaluation in history.evaluations)
+    assert engine.free
+
+
+def test_a_trial_whose_last_update_broke_it_has_diverged(make_engine, make_trial, train, line):
+    """Its only loss is from before the update, and finite."""
+    linear = Component("model", "models.mlp.MLP", {"hidden": []})
+    engine = make_engine(line)
+    history = train(engine, make_trial(model=linear, optimizer="sgd", lr=1e200, batch_size=16, steps=1))[0]
+    assert history.status is Status.DIVERGED
+    assert len(history.loss) == 1
+    assert np.isfinite(history.loss[0])
+    assert history.evaluations == []
+    assert engine.free
+
+
+def test_after_a_trial_that_diverged_the_next_trains_as_ever(make_engine, make_trial, train, line):
+    linear = Component("model", "models.mlp.MLP", {"hidden": []})
+    broken = make_trial(0, model=linear, optimizer="sgd", lr=1e6, batch_size=16, steps=60, eval_every=100)
+    sound = make_trial(1, optimizer="sgd", lr=0.05, batch_size=16)
+    histories = train(make_engine(line), broken, sound)
+    assert histories[0].status is Status.DIVERGED
+    assert histories[1].loss == train(make_engine(line), sound)[1].loss
+
+
+# --- what a trial draws
+
+
+def test_the_same_seed_gives_the_same_training(make_engine, make_trial, train, digits):
+    first = train(make_engine(digits), make_trial(seed=3))[0]
+    again = train(make_engine(digits), make_trial(seed=3))[0]
+    assert first == again
+
+
+def test_another_seed_gives_another_training(make_engine, make_trial, train, digits):
+    histories = train(make_engine(digits), make_trial(0, seed=3), make_trial(1, seed=4))
+    assert histories[0].loss[0] != histories[1].loss[0]  # other weights, other batches
+    assert histories[0].loss != histories[1].loss
+
+
+def test_the_number_of_a_trial_does_not_change_it(make_engine, make_trial, train, digits):
+    histories = train(make_engine(digits), make_trial(0, seed=3), make_trial(7, seed=3))
+    assert histories[0].loss == histories[7].loss
+
+
+def test_dropout_depends_on_the_seed_alone(make_engine, make_trial, train, digits):
+    """Not on what this engine trained before, nor on what another draws between two boundaries."""
+    model = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.5})
+    without = train(make_engine(digits), make_trial())[0].loss
+    alone = train(make_engine(digits), make_trial(model=model))[0].loss
+    assert alone != without
+
+    engine = make_engine(digits)
+    train(engine, make_trial(5, seed=9, model=model))
+    assert train(engine, make_trial(model=model))[0].loss == alone
+
+    other, interleaved = make_engine(digits), []
+    engine.start(make_trial(model=model))
+    other.start(make_trial(6, seed=8, model=model))
+    while len(interleaved) < 25:
+        for progress in engine.advance():
+            interleaved += [loss for rows in progress.rows for loss in rows.loss.tolist()]
+        other.advance()
+        torch.rand(10)
+    assert interleaved == alone
+
+
+# --- slots
+
+
+def test_a_slot_is_taken_from_start_to_end(make_engine, make_trial, digits):
+    engine = make_engine(digits)
+    slots = engine.free
+    assert slots >= 1
+    engine.start(make_trial(steps=20, eval_every=10))
+    assert engine.free == slots - 1
+    assert [progress.status for progress in engine.advance()] == [None]
+    assert engine.free == slots - 1
+    assert [progress.status for progress in engine.advance()] == [Status.COMPLETE]
+    assert engine.free == slots
+
+
+def test_a_stopped_trial_leaves_its_slot_and_gives_nothing_more(make_engine, make_trial, train, digits):
+    engine, trial = make_engine(digits), make_trial(0)
+    slots = engine.free
+    engine.start(trial)
+    engine.advance()
+    engine.stop(trial)
+    assert engine.free == slots
+    assert engine.advance() == []
+    assert train(engine, make_trial(1))[1].steps == list(range(25))
+
+
+def test_an_engine_without_trials_has_nothing_to_advance(make_engine, digits):
+    assert make_engine(digits).advance() == []
+
+
+def test_a_trial_that_is_started_again_begins_at_its_start(make_engine, make_trial, train, digits):
+    engine, trial = make_engine(digits), make_trial()
+    engine.start(trial)
+    engine.advance()
+    engine.stop(trial)
+    again = train(engine, trial)[0]
+    assert again == train(make_engine(digits), trial)[0]
+
+
+# --- precision and device
+
+
+def test_float32_comes_near_float64(make_engine, make_trial, train, digits):
+    single = train(make_engine(digits, "float32"), make_trial(optimizer="sgd", precision="float32"))[0]
+    double = train(make_engine(digits, "float64"), make_trial(optimizer="sgd"))[0]
+    assert single.loss != double.loss
+    np.testing.assert_allclose(single.loss, double.loss, rtol=1e-4)
+    assert single.lr == double.lr  # the schedule is float64 in every precision
+
+
+def test_bf16_trains_and_stays_finite(make_engine, make_trial, train, digits):
+    half = train(make_engine(digits, "bf16"), make_trial(optimizer="sgd", precision="bf16"))[0]
+    single = train(make_engine(digits, "float32"), make_trial(optimizer="sgd", precision="float32"))[0]
+    assert half.status is Status.COMPLETE
+    assert np.isfinite(half.loss).all()
+    assert half.loss != single.loss  # it computed in another precision
+    np.testing.assert_allclose(half.loss, single.loss, rtol=0.03)
+    assert half.evaluations[-1].metrics["val_loss"] == pytest.approx(
+        single.evaluations[-1].metrics["val_loss"], rel=0.03
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; the rest of the suite does not")
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_cuda_agrees_with_the_cpu_in_float64(make_engine, make_trial, train, digits, optimizer):
+    on_gpu = train(make_engine(digits, device="cuda"), make_trial(optimizer=optimizer))[0]
+    on_cpu = train(make_engine(digits), make_trial(optimizer=optimizer))[0]
+    assert on_gpu.steps == on_cpu.steps
+    assert on_gpu.lr == on_cpu.lr
+    np.testing.assert_allclose(on_gpu.loss, on_cpu.loss, rtol=1e-8)
+    for found, expected in zip(on_gpu.evaluations, on_cpu.evaluations, strict=True):
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-8)
