@@ -5,7 +5,8 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from sweep.schedules import Decay, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
@@ -13,7 +14,7 @@ from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim")
 """Where a `_target_` may point without being declared trusted."""
 
-METRICS = {"val_loss": "minimize", "val_accuracy": "maximize"}
+METRICS: Mapping[str, Literal["minimize", "maximize"]] = {"val_loss": "minimize", "val_accuracy": "maximize"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
         whole("batch_size", self.batch_size, at_least=1)
-        whole("seed", self.seed, at_least=0)
+        whole("seed", self.seed, at_least=0, at_most=2**63 - 1)
         whole("eval_every", self.eval_every, at_least=1)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
@@ -242,8 +243,13 @@ class StudyConfig:
         whole("max_retries", self.max_retries, at_least=0)
 
     @property
+    def direction_of_metric(self) -> Literal["minimize", "maximize"]:
+        """What is to be done with the metric."""
+        return METRICS[self.metric]
+
+    @property
     def minimize(self) -> bool:
-        return METRICS[self.metric] == "minimize"
+        return self.direction_of_metric == "minimize"
 
     def check_metric(self, classification: bool) -> None:
         """Refuse a metric that the data set does not have."""
@@ -280,3 +286,25 @@ class TrackingConfig:
         for key in ("uri", "experiment"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InvalidValueError(key, getattr(self, key), "must be a text")
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """Where the previewed curve is written: a .csv file in a folder that exists."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        path = Path(str(self.path))
+        if path.suffix != ".csv" or not path.absolute().parent.is_dir() or path.is_dir():
+            raise InvalidValueError("path", self.path, "must end in .csv, in a folder that exists")
+
+
+@dataclass(frozen=True)
+class UiConfig:
+    """The port on which MLflow is served."""
+
+    port: int
+
+    def __post_init__(self) -> None:
+        whole("port", self.port, at_least=1, at_most=65535)

@@ -1,4 +1,4 @@
-"""Database URIs: looked at before anything is created in them, and shown without their passwords."""
+"""Database URIs, looked at before anything is created in them."""
 
 import sqlite3
 from pathlib import Path
@@ -9,19 +9,17 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sweep.validation import InvalidValueError
 
 
-def redacted(uri: str) -> str:
-    """The URI with its password hidden."""
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return uri
-
-
 def file_of(uri: str) -> Path | None:
     """The file of a SQLite URI; None for any other."""
     if not is_database(uri) or make_url(uri).get_backend_name() != "sqlite":
         return None
     return Path(str(make_url(uri).database))
+
+
+def same_database(uri: str, other: str) -> bool:
+    """Whether two URIs are equal, or name the same SQLite file."""
+    files = file_of(uri), file_of(other)
+    return uri == other or (files[0] is not None and files[1] is not None and files[0].resolve() == files[1].resolve())
 
 
 def is_database(uri: str) -> bool:
@@ -47,7 +45,7 @@ def check_database(key: str, uri: str, table: str) -> None:
     try:
         url = make_url(uri)
         if url.get_backend_name() == "sqlite":
-            _check_sqlite(key, url, table)
+            _check_sqlite(key, uri, url, table)
             return
         engine = create_engine(url)
         try:
@@ -57,17 +55,17 @@ def check_database(key: str, uri: str, table: str) -> None:
     except (ArgumentError, NoSuchModuleError):
         raise InvalidValueError(key, uri, "is no database URI, such as sqlite:///file.db") from None
     except ModuleNotFoundError as error:
-        raise InvalidValueError(key, redacted(uri), f"needs the Python package {error.name}") from error
+        raise InvalidValueError(key, uri, f"needs the Python package {error.name}") from error
     except SQLAlchemyError as error:
-        raise InvalidValueError(key, redacted(uri), f"cannot be reached: {_first_line(error)}") from error
+        raise InvalidValueError(key, uri, f"cannot be reached: {_first_line(error)}") from error
 
 
-def _check_sqlite(key: str, url: URL, table: str) -> None:
+def _check_sqlite(key: str, uri: str, url: URL, table: str) -> None:
     if not url.database or url.database == ":memory:":
-        raise InvalidValueError(key, str(url), "must name a file, such as sqlite:///file.db")
-    path, shown = Path(url.database), url.render_as_string(hide_password=True)
+        raise InvalidValueError(key, uri, "must name a file, such as sqlite:///file.db")
+    path = Path(url.database)
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InvalidValueError(key, shown, f"{path} must be a file in a folder that exists")
+        raise InvalidValueError(key, uri, f"{path} must be a file in a folder that exists")
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
@@ -77,9 +75,9 @@ def _check_sqlite(key: str, url: URL, table: str) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise InvalidValueError(key, shown, f"{path} cannot be read as a SQLite database: {error}") from error
+        raise InvalidValueError(key, uri, f"{path} cannot be read as a SQLite database: {error}") from error
     if tables and table not in tables:
-        raise InvalidValueError(key, shown, f"{path} is a database of something else: it has no table {table}")
+        raise InvalidValueError(key, uri, f"{path} is a database of something else: it has no table {table}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """What a search draws from: dimensions, and the branches that choices among groups open."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -81,17 +81,22 @@ class Branch:
         """The name of a dimension in Optuna: `exponential.schedule.decay_rate` under a choice, else its key."""
         return f"{self.label}.{dimension.key}" if self.selection else dimension.key
 
-    def check(self) -> None:
-        """Build the configurations at the ends of the dimensions, so that no trial is refused later.
+    def extremes(self) -> Iterator[RunConfig]:
+        """The configurations at the ends of the dimensions and at each choice: what to try before a search.
 
         Raises:
             InvalidValueError: names the key and the value that cannot be right.
         """
-        self.configure({d.key: d.ends[0] for d in self.dimensions})
-        self.configure({d.key: d.ends[-1] for d in self.dimensions})
-        for dimension in self.dimensions:
-            for value in dimension.choices:
-                self.configure({d.key: value if d is dimension else d.ends[0] for d in self.dimensions})
+        horizon = self.configure({}).train.steps
+        low = {d.key: d.ends[0] for d in self.dimensions}
+        drawn = [low, {d.key: d.ends[-1] for d in self.dimensions}]
+        drawn += [low | {d.key: value} for d in self.dimensions for value in d.choices]
+        for values in drawn:
+            config = self.configure(values)
+            if config.train.steps != horizon:
+                rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"
+                raise InvalidValueError("train.steps", config.train.steps, rule)
+            yield config
 
 
 @dataclass(frozen=True)

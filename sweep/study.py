@@ -76,10 +76,12 @@ def run(
             engine.stop(trial)
             recorder.interrupt(trial)
             proposer.release(trial)
-    except BaseException:
+    except BaseException as error:
         for trial in live.values():
             with suppress(Exception):  # the record may be what failed; what raised first is what to tell
                 recorder.interrupt(trial)
+                if isinstance(error, KeyboardInterrupt):
+                    proposer.release(trial)
         raise
 
 
@@ -90,7 +92,8 @@ def _take(trial: Trial, progress: Progress, proposer: Proposer, recorder: Record
     evaluation = progress.evaluation
     if evaluation is not None:
         recorder.evaluate(evaluation)
-        proposer.report(trial, evaluation)
+        if progress.status is not Status.DIVERGED:
+            proposer.report(trial, evaluation)
     if progress.status is Status.COMPLETE and evaluation is not None:
         return Result(trial.number, Status.COMPLETE, evaluation.metrics[metric])
     if progress.status is not None:

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -10,12 +11,18 @@ class InvalidValueError(ValueError):
     """A request that cannot be carried out. Its text names the key, what was given and the rule."""
 
     def __init__(self, key: str, value: object, rule: str) -> None:
-        super().__init__(f"{key}={_shown(value)}: {rule}")
+        super().__init__(without_passwords(f"{key}={_shown(value)}: {rule}"))
         self.key, self.value, self.rule = key, value, rule
 
     def under(self, prefix: str) -> "InvalidValueError":
         """The same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
         return InvalidValueError(f"{prefix}.{self.key}", self.value, self.rule)
+
+
+def without_passwords(text: str) -> str:
+    """The text, with the passwords of the URIs in it hidden."""
+    text = re.sub(r"(://[^/:@\s]*):\S+@", r"\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)
 
 
 def _shown(value: object) -> str:

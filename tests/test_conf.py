@@ -66,7 +66,7 @@ def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> Non
     for steps in (4, 5, 7, 10, 99, 600, 12345):
         request = parse([f"schedule={schedule}", f"train.steps={steps}"])
         (branch,) = build.space(Composer(), request).branches
-        branch.check()
+        assert all(config.train.steps == steps for config in branch.extremes())
         for dimension in branch.dimensions:
             assert dimension.low <= dimension.high
             if dimension.key == "warmup.steps":

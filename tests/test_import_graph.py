@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "tracking": {"config", "core", "database", "validation"},
     "report": {"core", "schedules"},
     "cli": {
-        "config", "core", "data", "report", "schedules", "search", "space", "study", "tracking", "training",
+        "config", "core", "data", "database", "report", "schedules", "search", "space", "study", "tracking", "training",
         "validation",
     },
     "__main__": {"cli"},

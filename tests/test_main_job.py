@@ -201,11 +201,37 @@ def test_every_sampler_carries_a_search(sweep: Callable[..., Answer], folder: Pa
     assert len(runs(folder, "trial")) == 3
 
 
+def test_a_deleted_experiment_is_refused_before_anything_is_written(sweep: Callable[..., Answer], folder: Path) -> None:
+    assert sweep(*SMALL, "mode=train").status == 0
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("sweep").experiment_id)
+    answer = sweep(*SMALL)
+    assert answer.status == 2
+    assert "tracking.experiment=sweep: was deleted in MLflow" in answer.err
+    assert not (folder / "optuna.db").exists()
+
+
+def test_a_name_may_hold_anything(sweep: Callable[..., Answer]) -> None:
+    answer = sweep(*SMALL, "study.n_trials=1", "study.name='it\\'s \"mine\"'")
+    assert (answer.status, answer.err) == (0, "")
+    assert "1 trials: 1 complete" in answer.out
+    assert "1 trials: 1 complete" in sweep("mode=report", "study.name='it\\'s \"mine\"'").out
+
+
+def test_the_report_is_of_the_study_that_the_command_line_is_about(sweep: Callable[..., Answer]) -> None:
+    small = ["train.steps=10", "train.eval_every=10", "study.n_trials=1"]
+    assert sweep("model=cnn", *small).status == 0
+    assert sweep("model=mlp", *small).status == 0
+    assert "digits-cnn-" in sweep("mode=report", "model=cnn", "train.steps=10", "train.eval_every=10").out
+    assert "digits-mlp-" in sweep("mode=report").out
+
+
 def test_a_record_that_lost_its_trials_is_not_quietly_begun_anew(sweep: Callable[..., Answer], folder: Path) -> None:
     assert sweep(*SMALL, "study.n_trials=1").status == 0
     answer = sweep(*SMALL, "study.n_trials=2", "tracking.uri=sqlite:///another.db")
     assert answer.status == 2
     assert "tracking.uri=sqlite:///another.db: does not hold the trials that study" in answer.err
+    assert not (folder / "another.db").exists()
 
 
 def test_a_study_begun_anew_leaves_the_record_of_the_old_one(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Dimensions, branches and spaces."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,10 +9,25 @@ from sweep.space import Branch, Dimension, Space, selections
 from sweep.validation import InvalidValueError
 
 
+def of_horizon(steps):
+    """As much of a configuration as a branch looks at."""
+    return SimpleNamespace(train=SimpleNamespace(steps=steps))
+
+
+def noting(asked):
+    """Configures, and keeps what it was asked for."""
+
+    def configure(values):
+        asked.append(values)
+        return of_horizon(5)
+
+    return configure
+
+
 def branch(*keys, asked=None, **selection):
     """A branch with a dimension 1..5 for each key; what it is asked to configure goes to `asked`."""
     dimensions = tuple(Dimension(key, "interval(1,5)", 1, 5) for key in keys)
-    return Branch(selection, dimensions, configure=(asked if asked is not None else []).append, base={})
+    return Branch(selection, dimensions, configure=noting(asked if asked is not None else []), base={})
 
 
 # --- dimensions
@@ -82,26 +98,34 @@ def test_under_a_choice_a_parameter_begins_with_the_options():
 
 def test_a_branch_is_checked_at_both_ends_of_its_dimensions():
     asked = []
-    branch("a.x", "b.y", asked=asked).check()
-    assert asked == [{"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
+    list(branch("a.x", "b.y", asked=asked).extremes())
+    assert asked == [{}, {"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
 
 
 def test_a_branch_is_checked_at_every_choice():
     asked, choices = [], ([8], None, [32])
     dimensions = (Dimension("model.hidden", "", choices=choices), Dimension("optimizer.lr", "", 1, 5))
-    Branch({}, dimensions, asked.append, {}).check()
-    assert [values["model.hidden"] for values in asked[2:]] == list(choices)
-    assert {values["optimizer.lr"] for values in asked[2:]} == {1}
+    list(Branch({}, dimensions, noting(asked), {}).extremes())
+    assert [values["model.hidden"] for values in asked[3:]] == list(choices)
+    assert {values["optimizer.lr"] for values in asked[3:]} == {1}
 
 
 def test_what_a_branch_cannot_configure_is_refused_before_any_trial():
     def configure(values):
-        if values["warmup.steps"] == 5:
+        if values.get("warmup.steps") == 5:
             raise InvalidValueError("warmup.steps", 5, "must be below the horizon")
+        return of_horizon(5)
 
     dimensions = (Dimension("warmup.steps", "interval(1,5)", 1, 5, integer=True),)
     with pytest.raises(InvalidValueError, match=r"^warmup\.steps=5"):
-        Branch({}, dimensions, configure, {}).check()
+        list(Branch({}, dimensions, configure, {}).extremes())
+
+
+def test_a_horizon_that_depends_on_what_is_searched_is_refused():
+    dimensions = (Dimension("train.batch_size", "", choices=(32, 64)),)
+    depends = Branch({}, dimensions, lambda values: of_horizon(values.get("train.batch_size", 32)), {})
+    with pytest.raises(InvalidValueError, match=r"^train\.steps=64: depends on what is searched"):
+        list(depends.extremes())
 
 
 # --- spaces

@@ -7,17 +7,19 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.cli.compose import Composer, epoch_length, resolved
-from sweep.cli.expressions import Request, dimension, read_space, written
+from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
 from sweep.config import (
     Choice,
     Component,
     DatasetConfig,
     OptimizerConfig,
+    PreviewConfig,
     RunConfig,
     SamplerConfig,
     StudyConfig,
     TrackingConfig,
     TrainConfig,
+    UiConfig,
 )
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
@@ -35,6 +37,8 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
     Raises:
         InvalidValueError: names the key that is unknown, missing or wrong.
     """
+    if not isinstance(values, Mapping):
+        raise InvalidValueError(key, values, "must be a group of keys")
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in known:
@@ -51,14 +55,11 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
 def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
-    parts = {"train": resolved(config, "train")}
-    train = fill(TrainConfig, "train", parts["train"])
-    parts |= {group: resolved(config, group) for group in RUN_GROUPS if group != "train"}
-    parts = {group: dict(parts[group]) for group in RUN_GROUPS}
-    optimizer = _without(parts["optimizer"], "name")
+    train = fill(TrainConfig, "train", resolved(config, "train"))  # first: the others count in parts of its horizon
+    parts = {group: _mapping(config, group) for group in RUN_GROUPS}
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
-        optimizer=_optimizer(optimizer, trusted),
+        optimizer=_optimizer(_without(parts["optimizer"], "name"), trusted),
         decay=_family(DECAYS, "schedule", parts["schedule"]),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
@@ -69,7 +70,7 @@ def run_config(config: DictConfig) -> RunConfig:
 
 def dataset_config(config: DictConfig) -> DatasetConfig:
     """The configured data set."""
-    values = _without(resolved(config, "dataset"), "name")
+    values = _without(_mapping(config, "dataset"), "name")
     own = {field.name for field in fields(DatasetConfig)}
     component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
@@ -94,12 +95,19 @@ def _family(registry: Mapping[str, type[T]], group: str, values: Mapping[str, An
     return fill(registry[name], group, _without(values, "name"))
 
 
+def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
+    values = resolved(config, group)
+    if not isinstance(values, Mapping):
+        raise InvalidValueError(group, values, "must be a group of keys")
+    return {str(key): value for key, value in values.items()}
+
+
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != key}
 
 
 def _trusted(config: DictConfig) -> tuple[str, ...]:
-    return tuple(str(package) for package in resolved(config, "trusted") or ())
+    return tuple(resolved(config, "trusted"))
 
 
 def study_config(config: DictConfig) -> StudyConfig:
@@ -110,20 +118,28 @@ def tracking_config(config: DictConfig) -> TrackingConfig:
     return fill(TrackingConfig, "tracking", resolved(config, "tracking"))
 
 
+def preview_config(config: DictConfig) -> PreviewConfig:
+    return fill(PreviewConfig, "preview", resolved(config, "preview"))
+
+
+def ui_config(config: DictConfig) -> UiConfig:
+    return fill(UiConfig, "ui", resolved(config, "ui"))
+
+
 def sampler_config(config: DictConfig) -> SamplerConfig:
-    values = resolved(config, "sampler")
+    values = _mapping(config, "sampler")
     options = {k: v for k, v in values.items() if k not in ("name", "seed")}
     return fill(SamplerConfig, "sampler", {"name": values["name"], "seed": values.get("seed", 0), "options": options})
 
 
 def pruner_config(config: DictConfig) -> Choice:
-    values = resolved(config, "pruner")
+    values = _mapping(config, "pruner")
     return Choice(values["name"], _without(values, "name"))
 
 
 def check_engine(config: DictConfig) -> None:
     """Refuse an engine that is not there."""
-    values = resolved(config, "engine")
+    values = _mapping(config, "engine")
     one_of("engine", values.get("name"), ("auto", "serial"))
     for key, value in _without(values, "name").items():
         raise InvalidValueError(f"engine.{key}", value, f"no such key; engine={values['name']} has none")
@@ -146,15 +162,16 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
     configured = resolved(config, "space") or {}
     chosen = {}
     for key, expression in configured.items():
-        if key not in request.pinned and _has(config, key):
+        check_searchable(key, expression)
+        if key not in request.pinned and (_has(config, key) or not _known_elsewhere(key)):
             chosen[key] = read_space(key, expression)
-    for key, override in request.sweeps.items():
+    chosen |= request.sweeps
+    for key, override in chosen.items():
         if not _has(config, key):
             group = key.partition(".")[0]
             option = config[group].get("name")
             rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name')}"
             raise InvalidValueError(key, written(override), rule)
-        chosen[key] = override
     run_config(config)  # so that a wrong plain value is refused before a unit is made of it
 
     def unit(name: str) -> int:
@@ -179,6 +196,13 @@ def _base(config: DictConfig) -> dict[str, Any]:
     """What is recorded and compared of a branch: not where it is trained."""
     base = dict(run_config(config).resolved)
     return base | {"train": _without(base["train"], "device")}
+
+
+def _known_elsewhere(key: str) -> bool:
+    """Whether another schedule or warmup has the key: a space may name keys that the chosen one lacks."""
+    group, _, leaf = key.partition(".")
+    families: Mapping[str, Mapping[str, type]] = {"schedule": DECAYS, "warmup": WARMUPS}
+    return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
 
 
 def _has(config: DictConfig, key: str) -> bool:

@@ -11,11 +11,18 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from sweep.cli.expressions import read
 from sweep.validation import InvalidValueError
 
 CONFIG_MODULE = "conf"
+
+SECTIONS = (
+    "mode", "model", "optimizer", "schedule", "warmup", "dataset", "space", "train",
+    "sampler", "pruner", "engine", "study", "tracking", "preview", "ui", "trusted",
+)  # fmt: skip
+"""The top level of a configuration."""
 
 
 def register_resolvers() -> None:
@@ -83,11 +90,19 @@ class Composer:
                 raise self._explained(overrides, error) from error
             except OmegaConfBaseException as error:
                 raise InvalidValueError(error.full_key or "config", error.value, _first_line(error)) from error
+            except (ValueError, TypeError, AttributeError, YAMLError) as error:  # Hydra does not catch them all
+                rule = f"cannot be composed with {' '.join(overrides) or 'no overrides'}: {_first_line(error)}"
+                raise InvalidValueError("--config-name", self.config_name, rule) from error
         choices = composed.hydra.runtime.choices
         config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
         for group, option in choices.items():
             if option and OmegaConf.is_dict(config.get(group)) and group != "space":
                 config[group].setdefault("name", option)
+        for key in config:
+            if key not in SECTIONS:
+                rule = f"no such key; the configuration has {', '.join(SECTIONS)}"
+                raise InvalidValueError(str(key), config._get_node(key), rule)
+        config.trusted = _trusted(config, overrides)
         return config
 
     def _hydra(self, overrides: Sequence[str], **options: Any) -> DictConfig:
@@ -130,6 +145,21 @@ class Composer:
                 before = self._hydra(overrides[:index])
                 return InvalidValueError(key, value, _rule(override.key_or_group, before, first))
         return InvalidValueError("--config-name", self.config_name, _first_line(error))
+
+
+def _trusted(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The packages that the command line declares trusted; refuses trust that a file declares."""
+    declared: Any = []
+    for override in map(read, overrides):
+        if override.key_or_group == "trusted":
+            declared = override.value()
+    if not isinstance(declared, list) or not all(isinstance(package, str) for package in declared):
+        raise InvalidValueError("trusted", declared, "must be a list of packages: trusted=[mylab]")
+    in_files = OmegaConf.to_container(OmegaConf.create({"trusted": config._get_node("trusted")}), resolve=False)
+    if in_files != {"trusted": declared}:
+        rule = "can be declared on the command line only"
+        raise InvalidValueError("trusted", in_files["trusted"], rule)  # type: ignore[index, call-overload]
+    return [str(package) for package in declared]
 
 
 def _rule(key: str, config: DictConfig, error: HydraException) -> str:

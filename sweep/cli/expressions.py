@@ -75,14 +75,26 @@ def parse(overrides: Sequence[str]) -> Request:
             pinned.add(override.key_or_group)
         elif key in GROUPS:
             groups[key] = _options(override)
-        elif key in KEYS or (key.partition(".")[0] in GROUPS and "." in key):
-            sweeps[key] = override
         else:
-            reason = REASONS.get(key) or REASONS.get(key.partition(".")[0])
-            rule = f"{reason}; " if reason else ""
-            searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in GROUPS), *KEYS))
-            raise InvalidValueError(key, written(override), f"cannot be searched: {rule}what can be is {searchable}")
+            check_searchable(key, written(override))
+            sweeps[key] = override
+    for key in pinned & (groups.keys() | sweeps.keys()):
+        raise InvalidValueError(key, "given twice", "is either fixed or searched")
     return Request(tuple(plain), frozenset(pinned), groups, sweeps)
+
+
+def check_searchable(key: str, expression: str) -> None:
+    """Refuse a key that no search may draw.
+
+    Raises:
+        InvalidValueError: names the key, with the reason.
+    """
+    if key in KEYS or (key.partition(".")[0] in GROUPS and "." in key):
+        return
+    reason = REASONS.get(key) or REASONS.get(key.partition(".")[0])
+    rule = f"{reason}; " if reason else ""
+    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in GROUPS), *KEYS))
+    raise InvalidValueError(key, expression, f"cannot be searched: {rule}what can be is {searchable}")
 
 
 def read(text: str) -> Override:
@@ -129,7 +141,7 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     if unknown or len(units) > 1:
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
     counts = _counts_updates(key, config_name)
-    if units and not counts:
+    if units and (not counts or key in KEYS):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
     if isinstance(sweep, ChoiceSweep):
@@ -155,7 +167,7 @@ def _interval(
             raise InvalidValueError(key, expression, "the step of a range must be > 0")
         if not low < sweep.stop:
             raise InvalidValueError(key, expression, f"the range is empty: {low} is not below {sweep.stop}")
-        high = low + step * (math.ceil(round((sweep.stop - low) / step, 9)) - 1)
+        high = round(low + step * (math.ceil(round((sweep.stop - low) / step, 9)) - 1), 12)
         if log:
             raise InvalidValueError(key, expression, "the tag log is for intervals")
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
@@ -167,12 +179,14 @@ def _interval(
         if step is not None:
             values = [low + step * i for i in range(round((high - low) / step) + 1)]
             return Dimension(key, expression, choices=tuple(_scaled(key, expression, v, scale) for v in values))
-        low = math.ceil(round(low * scale, 9))  # never outside the parts that were asked for
+        if log and low <= 0:
+            raise InvalidValueError(key, expression, "a logarithmic interval must begin above 0")
+        low = math.ceil(round(low * scale, 9))  # within the parts asked for, unless they hold no whole update
         high = max(low, math.floor(round(high * scale, 9)))
-        if log:
-            low, high = max(low, 1), max(high, 1)
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
-        rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
+        rule = "is an integer, and so must its ends be"
+        if key not in KEYS:
+            rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
         return Dimension(key, expression, int(low), int(high), integer=True, log=log, step=step and int(step))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import Request, parse
-from sweep.validation import InvalidValueError, one_of, whole
+from sweep.validation import InvalidValueError, one_of
 
 MODES = ("search", "train", "preview", "report", "ui")
 
@@ -32,22 +32,8 @@ class Command:
     flags: tuple[str, ...]
 
     def compose(self) -> DictConfig:
-        """The configuration; of a choice among groups, that of the first options.
-
-        Raises:
-            InvalidValueError: also where a file declares trust, which only the command line can.
-        """
-        config = self.composer.compose(self.request.first)
-        if config.get("trusted") and "trusted" not in self.request.pinned:
-            raise InvalidValueError("trusted", config.trusted, "can be declared on the command line only")
-        return config
-
-    @property
-    def port(self) -> int:
-        """ui.port: where mode=ui serves MLflow."""
-        port = self.compose().ui.port
-        whole("ui.port", port, at_least=1, at_most=65535)
-        return int(port)
+        """The configuration; of a choice among groups, that of the first options."""
+        return self.composer.compose(self.request.first)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +87,8 @@ def _inform(information: list[str], flags: argparse.Namespace, overrides: list[s
     import hydra
 
     asks = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-    if not asks & {flag.partition("=")[0] for flag in information}:
+    given = {flag.partition("=")[0] for flag in information}
+    if not asks & given or given & {"--multirun", "-m", "--run", "-r"}:
         rule = "no such flag; sweep expressions search without --multirun, and Hydra's --help, --cfg, --info work"
         raise InvalidValueError(information[0], "given", rule)
     composer = Composer(flags.config_dir, flags.config_name)
@@ -115,7 +102,7 @@ def _inform(information: list[str], flags: argparse.Namespace, overrides: list[s
     try:
         hydra.main(config_path=primary, config_name=flags.config_name, version_base="1.3")(_nothing)()
     except SystemExit as end:
-        return FAILED if end.code else DONE
+        return REFUSED if end.code else DONE
     return DONE
 
 
@@ -131,4 +118,4 @@ def _given(flags: argparse.Namespace) -> tuple[str, ...]:
 def _import_from_here() -> None:
     """The console script finds a user's packages as `python -m sweep` does: in the working directory."""
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())  # behind our own packages, which a folder named models must not replace

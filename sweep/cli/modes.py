@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 
 from sweep import study
 from sweep.cli import build
-from sweep.cli.compose import resolved
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
@@ -19,6 +18,7 @@ from sweep.cli.show import address, links, recorded_study, repeating, show_study
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import Status, Trial
 from sweep.data import load
+from sweep.database import same_database
 from sweep.report import as_params, curve_picture, describe, figures_text, stall_warning
 from sweep.schedules import key_figures
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
@@ -30,36 +30,44 @@ from sweep.validation import InvalidValueError
 def search(command: Command) -> int:
     """Search: trials until the total is reached, then the table of the best."""
     plan, out = make_plan(command), console()
-    engine = _checked_engine(plan)
+    base, judged = address(command, plan.tracking), plan.study.metric
     horizon = plan.first.train.steps
-    optuna_study, uid = open_study(
-        plan.study, plan.name, plan.identity, pruner(plan.pruner, horizon, plan.space.conditional)
-    )
+    chosen_pruner = pruner(plan.pruner, horizon, plan.space.conditional)
+    engine = _checked_engine(plan)
+    recorded_before = open_store(plan.tracking, create=False)
+    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
     proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study)
-    store = open_store(plan.tracking)
-    parent = _study_run(plan, command, store, uid, has_trials=proposer.told > 0)
+    if proposer.told:
+        _check_record(plan, recorded_before, uid)
+    store = recorded_before or open_store(plan.tracking)
+    parent = StudyRun(store, uid, plan.name, judged, plan.study.minimize)
+    if parent.exists:
+        parent.reopen()
+    else:
+        tags = {"sweep.searched": json.dumps(plan.space.keys), "sweep.command": repeating(command)}
+        parent.create(as_params(plan.recorded), tags)
     recorder = MlflowRecorder(
         store, describe, parent, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
     )
     say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    display = Display(out, plan.study.metric, plan.study.minimize, proposer.total, proposer.told, horizon, parent.best)
+    display = Display(out, judged, plan.study.minimize, proposer.total, proposer.told, horizon, parent.best)
     try:
         with interruptible(display.say) as interrupted, display:
-            study.run(proposer, engine, recorder, display, plan.study.metric, interrupted)
-    except BaseException:
-        parent.finish("FAILED")
+            study.run(proposer, engine, recorder, display, judged, interrupted)
+    except BaseException as error:
+        parent.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     recorder.give_up(proposer.failed)
-    stopped = interrupted() and proposer.told < proposer.total
-    parent.finish("KILLED" if stopped else "FINISHED")
-    if stopped:
+    short = proposer.told < proposer.total
+    parent.finish("KILLED" if interrupted() and short else "FINISHED")
+    if interrupted() and short:
         say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
         return INTERRUPTED
-    show_study(
-        out, recorded_study(MlflowReader(store), plan.name), address(command, plan.tracking), ui_command(command)
-    )
+    show_study(out, recorded_study(MlflowReader(store), plan.name), base, ui_command(command))
     if proposer.failed:
         say(out, f"given up after {plan.study.max_retries} retries: trials {proposer.failed}")
+    if short:
+        say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
     return DONE
 
 
@@ -91,9 +99,7 @@ def train(command: Command) -> int:
 def preview(command: Command) -> int:
     """The curve as csv and picture, and its key figures; trains nothing."""
     config, run = _single(command, "mode=preview shows one schedule")
-    path = Path(str(resolved(config, "preview")["path"]))
-    if path.suffix != ".csv" or not path.absolute().parent.is_dir():
-        raise InvalidValueError("preview.path", path, "must end in .csv, in a folder that exists")
+    path = Path(build.preview_config(config).path)
     curve, figures = run.schedule.curve(run.train.steps), key_figures(run.schedule, run.train.steps)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("step", "lr"), *((step, repr(lr)) for step, lr in enumerate(curve.tolist()))])
@@ -127,8 +133,9 @@ def ui(command: Command) -> int:
     if tracking.uri.startswith("http"):
         say(out, "\n".join(lines))
         return DONE
+    port = build.ui_config(command.compose()).port
     say(out, "MLflow is starting ...")
-    with interruptible(lambda text: None) as interrupted, serving(tracking.uri, command.port, interrupted) as server:
+    with interruptible(lambda text: None) as interrupted, serving(tracking.uri, port, interrupted) as server:
         if not interrupted():
             say(out, "\n".join([f"MLflow serves {base}; Ctrl-C ends it.", *lines]))
         while not interrupted():
@@ -143,30 +150,23 @@ def _checked_engine(plan: Plan) -> SerialEngine:
     """The engine of a plan, after everything that could be refused later has been tried. Writes nothing."""
     engine = SerialEngine(plan.data, choose_device(plan.first.train), plan.first.train.precision)
     for branch in plan.space.branches:
-        branch.check()
         engine.check(branch.configure({}))
+        for config in branch.extremes():
+            engine.check(config)
     plan.study.check_metric(plan.data.classification)
     sampler(plan.sampler, plan.space, 0)
-    pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
-    if plan.study.storage == plan.tracking.uri:
+    if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
     check_storage(plan.study)
     check_tracking(plan.tracking)
     return engine
 
 
-def _study_run(plan: Plan, command: Command, store: Store, uid: str, has_trials: bool) -> StudyRun:
-    tags = {"sweep.searched": json.dumps(plan.space.keys), "sweep.command": repeating(command)}
-    params = as_params(plan.recorded)
-    run = StudyRun(store, uid, plan.name, plan.study.metric, plan.study.minimize)
-    if run.exists:
-        run.reopen()
-    elif has_trials:
+def _check_record(plan: Plan, store: Store | None, uid: str) -> None:
+    """Refuse to go on with a study whose trials are recorded somewhere else."""
+    if store is None or not StudyRun(store, uid, plan.name, plan.study.metric, plan.study.minimize).exists:
         rule = f"does not hold the trials that study {plan.name} has in study.storage; name the tracking.uri that does"
         raise InvalidValueError("tracking.uri", plan.tracking.uri, f"{rule}, or another study.name")
-    else:
-        run.create(params, tags)
-    return run
 
 
 def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:
@@ -190,6 +190,6 @@ def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
 def _study_name(command: Command) -> str | None:
     """The study that a command line is about; None for the one begun last, where it says nothing about it."""
     name = build.study_config(command.compose()).name
-    elsewhere = ("mode", "tracking", "ui", "study.storage")
-    about = [key for key in command.request.keys if not key.startswith(elsewhere)]
+    about = {key for key in command.request.keys if key.partition(".")[0] not in ("mode", "tracking", "ui")}
+    about -= {"study.storage"}
     return name or (make_plan(command).name if about else None)

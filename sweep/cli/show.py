@@ -2,9 +2,11 @@
 
 import shlex
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from sweep.cli.build import ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.config import TrackingConfig
@@ -71,7 +73,7 @@ def training_links(reader: Reader, store: Store, base: str) -> list[str]:
     """
     latest: Sequence[TrialRecord] = reader.trainings()[:COMPARED]
     if not latest:
-        raise InvalidValueError("tracking.experiment", store.experiment_id, "holds no run yet")
+        raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
     pages = {
         "single trainings": trainings_page(base, store.experiment_id),
         "the latest": run_page(base, store.experiment_id, latest[0].run_id),
@@ -97,8 +99,11 @@ def _lines(pages: dict[str, str]) -> list[str]:
 
 
 def address(command: Command, tracking: TrackingConfig) -> str:
-    """Where the MLflow UI is: the tracking server itself, or this machine."""
-    return tracking.uri.rstrip("/") if tracking.uri.startswith("http") else f"http://{HOST}:{command.port}"
+    """Where the MLflow UI is: the tracking server itself, or this machine. No user or password is repeated."""
+    if not tracking.uri.startswith("http"):
+        return f"http://{HOST}:{ui_config(command.compose()).port}"
+    parts = urlsplit(tracking.uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def ui_command(command: Command) -> str:

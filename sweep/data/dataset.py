@@ -56,9 +56,8 @@ class Dataset:
 
         splits = [moved(split) for split in (self.train, self.val, self.test)]
         size = sum(t.nbytes for split in splits for t in (split.inputs, split.targets))
-        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
-            splits = [Split(split.inputs.pin_memory(), split.targets.pin_memory()) for split in splits]
-        else:
+        fits = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
+        if fits:
             splits = [Split(split.inputs.to(device), split.targets.to(device)) for split in splits]
         train, val, test = splits
         return replace(self, train=train, val=val, test=test)

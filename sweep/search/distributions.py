@@ -52,4 +52,4 @@ def _finite(dimension: Dimension) -> list[Value]:
         rule = "sampler=grid needs finitely many values: give a list (a,b,c) or range(low,high,step)"
         raise InvalidValueError(dimension.key, dimension.expression, rule)
     values = np.arange(dimension.low, dimension.high + dimension.step / 2, dimension.step)
-    return [int(v) if dimension.integer else float(v) for v in values]
+    return [int(v) if dimension.integer else round(float(v), 12) for v in values]

@@ -38,6 +38,7 @@ class OptunaProposer:
         self._began = time.monotonic()
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
+        self._step: dict[int, int] = {}
         size = grid_size(sampler_config, space)
         self.total = config.n_trials if size is None else min(config.n_trials, size)
 
@@ -65,6 +66,7 @@ class OptunaProposer:
         return self._begin(self.study.ask(), reported=set())
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
+        self._step[trial.number] = evaluation.step
         if evaluation.step not in self._reported[trial.number]:
             self._live[trial.number].report(evaluation.metrics[self.config.metric], evaluation.step)
 
@@ -75,10 +77,12 @@ class OptunaProposer:
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         if frozen.last_step is None or frozen.last_step <= trial.config.warmup.steps:
             return False
+        if frozen.last_step != self._step.get(trial.number):  # trained again, and decided before it was interrupted
+            return False
         if not self.space.conditional:
-            return self.study.pruner.prune(self.study, frozen)
+            return bool(self.study.pruner.prune(self.study, frozen))
         selection = {group: frozen.params[group] for group in self.space.groups}
-        return self.study.pruner.prune(BranchStudy(self.study, selection), frozen)  # type: ignore[arg-type]
+        return bool(self.study.pruner.prune(BranchStudy(self.study, selection), frozen))  # type: ignore[arg-type]
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it."""

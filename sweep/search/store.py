@@ -11,7 +11,7 @@ from optuna.study import Study
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import StudyConfig
-from sweep.database import check_database, is_database, redacted
+from sweep.database import check_database, is_database
 from sweep.validation import InvalidValueError
 
 IDENTITY = "sweep.identity"
@@ -45,15 +45,16 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
         study = optuna.create_study(
             study_name=name,
             storage=config.storage,
-            direction="minimize" if config.minimize else "maximize",
+            direction=config.direction_of_metric,
             pruner=pruner,
             load_if_exists=True,
         )
     except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
-        shown = redacted(config.storage)
-        raise InvalidValueError("study.storage", shown, f"cannot keep a study: {error}") from error
+        raise InvalidValueError("study.storage", config.storage, f"cannot keep a study: {error}") from error
     stored = study.user_attrs.get(IDENTITY)
-    if stored is None and study.get_trials(deepcopy=False):
+    if stored is None and (
+        study.get_trials(deepcopy=False) or study.direction.name.lower() != config.direction_of_metric
+    ):
         raise InvalidValueError("study.name", name, "is a study of another program; choose another name")
     if stored is None:
         study.set_user_attr(UID, uuid.uuid4().hex)

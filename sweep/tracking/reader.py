@@ -24,7 +24,8 @@ class MlflowReader:
 
     def study(self, name: str) -> StudyRecord | None:
         """The study of that name that was begun last, with its trials."""
-        found = self.store.search({"sweep.kind": "study", "sweep.study": name})
+        studies = self.store.search({"sweep.kind": "study"})
+        found = [run for run in studies if run.data.tags["sweep.study"] == name]
         if not found:
             return None
         parent = found[0]

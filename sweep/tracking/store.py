@@ -14,7 +14,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
-from sweep.database import check_database, file_of, is_database, redacted
+from sweep.database import check_database, file_of, is_database
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -27,10 +27,11 @@ class Store:
 
     client: MlflowClient
     experiment_id: str
+    experiment: str
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
-        """All active runs with these tags, newest first."""
-        wanted = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+        """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         runs: list[Run] = []
         token = None
         while True:
@@ -39,10 +40,6 @@ class Store:
             token = page.token
             if not token:
                 return runs
-
-
-def _quoted(value: str) -> str:
-    return value.replace("'", "\\'")
 
 
 def check_tracking(config: TrackingConfig) -> None:
@@ -58,9 +55,7 @@ def check_tracking(config: TrackingConfig) -> None:
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError(
-                "tracking.uri", redacted(config.uri), f"cannot be used: {_reason(error)}"
-            ) from error
+            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {_reason(error)}") from error
 
 
 @overload
@@ -84,13 +79,13 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
     try:
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
-            return Store(client, client.create_experiment(config.experiment)) if create else None
+            return Store(client, client.create_experiment(config.experiment), config.experiment) if create else None
     except MlflowException as error:
-        raise InvalidValueError("tracking.uri", redacted(config.uri), f"cannot be used: {error}") from error
+        raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {error}") from error
     if experiment.lifecycle_stage != "active":
         rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
-    return Store(client, experiment.experiment_id)
+    return Store(client, experiment.experiment_id, config.experiment)
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,13 @@ def steps_per_epoch(n_examples: int, batch_size: int) -> int:
     return -(-n_examples // batch_size)
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; on its way to a GPU through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class Batches:
     """Batch s of a training: a slice of the permutation that (seed, epoch of s) gives.
 
@@ -32,7 +39,7 @@ class Batches:
         """int64 [n_train]: the permutation of an epoch, the same on every device."""
         mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(mixed)
-        return torch.randperm(len(self.split), generator=generator).to(self.split.inputs.device)
+        return moved(torch.randperm(len(self.split), generator=generator), self.split.inputs.device)
 
     def range(self, begin: int, end: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The (inputs, targets) of the updates begin..end-1."""
@@ -46,5 +53,4 @@ class Batches:
                 step += 1
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.split.inputs[chosen], self.split.targets[chosen]
-        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        return moved(self.split.inputs[chosen], self.device), moved(self.split.targets[chosen], self.device)

@@ -45,7 +45,7 @@ class SerialEngine:
         return 0 if self._slot else 1
 
     def check(self, config: RunConfig) -> None:
-        """Try what a training needs, without training: build the model, and push one batch through it.
+        """Try what a training needs, without training: build the model, and push batches of both sizes through it.
 
         Raises:
             InvalidValueError: names what cannot be trained.
@@ -55,13 +55,14 @@ class SerialEngine:
             rule = f"must be at most the training split, which has {n_train} examples"
             raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
         state = self._initial(config, config.train.seed)
-        inputs, targets = next(state.batches.range(0, 1))
+        last = state.batches.per_epoch - 1
         try:
-            outputs = state.model(inputs)
-            expected = (len(inputs), self.data.n_outputs)
-            if outputs.shape != expected:
-                raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
-            self._loss(state.model, inputs, targets).backward()  # type: ignore[no-untyped-call]
+            for first in {0, last}:  # the last batch of an epoch may be smaller
+                inputs, targets = next(state.batches.range(first, first + 1))
+                outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
+                if outputs.shape != expected:
+                    raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
+                self._loss(state.model, inputs, targets).backward()  # type: ignore[no-untyped-call]
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
@@ -83,12 +84,15 @@ class SerialEngine:
         end = min(horizon, (begin // every + 1) * every)
         slot.state.random.restore(self.device)
         rows = self._train(slot, begin, end)
-        if len(rows.lr) and not np.isfinite(rows.loss[-1]):
-            return [self._ended(slot, rows, None, Status.DIVERGED)]
+        if not np.isfinite(rows.loss[-1]):
+            slot.state.global_step = begin + len(rows.lr)
+            last = Evaluation(slot.trial.number, begin + len(rows.lr), {"global_step": float(begin + len(rows.lr))})
+            return [self._ended(slot, rows, last, Status.DIVERGED)]
         evaluation = Evaluation(slot.trial.number, end, self._evaluate(slot.state, self.data.val))
         slot.state.random = RandomState.capture(self.device)
         if not np.isfinite(evaluation.metrics["val_loss"]):
-            return [self._ended(slot, rows, None, Status.DIVERGED)]
+            last = Evaluation(slot.trial.number, end, {"global_step": float(end)})
+            return [self._ended(slot, rows, last, Status.DIVERGED)]
         if end == horizon:
             return [self._ended(slot, rows, evaluation, Status.COMPLETE)]
         return [Progress(slot.trial.number, [rows], evaluation, None)]

@@ -51,6 +51,19 @@ def test_nothing_is_pruned_before_its_warmup_has_ended(tmp_path: Path) -> None:
     assert train(source, [9.0] * 5, STEPS)[1] == 60
 
 
+def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(tmp_path: Path) -> None:
+    made = plan(tmp_path, "pruner=median", "pruner.n_startup_trials=2", "warmup=none", "sampler=random")
+    source = proposer(made)
+    for _ in range(3):
+        train(source, [1.0, 0.9, 0.3, 0.2, 0.1], STEPS)
+    trial = source.ask()
+    assert trial is not None
+    for step in (20, 40, 60):
+        source.report(trial, Evaluation(trial.number, step, {"val_loss": 0.5}))
+        assert source.should_prune(trial) is (step == 60)
+    assert train(proposer(made), [0.5] * 5, STEPS)[1] == 60
+
+
 def test_trials_are_compared_within_their_branch(tmp_path: Path) -> None:
     options = ["schedule=exponential,cosine", "pruner=median", "pruner.n_startup_trials=2", "warmup=none"]
     source = proposer(plan(tmp_path, *options, "sampler=random", "study.n_trials=60"))

@@ -254,7 +254,9 @@ def test_a_trial_diverges_at_the_first_update_whose_loss_is_not_finite(
     assert history.steps == list(range(first + 1))
     assert np.isfinite(history.loss[:-1]).all()
     assert not np.isfinite(history.loss[-1])
-    assert all(np.isfinite(evaluation.metrics["val_loss"]) for evaluation in history.evaluations)
+    assert all(np.isfinite(evaluation.metrics["val_loss"]) for evaluation in history.evaluations[:-1])
+    assert history.evaluations[-1].step == first + 1
+    assert history.evaluations[-1].metrics == {"global_step": first + 1}
     assert engine.free
 
 
@@ -266,7 +268,7 @@ def test_a_trial_whose_last_update_broke_it_has_diverged(make_engine, make_trial
     assert history.status is Status.DIVERGED
     assert len(history.loss) == 1
     assert np.isfinite(history.loss[0])
-    assert history.evaluations == []
+    assert [(e.step, e.metrics) for e in history.evaluations] == [(1, {"global_step": 1})]
     assert engine.free
 
 
