@@ -173,10 +173,15 @@ def _rule(key: str, config: DictConfig, error: HydraException) -> str:
     siblings = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(siblings) and leaf not in siblings:
         known = [str(name) for name in siblings]
-        near = get_close_matches(leaf, known, n=1)
+        elsewhere = [f"{name}.{leaf}" for name, section in config.items_ex(resolve=False) if _has(section, leaf)]
+        near = elsewhere if not parent and elsewhere else get_close_matches(leaf, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
     return _first_line(error)
+
+
+def _has(section: Any, key: str) -> bool:
+    return OmegaConf.is_dict(section) and key in section
 
 
 def resolved(config: DictConfig, group: str) -> Any:

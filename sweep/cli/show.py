@@ -62,7 +62,8 @@ def links(study: StudyRecord, base: str) -> list[str]:
         "its trials": trials_page(base, study.experiment_id, study.run_id, study.metric, study.minimize),
         "the best so far, trial by trial": run_page(base, study.experiment_id, study.run_id),
     }
-    return _lines(pages | _comparison(runs, study.experiment_id, base, f"of the best {len(runs)}"))
+    which = "of the best trial" if len(runs) == 1 else f"of the best {len(runs)}"
+    return _lines(pages | _comparison(runs, study.experiment_id, base, which))
 
 
 def training_links(reader: Reader, store: Store, base: str) -> list[str]:
@@ -87,11 +88,13 @@ def training_links(reader: Reader, store: Store, base: str) -> list[str]:
 def _comparison(runs: list[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
     if not runs:
         return {}
-    return {
+    pages = {
         f"lr {which}": metric_page(base, experiment_id, runs, "lr"),
         f"loss {which}": metric_page(base, experiment_id, runs, "loss"),
-        f"comparison {which}": compare_page(base, experiment_id, runs),
     }
+    if len(runs) > 1:
+        pages[f"comparison {which}"] = compare_page(base, experiment_id, runs)
+    return pages
 
 
 def _lines(pages: dict[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from tests.conftest import Answer
         (["optimizer=foo"], "optimizer=foo: is not there; optimizer has adagrad, adam"),
         (["schedule=exponential,foo"], "schedule=foo: is not there; schedule has constant, cosine"),
         (["train.stepz=3"], "train.stepz=3: no such key (did you mean steps?); train has steps,"),
+        (["lr=0.1"], "lr=0.1: no such key (did you mean optimizer.lr?)"),
         (["nonsense=1"], "nonsense=1: no such key"),
         (["+schedule.foo=1"], "schedule.foo=1: no such key; schedule has decay_rate, decay_steps, staircase"),
         (["model.hiden=[8]"], "model.hiden=[8]: no such key (did you mean hidden?)"),
