@@ -173,7 +173,7 @@ def _rule(key: str, config: DictConfig, error: HydraException) -> str:
     siblings = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(siblings) and leaf not in siblings:
         known = [str(name) for name in siblings]
-        elsewhere = [f"{name}.{leaf}" for name, section in config.items_ex(resolve=False) if _has(section, leaf)]
+        elsewhere = [f"{name}.{leaf}" for name in map(str, config) if _has(config.get(name), leaf)]
         near = elsewhere if not parent and elsewhere else get_close_matches(leaf, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
