@@ -30,7 +30,8 @@ class CNN(nn.Module):
         super().__init__()
         if len(input_shape) != 3:
             raise ValueError(f"a picture [channels, height, width] is needed, an example has shape {list(input_shape)}")
-        if not channels or not all(isinstance(width, int) and width > 0 for width in channels):
+        listed = isinstance(channels, Sequence) and len(channels) > 0
+        if not listed or not all(isinstance(width, int) and width > 0 for width in channels):
             raise ValueError(f"channels={channels} must be a list of integers > 0")
         if not (isinstance(hidden, int) and hidden > 0):
             raise ValueError(f"hidden={hidden} must be an integer > 0")

@@ -23,7 +23,7 @@ class MLP(nn.Module):
         self, input_shape: Sequence[int], n_outputs: int, hidden: Sequence[int] = (128,), dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if not all(isinstance(width, int) and width > 0 for width in hidden):
+        if not isinstance(hidden, Sequence) or not all(isinstance(width, int) and width > 0 for width in hidden):
             raise ValueError(f"hidden={hidden} must be a list of integers > 0")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must be >= 0 and < 1")

@@ -143,7 +143,7 @@ class Composer:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
                 before = self._hydra(overrides[:index])
-                return InvalidValueError(key, value, _rule(override.key_or_group, before, first))
+                return InvalidValueError(key, value, _rule(override.key_or_group, value, before, first))
         return InvalidValueError("--config-name", self.config_name, _first_line(error))
 
 
@@ -162,13 +162,15 @@ def _trusted(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     return [str(package) for package in declared]
 
 
-def _rule(key: str, config: DictConfig, error: HydraException) -> str:
+def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> str:
     """Why an override was refused: the options of a group, or the keys beside an unknown key."""
     text = str(error)
     if "Available options" in text:
         lines = text.split("Available options", 1)[1].splitlines()[1:]
         options = [line.strip() for line in lines if line.startswith("\t") and "provider=" not in line]
-        return f"is not there; {key} has {', '.join(options)}"
+        near = get_close_matches(value, options, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"is not there{hint}; {key} has {', '.join(options)}"
     parent, _, leaf = key.rpartition(".")
     siblings = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(siblings) and leaf not in siblings:

@@ -1,12 +1,13 @@
 """What a person sees while a search runs: a live line in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sweep.core import Progress, Result, Status, Trial
+from sweep.core import Progress, Result, Trial
 from sweep.report import number, short, stall_warning
 from sweep.schedules import key_figures
 
@@ -35,6 +36,7 @@ class Display:
         done: trials that an earlier command has ended.
         steps: updates of one trial.
         best: value and number of the best trial so far.
+        single: whether it is one training, without others to count or to compare with.
     """
 
     def __init__(
@@ -46,19 +48,21 @@ class Display:
         done: int,
         steps: int,
         best: tuple[float, int] | None = None,
+        single: bool = False,
     ) -> None:
         self.console, self.metric, self.total, self.done, self.steps = console, metric, total, done, steps
-        self._sign, self._best = 1 if minimize else -1, best
+        self._sign, self._best, self._single = 1 if minimize else -1, best, single
+        self._metrics: Mapping[str, float] = {}
+        self._step = 0
         self._live = console.is_terminal
         self._said = self._began = time.monotonic()
         self._updates = 0
         self._bar = Bar(
             TextColumn("{task.fields[trial]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=not self._live,
@@ -79,12 +83,14 @@ class Display:
     def started(self, trial: Trial) -> None:
         warning = stall_warning(key_figures(trial.config.schedule, trial.config.train.steps))
         if warning:
-            self.say(f"trial {trial.number:3d}  warning: {warning}")
+            self.say(f"warning: {warning}" if self._single else f"trial {trial.number:3d}  warning: {warning}")
         self._show(trial, 0, None)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
         rows = progress.rows[-1]
-        step = rows.first + len(rows.lr)
+        self._step = step = rows.first + len(rows.lr)
+        if progress.evaluation is not None:
+            self._metrics = progress.evaluation.metrics
         self._updates += len(rows.lr)
         self._show(trial, step, float(rows.loss[-1]))
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
@@ -94,21 +100,31 @@ class Display:
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
         self._said = time.monotonic()
-        drawn = " ".join(short(key, value) for key, value in trial.values.items())
-        value = "" if result.value is None else f"{self.metric} {result.value:.4f}"
-        mark = ""
-        if result.status is Status.COMPLETE and result.value is not None and self._improves(result.value):
-            self._best, mark = (result.value, trial.number), "  best"
-        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{mark}"
-        self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+        if self._single:
+            self.say(f"{result.status.value} at step {self._step}  {self._measured()}")
+        else:
+            self._say_trial(trial, result)
         left = max(self.total - self.done, 0) * self.steps
         self._bar.update(self._task, completed=self._updates, total=self._updates + left)
+
+    def _say_trial(self, trial: Trial, result: Result) -> None:
+        drawn = " ".join(short(key, value) for key, value in trial.values.items())
+        value, mark = f"at step {self._step}", ""
+        if result.value is not None:
+            value = f"{self.metric} {result.value:.4f}"
+            if self._improves(result.value):
+                self._best, mark = (result.value, trial.number), "  best"
+        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{mark}"
+        self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+
+    def _measured(self) -> str:
+        return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if name != "global_step")
 
     def _improves(self, value: float) -> bool:
         return self._best is None or self._sign * value < self._sign * self._best[0]
 
     def _show(self, trial: Trial, step: int, loss: float | None) -> None:
-        text = f"trial {trial.number} ({self.done + 1} of {self.total})"
+        text = "training" if self._single else f"{self.done}/{self.total} done  trial {trial.number}"
         self._bar.update(self._task, completed=self._updates, trial=text, state=self._state(step, loss))
 
     def _state(self, step: int, loss: float | None) -> str:
@@ -116,7 +132,7 @@ class Display:
         if loss is not None:
             parts.append(f"loss {number(loss)}")
         if self._best is not None:
-            parts.append(f"best {self._best[0]:.4f} (trial {self._best[1]})")
+            parts.append(f"best {self._best[0]:.4f}")
         return "  ".join(parts)
 
     def _left(self) -> str:

@@ -106,7 +106,9 @@ def read(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key, _, value = text.partition("=")
+        key, equals, value = text.partition("=")
+        if not equals or text != text.strip() or key != key.strip():
+            raise InvalidValueError("override", text, "must be key=value, without spaces around =") from error
         reason = str(error).splitlines()[0]
         raise InvalidValueError(key, value, f"is not an override that can be read: {reason}") from error
 

@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _carry_out(command: Command) -> int:
     mode = command.compose().get("mode")
     one_of("mode", mode, MODES)
+    if sys.stdout.isatty():
+        print("starting ...", flush=True)  # the imports take seconds
     from sweep.cli import modes  # imports torch, mlflow and optuna, which --help and --cfg do without
 
     return int(getattr(modes, mode)(command))

@@ -83,7 +83,7 @@ def train(command: Command) -> int:
     recorder = MlflowRecorder(store, describe)
     trial = Trial(0, run, run.train.seed)
     proposer = study.FixedTrials([trial])
-    display = Display(out, judged.metric, judged.minimize, 1, 0, run.train.steps)
+    display = Display(out, judged.metric, judged.minimize, 1, 0, run.train.steps, single=True)
     with interruptible(display.say) as interrupted, display:
         study.run(proposer, engine, recorder, display, judged.metric, interrupted)
     if not proposer.results:

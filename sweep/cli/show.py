@@ -38,21 +38,21 @@ def recorded_study(reader: Reader, name: str | None) -> StudyRecord:
 
 
 def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
-    """The table of the best trials, how to train the best again, and where to look.
+    """Where to look, the table of the best trials, and how to train the best again.
 
     Args:
         base: address of the MLflow UI.
         serve: the command that serves it.
     """
     best = study.ranked[:1]
+    say(out, f"\nin MLflow ({serve} serves it):")  # first, so that the long addresses do not push the table away
+    say(out, "\n".join(links(study, base)))
     if best:
         say(out, "")
-        out.print(study_table(study, BEST))
+        out.print(study_table(study, BEST, out.width))
     say(out, counts(study.trials))
     if best:
         say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
-    say(out, f"\nin MLflow ({serve} serves it):")
-    say(out, "\n".join(links(study, base)))
 
 
 def links(study: StudyRecord, base: str) -> list[str]:

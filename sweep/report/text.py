@@ -12,26 +12,35 @@ from rich.table import Table
 from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.schedules import KeyFigures
 
+WIDE = 96
+"""Columns from which on a table has room for a second metric."""
+
 
 def number(value: Any) -> str:
     """Four significant digits of a float; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def study_table(study: StudyRecord, best: int) -> Table:
-    """The best trials of a study: rank, number, metric, what was searched, half-life in updates."""
+def study_table(study: StudyRecord, best: int, width: int) -> Table:
+    """The best trials of a study, best first: number, metric, what was searched, half-life in updates.
+
+    Args:
+        best: how many.
+        width: columns of the terminal; in a narrow one the further metrics are left out.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Best trials of {study.name}", title_justify="left")
-    metrics = [study.metric] + [m for m in ("val_loss", "val_accuracy") if m != study.metric]
+    further = [m for m in ("val_loss", "val_accuracy") if m != study.metric]
+    metrics = [study.metric, *(further if width >= WIDE else [])]
     ranked = study.ranked[:best]
     metrics = [m for m in metrics if any(m in trial.metrics for trial in ranked)]
-    for title in ("rank", "trial", *metrics, *(heading(key) for key in study.searched), "half-life"):
+    for title in ("trial", *metrics, *(heading(key) for key in study.searched), "half-life"):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
-    for rank, trial in enumerate(ranked, start=1):
+    for trial in ranked:
         values = [_param(trial, key) for key in study.searched]
         measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
         half_life = "" if trial.half_life is None else f"{trial.half_life:.0f}"
-        style = "bold green" if rank == 1 else None
-        table.add_row(str(rank), str(trial.number), *measured, *values, half_life, style=style)
+        style = "bold green" if trial is ranked[0] else None
+        table.add_row(str(trial.number), *measured, *values, half_life, style=style)
     return table
 
 
@@ -75,7 +84,7 @@ def stall_warning(figures: KeyFigures) -> str | None:
         return None
     return (
         f"the learning rate stalls at step {figures.stalled_at} of {figures.horizon}: "
-        "from there on it is below 2^-24 of its peak and trains nothing"
+        "from there on it is below 2^-24 of its peak and trains nothing; let it decay more slowly"
     )
 
 

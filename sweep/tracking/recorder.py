@@ -109,6 +109,7 @@ class MlflowRecorder:
     def open(self, trial: Trial) -> None:
         """Begin a run. A run that an interrupted attempt left is deleted: the trial is trained from its start."""
         for run_id in self._leftover.pop(trial.number, []):
+            self.store.client.set_terminated(run_id, "KILLED")  # a deleted run keeps the status it had
             self.store.client.delete_run(run_id)
         description = self._describe(trial)
         tags = dict(description.tags) | {"sweep.kind": "train"}

@@ -38,11 +38,12 @@ def test_only_complete_trials_are_ranked_the_earlier_of_equals_first() -> None:
 
 def test_the_table_shows_what_was_searched() -> None:
     out = StringIO()
-    Console(file=out, width=120).print(study_table(study(), best=2))
+    Console(file=out, width=120).print(study_table(study(), best=2, width=120))
     lines = [line.split() for line in out.getvalue().splitlines() if line.strip()]
-    assert lines[1] == ["rank", "trial", "val_loss", "val_accuracy", "schedule", "decay_rate", "lr", "half-life"]
-    assert lines[3] == ["1", "1", "0.2000", "0.8000", "exponential", "0.9", "0.1", "12"]
+    assert lines[1] == ["trial", "val_loss", "val_accuracy", "schedule", "decay_rate", "lr", "half-life"]
+    assert lines[3] == ["1", "0.2000", "0.8000", "exponential", "0.9", "0.1", "12"]
     assert len(lines) == 5
+    assert "val_accuracy" not in [str(column.header) for column in study_table(study(), best=2, width=80).columns]
 
 
 def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -> None:

@@ -112,6 +112,7 @@ def test_a_later_process_replaces_what_a_killed_one_left(store: Store) -> None:
     train(later, 1)
     runs = store.search({"sweep.kind": "trial"})
     assert sorted((r.data.tags["sweep.trial"], r.info.status) for r in runs) == [("0", "FINISHED"), ("1", "FINISHED")]
+    assert store.client.get_run(killed.run_id(trial(1))).info.status == "KILLED"
 
 
 def test_what_a_given_up_trial_left_is_failed(store: Store) -> None:
