@@ -13,7 +13,8 @@ def file_of(uri: str) -> Path | None:
     """The file of a SQLite URI; None for any other."""
     if not is_database(uri) or make_url(uri).get_backend_name() != "sqlite":
         return None
-    return Path(str(make_url(uri).database))
+    name = make_url(uri).database
+    return Path(name) if name else None
 
 
 def same_database(uri: str, other: str) -> bool:

@@ -37,8 +37,6 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
     Raises:
         InvalidValueError: names the key that is unknown, missing or wrong.
     """
-    if not isinstance(values, Mapping):
-        raise InvalidValueError(key, values, "must be a group of keys")
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in known:
@@ -55,7 +53,7 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
 def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
-    train = fill(TrainConfig, "train", resolved(config, "train"))  # first: the others count in parts of its horizon
+    train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
@@ -111,19 +109,19 @@ def _trusted(config: DictConfig) -> tuple[str, ...]:
 
 
 def study_config(config: DictConfig) -> StudyConfig:
-    return fill(StudyConfig, "study", resolved(config, "study"))
+    return fill(StudyConfig, "study", _mapping(config, "study"))
 
 
 def tracking_config(config: DictConfig) -> TrackingConfig:
-    return fill(TrackingConfig, "tracking", resolved(config, "tracking"))
+    return fill(TrackingConfig, "tracking", _mapping(config, "tracking"))
 
 
 def preview_config(config: DictConfig) -> PreviewConfig:
-    return fill(PreviewConfig, "preview", resolved(config, "preview"))
+    return fill(PreviewConfig, "preview", _mapping(config, "preview"))
 
 
 def ui_config(config: DictConfig) -> UiConfig:
-    return fill(UiConfig, "ui", resolved(config, "ui"))
+    return fill(UiConfig, "ui", _mapping(config, "ui"))
 
 
 def sampler_config(config: DictConfig) -> SamplerConfig:
@@ -172,16 +170,16 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
             option = config[group].get("name")
             rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name')}"
             raise InvalidValueError(key, written(override), rule)
-    run_config(config)  # so that a wrong plain value is refused before a unit is made of it
+    plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
 
     def unit(name: str) -> int:
-        return int(resolved(config, "train")["steps"]) if name == "fraction" else epoch_length(config)
+        return plain.train.steps if name == "fraction" else epoch_length(config)
 
     def name_of(group: str) -> str:
         return str(config[group].name)
 
     dimensions = tuple(dimension(override, name_of, unit) for override in chosen.values())
-    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), _base(config))
+    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), _base(plain))
 
 
 def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: Mapping[str, Any]) -> RunConfig:
@@ -192,10 +190,9 @@ def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: M
     return run_config(drawn)
 
 
-def _base(config: DictConfig) -> dict[str, Any]:
+def _base(config: RunConfig) -> dict[str, Any]:
     """What is recorded and compared of a branch: not where it is trained."""
-    base = dict(run_config(config).resolved)
-    return base | {"train": _without(base["train"], "device")}
+    return {**config.resolved, "train": _without(config.resolved["train"], "device")}
 
 
 def _known_elsewhere(key: str) -> bool:

@@ -22,7 +22,7 @@ from sweep.database import same_database
 from sweep.report import as_params, curve_picture, describe, figures_text, stall_warning
 from sweep.schedules import key_figures
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, check_tracking, open_store, serving
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store, serving
 from sweep.training import SerialEngine, choose_device
 from sweep.validation import InvalidValueError
 
@@ -37,12 +37,14 @@ def search(command: Command) -> int:
     recorded_before = open_store(plan.tracking, create=False)
     optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
     proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study)
-    if proposer.told:
-        _check_record(plan, recorded_before, uid)
+    if proposer.told and recorded_before is None:
+        raise _recorded_elsewhere(plan)
     store = recorded_before or open_store(plan.tracking)
     parent = StudyRun(store, uid, plan.name, judged, plan.study.minimize)
     if parent.exists:
         parent.reopen()
+    elif proposer.told:
+        raise _recorded_elsewhere(plan)
     else:
         tags = {"sweep.searched": json.dumps(plan.space.keys), "sweep.command": repeating(command)}
         parent.create(as_params(plan.recorded), tags)
@@ -75,7 +77,7 @@ def train(command: Command) -> int:
     """Train one configuration through the same loop, recorded as a run of its own."""
     config, run = _single(command, "mode=train trains one configuration")
     tracking, judged = build.tracking_config(config), build.study_config(config)
-    data, out = load(run.dataset), console()
+    base, data, out = address(command, tracking), load(run.dataset), console()
     engine = SerialEngine(data, choose_device(run.train), run.train.precision)
     engine.check(run)
     judged.check_metric(data.classification)
@@ -91,8 +93,7 @@ def train(command: Command) -> int:
         return INTERRUPTED
     say(out, figures_text(key_figures(run.schedule, run.train.steps)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
-    for line in training_links(MlflowReader(store), store, address(command, tracking)):
-        say(out, line)
+    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
     return DONE if proposer.results[0].status is Status.COMPLETE else FAILED
 
 
@@ -129,7 +130,7 @@ def ui(command: Command) -> int:
     if reader.studies():
         lines = links(recorded_study(reader, _study_name(command)), base)
     else:
-        lines = training_links(reader, store, base)
+        lines = training_links(store, [training.run_id for training in reader.trainings()], base)
     if tracking.uri.startswith("http"):
         say(out, "\n".join(lines))
         return DONE
@@ -158,15 +159,13 @@ def _checked_engine(plan: Plan) -> SerialEngine:
     if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
     check_storage(plan.study)
-    check_tracking(plan.tracking)
     return engine
 
 
-def _check_record(plan: Plan, store: Store | None, uid: str) -> None:
-    """Refuse to go on with a study whose trials are recorded somewhere else."""
-    if store is None or not StudyRun(store, uid, plan.name, plan.study.metric, plan.study.minimize).exists:
-        rule = f"does not hold the trials that study {plan.name} has in study.storage; name the tracking.uri that does"
-        raise InvalidValueError("tracking.uri", plan.tracking.uri, f"{rule}, or another study.name")
+def _recorded_elsewhere(plan: Plan) -> InvalidValueError:
+    """The refusal to go on with a study whose trials are recorded somewhere else."""
+    rule = f"does not hold the trials that study {plan.name} has in study.storage; name the tracking.uri that does"
+    return InvalidValueError("tracking.uri", plan.tracking.uri, f"{rule}, or another study.name")
 
 
 def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:

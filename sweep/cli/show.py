@@ -10,7 +10,7 @@ from sweep.cli.build import ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.config import TrackingConfig
-from sweep.core import Reader, StudyRecord, TrialRecord
+from sweep.core import Reader, StudyRecord
 from sweep.report import counts, study_table, train_command
 from sweep.tracking import HOST, Store, compare_page, metric_page, run_page, trainings_page, trials_page
 from sweep.validation import InvalidValueError
@@ -66,22 +66,21 @@ def links(study: StudyRecord, base: str) -> list[str]:
     return _lines(pages | _comparison(runs, study.experiment_id, base, which))
 
 
-def training_links(reader: Reader, store: Store, base: str) -> list[str]:
-    """Addresses of pages about the latest single trainings.
+def training_links(store: Store, runs: Sequence[str], base: str) -> list[str]:
+    """Addresses of pages about single trainings, the newest first.
 
     Raises:
         InvalidValueError: names tracking.experiment if there is none.
     """
-    latest: Sequence[TrialRecord] = reader.trainings()[:COMPARED]
-    if not latest:
+    if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
     pages = {
+        "the latest training": run_page(base, store.experiment_id, runs[0]),
         "single trainings": trainings_page(base, store.experiment_id),
-        "the latest": run_page(base, store.experiment_id, latest[0].run_id),
     }
+    latest = list(runs[:COMPARED])
     if len(latest) > 1:
-        runs = [trial.run_id for trial in latest]
-        pages |= _comparison(runs, store.experiment_id, base, f"of the latest {len(runs)}")
+        pages |= _comparison(latest, store.experiment_id, base, f"of the latest {len(latest)}")
     return _lines(pages)
 
 

@@ -1,7 +1,6 @@
 """Pruners, asked only where the comparison is fair: within a branch, at equal steps, after warmup."""
 
-import inspect
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from optuna import Study
@@ -16,7 +15,16 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import Choice
-from sweep.validation import InvalidValueError
+from sweep.search.options import build
+from sweep.validation import InvalidValueError, one_of
+
+CLASSES: Mapping[str, type[BasePruner]] = {
+    "none": NopPruner,
+    "median": MedianPruner,
+    "percentile": PercentilePruner,
+    "asha": SuccessiveHalvingPruner,
+    "hyperband": HyperbandPruner,
+}
 
 
 def pruner(config: Choice, horizon: int, conditional: bool) -> BasePruner:
@@ -25,29 +33,12 @@ def pruner(config: Choice, horizon: int, conditional: bool) -> BasePruner:
     Raises:
         InvalidValueError: if there is no such pruner or option, or it cannot keep to one branch.
     """
-    classes: Mapping[str, Callable[..., BasePruner]] = {
-        "none": NopPruner,
-        "median": MedianPruner,
-        "percentile": PercentilePruner,
-        "asha": SuccessiveHalvingPruner,
-        "hyperband": HyperbandPruner,
-    }
-    if config.name not in classes:
-        raise InvalidValueError("pruner.name", config.name, f"must be one of {', '.join(classes)}")
+    one_of("pruner.name", config.name, CLASSES)
     if config.name == "hyperband" and conditional:
         rule = "compares trials of different groups with each other; median, percentile and asha keep to one"
         raise InvalidValueError("pruner", config.name, rule)
-    make = classes[config.name]
-    for name, value in config.options.items():
-        if name not in inspect.signature(make).parameters:
-            raise InvalidValueError(f"pruner.{name}", value, f"is not a key of {config.name}")
     bounds = {"max_resource": horizon} if config.name == "hyperband" else {}
-    try:
-        return make(**config.options, **bounds)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(
-            "pruner", config.name, f"refused its options {dict(config.options)}: {error}"
-        ) from error
+    return build("pruner", config, CLASSES[config.name], **bounds)
 
 
 class BranchStudy:

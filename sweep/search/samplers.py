@@ -4,9 +4,7 @@ A sampler is made anew for every proposal. One that draws is seeded from (seed, 
 their seed and take their point n. So a study that was interrupted goes on with the proposals it would have had.
 """
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +24,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig
 from sweep.search.distributions import distributions, grid_values
+from sweep.search.options import build
 from sweep.space import Space
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, one_of
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp: said in their documentation
 warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes: it learns from the pruning alone
@@ -36,18 +35,17 @@ CONDITIONAL = ("tpe", "random")
 """Samplers that can search a space in which a choice decides which parameters there are."""
 
 
-class _SobolPoint(QMCSampler):
-    """Point n of the sequence. QMCSampler counts points in the study, which an interrupted ask would shift."""
+class _QMCPoint(QMCSampler):
+    """Point `number` of the sequence. QMCSampler counts points in the study, which an interrupted ask would shift."""
 
-    def __init__(self, number: int, space: dict[str, BaseDistribution], **options: Any) -> None:
-        super().__init__(**options)
-        self._number, self._space = number, space
+    number: int
+    space: dict[str, BaseDistribution]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._space
+        return self.space
 
     def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
-        return self._number
+        return self.number
 
 
 class _GridPoint(GridSampler):
@@ -63,43 +61,23 @@ def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
     Raises:
         InvalidValueError: if it has no such option, or cannot search this space.
     """
-    mixed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
-    options = dict(config.options)
-    factories: Mapping[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: TPESampler(seed=mixed, group=space.conditional, **options),
-        "random": lambda: RandomSampler(seed=mixed, **options),
-        "grid": lambda: _GridPoint(grid_values(space), seed=config.seed, **options),
-        "qmc": lambda: _SobolPoint(number, _only_branch(space), seed=config.seed, **options),
-        "cmaes": lambda: CmaEsSampler(seed=mixed, warn_independent_sampling=False, **options),
-        "gp": lambda: GPSampler(seed=mixed, **options),
-    }
-    if config.name not in factories:
-        raise InvalidValueError("sampler.name", config.name, f"must be one of {', '.join(factories)}")
+    one_of("sampler.name", config.name, ("tpe", "random", "grid", "qmc", "cmaes", "gp"))
     if space.conditional and config.name not in CONDITIONAL:
         choice = ", ".join(f"{group}={','.join(options)}" for group, options in space.groups.items())
         rule = f"cannot search a choice among groups ({choice}); {' and '.join(CONDITIONAL)} can"
         raise InvalidValueError("sampler", config.name, rule)
-    try:
-        return factories[config.name]()
-    except TypeError as error:
-        raise _unknown_option(config, error) from error
-    except InvalidValueError:
-        raise
-    except ValueError as error:
-        raise InvalidValueError("sampler", config.name, f"refused its options {options}: {error}") from error
-
-
-def _only_branch(space: Space) -> dict[str, BaseDistribution]:
-    return distributions(space.branches[0])
-
-
-def _unknown_option(config: SamplerConfig, error: TypeError) -> InvalidValueError:
-    classes = {"tpe": TPESampler, "grid": GridSampler, "qmc": QMCSampler, "cmaes": CmaEsSampler, "gp": GPSampler}
-    known = inspect.signature(classes.get(config.name, RandomSampler)).parameters
-    for name, value in config.options.items():
-        if name not in known:
-            return InvalidValueError(f"sampler.{name}", value, f"is not a key of {config.name}")
-    return InvalidValueError("sampler", config.name, f"refused its options: {error}")
+    mixed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+    if config.name == "tpe":
+        return build("sampler", config, TPESampler, seed=mixed, group=space.conditional)
+    if config.name == "grid":
+        return build("sampler", config, _GridPoint, search_space=grid_values(space), seed=config.seed)
+    if config.name == "qmc":
+        point = build("sampler", config, _QMCPoint, seed=config.seed)
+        point.number, point.space = number, distributions(space.branches[0])
+        return point
+    if config.name == "cmaes":
+        return build("sampler", config, CmaEsSampler, seed=mixed, warn_independent_sampling=False)
+    return build("sampler", config, GPSampler if config.name == "gp" else RandomSampler, seed=mixed)
 
 
 def grid_size(config: SamplerConfig, space: Space) -> int | None:

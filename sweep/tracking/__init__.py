@@ -3,7 +3,7 @@
 from sweep.tracking.links import compare_page, metric_page, run_page, trainings_page, trials_page
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder, StudyRun
-from sweep.tracking.store import Store, check_tracking, open_store
+from sweep.tracking.store import Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "MlflowRecorder",
     "Store",
     "StudyRun",
-    "check_tracking",
     "compare_page",
     "metric_page",
     "open_store",

@@ -42,7 +42,7 @@ class Store:
                 return runs
 
 
-def check_tracking(config: TrackingConfig) -> None:
+def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
     Raises:
@@ -71,7 +71,7 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
     Raises:
         InvalidValueError: names tracking.uri or tracking.experiment.
     """
-    check_tracking(config)
+    _check(config)
     file = file_of(config.uri)
     if not create and file is not None and not file.exists():
         return None

@@ -26,6 +26,7 @@ from tests.conftest import Answer
         (["optimizer=["], "optimizer=[: is not an override that can be read"),
         (["+foo=1"], "foo=1: no such key; the configuration has mode, model,"),
         (["+ui.x=1"], "ui.x=1: no such key; ui has port"),
+        (["ui.port=abc", "mode=train"], "ui.port=abc: must be an integer >= 1 and <= 65535"),
         (["ui.port=abc"], "ui.port=abc: must be an integer >= 1 and <= 65535"),
         (["train=5"], "train=5: "),
         (["study=foo"], "study=foo: "),
