@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep ui report test check format clean
+.PHONY: help sweep ui report docs test check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ ui: .venv/installed  ## browse what is recorded, in MLflow on 127.0.0.1
 
 report: .venv/installed  ## print the table of the latest search again
 	$(BIN)/python -m sweep mode=report $(ARGS)
+
+docs: .venv/installed  ## draw docs/schedules.png, a picture of every schedule and warmup
+	$(BIN)/python docs/schedules.py
 
 test: .venv/installed-dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -11,10 +11,19 @@ from typing import Any, Literal
 from sweep.schedules import Decay, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
-OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim")
+OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
 """Where a `_target_` may point without being declared trusted."""
 
-METRICS: Mapping[str, Literal["minimize", "maximize"]] = {"val_loss": "minimize", "val_accuracy": "maximize"}
+EXTRAS = ("schedulefree",)
+"""Those of them that are installed only where they are wanted."""
+
+METRICS: Mapping[str, Literal["minimize", "maximize"]] = {
+    "val_loss": "minimize",
+    "val_accuracy": "maximize",
+    "val_loss_ema": "minimize",
+    "val_accuracy_ema": "maximize",
+}
+"""What a study may be judged by; *_ema are of the averaged weights (average=ema)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,8 @@ def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
         if not callable(found) or not _within(getattr(found, "__module__", None) or "", roots):
             raise InvalidValueError(key, target, f"is no class or function of {module_name}")
         return found
+    if path[0] in EXTRAS:
+        raise InvalidValueError(key, target, f"is not installed; pip install {path[0]}")
     raise InvalidValueError(key, target, "could not be imported: there is no such module")
 
 
@@ -110,22 +121,36 @@ def _within(path: str, packages: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimizer: base rate, gradient clipping, and the class with its own arguments.
+    """An optimizer: base rate, gradient clipping, groups of parameters, and the class with its own arguments.
 
     Args:
         component: the class; called with the parameters, `lr` and its arguments.
         lr: base rate, > 0.
         clip_norm: largest norm of the whole gradient, > 0; None for no clipping.
+        groups: which parameters -> `lr_factor` (>= 0; their rate is lr(s) * lr_factor) and arguments of the optimizer
+            that differ for them; None for no groups. "bias_and_norm" are the parameters with at most one dimension,
+            any other name is an fnmatch pattern on the names of the parameters; the first that matches counts.
     """
 
     component: Component
     lr: float
     clip_norm: float | None = None
+    groups: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         real("lr", self.lr, above=0)
         if self.clip_norm is not None:
             real("clip_norm", self.clip_norm, above=0)
+        groups: Any = {} if self.groups is None else self.groups
+        if not isinstance(groups, Mapping):
+            raise InvalidValueError("groups", groups, "must be null, or {bias_and_norm: {weight_decay: 0}} or such")
+        for name, keys in groups.items():
+            if not isinstance(name, str) or not isinstance(keys, Mapping):
+                rule = "must be a name or pattern of parameters, with a mapping such as {lr_factor: 2}"
+                raise InvalidValueError(f"groups.{name}", keys, rule)
+            real(f"groups.{name}.lr_factor", keys.get("lr_factor", 1.0), at_least=0)
+            if "lr" in keys:
+                raise InvalidValueError(f"groups.{name}.lr", keys["lr"], "is no key of a group, lr_factor is: lr * it")
 
 
 @dataclass(frozen=True)
@@ -161,9 +186,20 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
+CHANGES_NO_RESULT = ("device", "checkpoint_dir")
+"""Keys of train that say where a training runs and is kept, not what it gives."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end."""
+    """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end.
+
+    Args:
+        accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
+        more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
+            schedule stay those of T; beyond it the schedule goes on.
+        checkpoint_dir: folder of the states that trainings ended with.
+    """
 
     steps: int
     batch_size: int
@@ -171,6 +207,9 @@ class TrainConfig:
     eval_every: int
     device: str = "auto"
     precision: str = "float32"
+    accumulate: int = 1
+    more_steps: int | None = None
+    checkpoint_dir: str = "checkpoints"
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -180,6 +219,34 @@ class TrainConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
         one_of("precision", self.precision, ("float32", "bf16", "float64"))
+        whole("accumulate", self.accumulate, at_least=1)
+        if self.accumulate > self.batch_size:
+            rule = f"must be at most train.batch_size={self.batch_size}, so that every micro-batch has an example"
+            raise InvalidValueError("accumulate", self.accumulate, rule)
+        if self.more_steps is not None:
+            whole("more_steps", self.more_steps, at_least=1)
+        if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():
+            raise InvalidValueError("checkpoint_dir", self.checkpoint_dir, "must be a folder, or the name of a new one")
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """A moving average of the weights, evaluated beside them.
+
+    Args:
+        name: none or ema.
+        decay: of ema, 0 <= decay < 1; update s uses min(decay, (1 + s) / (10 + s)).
+    """
+
+    name: str = "none"
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("name", self.name, ("none", "ema"))
+        if self.name == "ema":
+            real("decay", self.decay, at_least=0, below=1)
+        elif self.decay is not None:
+            raise InvalidValueError("decay", self.decay, f"no such key; average={self.name} has none")
 
 
 @dataclass(frozen=True)
@@ -187,7 +254,7 @@ class RunConfig:
     """Everything that one training depends on.
 
     Args:
-        resolved: the same, as plain nested data: what is recorded, and what the identity is taken over.
+        resolved: the same, as plain nested data: what is recorded.
     """
 
     model: Component
@@ -197,11 +264,24 @@ class RunConfig:
     dataset: DatasetConfig
     train: TrainConfig
     resolved: Mapping[str, Any]
+    average: AverageConfig = AverageConfig()
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
             rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
             raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+        try:
+            self.decay.check_rate(self.optimizer.lr)
+        except InvalidValueError as error:
+            raise error.under("optimizer") from error
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
+        train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
+        optimizer = self.resolved["optimizer"]
+        groups = list((optimizer.get("groups") or {}).items())
+        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
 
     @property
     def schedule(self) -> Schedule:
@@ -251,10 +331,12 @@ class StudyConfig:
     def minimize(self) -> bool:
         return self.direction_of_metric == "minimize"
 
-    def check_metric(self, classification: bool) -> None:
-        """Refuse a metric that the data set does not have."""
-        if self.metric == "val_accuracy" and not classification:
+    def check_metric(self, classification: bool, average: AverageConfig = AverageConfig()) -> None:
+        """Refuse a metric that the data set, or a training without averaged weights, does not have."""
+        if "accuracy" in self.metric and not classification:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
+        if self.metric.endswith("_ema") and average.name != "ema":
+            raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {average.name}")
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,25 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: its number in its study, its configuration, what the search drew, its seed."""
+    """One training: its number in its study, its configuration, what the search drew, its seed.
+
+    Args:
+        first: the update that it begins with.
+        state: where it goes on from; the engine's own, None for the start.
+    """
 
     number: int
     config: "RunConfig"
     seed: int
     values: Mapping[str, Any] = field(default_factory=dict)
+    first: int = 0
+    state: Any = None
+
+    @property
+    def last(self) -> int:
+        """The updates completed at its end: those of the horizon, or `train.more_steps` more than at its beginning."""
+        train = self.config.train
+        return train.steps if train.more_steps is None else self.first + train.more_steps
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,10 @@ class Description:
     artifacts: Mapping[str, bytes]
 
 
+SERIES = ("", "G_", "D_")
+"""What the names of lr and loss begin with: nothing, or the generator's and the discriminator's optimizer."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The record of consecutive updates of one trial and one optimizer.
@@ -60,7 +77,7 @@ class Rows:
         lr: float64 [n], the rate each update used.
         loss: float64 [n], the loss of each batch before its update; not finite only in the last row of a
             trial that diverged.
-        series: "" or, with two optimizers, "G_" and "D_".
+        series: one of SERIES.
     """
 
     trial: int
@@ -85,6 +102,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that a schedule waited for, seen at an evaluation.
+
+    Args:
+        step: updates completed then; update `step` is the first with the new rate.
+        name: of what happened.
+    """
+
+    step: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Event":
+        """The event of its text."""
+        name, _, step = text.rpartition("@")
+        return cls(int(step), name)
+
+
+@dataclass(frozen=True)
 class Progress:
     """What an engine gives back at a boundary: the rows since the last one, and what happened there."""
 
@@ -93,15 +132,26 @@ class Progress:
     evaluation: Evaluation | None
     status: Status | None
     """Set when the trial ended by itself: COMPLETE or DIVERGED."""
+    events: Sequence[Event] = ()
+    """All that its schedule waited for and that has happened so far."""
+    state: Any = None
+    """What a trial that ended as complete can be gone on from."""
+    twin_of: int | None = None
+    """The trial whose record this is, where this one is the same training and was not trained itself."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only."""
+    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only.
+
+    Args:
+        state: what a complete trial can be gone on from, where its engine gives it.
+    """
 
     trial: int
     status: Status
     value: float | None = None
+    state: Any = None
 
 
 class Proposer(Protocol):
@@ -131,7 +181,7 @@ class Engine(Protocol):
         """How many more trials can be started now."""
 
     def start(self, trial: Trial) -> None:
-        """Put a trial into a free slot, at step 0."""
+        """Put a trial into a free slot, at step 0 or where its state goes on."""
 
     def advance(self) -> list[Progress]:
         """Train all live slots to the nearest boundary; the events of those that reached theirs.
@@ -147,13 +197,31 @@ class Recorder(Protocol):
     """Where the record goes. Rows arrive in order, in arrays; what was closed is durable."""
 
     def open(self, trial: Trial) -> None:
-        """Begin the record of a trial; whatever an interrupted attempt left of it is discarded."""
+        """Begin the record of a trial; whatever an interrupted attempt left of it is discarded.
+
+        A trial with a state goes on with the record that it has.
+        """
+
+    def twin_of(self, trial: Trial) -> int | None:
+        """The trial that is the same training as this open one: one that ended by itself, or was opened before it.
+
+        None if there is none, and if nobody knows. A pruned trial is none: pruning depends on the others.
+        """
+
+    def replay(self, trial: Trial) -> Sequence[Progress]:
+        """What is recorded of the ended twin of an open trial, as this trial's own progress from its start to its end.
+
+        From here on the trial is recorded as a twin.
+        """
 
     def record(self, rows: Rows) -> None:
         """Take the rows of consecutive updates."""
 
     def evaluate(self, evaluation: Evaluation) -> None:
         """Take an evaluation."""
+
+    def mark(self, trial: Trial, events: Sequence[Event]) -> None:
+        """Take all events of a trial so far."""
 
     def close(self, trial: Trial, result: Result) -> None:
         """End the record of a trial."""

@@ -11,6 +11,7 @@ from sweep.cli.expressions import parse
 from sweep.config import RunConfig
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.search import pruner, sampler
+from sweep.validation import InvalidValueError
 from tests.conftest import ROOT
 
 register_resolvers()
@@ -22,26 +23,36 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+MUST_BE_GIVEN = {
+    "joined": ["schedule.boundaries=[2]", "schedule.pieces={a:{name:constant},b:{name:constant,factor:0.5}}"]
+}
+"""Overrides for what a file of conf cannot have a default for."""
+
+
 def run(*overrides: str) -> RunConfig:
     return build.run_config(Composer().compose(overrides))
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp"]
-    assert options("optimizer") == ["adagrad", "adam", "adamw", "momentum", "nesterov", "rmsprop", "sgd"]
+    assert options("model") == ["cnn", "mlp", "scalar"]
+    assert options("optimizer") == [
+        "adadelta", "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam", "rmsprop",
+        "schedulefree", "sgd",
+    ]  # fmt: skip
+    assert options("average") == ["ema", "none"]
     assert options("schedule") == sorted(DECAYS)
     assert options("warmup") == sorted(WARMUPS)
-    assert options("dataset") == ["arrays", "breast_cancer", "digits"]
+    assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
     assert options("engine") == ["auto", "serial"]
-    assert set(options("space")) == {*options("schedule"), "none"}
+    assert set(options("space")) == {*options("schedule"), "half_life", "none"}
 
 
-@pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup"])
+@pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup", "average"])
 def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
     for option in options(group):
-        config = run(f"{group}={option}")
+        config = run(f"{group}={option}", *(MUST_BE_GIVEN.get(option, []) if group == "schedule" else []))
         assert config.resolved[group]["name"] == option
 
 
@@ -64,16 +75,72 @@ def test_every_sampler_and_pruner_builds_with_its_options() -> None:
 @pytest.mark.parametrize("schedule", sorted(DECAYS))
 def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> None:
     for steps in (4, 5, 7, 10, 99, 600, 12345):
-        request = parse([f"schedule={schedule}", f"train.steps={steps}"])
+        request = parse([f"schedule={schedule}", f"train.steps={steps}", *MUST_BE_GIVEN.get(schedule, [])])
         (branch,) = build.space(Composer(), request).branches
         assert all(config.train.steps == steps for config in branch.extremes())
         for dimension in branch.dimensions:
-            assert dimension.low <= dimension.high
+            assert dimension.choices or dimension.low <= dimension.high
             if dimension.key == "warmup.steps":
                 assert 0 <= dimension.low <= dimension.high <= 0.2 * steps
             if dimension.key == "schedule.decay_steps":
                 assert dimension.low >= 1
                 assert dimension.high <= max(1, 0.5 * steps)
+        searched = {dimension.key for dimension in branch.dimensions}
+        assert ("warmup.steps" in searched) == (schedule not in WARMS_UP_BY_ITSELF)
+        assert "optimizer.lr" in searched
+
+
+WARMS_UP_BY_ITSELF = {"noam", "one_cycle", "cyclic"}
+
+
+@pytest.mark.parametrize("schedule", sorted(WARMS_UP_BY_ITSELF))
+def test_a_schedule_that_warms_up_by_itself_brings_no_other_warmup(schedule: str) -> None:
+    assert run(f"schedule={schedule}").warmup.steps == 0
+    assert run(f"schedule={schedule}", "warmup=linear").warmup.steps == 30
+
+
+def test_a_space_may_be_given_in_half_lives() -> None:
+    (branch,) = build.space(Composer(), parse(["space=half_life", "train.steps=500"])).branches
+    by_key = {dimension.key: dimension for dimension in branch.dimensions}
+    half_life = by_key["schedule.half_life"]
+    assert (half_life.low, half_life.high, half_life.integer, half_life.log) == (10, 500, True, True)
+    assert by_key.keys() == {"schedule.half_life", "warmup.steps", "optimizer.lr"}
+    config = branch.configure({"schedule.half_life": 77, "warmup.steps": 0, "optimizer.lr": 0.1})
+    assert config.schedule(77) == pytest.approx(0.05)
+    assert config.resolved["schedule"]["decay_rate"] is None
+    assert config.resolved["schedule"]["decay_steps"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["schedule.staircase=true"], "schedule.half_life"),
+        (["schedule.decay_rate=0.9"], "schedule.decay_rate"),
+    ],
+)
+def test_half_lives_are_of_the_smooth_exponential_alone(overrides: list[str], key: str) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        list(build.space(Composer(), parse(["space=half_life", *overrides])).branches[0].extremes())
+    assert refused.value.key == key
+
+
+@pytest.mark.parametrize("space", options("space"))
+def test_every_space_can_be_chosen_by_its_name(space: str) -> None:
+    config = Composer().compose([f"space={space}", "optimizer=adam"])
+    assert config.space.get("optimizer.lr") in (None, "tag(log,interval(1e-4,1e-1))") or space == "power"
+
+
+def test_the_keys_of_pieces_can_be_searched() -> None:
+    given = ["schedule=joined", "schedule.boundaries=[200]", "space=none"]
+    pieces = "schedule.pieces={a:{name:constant},b:{name:cosine,decay_steps:400}}"
+    sweeps = ["schedule.pieces.b.decay_steps=tag(fraction,interval(0.1,0.5))", "optimizer.lr=0.1,0.2"]
+    (branch,) = build.space(Composer(), parse([*given, pieces, *sweeps])).branches
+    (steps, _) = branch.dimensions
+    assert (steps.low, steps.high, steps.integer) == (60, 300, True)
+    config = branch.configure({"schedule.pieces.b.decay_steps": 100, "optimizer.lr": 0.1})
+    assert config.warmup.steps == 30
+    assert config.schedule(30 + 200 + 100) == pytest.approx(0.0, abs=1e-12)
+    assert config.resolved["schedule"]["pieces"]["b"]["decay_steps"] == 100
 
 
 def test_every_optimizer_has_a_range_of_rates_that_holds_its_default() -> None:
@@ -85,12 +152,23 @@ def test_every_optimizer_has_a_range_of_rates_that_holds_its_default() -> None:
 
 
 def test_the_defaults_of_a_decay_end_with_the_horizon() -> None:
-    for schedule in ("cosine", "linear", "polynomial"):
+    for schedule in ("cosine", "linear", "polynomial", "linear_cosine", "rex", "power_sqrt", "tanh"):
         prefix = run(f"schedule={schedule}", "train.steps=1000", "warmup.steps=100")
         assert prefix.resolved["schedule"]["decay_steps"] == 900
         overlap = run(f"schedule={schedule}", "train.steps=1000", "warmup.steps=100", "warmup.counting=overlap")
         assert overlap.resolved["schedule"]["decay_steps"] == 1000
         assert run(f"schedule={schedule}", "warmup=none").resolved["schedule"]["decay_steps"] == 600
+
+
+def test_the_other_defaults_that_depend_on_warmup_and_horizon() -> None:
+    assert (
+        run("schedule=wsd", "warmup.steps=100", "schedule.decay_steps=50").resolved["schedule"]["stable_steps"] == 450
+    )
+    assert run("schedule=one_cycle").resolved["schedule"]["total_steps"] == 600
+    assert run("schedule=inverse_sqrt", "warmup.steps=40").resolved["schedule"]["timescale"] == 40
+    assert run("schedule=inverse_sqrt", "warmup=none").resolved["schedule"]["timescale"] == 10_000
+    assert run("schedule=cyclic", "schedule.step_size_up=7").resolved["schedule"]["step_size_down"] == 7
+    assert run("schedule=cosine", "warmup=until_error").resolved["schedule"]["decay_steps"] == 600
 
 
 def test_resolvers_give_updates() -> None:
@@ -107,3 +185,25 @@ def test_a_name_is_the_option_where_a_file_gives_none(tmp_path: Path) -> None:
     config = build.run_config(Composer(str(tmp_path)).compose(["optimizer=mine"]))
     assert config.resolved["optimizer"]["name"] == "mine"
     assert config.optimizer.lr == 0.3
+
+
+def test_a_primary_configuration_that_says_nothing_about_averages_has_none(tmp_path: Path) -> None:
+    lines = (CONF / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "mine.yaml").write_text("".join(line for line in lines if "average" not in line))
+    config = build.run_config(Composer(str(tmp_path), "mine").compose([]))
+    assert config.average.name == "none"
+    assert config.resolved["average"] == {"name": "none"}
+
+
+def test_groups_and_averages_are_as_they_were_given() -> None:
+    groups = "{layers.1.*:{lr_factor:2.0},bias_and_norm:{weight_decay:0.0}}"
+    config = run(f"optimizer.groups={groups}", "average=ema", "average.decay=0.9")
+    assert list(config.optimizer.groups or {}) == ["layers.1.*", "bias_and_norm"]
+    assert config.resolved["optimizer"]["groups"]["layers.1.*"] == {"lr_factor": 2.0}
+    assert config.average.decay == 0.9
+
+
+def test_the_decay_of_an_average_can_be_searched() -> None:
+    request = parse(["average=ema", "average.decay=interval(0.9,0.999)", "space=none"])
+    (branch,) = build.space(Composer(), request).branches
+    assert [config.average.decay for config in branch.extremes()] == [0.9, 0.999]

@@ -1,13 +1,17 @@
 """The typed configuration: what it lets be called, and what it refuses."""
 
+import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
+import schedulefree
 import torch
 
 from models.mlp import MLP
 from sweep.config import (
+    AverageConfig,
     Component,
     DatasetConfig,
     OptimizerConfig,
@@ -19,6 +23,7 @@ from sweep.config import (
     locate,
 )
 from sweep.schedules import DECAYS, WARMUPS
+from sweep.training.optimizers import Lion
 from sweep.validation import InvalidValueError
 
 SGD = Component("optimizer", "torch.optim.SGD", {"momentum": 0.9})
@@ -52,6 +57,8 @@ def outer(**arguments):
         ("torch.optim.sgd.SGD", torch.optim.SGD),
         ("torch.nn.Linear", torch.nn.Linear),
         ("torch.nn.modules.linear.Linear", torch.nn.Linear),
+        ("sweep.training.optimizers.Lion", Lion),
+        ("schedulefree.AdamWScheduleFree", schedulefree.AdamWScheduleFree),
     ],
 )
 def test_a_path_within_the_own_packages_is_found(target, found):
@@ -70,6 +77,9 @@ def test_a_path_within_the_own_packages_is_found(target, found):
         "sweep.config.locate",
         "sweep.cli.main",
         "sweep.database.engine",
+        "sweep.training.SerialEngine",
+        "sweep.training.optimizersx.Lion",
+        "schedulefreex.AdamWScheduleFree",
         "modelsx.mlp.MLP",
         "torch.nnx.Linear",
         "torch.optimizer.SGD",
@@ -103,6 +113,8 @@ def test_a_path_outside_the_own_packages_is_refused(target):
         "sweep.data.sources.InvalidValueError",
         "torch.nn.modules.module.torch.load",
         "torch.optim.optimizer.functools.partial",
+        "sweep.training.optimizers.torch.load",
+        "schedulefree.adamw_schedulefree.torch.load",
         "models.mlp.__loader__.get_data",
         "models.mlp.__builtins__.open",
         "models.mlp.torch.add",
@@ -174,6 +186,13 @@ def test_a_trusted_module_that_needs_what_is_missing_says_so(tmp_path, monkeypat
     with refused(r"model\._target_") as error:
         Component("model", "needy.Net", {}, trusted=("needy",))
     assert "a_module_that_is_not_there" in str(error.value)
+
+
+def test_an_extra_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "schedulefree", None)
+    with refused(r"optimizer\._target_") as error:
+        Component("optimizer", "schedulefree.AdamWScheduleFree", {})
+    assert error.value.rule == "is not installed; pip install schedulefree"
 
 
 # --- arguments
@@ -310,6 +329,9 @@ def test_a_warmup_may_leave_one_update():
         ("device", "cuda:\N{SUPERSCRIPT TWO}", "cuda"),
         ("precision", "float16", "float32, bf16, float64"),
         ("precision", None, "float32"),
+        ("accumulate", 0, ">= 1"),
+        ("accumulate", 1.5, "integer"),
+        ("accumulate", 33, "at most train.batch_size=32"),
     ],
 )
 def test_train_refuses_with_key_value_and_rule(key, value, rule):
@@ -341,6 +363,74 @@ def test_the_optimizer_refuses_with_key_value_and_rule(key, value):
 def test_clipping_is_optional():
     assert OptimizerConfig(SGD, 0.1).clip_norm is None
     assert OptimizerConfig(SGD, 0.1, clip_norm=1).clip_norm == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 31, 32])
+def test_there_are_at_most_as_many_micro_batches_as_examples(accumulate):
+    assert TrainConfig(**TRAIN, accumulate=accumulate).accumulate == accumulate
+
+
+@pytest.mark.parametrize(
+    ("groups", "key", "rule"),
+    [
+        (5, "groups", "must be null, or"),
+        ([], "groups", "must be null, or"),
+        ({"bias_and_norm": 5}, r"groups\.bias_and_norm", "must be a name or pattern"),
+        ({"bias_and_norm": None}, r"groups\.bias_and_norm", "must be a name or pattern"),
+        ({3: {"lr_factor": 1}}, r"groups\.3", "must be a name or pattern"),
+        *(
+            ({"first.*": {"lr_factor": value}}, r"groups\.first\.\*\.lr_factor", "must be a finite number >= 0")
+            for value in (-1, math.nan, math.inf, "2", None, True)
+        ),
+        ({"first.*": {"lr": 0.1}}, r"groups\.first\.\*\.lr", "lr_factor"),
+    ],
+)
+def test_groups_are_refused_with_key_value_and_rule(groups, key, rule):
+    with refused(key) as error:
+        OptimizerConfig(SGD, 0.1, groups=groups)
+    assert rule in error.value.rule
+
+
+@pytest.mark.parametrize("groups", [None, {}, {"a.*": {}}, {"bias_and_norm": {"lr_factor": 0, "weight_decay": 0}}])
+def test_groups_are_optional(groups):
+    assert OptimizerConfig(SGD, 0.1, groups=groups).groups == groups
+
+
+@pytest.mark.parametrize("decay", [0, 0.0, 0.999])
+def test_an_average_has_a_decay_below_1(decay):
+    assert AverageConfig("ema", decay).decay == decay
+
+
+@pytest.mark.parametrize(
+    ("name", "decay", "key"),
+    [
+        *(("ema", value, "decay") for value in (1, 1.0, -0.1, math.nan, "0.9", None)),
+        ("none", 0.9, "decay"),
+        ("none", 0, "decay"),
+        ("swa", None, "name"),
+        (None, None, "name"),
+    ],
+)
+def test_an_average_refuses_by_key(name, decay, key):
+    with refused(key):
+        AverageConfig(name, decay)
+
+
+def test_a_training_has_no_average_unless_it_is_asked_for():
+    assert run_config().average == AverageConfig("none")
+
+
+def identity(groups):
+    resolved = {"optimizer": {"name": "sgd", "groups": groups}, "train": TRAIN | {"device": "cpu"}}
+    return json.dumps(replace(run_config(), resolved=resolved).identity, sort_keys=True)
+
+
+def test_the_order_of_groups_is_part_of_the_identity():
+    """The first that matches counts, whatever a digest sorts."""
+    first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}
+    assert identity(first | second) != identity(second | first)
+    assert identity(first | second) == identity(first | second)
+    assert identity(None) == identity({})
 
 
 @pytest.mark.parametrize(
@@ -403,7 +493,15 @@ def test_a_study_refuses_with_key_value_and_rule(key, value, rule):
     assert rule in error.value.rule
 
 
-@pytest.mark.parametrize(("metric", "direction"), [("val_loss", "minimize"), ("val_accuracy", "maximize")])
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("val_loss", "minimize"),
+        ("val_accuracy", "maximize"),
+        ("val_loss_ema", "minimize"),
+        ("val_accuracy_ema", "maximize"),
+    ],
+)
 def test_the_direction_is_the_metric_s_own(metric, direction):
     for given in (None, direction):
         study = StudyConfig(**(STUDY | {"metric": metric, "direction": given}))
@@ -415,12 +513,23 @@ def test_an_accuracy_is_not_minimized():
         StudyConfig(**(STUDY | {"metric": "val_accuracy", "direction": "minimize"}))
 
 
-def test_a_regression_is_not_judged_by_accuracy():
-    by_accuracy = StudyConfig(**(STUDY | {"metric": "val_accuracy"}))
-    by_accuracy.check_metric(classification=True)
-    StudyConfig(**STUDY).check_metric(classification=False)
-    with refused(r"study\.metric"):
-        by_accuracy.check_metric(classification=False)
+@pytest.mark.parametrize("suffix", ["", "_ema"])
+def test_a_regression_is_not_judged_by_accuracy(suffix):
+    ema = AverageConfig("ema", 0.9)
+    by_accuracy = StudyConfig(**(STUDY | {"metric": f"val_accuracy{suffix}"}))
+    by_accuracy.check_metric(True, ema)
+    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).check_metric(False, ema)
+    with refused(r"study\.metric") as error:
+        by_accuracy.check_metric(False, ema)
+    assert "regression" in error.value.rule
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
+def test_a_training_without_average_is_not_judged_by_one(metric):
+    StudyConfig(**(STUDY | {"metric": metric})).check_metric(True, AverageConfig("none"))
+    with refused(r"study\.metric") as error:
+        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).check_metric(True, AverageConfig("none"))
+    assert error.value.rule == "needs average=ema, not none"
 
 
 def test_a_sampler_refuses_a_seed_below_zero():

@@ -11,7 +11,7 @@ SWEEP = ROOT / "sweep"
 MAY_IMPORT = {
     "validation": set(),
     "core": set(),
-    "schedules": {"validation"},
+    "schedules": {"core", "validation"},
     "config": {"schedules", "validation"},
     "space": {"config", "core", "validation"},
     "database": {"validation"},

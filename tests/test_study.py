@@ -1,9 +1,11 @@
 """The loop of a study, with an engine, a proposer, a recorder and a monitor that write down what they are asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sweep.core import Evaluation, Progress, Result, Rows, Status, Trial
+from sweep.core import Evaluation, Event, Progress, Result, Rows, Status, Trial
 from sweep.study import FixedTrials, run
 
 CLASSES = {"val_loss": 0.5, "val_accuracy": 0.9}
@@ -118,11 +120,17 @@ class FakeRecorder:
     def open(self, trial):
         self._write("open", trial.number)
 
+    def twin_of(self, trial):
+        return None
+
     def record(self, rows):
         self._write("record", rows.trial, rows.first)
 
     def evaluate(self, evaluation):
         self._write("evaluate", evaluation.trial, evaluation.step)
+
+    def mark(self, trial, events):
+        self._write("mark", trial.number, *map(str, events))
 
     def close(self, trial, result):
         self._write("close", trial.number)
@@ -130,6 +138,48 @@ class FakeRecorder:
 
     def interrupt(self, trial):
         self._write("interrupt", trial.number)
+
+
+class TwinRecorder(FakeRecorder):
+    """Knows which trials are the same training: those of equal letters, trial n having the nth.
+
+    Args:
+        scripts: what is played back of a trial that was trained.
+        earlier: trials that an earlier command has trained.
+    """
+
+    def __init__(self, log, letters, scripts, earlier=(), raises=None):
+        super().__init__(log, raises)
+        self.letters, self.scripts = letters, scripts
+        self.ended = {letters[number]: number for number in earlier}
+        self.opened = []
+
+    def open(self, trial):
+        super().open(trial)
+        self.opened.append(trial.number)
+
+    def twin_of(self, trial):
+        letter = self.letters[trial.number]
+        before = [n for n in self.opened[: self.opened.index(trial.number)] if self.letters[n] == letter]
+        return self.ended.get(letter, before[0] if before else None)
+
+    def replay(self, trial):
+        self._write("replay", trial.number)
+        twin = self.ended[self.letters[trial.number]]
+        return [as_trial(trial.number, progress, twin) for progress in self.scripts[twin]]
+
+    def close(self, trial, result):
+        super().close(trial, result)
+        self.opened.remove(trial.number)
+        if result.status in (Status.COMPLETE, Status.DIVERGED):
+            self.ended.setdefault(self.letters[trial.number], trial.number)
+
+
+def as_trial(number, progress, twin):
+    """The progress of a twin, as that of trial `number`."""
+    evaluation = progress.evaluation and replace(progress.evaluation, trial=number)
+    rows = [replace(rows, trial=number) for rows in progress.rows]
+    return replace(progress, trial=number, rows=rows, evaluation=evaluation, twin_of=twin)
 
 
 class FakeMonitor:
@@ -141,6 +191,8 @@ class FakeMonitor:
 
     def progressed(self, trial, progress):
         self.log.append(("progressed", trial.number))
+        if progress.twin_of is not None:
+            self.log.append(("shown as", trial.number, progress.twin_of))
 
     def ended(self, trial, result):
         self.log.append(("ended", trial.number, result.status))
@@ -216,6 +268,18 @@ def test_every_row_is_recorded_also_of_several_series():
     last = boundary(0, 20, Status.COMPLETE)
     study = Study({0: [Progress(0, series, last.evaluation, Status.COMPLETE)]}).run()
     assert study.log.of("record") == [("record", 0, 0), ("record", 0, 10), ("record", 0, 0)]
+
+
+def test_the_events_of_a_schedule_are_recorded_with_the_boundary_at_which_they_were_seen():
+    seen = replace(boundary(0, 20), events=[Event(20, "plateau")])
+    study = Study({0: [boundary(0, 10), seen, replace(boundary(0, 30, Status.COMPLETE), events=seen.events)]}).run()
+    assert study.log.of("evaluate", "mark") == [
+        ("evaluate", 0, 10),
+        ("evaluate", 0, 20),
+        ("mark", 0, "plateau@20"),
+        ("evaluate", 0, 30),
+        ("mark", 0, "plateau@20"),
+    ]
 
 
 # --- results
@@ -367,6 +431,129 @@ def test_a_record_that_cannot_be_interrupted_does_not_keep_the_others_from_it():
     with pytest.raises(RuntimeError, match="no memory"):
         study.run()
     assert study.log.of("interrupt") == [("interrupt", 0), ("interrupt", 1)]
+
+
+# --- twins
+
+
+class Twins(Study):
+    """Trials of equal letters are the same training; `scripts` are of those that are to be trained."""
+
+    def __init__(self, letters, scripts, *, slots=1, prune=None, raises=None, earlier=()):
+        super().__init__(scripts, slots=slots, prune=prune)
+        numbers = [number for number in range(len(letters)) if number not in earlier]
+        self.proposer = FakeProposer(self.log, numbers, prune)
+        self.recorder = TwinRecorder(self.log, letters, scripts, earlier, raises)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_the_same_training_is_trained_once_and_recorded_and_told_for_each(slots):
+    study = Twins("abab", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.6, 0.5)}, slots=slots).run()
+    assert study.log.of("start") == [("start", 0), ("start", 1)]
+    assert study.recorder.results == study.proposer.results
+    values = {number: result.value for number, result in study.proposer.results.items()}
+    assert values == {0: 0.4, 1: 0.5, 2: 0.4, 3: 0.5}
+    for number in range(4):
+        happened = [event for event in study.log if event[1] == number and event[0] in ("record", "evaluate", "report")]
+        assert happened == [
+            ("record", number, 0),
+            ("evaluate", number, 10),
+            ("report", number, 10),
+            ("record", number, 10),
+            ("evaluate", number, 20),
+            ("report", number, 20),
+        ]
+    assert set(study.log.of("shown as")) == {("shown as", 2, 0), ("shown as", 3, 1)}
+
+
+def test_a_twin_goes_the_way_of_a_training():
+    """It is opened, recorded, reported, asked whether to prune, closed and told in the same order."""
+    study = Twins("aa", {0: trained(0, 0.7, 0.4)}).run()
+
+    def way(number):
+        own = [event for event in study.log if event[0] not in ("advance", "start", "replay", "shown as")]
+        return [(what, *rest) for what, of, *rest in own if of == number]
+
+    assert way(1) == way(0)
+
+
+def test_a_twin_of_an_earlier_command_s_trial_is_not_trained():
+    study = Twins("aba", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.5)}, earlier=[0]).run()
+    assert study.log.of("start") == [("start", 1)]
+    assert study.proposer.results[2] == Result(2, Status.COMPLETE, 0.4)
+
+
+def test_a_diverged_training_stands_for_its_twin():
+    study = Twins("aa", {0: [boundary(0, 10), Progress(0, [rows(0, 10)], None, Status.DIVERGED)]}).run()
+    assert study.log.of("start") == [("start", 0)]
+    assert study.proposer.results[1] == Result(1, Status.DIVERGED)
+    assert study.log.of("record")[2:] == [("record", 1, 0), ("record", 1, 10)]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_pruned_training_does_not_stand_for_its_twin(slots):
+    scripts = {number: trained(number, 0.9, 0.8, 0.7) for number in (0, 1)}
+    study = Twins("aaa", scripts, slots=slots, prune={0: 20}).run()
+    assert study.log.of("start") == [("start", 0), ("start", 1)]
+    statuses = [result.status for _, result in sorted(study.proposer.results.items())]
+    assert statuses == [Status.PRUNED, Status.COMPLETE, Status.COMPLETE]
+
+
+def test_a_twin_may_be_pruned_where_the_training_was_not():
+    study = Twins("aab", {0: trained(0, 0.9, 0.8, 0.7), 2: trained(2, 0.5)}, prune={1: 20}).run()
+    assert study.proposer.results[1] == Result(1, Status.PRUNED)
+    assert [event for event in study.log.of("record", "evaluate") if event[1] == 1] == [
+        ("record", 1, 0),
+        ("evaluate", 1, 10),
+        ("record", 1, 10),
+        ("evaluate", 1, 20),
+    ]
+    assert study.log.of("stop") == []  # it was in no slot
+    assert study.log.of("start") == [("start", 0), ("start", 2)]
+
+
+def test_no_trial_is_asked_for_while_a_twin_is_played_back():
+    """A proposer that learns from results knows of the twin's, as it would if the twin had been trained."""
+    scripts = {0: trained(0, 0.9, 0.8), 2: trained(2, 0.5)}
+    study = Twins("aab", scripts, slots=1).run()
+    assert study.log.index(("tell", 1)) < study.log.index(("open", 2))
+
+
+def test_a_twin_of_a_live_training_waits_and_keeps_its_slot():
+    scripts = {0: trained(0, 0.9, 0.8, 0.7), 2: trained(2, 0.5)}
+    study = Twins("aab", scripts, slots=2).run()
+    assert study.log.of("start", "replay") == [("start", 0), ("start", 2), ("replay", 1)]
+    assert study.log.index(("open", 1)) < study.log.index(("tell", 0)) < study.log.index(("open", 2))
+
+
+def test_an_interruption_releases_a_twin_that_waits_without_stopping_it():
+    study = Twins("aa", {0: trained(0, 0.9, 0.8)}, slots=2).run(interrupted=after(1))
+    assert study.log.of("stop") == [("stop", 0)]
+    assert study.log.of("interrupt", "release") == [
+        ("interrupt", 0),
+        ("release", 0),
+        ("interrupt", 1),
+        ("release", 1),
+    ]
+
+
+def test_an_interruption_releases_a_twin_that_is_played_back():
+    study = Twins("aa", {0: trained(0, 0.9, 0.8)}).run(interrupted=after(3))
+    assert study.log.of("record", "stop", "interrupt", "release") == [
+        ("record", 0, 0),
+        ("record", 0, 10),
+        ("record", 1, 0),
+        ("interrupt", 1),
+        ("release", 1),
+    ]
+    assert list(study.proposer.results) == [0]
+
+
+def test_a_twin_that_cannot_be_read_back_is_not_told():
+    study = Twins("aa", {0: trained(0, 0.5)}, raises={"replay": OSError("disk full")})
+    with pytest.raises(OSError, match="disk full"):
+        study.run()
+    assert study.log.of("tell", "interrupt") == [("tell", 0), ("interrupt", 1)]
 
 
 # --- fixed trials

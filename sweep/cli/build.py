@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweep.cli.compose import Composer, epoch_length, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
 from sweep.config import (
+    AverageConfig,
     Choice,
     Component,
     DatasetConfig,
@@ -21,13 +22,13 @@ from sweep.config import (
     TrainConfig,
     UiConfig,
 )
-from sweep.schedules import DECAYS, WARMUPS
+from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
 from sweep.validation import InvalidValueError, one_of
 
 T = TypeVar("T")
 
-RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "dataset", "train")
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "dataset", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
 
 
@@ -55,14 +56,16 @@ def run_config(config: DictConfig) -> RunConfig:
     trusted = _trusted(config)
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
+    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
         optimizer=_optimizer(_without(parts["optimizer"], "name"), trusted),
-        decay=_family(DECAYS, "schedule", parts["schedule"]),
+        decay=_decay("schedule", parts["schedule"]),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
         train=train,
         resolved=parts,
+        average=fill(AverageConfig, "average", parts["average"]),
     )
 
 
@@ -75,7 +78,7 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
 
 
 def _optimizer(values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
-    own = ("lr", "clip_norm")
+    own = ("lr", "clip_norm", "groups")
     component = _component("optimizer", {k: v for k, v in values.items() if k not in own}, trusted)
     return fill(OptimizerConfig, "optimizer", {k: values[k] for k in own if k in values} | {"component": component})
 
@@ -86,11 +89,29 @@ def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) ->
     return Component(key, values["_target_"], _without(values, "_target_"), trusted)
 
 
-def _family(registry: Mapping[str, type[T]], group: str, values: Mapping[str, Any]) -> T:
+def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]) -> T:
     name = str(values.get("name"))
     if name not in registry:
-        raise InvalidValueError(f"{group}.name", name, f"must be one of {', '.join(registry)}")
-    return fill(registry[name], group, _without(values, "name"))
+        raise InvalidValueError(f"{key}.name", name, f"must be one of {', '.join(registry)}")
+    return fill(registry[name], key, _without(values, "name"))
+
+
+def _decay(key: str, values: Mapping[str, Any]) -> Decay:
+    """A decay family; of joined ones, each piece as a decay of its own."""
+    if values.get("name") != "joined":
+        return _family(DECAYS, key, values)
+    pieces = values.get("pieces")
+    if not isinstance(pieces, Mapping):
+        raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
+    built = tuple(_piece(f"{key}.pieces.{label}", piece) for label, piece in pieces.items())
+    return _family(DECAYS, key, {**values, "pieces": built})
+
+
+def _piece(key: str, values: Any) -> Piece:
+    if not isinstance(values, Mapping):
+        raise InvalidValueError(key, values, "must be a mapping: {name: linear, decay_steps: 100, factor: 0.5}")
+    factor = {"factor": values["factor"]} if "factor" in values else {}
+    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"))} | factor)
 
 
 def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
@@ -175,11 +196,11 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
     def unit(name: str) -> int:
         return plain.train.steps if name == "fraction" else epoch_length(config)
 
-    def name_of(group: str) -> str:
-        return str(config[group].name)
+    def name_of(part: str) -> str:
+        return str(OmegaConf.select(config, part).get("name"))
 
     dimensions = tuple(dimension(override, name_of, unit) for override in chosen.values())
-    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), _base(plain))
+    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), plain.identity)
 
 
 def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: Mapping[str, Any]) -> RunConfig:
@@ -190,11 +211,6 @@ def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: M
     return run_config(drawn)
 
 
-def _base(config: RunConfig) -> dict[str, Any]:
-    """What is recorded and compared of a branch: not where it is trained."""
-    return {**config.resolved, "train": _without(config.resolved["train"], "device")}
-
-
 def _known_elsewhere(key: str) -> bool:
     """Whether another schedule or warmup has the key: a space may name keys that the chosen one lacks."""
     group, _, leaf = key.partition(".")
@@ -203,6 +219,6 @@ def _known_elsewhere(key: str) -> bool:
 
 
 def _has(config: DictConfig, key: str) -> bool:
-    group, _, leaf = key.partition(".")
-    part = config.get(group)
+    parent, _, leaf = key.rpartition(".")
+    part = OmegaConf.select(config, parent)
     return OmegaConf.is_dict(part) and leaf in part

@@ -19,17 +19,22 @@ from sweep.validation import InvalidValueError
 CONFIG_MODULE = "conf"
 
 SECTIONS = (
-    "mode", "model", "optimizer", "schedule", "warmup", "dataset", "space", "train",
+    "mode", "model", "optimizer", "schedule", "warmup", "dataset", "average", "space", "train",
     "sampler", "pruner", "engine", "study", "tracking", "preview", "ui", "trusted",
 )  # fmt: skip
 """The top level of a configuration."""
 
 
 def register_resolvers() -> None:
-    """Make `${fraction:x}`, `${epochs:n}` and `${remaining:}` known: updates, from the configuration they stand in."""
+    """Make the resolvers known that conf uses; they read the configuration they stand in.
+
+    `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates.
+    """
     OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
     OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
     OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
+    OmegaConf.register_new_resolver("warmup_steps", _warmup_steps, replace=True)
+    OmegaConf.register_new_resolver("unless_half_life", _unless_half_life, replace=True)
 
 
 def _fraction(part: float, *, _root_: DictConfig) -> int:
@@ -43,10 +48,20 @@ def _epochs(count: float, *, _root_: DictConfig) -> int:
     return round(count * epoch_length(_root_))
 
 
-def _remaining(*, _root_: DictConfig) -> int:
-    """The steps a decay counts within the horizon: T - W, or T where it counts from step 0 (overlap)."""
+def _remaining(taken: int = 0, *, _root_: DictConfig) -> int:
+    """The steps a decay counts within the horizon, less those taken: T - W, or T where it counts from step 0."""
     overlap = _root_.warmup.get("counting") == "overlap"
-    return int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0)))
+    return int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0))) - taken
+
+
+def _warmup_steps(default: int, *, _root_: DictConfig) -> int:
+    """W, or the default without a warmup."""
+    return int(_root_.warmup.get("steps", 0)) or default
+
+
+def _unless_half_life(value: Any, *, _root_: DictConfig) -> Any:
+    """The value, or null where the half-life says it all."""
+    return value if _root_.schedule.get("half_life") is None else None
 
 
 def epoch_length(config: DictConfig) -> int:
@@ -98,6 +113,7 @@ class Composer:
         for group, option in choices.items():
             if option and OmegaConf.is_dict(config.get(group)) and group != "space":
                 config[group].setdefault("name", option)
+        config.setdefault("average", {"name": "none"})  # a primary configuration of theirs may say nothing about it
         for key in config:
             if key not in SECTIONS:
                 rule = f"no such key; the configuration has {', '.join(SECTIONS)}"

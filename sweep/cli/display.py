@@ -1,13 +1,13 @@
 """What a person sees while a search runs: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sweep.core import Progress, Result, Trial
+from sweep.core import Event, Progress, Result, Trial
 from sweep.report import number, short, stall_warning
 from sweep.schedules import key_figures
 
@@ -54,6 +54,8 @@ class Display:
         self._sign, self._best, self._single = 1 if minimize else -1, best, single
         self._metrics: Mapping[str, float] = {}
         self._step = 0
+        self._twin_of: int | None = None
+        self._events: dict[int, Sequence[Event]] = {}
         self._live = console.is_terminal
         self._said = self._began = time.monotonic()
         self._updates = 0
@@ -87,8 +89,12 @@ class Display:
         self._show(trial, 0, None)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
-        rows = progress.rows[-1]
+        rows, self._twin_of = progress.rows[-1], progress.twin_of
         self._step = step = rows.first + len(rows.lr)
+        if self._single:
+            for event in progress.events[len(self._events.get(trial.number, ())) :]:
+                self.say(f"{event.name.replace('_', ' ')} at step {event.step}")
+        self._events[trial.number] = progress.events
         if progress.evaluation is not None:
             self._metrics = progress.evaluation.metrics
         self._updates += len(rows.lr)
@@ -114,7 +120,9 @@ class Display:
             value = f"{self.metric} {result.value:.4f}"
             if self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
-        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{mark}"
+        twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
+        events = "".join(f"  {event}" for event in self._events.pop(trial.number, ()))
+        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
 
     def _measured(self) -> str:

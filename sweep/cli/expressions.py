@@ -13,7 +13,7 @@ from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
-GROUPS = ("model", "optimizer", "schedule", "warmup")
+GROUPS = ("model", "optimizer", "schedule", "warmup", "average")
 """Groups that a search may choose among, and whose keys it may draw."""
 KEYS = ("train.batch_size",)
 """Further keys that a search may draw."""
@@ -129,7 +129,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     """The dimension of a sweep expression.
 
     Args:
-        config_name: group -> name of the family chosen, which tells the keys that count updates.
+        config_name: `schedule`, `warmup` or a piece of joined ones -> name of its family, which tells the keys that
+            count updates.
         unit: updates of the horizon ("fraction") or of an epoch ("epochs").
 
     Raises:
@@ -199,10 +200,10 @@ def _counts_updates(key: str, config_name: Callable[[str], str]) -> bool:
     """Whether a key is an integer by the type of the field it becomes."""
     if key in KEYS:
         return True
-    group, _, leaf = key.partition(".")
+    group, (part, _, leaf) = key.partition(".")[0], key.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
-    family = families[group].get(config_name(group)) if group in families else None
-    return family is not None and any(field.name == leaf and field.type is int for field in fields(family))
+    family = families[group].get(config_name(part)) if group in families else None
+    return family is not None and any(f.name == leaf and f.type in (int, int | None) for f in fields(family))
 
 
 def _options(override: Override) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -19,11 +22,20 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.core import Status, Trial
 from sweep.data import load
 from sweep.database import same_database
-from sweep.report import as_params, curve_picture, describe, figures_text, stall_warning
+from sweep.report import (
+    as_params,
+    curve_picture,
+    curves_picture,
+    describe,
+    figures_table,
+    figures_text,
+    stall_warning,
+    training_name,
+)
 from sweep.schedules import key_figures
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store, serving
-from sweep.training import SerialEngine, choose_device
+from sweep.training import SerialEngine, checkpoints, choose_device
 from sweep.validation import InvalidValueError
 
 
@@ -74,43 +86,88 @@ def search(command: Command) -> int:
 
 
 def train(command: Command) -> int:
-    """Train one configuration through the same loop, recorded as a run of its own."""
+    """Train one configuration through the same loop, recorded as a run of its own, and keep the state it ends with.
+
+    A training that has not reached its horizon, or is asked for more steps, goes on from there.
+    """
     config, run = _single(command, "mode=train trains one configuration")
     tracking, judged = build.tracking_config(config), build.study_config(config)
     base, data, out = address(command, tracking), load(run.dataset), console()
-    engine = SerialEngine(data, choose_device(run.train), run.train.precision)
+    device = choose_device(run.train)
+    engine = SerialEngine(data, device, run.train.precision)
     engine.check(run)
-    judged.check_metric(data.classification)
-    store = open_store(tracking)
-    recorder = MlflowRecorder(store, describe)
+    judged.check_metric(data.classification, run.average)
     trial = Trial(0, run, run.train.seed)
+    path = Path(run.train.checkpoint_dir) / f"{training_name(trial, data.digest)}.pt"
+    goes_on = _going_on(run, path)
+    if goes_on is not None:
+        state = checkpoints.restore(path, trial, engine.data, device)
+        trial = replace(trial, state=state, first=state.global_step)
+    store = _store_with(tracking, goes_on)
+    recorder = MlflowRecorder(store, describe, goes_on=goes_on)
     proposer = study.FixedTrials([trial])
-    display = Display(out, judged.metric, judged.minimize, 1, 0, run.train.steps, single=True)
+    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last - trial.first, single=True)
+    if goes_on is not None:
+        say(out, f"goes on from step {trial.first}, kept in {path}")
     with interruptible(display.say) as interrupted, display:
         study.run(proposer, engine, recorder, display, judged.metric, interrupted)
     if not proposer.results:
-        say(out, "interrupted: the training is begun again by the same command")
+        say(out, f"interrupted: the same command trains again from step {trial.first}")
         return INTERRUPTED
-    say(out, figures_text(key_figures(run.schedule, run.train.steps)))
+    (result,) = proposer.results
+    if result.state is not None:
+        checkpoints.save(path, result.state, {"run_id": recorder.run_id(trial)})
+    events = () if result.state is None else result.state.events
+    say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
-    return DONE if proposer.results[0].status is Status.COMPLETE else FAILED
+    return DONE if result.status is Status.COMPLETE else FAILED
+
+
+def _going_on(run: RunConfig, path: Path) -> str | None:
+    """The MLflow run of the training that a kept state goes on; None where it begins anew."""
+    if not path.exists():
+        return None
+    kept = checkpoints.about(path)
+    finished = run.train.more_steps is None and kept["global_step"] >= run.train.steps
+    return None if finished else str(kept["run_id"])
+
+
+def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
+    """The store of a training; of one that goes on, with its run in it."""
+    store = open_store(tracking, create=False)
+    if goes_on is not None and (store is None or not store.holds(goes_on)):
+        rule = f"does not hold run {goes_on} of the training that goes on: name the one that does, or another"
+        raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
+    return store or open_store(tracking)
 
 
 def preview(command: Command) -> int:
-    """The curve as csv and picture, and its key figures; trains nothing."""
-    config, run = _single(command, "mode=preview shows one schedule")
-    path = Path(build.preview_config(config).path)
-    curve, figures = run.schedule.curve(run.train.steps), key_figures(run.schedule, run.train.steps)
+    """Curves as csv and picture, and their key figures; trains nothing. Lists (a,b,c) are drawn side by side."""
+    build.check_engine(command.compose())
+    path = Path(build.preview_config(command.compose()).path)
+    runs = _previewed(command)
+    curves = {label: run.schedule.curve(run.train.steps) for label, run in runs.items()}
+    figures = [key_figures(run.schedule, run.train.steps) for run in runs.values()]
+    columns = list(curves) if len(curves) > 1 else ["lr"]
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "lr"), *((step, repr(lr)) for step, lr in enumerate(curve.tolist()))])
+        rows = zip(*(map(repr, curve.tolist()) for curve in curves.values()), strict=True)
+        csv.writer(file).writerows([("step", *columns), *((step, *row) for step, row in enumerate(rows))])
     picture = path.with_suffix(".png")
-    picture.write_bytes(curve_picture(curve, figures))
+    single = len(curves) == 1
+    picture.write_bytes(curve_picture(next(iter(curves.values())), figures[0]) if single else curves_picture(curves))
     out = console()
-    say(out, figures_text(figures))
-    warning = stall_warning(figures)
-    if warning:
-        say(out, f"warning: {warning}")
+    if single:
+        say(out, figures_text(figures[0]))
+    else:
+        out.print(figures_table(dict(zip(curves, figures, strict=True))))
+    for label, found in zip(curves, figures, strict=True):
+        if warning := stall_warning(found):
+            say(out, f"warning: {warning}" if single else f"warning: {label}: {warning}")
+    for label, run in runs.items():
+        for reaction in run.schedule.reactions:
+            of = "" if single else f"{label}: "
+            say(out, f"{of}drawn before any event: {reaction.name} waits for {reaction.watches} at the evaluations")
     say(out, f"written to {path} and {picture}")
     return DONE
 
@@ -135,26 +192,31 @@ def ui(command: Command) -> int:
         say(out, "\n".join(lines))
         return DONE
     port = build.ui_config(command.compose()).port
-    say(out, "MLflow is starting ...")
-    with interruptible(lambda text: None) as interrupted, serving(tracking.uri, port, interrupted) as server:
-        if not interrupted():
-            say(out, "\n".join([f"MLflow serves {base}; Ctrl-C ends it.", *lines]))
-        while not interrupted():
-            with suppress(TimeoutExpired):
-                server.wait(0.5)
-                if not interrupted():
-                    raise RuntimeError("the MLflow server ended")
+    with interruptible(lambda text: None) as interrupted:
+        say(out, "MLflow is starting ...")
+        with serving(tracking.uri, port, interrupted) as server:
+            if not interrupted():
+                say(out, "\n".join([f"MLflow serves {base}; Ctrl-C ends it.", *lines]))
+            while not interrupted():
+                with suppress(TimeoutExpired):
+                    server.wait(0.5)
+                    if not interrupted():
+                        raise RuntimeError("the MLflow server ended")
     return DONE
 
 
 def _checked_engine(plan: Plan) -> SerialEngine:
     """The engine of a plan, after everything that could be refused later has been tried. Writes nothing."""
+    if plan.first.train.more_steps is not None:
+        rule = "is for mode=train; a search trains every trial to the horizon train.steps"
+        raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
     engine = SerialEngine(plan.data, choose_device(plan.first.train), plan.first.train.precision)
     for branch in plan.space.branches:
-        engine.check(branch.configure({}))
+        plain = branch.configure({})
+        engine.check(plain)
+        plan.study.check_metric(plan.data.classification, plain.average)
         for config in branch.extremes():
             engine.check(config)
-    plan.study.check_metric(plan.data.classification)
     sampler(plan.sampler, plan.space, 0)
     if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
@@ -166,6 +228,30 @@ def _recorded_elsewhere(plan: Plan) -> InvalidValueError:
     """The refusal to go on with a study whose trials are recorded somewhere else."""
     rule = f"does not hold the trials that study {plan.name} has in study.storage; name the tracking.uri that does"
     return InvalidValueError("tracking.uri", plan.tracking.uri, f"{rule}, or another study.name")
+
+
+def _previewed(command: Command) -> dict[str, RunConfig]:
+    """The configurations to preview, by what tells them apart: one for each combination of the lists given.
+
+    Raises:
+        InvalidValueError: names an interval, or curves of different lengths.
+    """
+    request = command.request
+    lists: dict[str, Sequence[str]] = dict(request.groups)
+    for key, override in request.sweeps.items():
+        if override.is_interval_sweep():
+            rule = "mode=preview draws the values of a list (a,b,c) or range; an interval is for mode=search"
+            raise InvalidValueError(key, request.searched[key], rule)
+        lists[key] = [str(text) for text in override.sweep_string_iterator()]
+    runs = {}
+    for values in product(*lists.values()):
+        chosen = {key: f"{key}={value}" for key, value in zip(lists, values, strict=True)}
+        parts = [text.removeprefix(f"{key}=") if key in request.groups else text for key, text in chosen.items()]
+        runs[" ".join(parts) or "lr"] = build.run_config(command.composer.compose([*chosen.values(), *request.plain]))
+    for run in runs.values():
+        if run.train.steps != next(iter(runs.values())).train.steps:
+            raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
+    return runs
 
 
 def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:

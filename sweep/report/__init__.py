@@ -1,14 +1,16 @@
 """Figures and tables, from what the reader gives."""
 
-from sweep.report.describe import as_params, describe, flatten, short
-from sweep.report.figures import curve_picture
-from sweep.report.text import counts, figures_text, number, stall_warning, study_table, train_command
+from sweep.report.describe import as_params, describe, flatten, short, training_name
+from sweep.report.figures import curve_picture, curves_picture
+from sweep.report.text import counts, figures_table, figures_text, number, stall_warning, study_table, train_command
 
 __all__ = [
     "as_params",
     "counts",
     "curve_picture",
+    "curves_picture",
     "describe",
+    "figures_table",
     "figures_text",
     "flatten",
     "number",
@@ -16,4 +18,5 @@ __all__ = [
     "stall_warning",
     "study_table",
     "train_command",
+    "training_name",
 ]

@@ -1,24 +1,25 @@
-"""What is recorded of a trial before it begins: names, parameters, key figures, its curve as a picture."""
+"""What is recorded of a trial beside its rows: names, parameters, key figures, its curve as a picture."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 
-from sweep.core import Description, Trial
+from sweep.core import Description, Event, Trial
 from sweep.report.figures import curve_picture
 from sweep.report.text import heading, number
 from sweep.schedules import key_figures
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole."""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole, and so do mappings by what is no name for MLflow: patterns."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(re.fullmatch(r"[\w./ -]+", str(name)) for name in value):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
@@ -31,16 +32,16 @@ def as_params(nested: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 
-def describe(trial: Trial) -> Description:
-    """The description of a trial.
+def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
+    """The description of a trial, and of its curve after what its schedule waited for has happened.
 
     Its name holds what was drawn; `config.yaml` is the resolved configuration, which
-    `--config-dir <its folder> --config-name config` trains again; `sweep.curve` is the digest of the float32 curve.
+    `--config-dir <its folder> --config-name config` trains again; `sweep.curve` is the digest of the float32 curve,
+    `sweep.training` that of everything that the training depends on.
     """
-    config = trial.config
-    curve = config.schedule.curve(config.train.steps)
-    figures = key_figures(config.schedule, config.train.steps)
-    tags = {"sweep.curve": hashlib.sha256(curve.astype(np.float32).tobytes()).hexdigest()[:16]}
+    config, schedule = trial.config, trial.config.schedule.after(*events)
+    curve, figures = schedule.curve(config.train.steps), key_figures(schedule, config.train.steps)
+    tags = {"sweep.curve": _digest(curve.astype(np.float32).tobytes()), "sweep.training": training_digest(trial)}
     if figures.half_life is not None:
         tags["sweep.half_life"] = repr(figures.half_life)
     if figures.stalled_at is not None:
@@ -51,12 +52,39 @@ def describe(trial: Trial) -> Description:
     return Description(_name(trial), as_params(config.resolved), tags, artifacts)
 
 
+def training_digest(trial: Trial) -> str:
+    """Of float32 curve, seed, and the rest of the configuration: trials of a study that share it are one training.
+
+    exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have one curve. A schedule that waits for something to
+    happen is more than the curve that it begins with: there the whole configuration counts.
+    """
+    config = trial.config
+    curve = config.schedule.curve(config.train.steps).astype(np.float32)
+    apart = ["train.seed"] if config.schedule.reactions else ["train.seed", "optimizer.lr", "schedule", "warmup"]
+    rest = {k: v for k, v in flatten(config.identity).items() if k not in apart and k.partition(".")[0] not in apart}
+    return _digest(curve.tobytes() + json.dumps([trial.seed, rest], sort_keys=True).encode())
+
+
+def training_name(trial: Trial, data_digest: str) -> str:
+    """dataset-model-optimizer-schedule-digest, of everything that a training depends on."""
+    identity = json.dumps([flatten(trial.config.identity), trial.seed, data_digest], sort_keys=True)
+    return f"{_groups(trial)}-{_digest(identity.encode())}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def _name(trial: Trial) -> str:
     if not trial.values:
-        resolved = trial.config.resolved
-        return "-".join(str(resolved[group]["name"]) for group in ("dataset", "model", "optimizer", "schedule"))
+        return _groups(trial)
     drawn = " ".join(short(key, value) for key, value in trial.values.items())
     return f"{trial.number:03d} {drawn}"
+
+
+def _groups(trial: Trial) -> str:
+    resolved = trial.config.resolved
+    return "-".join(str(resolved[group]["name"]) for group in ("dataset", "model", "optimizer", "schedule"))
 
 
 def short(key: str, value: Any) -> str:

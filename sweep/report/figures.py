@@ -1,12 +1,20 @@
 """Pictures. Drawn without a display, and without matplotlib's global state."""
 
+from collections.abc import Collection, Mapping
 from io import BytesIO
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sweep.schedules import KeyFigures
+
+BLUE, VERMILION = "#0072b2", "#d55e00"
+COLOURS = (BLUE, "#e69f00", "#009e73", VERMILION, "#cc79a7", "#56b4e9", "#000000", "#8c6d1f")
+"""Told apart by colour-blind readers too (Okabe and Ito)."""
+TOGETHER = len(COLOURS)
+"""The most curves that can be told apart in one pair of axes; more get one each."""
 
 
 def curve_picture(curve: np.ndarray, figures: KeyFigures) -> bytes:
@@ -15,16 +23,79 @@ def curve_picture(curve: np.ndarray, figures: KeyFigures) -> bytes:
     Args:
         curve: float64 [T].
     """
-    figure = Figure(figsize=(6.4, 3.6), dpi=100)
-    FigureCanvasAgg(figure)
+    figure = _figure(6.4, 3.6)
     axes = figure.add_axes((0.12, 0.14, 0.85, 0.82))
-    axes.plot(np.arange(len(curve)), curve, color="#0072b2", linewidth=1.8, drawstyle="steps-post")
+    _draw(axes, curve, BLUE)
     if figures.stalled_at is not None and figures.wasted:
-        axes.axvline(figures.stalled_at, color="#d55e00", linestyle="--", linewidth=1.2)
-        axes.annotate("stalls", (figures.stalled_at, figures.peak), color="#d55e00", ha="left", va="top")
-    axes.set(xlabel="step", ylabel="learning rate", xlim=(0, max(len(curve) - 1, 1)), ylim=(0, None))
+        axes.axvline(figures.stalled_at, color=VERMILION, linestyle="--", linewidth=1.2)
+        axes.annotate("stalls", (figures.stalled_at, figures.peak), color=VERMILION, ha="left", va="top")
+    axes.set(xlabel="step", ylabel="learning rate")
+    return _png(figure)
+
+
+def curves_picture(curves: Mapping[str, np.ndarray]) -> bytes:
+    """A PNG of several learning rates against the step: in one pair of axes, or, where they are many, in one each.
+
+    Args:
+        curves: label -> float64 [T], all of one length.
+    """
+    return _png(_together(curves) if len(curves) <= TOGETHER else _apart(curves))
+
+
+def _together(curves: Mapping[str, np.ndarray]) -> Figure:
+    figure = _figure(8.0, 4.5)
+    axes = figure.add_subplot()
+    for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
+        _draw(axes, curve, colour, label)
+    axes.set(xlabel="step", ylabel="learning rate")
+    _limits(axes, curves.values())
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.set_layout_engine("constrained")
+    return figure
+
+
+def _apart(curves: Mapping[str, np.ndarray]) -> Figure:
+    """Panels in rows of five or six, all with the same axes."""
+    across = 5 if len(curves) <= 25 else 6
+    down = -(-len(curves) // across)
+    figure = _figure(2.3 * across, 1.75 * down)
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, (label, curve) in zip(panels, curves.items(), strict=False):
+        _draw(panel, curve, BLUE)
+        panel.set_title(label, fontsize=9)
+        panel.tick_params(labelsize=8)
+    _limits(panels[0], curves.values())
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    for panel in panels[max(len(curves) - across, 0) : len(curves)]:
+        panel.tick_params(labelbottom=True)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("learning rate", fontsize=10)
+    figure.set_layout_engine("constrained")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(axes: Axes, curve: np.ndarray, colour: str, label: str | None = None) -> None:
+    axes.plot(np.arange(len(curve)), curve, color=colour, linewidth=1.8, drawstyle="steps-post", label=label)
+    _limits(axes, [curve])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _limits(axes: Axes, curves: Collection[np.ndarray]) -> None:
+    """From zero, or from the lowest rate where one is below it."""
+    length = max(len(curve) for curve in curves)
+    low, high = min(float(curve.min()) for curve in curves), max(float(curve.max()) for curve in curves)
+    axes.set(xlim=(0, max(length - 1, 1)), ylim=(1.05 * min(low, 0.0), 1.05 * high))
+
+
+def _png(figure: Figure) -> bytes:
     picture = BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()

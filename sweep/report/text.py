@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -76,6 +76,19 @@ def figures_text(figures: KeyFigures) -> str:
             f"stalls     {stalls}",
         ]
     )
+
+
+def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
+    """The key figures of several curves, a row each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for title in ("peak", "at step", "end", "half-life", "stalls at"):
+        table.add_column(title, justify="right")
+    for label, found in figures.items():
+        half_life = "" if found.half_life is None else f"{found.half_life:.1f}"
+        stalls = "" if found.stalled_at is None else str(found.stalled_at)
+        table.add_row(label, number(found.peak), str(found.peak_step), number(found.end), half_life, stalls)
+    return table
 
 
 def stall_warning(figures: KeyFigures) -> str | None:

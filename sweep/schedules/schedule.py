@@ -1,108 +1,114 @@
-"""A schedule: base rate, warmup and decay in one pure function of the global step."""
+"""A schedule: base rate, warmup and decay in one function of the global step."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from sweep.core import Event
 from sweep.schedules.decay import Decay
+from sweep.schedules.family import Family
+from sweep.schedules.reactions import Memory, Plateau, Reaction, UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
 from sweep.validation import InvalidValueError, real
 
 NO_WARMUP = NoWarmup()
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate of update s: lr * warmup factor while warming up, lr * decay factor after.
+@dataclass(frozen=True, eq=False)
+class Schedule(Family):
+    """The learning rate of update s: lr * warmup factor while warming up, the decay's rate after.
 
     Args:
         lr: the base rate, > 0.
         decay: counted from the end of warmup or from step 0, as `warmup.counting` says.
         warmup: what the first updates use.
+        events: what its reactions have seen so far. Given them, it is a pure function of the step.
     """
 
     lr: float
     decay: Decay
     warmup: Warmup = NO_WARMUP
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         real("lr", self.lr, above=0)
+        self.decay.check_rate(self.lr)
 
     def __call__(self, step: Any) -> Any:
-        """The rate at `step` >= 0: a float for an int, float64 of the same shape for a NumPy array or tensor."""
+        """The rate at `step` >= 0: a float for an int, float64 of the same shape for a NumPy array or tensor.
+
+        Parameters that are arrays broadcast against the step: K trials give an array [K] for an int.
+        """
         if isinstance(step, (int, np.integer)):
             if step < 0:
                 raise InvalidValueError("step", step, "must be >= 0")
-            return float(self._rate(np.asarray(step, dtype=np.float64), np))
+            rate = np.asarray(self._rate(np.asarray(step, dtype=np.float64), np))
+            return rate if rate.shape else float(rate)
         xp = array_namespace(step)
         return self._rate(xp.astype(step, xp.float64), xp)
 
     def _rate(self, s: Any, xp: Any) -> Any:
-        start = self.warmup.steps if self.warmup.counting == "prefix" else 0
-        factor = self.decay.factor(xp.maximum(s - start, xp.zeros_like(s)), xp)
-        if self.warmup.steps > 0:
-            factor = xp.where(self.warmup.replaces(s), self.warmup.factor(s, xp), factor)
-        return self.lr * factor
+        pure = self._settled().on(s)
+        warmup, decay = pure.warmup, pure.decay
+        counted = xp.maximum(s - warmup.steps, xp.zeros_like(s)) if warmup.counting == "prefix" else s
+        warming, rising = warmup.replaces(s), warmup.factor(s, xp)
+        return xp.where(warming, pure.lr * rising, decay.rate(counted, pure.lr, xp))
 
     def curve(self, steps: int) -> np.ndarray:
-        """The rates of the updates 0..steps-1: float64, shape [steps]."""
-        return np.asarray(self(np.arange(steps)))
+        """The rates of the updates 0..steps-1: float64, shape [steps]; [K, steps] where parameters are arrays [K]."""
+        return np.asarray(self(np.arange(steps).reshape((steps,) + (1,) * np.ndim(self(0))))).T
 
     @property
-    def half_life(self) -> float | None:
+    def constant_half_life(self) -> float | None:
         """Updates in which the decay halves the rate, where that is the same everywhere; else None."""
-        return self.decay.half_life
-
-
-STALLED = 2.0**-24
-"""Below this part of its peak a rate no longer changes a float32 weight of its own size."""
-
-
-@dataclass(frozen=True)
-class KeyFigures:
-    """What a person asks of a curve before training.
-
-    Args:
-        peak, peak_step: the largest rate and the first step that uses it.
-        end: the rate of the last update.
-        half_life: updates; closed form where there is one, else counted from peak_step until the curve is at half
-            of its peak; None where it never is.
-        stalled_at: first step from which on the curve is below 2**-24 of its peak; None where it never is.
-        horizon: updates.
-    """
-
-    peak: float
-    peak_step: int
-    end: float
-    half_life: float | None
-    stalled_at: int | None
-    horizon: int
+        return self.decay.constant_half_life
 
     @property
-    def wasted(self) -> bool:
-        """Whether more than a hundredth of the horizon is trained at a stalled rate."""
-        return self.stalled_at is not None and self.stalled_at < 0.99 * self.horizon
+    def reactions(self) -> tuple[Reaction, ...]:
+        """The parts that wait for something; none where the schedule is a pure function of the step."""
+        return tuple(part for part in (self.warmup, self.decay) if isinstance(part, Reaction))
 
+    def react(
+        self, memories: Mapping[str, Memory], step: int, metrics: Mapping[str, float]
+    ) -> tuple[dict[str, Memory], tuple[Event, ...]]:
+        """Ask the reactions after `step` completed updates; what they remember now, and what happened.
 
-def key_figures(schedule: Schedule, steps: int) -> KeyFigures:
-    """The key figures of the updates 0..steps-1."""
-    curve = schedule.curve(steps)
-    peak = float(curve.max())
-    alive = np.flatnonzero(curve >= STALLED * peak)
-    stalled_at = int(alive[-1]) + 1
-    return KeyFigures(
-        peak=peak,
-        peak_step=int(curve.argmax()),
-        end=float(curve[-1]),
-        half_life=schedule.half_life or _half_life(curve),
-        stalled_at=stalled_at if stalled_at < steps else None,
-        horizon=steps,
-    )
+        Args:
+            memories: by the reaction's name; none before the first evaluation.
+        """
+        remembered, happened = dict(memories), []
+        for reaction in self.reactions:
+            if not self._awaits(reaction, step):
+                continue
+            memory = memories.get(reaction.name, reaction.memory())
+            remembered[reaction.name], seen = reaction.react(memory, metrics[reaction.watches])
+            event = Event(step, reaction.name)
+            if seen and not (isinstance(reaction, Plateau) and self.after(event)(step) == self(step)):
+                happened.append(event)  # a cut that min_lr or eps forbids is none
+        return remembered, tuple(happened)
 
+    def after(self, *events: Event) -> "Schedule":
+        """The schedule once these have happened too."""
+        return replace(self, events=(*self.events, *events))
 
-def _half_life(curve: np.ndarray) -> float | None:
-    """Updates from the first use of the peak to the first step after it at or below half of it."""
-    halved = np.flatnonzero(curve[curve.argmax() :] <= curve.max() / 2 * (1 + 1e-12))
-    return float(halved[0]) if halved.size else None
+    def _awaits(self, reaction: Reaction, step: int) -> bool:
+        """A warmup ends once; a decay waits until it has ended."""
+        if isinstance(reaction, UntilError):
+            return not any(event.name == reaction.name for event in self.events)
+        return step > self._settled().warmup.steps
+
+    def _settled(self) -> "Schedule":
+        """The same without reactions: what has happened, as pure functions."""
+        warmup, decay = self.warmup, self.decay
+        if isinstance(warmup, UntilError):
+            warmup = warmup.after(self._steps(warmup))
+        if isinstance(decay, Plateau):
+            start = warmup.steps if warmup.counting == "prefix" else 0
+            decay = decay.after(tuple(step - start for step in self._steps(decay)))
+        return Schedule(self.lr, decay, warmup)
+
+    def _steps(self, reaction: Reaction) -> tuple[int, ...]:
+        return tuple(event.step for event in self.events if event.name == reaction.name)

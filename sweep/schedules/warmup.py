@@ -4,15 +4,19 @@ The factor on the base rate is f0 + (1 - f0) * shape(s / W) for the steps s < W,
 f0 = `start_factor`; each warmup is its shape.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from sweep.schedules.family import Family
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 
-@dataclass(frozen=True)
-class Warmup(ABC):
+@dataclass(frozen=True, eq=False)
+class Warmup(Family, ABC):
     """A warmup of `steps` updates.
 
     Args:
@@ -40,15 +44,16 @@ class Warmup(ABC):
 
     def replaces(self, s: Any) -> Any:
         """Which of the steps s use the warmup's factor."""
-        return s <= self.steps if self.inclusive else s < self.steps
+        return (s < self.steps) | ((s == self.steps) & (self.steps > 0)) if self.inclusive else s < self.steps
 
     def factor(self, s: Any, xp: Any) -> Any:
         """The factor on the base rate at the steps s (float64, any shape); it stays at its end from s = W on."""
-        x = xp.minimum(s / self.steps, xp.ones_like(s))
+        steps = xp.maximum(self.steps, xp.ones_like(s))  # no step uses a warmup of none
+        x = xp.minimum(s / steps, xp.ones_like(s))
         return self.start_factor + (1 - self.start_factor) * self.shape(x, xp)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConstantWarmup(Warmup):
     """Holds start_factor and jumps to 1 at s = W (at W + 1 if inclusive)."""
 
@@ -56,15 +61,67 @@ class ConstantWarmup(Warmup):
         return xp.zeros_like(x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearWarmup(Warmup):
-    """Rises in equal steps: gradual warmup (Goyal et al., 1706.02677)."""
+    """Rises in equal steps, shape x: gradual warmup (Goyal et al., 1706.02677)."""
 
     def shape(self, x: Any, xp: Any) -> Any:
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class PolynomialWarmup(Warmup):
+    """Shape x ** power.
+
+    Args:
+        power: > 0; above 1 it rises late, below 1 early.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("power", self.power, above=0)
+
+    def shape(self, x: Any, xp: Any) -> Any:
+        return x**self.power
+
+
+@dataclass(frozen=True, eq=False)
+class CosineWarmup(Warmup):
+    """Shape (1 - cos(pi x)) / 2: leaves and arrives level."""
+
+    def shape(self, x: Any, xp: Any) -> Any:
+        return 0.5 * (1 - xp.cos(math.pi * x))
+
+
+@dataclass(frozen=True, eq=False)
+class ExponentialWarmup(Warmup):
+    """Shape (1 - exp(-k x)) / (1 - exp(-k)): rises fast, arrives slowly.
+
+    Args:
+        k: time constants in the warmup, > 0.
+    """
+
+    k: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("k", self.k, above=0)
+
+    def shape(self, x: Any, xp: Any) -> Any:
+        return xp.expm1(-self.k * x) / xp.expm1(-self.k)
+
+
+@dataclass(frozen=True, eq=False)
+class SqrtWarmup(Warmup):
+    """Shape 1 - sqrt(1 - x): rises ever faster."""
+
+    def shape(self, x: Any, xp: Any) -> Any:
+        return 1 - xp.sqrt(1 - x)
+
+
+@dataclass(frozen=True, eq=False)
 class NoWarmup(LinearWarmup):
     """No warmup: no steps."""
 
@@ -72,8 +129,5 @@ class NoWarmup(LinearWarmup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps != 0:
+        if np.any(np.asarray(self.steps) != 0):
             raise InvalidValueError("steps", self.steps, "there are none without a warmup")
-
-
-WARMUPS: dict[str, type[Warmup]] = {"none": NoWarmup, "constant": ConstantWarmup, "linear": LinearWarmup}

@@ -1,11 +1,13 @@
 """Rows out of MLflow."""
 
 import json
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
-from sweep.core import Rows, Status, StudyRecord, TrialRecord
+from sweep.core import SERIES, Evaluation, Event, Progress, Rows, Status, StudyRecord, TrialRecord
 from sweep.tracking.store import Store
 
 
@@ -48,12 +50,50 @@ class MlflowReader:
         """The single trainings, newest first."""
         return [_trial(run) for run in self.store.search({"sweep.kind": "train"})]
 
-    def rows(self, run_id: str) -> Rows:
-        columns = {}
-        for key in ("lr", "loss"):
-            history = sorted(self.store.client.get_metric_history(run_id, key), key=lambda metric: metric.step)
-            columns[key] = np.array([metric.value for metric in history])
-        return Rows(trial=-1, first=0, lr=columns["lr"], loss=columns["loss"])
+    def rows(self, run_id: str, series: str = "") -> Rows:
+        lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))
+        first = lr[0].step if lr else 0
+        return Rows(-1, first, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series)
+
+    def progress(self, run_id: str, trial: int) -> list[Progress]:
+        """What an engine gave of a run that ended by itself, from evaluation to evaluation, as progress of `trial`.
+
+        A metric that is no series' lr or loss is an evaluation's. A series is cut at its own global_step.
+        """
+        run = self.store.client.get_run(run_id)
+        recorded = [self.rows(run_id, series) for series in SERIES if f"{series}lr" in run.data.metrics]
+        left = [replace(rows, trial=trial) for rows in recorded]
+        events = [Event.parse(text) for text in run.data.tags.get("sweep.event", "").split()]
+        reached = []
+        for step, metrics in self._evaluations(run):
+            ends = [int(metrics.get(f"{rows.series}global_step", step)) for rows in left]
+            parts = [_cut(rows, end) for rows, end in zip(left, ends, strict=True)]
+            before, left = [part for part, _ in parts], [part for _, part in parts]
+            happened = [event for event in events if event.step <= step]
+            reached.append(Progress(trial, before, Evaluation(trial, step, metrics), None, happened))
+        if any(len(rows.lr) for rows in left):
+            reached.append(Progress(trial, left, None, None, events))
+        return [*reached[:-1], replace(reached[-1], status=Status(run.data.tags["sweep.status"]))]
+
+    def _evaluations(self, run: Run) -> list[tuple[int, dict[str, float]]]:
+        """Step and metrics of each evaluation, in the order of the steps."""
+        metrics: dict[int, dict[str, float]] = defaultdict(dict)
+        of_updates = {series + key for series in SERIES for key in ("lr", "loss")}
+        for key in run.data.metrics.keys() - of_updates:
+            for metric in self._history(run.info.run_id, key):
+                metrics[metric.step][key] = metric.value
+        return sorted(metrics.items())
+
+    def _history(self, run_id: str, key: str) -> list[Metric]:
+        """The points of a metric in the order of their steps; MLflow gives them in any."""
+        return sorted(self.store.client.get_metric_history(run_id, key), key=lambda metric: int(metric.step))
+
+
+def _cut(rows: Rows, step: int) -> tuple[Rows, Rows]:
+    """The rows of the updates before `step`, and those from it on."""
+    n = step - rows.first
+    before = replace(rows, lr=rows.lr[:n], loss=rows.loss[:n])
+    return before, replace(rows, first=step, lr=rows.lr[n:], loss=rows.loss[n:])
 
 
 def _trial(run: Run) -> TrialRecord:

@@ -29,6 +29,14 @@ class Store:
     experiment_id: str
     experiment: str
 
+    def holds(self, run_id: str) -> bool:
+        """Whether the experiment has that run, and it is not deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            return False
+        return run.info.experiment_id == self.experiment_id and run.info.lifecycle_stage == "active"
+
     def search(self, tags: Mapping[str, str]) -> list[Run]:
         """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())

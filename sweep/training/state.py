@@ -1,14 +1,23 @@
 """What a training consists of between two updates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweep.config import RunConfig
+from sweep.core import Event
 from sweep.data import Dataset
+from sweep.schedules import Memory
+from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.device import choose_threads
+from sweep.training.groups import build_optimizer
+from sweep.training.optimizers import Optimizer, TwoWeights
+from sweep.validation import InvalidValueError
+
+TRAIN_ERROR = "train_error"
+"""1 - accuracy on the training batches since the last regular evaluation; only where a reaction watches it."""
 
 
 @dataclass
@@ -19,13 +28,24 @@ class TrainState:
         model, optimizer: on the device, in the precision of the run.
         batches: the data order; batch s is a function of the seed and s alone.
         random: state of the generators that dropout draws from: CPU, and the device's own where it has one.
+        average: moving average of the weights, by the names of the parameters; None where none is wanted.
+        events: what the schedule waited for and has seen.
+        memories: what its reactions remember, by their names.
+        mistakes: examples of the training batches that were misclassified since the last regular evaluation; None
+            where no reaction asks.
+        seen: examples of those batches.
         global_step: completed updates.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     batches: Batches
     random: "RandomState"
+    average: dict[str, Tensor] | None = None
+    events: tuple[Event, ...] = ()
+    memories: dict[str, Memory] = field(default_factory=dict)
+    mistakes: Tensor | None = None
+    seen: int = 0
     global_step: int = 0
 
 
@@ -57,11 +77,19 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     """The state before update 0: a function of configuration and seed. Initial weights are drawn on the CPU.
 
     Raises:
-        InvalidValueError: if the model or the optimizer refuses its arguments.
+        InvalidValueError: if the model or the optimizer refuses its arguments, or the two averages of the weights
+            would be one of the other.
     """
     torch.manual_seed(seed)
     model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs).to(device, dtype)
     choose_threads(model, device)
-    optimizer = config.optimizer.component.build(model.parameters(), lr=config.optimizer.lr)
+    optimizer = build_optimizer(config.optimizer, model)
+    average = initial_average(model) if config.average.name == "ema" else None
+    if average is not None and isinstance(optimizer, TwoWeights):
+        rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
+        raise InvalidValueError("average", config.average.name, rule)
     batches = Batches(data.train, config.train.batch_size, seed, device)
-    return TrainState(model, optimizer, batches, RandomState.capture(device))
+    state = TrainState(model, optimizer, batches, RandomState.capture(device), average)
+    if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
+        state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
+    return state

@@ -23,12 +23,13 @@ def test_information_is_given_without_what_takes_seconds_to_import(flags: list[s
     command = [sys.executable, "-c", code, *flags]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "HEAVY [] 0" in answer.stdout
-    assert "decay_rate: 0.5" in answer.stdout
+    assert "decay_rate: ${unless_half_life:0.5}" in answer.stdout
 
 
 def test_help_lists_groups_and_examples(sweep: Callable[..., Answer]) -> None:
     out = sweep("--help").out
-    assert "optimizer: adagrad, adam, adamw, momentum, nesterov, rmsprop, sgd" in out
+    assert "average: ema, none" in out
+    assert "optimizer: adadelta, adagrad, adam, adamw, lion, momentum, muon, nadam," in out
     assert "python -m sweep mode=ui" in out
 
 

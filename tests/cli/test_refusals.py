@@ -1,5 +1,6 @@
 """Bad input: exit status 2, one message that names key, value and rule, nothing written."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.conftest import Answer
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["optimizer=foo"], "optimizer=foo: is not there; optimizer has adagrad, adam"),
+        (["optimizer=foo"], "optimizer=foo: is not there; optimizer has adadelta, adagrad, adam"),
         (["schedule=exponential,foo"], "schedule=foo: is not there; schedule has constant, cosine"),
         (["train.stepz=3"], "train.stepz=3: no such key (did you mean steps?); train has steps,"),
         (["lr=0.1"], "lr=0.1: no such key (did you mean optimizer.lr?)"),
@@ -21,7 +22,7 @@ from tests.conftest import Answer
         (["model.hiden=[8]"], "model.hiden=[8]: no such key (did you mean hidden?)"),
         (["+optimizer.dampening_=1"], "optimizer.dampening_=1: is not a key of torch.optim.SGD"),
         (["optimizer.lr"], "override=optimizer.lr: must be key=value, without spaces around ="),
-        (["optimizer=adamm"], "optimizer=adamm: is not there (did you mean adam?); optimizer has adagrad,"),
+        (["optimizer=adamm"], "optimizer=adamm: is not there (did you mean adam?); optimizer has adadelta,"),
         (["model.hidden=64"], "hidden=64 must be a list of integers > 0"),
         (["optimizer=["], "optimizer=[: is not an override that can be read"),
         (["+foo=1"], "foo=1: no such key; the configuration has mode, model,"),
@@ -59,6 +60,26 @@ from tests.conftest import Answer
         (["optimizer.lr=fast"], "optimizer.lr=fast: must be a finite number > 0"),
         (["optimizer.momentum=-1"], "was refused by torch.optim.SGD: Invalid momentum value: -1"),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be a finite number > 0"),
+        (["optimizer.groups=3"], "optimizer.groups=3: must be null, or {bias_and_norm: {weight_decay: 0}}"),
+        (["optimizer.groups={head.*:{}}"], "optimizer.groups=head.*: matches no parameter"),
+        (["optimizer.groups={bias_and_norm:{foo:1}}"], "optimizer.groups.bias_and_norm.foo=1: is no key of a group"),
+        (["optimizer.groups={bias_and_norm:{lr:1}}"], "optimizer.groups.bias_and_norm.lr=1: is no key of a group"),
+        (["optimizer.groups={bias_and_norm:{lr_factor:-1}}"], "bias_and_norm.lr_factor=-1: must be a finite number"),
+        (["optimizer.groups={bias_and_norm:{weight_decay:-1}}"], "Invalid weight_decay value: -1"),
+        (["optimizer.groups={*:{lr_factor:2}}"], "optimizer.groups=*: must leave a parameter"),
+        (["optimizer=muon", "optimizer.groups={bias_and_norm:{eps:1}}"], "Muon, which has lr_factor, weight_decay"),
+        (["train.accumulate=0"], "train.accumulate=0: must be an integer >= 1"),
+        (["train.accumulate=65"], "train.accumulate=65: must be at most train.batch_size=64"),
+        (["train.accumulate=60", "train.batch_size=32,64"], "train.accumulate=60: must be at most train.batch_size=32"),
+        (["train.accumulate=1,2"], "train.accumulate=1,2: cannot be searched"),
+        (["average=swa"], "average=swa: is not there; average has ema, none"),
+        (["average.decay=0.9"], "average.decay=0.9: no such key"),
+        (["average=ema", "average.decay=1"], "average.decay=1: must be a finite number >= 0 and < 1"),
+        (["average=none,ema", "average.decay=0.9,0.99"], "no such key; average=none has"),
+        (["average=ema", "optimizer=schedulefree"], "average=ema: is not for schedulefree.AdamWScheduleFree"),
+        (["study.metric=val_loss_ema"], "study.metric=val_loss_ema: needs average=ema, not none"),
+        (["study.metric=val_loss_ema", "average=ema,none"], "study.metric=val_loss_ema: needs average=ema, not none"),
+        (["study.metric=val_accuracy_ema", "mode=train"], "study.metric=val_accuracy_ema: needs average=ema, not none"),
         (["warmup.steps=700"], "warmup.steps=700: must be below the horizon train.steps=600"),
         (["warmup.counting=both"], "warmup.counting=both: must be one of prefix, overlap"),
         (["schedule.decay_rate=interval(0.99,0.5)"], "schedule.decay_rate=interval(0.99,0.5): the low end"),
@@ -115,7 +136,7 @@ from tests.conftest import Answer
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9: cannot be used"),
         (["tracking.uri=gopher://x"], "tracking.uri=gopher://x: cannot be used"),
         (["mode=train", "optimizer.lr=0.1,0.2"], "optimizer.lr=0.1,0.2: mode=train trains one configuration"),
-        (["mode=preview", "schedule.decay_rate=interval(0.1,0.2)"], "mode=preview shows one schedule"),
+        (["mode=preview", "schedule.decay_rate=interval(0.1,0.2)"], "mode=preview draws the values of a list"),
         (["mode=preview", "preview.path=curve.txt"], "preview.path=curve.txt: must end in .csv"),
         (["mode=preview", "preview.path=nowhere/curve.csv"], "in a folder that exists"),
         (["mode=report"], "holds no experiment sweep yet"),
@@ -140,6 +161,16 @@ def test_a_request_that_cannot_be_carried_out_is_refused(
     assert answer.err.strip().count("\n") == 0
     assert "secret" not in answer.err
     assert _contents(folder) == before
+
+
+def test_an_extra_that_is_not_installed_is_refused_with_the_way_to_get_it(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "schedulefree", None)
+    answer = sweep("optimizer=schedulefree")
+    assert answer.status == 2
+    assert answer.err.endswith("schedulefree.AdamWScheduleFree: is not installed; pip install schedulefree\n")
+    assert _contents(folder) == {}
 
 
 def _arrays(folder: Path) -> None:

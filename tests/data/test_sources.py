@@ -8,7 +8,7 @@ import pytest
 
 from sweep.config import Component, DatasetConfig
 from sweep.data import load
-from sweep.data.sources import arrays, breast_cancer, digits
+from sweep.data.sources import arrays, breast_cancer, digits, quadratic
 from sweep.validation import InvalidValueError
 
 
@@ -33,6 +33,17 @@ def test_breast_cancer_is_thirty_features_of_two_classes():
     found = breast_cancer()
     assert found["x"].shape == (569, 30)
     assert np.bincount(found["y"]).tolist() == [212, 357]
+
+
+def test_quadratic_is_a_regression_of_the_same_example_over_and_over():
+    found = load(DatasetConfig(Component("dataset", "sweep.data.sources.quadratic", {})))
+    assert not found.classification
+    for split in (found.train, found.val, found.test):
+        assert len(split) >= 64
+        assert (split.inputs == 1).all()
+        assert (split.targets == -1).all()
+        assert split.inputs.shape == split.targets.shape == (len(split), 1)
+    assert quadratic()["x_train"].dtype == np.float64
 
 
 def test_an_npz_gives_its_arrays_as_they_were_saved(tmp_path):

@@ -191,8 +191,8 @@ def test_equals_torch(name, keys, scheduler_of, updates):
 @pytest.mark.parametrize("decay_steps", [1, 30])
 def test_over_its_half_life_an_exponential_halves(decay_rate, decay_steps):
     decay = DECAYS["exponential"](decay_rate=decay_rate, decay_steps=decay_steps)
-    assert decay_rate ** (decay.half_life / decay_steps) == pytest.approx(0.5, rel=1e-12)
-    assert key_figures(Schedule(LR, decay), 5).half_life == decay.half_life
+    assert decay_rate ** (decay.constant_half_life / decay_steps) == pytest.approx(0.5, rel=1e-12)
+    assert key_figures(Schedule(LR, decay), 5).half_life == decay.constant_half_life
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,15 @@
-"""A schedule as a function: the same at an int, an array and a tensor, finite and within its bounds."""
+"""A schedule as a function: the same at an int, an array and a tensor, and with arrays as parameters."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from sweep.schedules import DECAYS, WARMUPS, Schedule
+from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.validation import InvalidValueError
+from tests.schedules.examples import FAMILIES, WARMING
 
-FAMILIES = {
-    "constant": {},
-    "exponential": {"decay_rate": 0.7, "decay_steps": 13},
-    "piecewise": {"boundaries": (20, 60), "values": (1.0, 0.3, 0.7)},
-    "polynomial": {"decay_steps": 31, "power": 1.7, "end_factor": 0.05, "cycle": True},
-    "linear": {"decay_steps": 60, "end_factor": 0.1},
-    "cosine": {"decay_steps": 60},
-}
-WARMING = {
-    "none": {},
-    "constant": {"steps": 11, "start_factor": 0.1},
-    "linear": {"steps": 11, "counting": "overlap"},
-}
 STEPS = 100
 
 every_family = pytest.mark.parametrize("family", list(FAMILIES))
@@ -113,71 +99,132 @@ def test_a_base_rate_that_cannot_be_right_is_refused(lr):
     assert refused.value.key == "lr"
 
 
-counts = st.integers(1, 1000)
-factors = st.floats(0, 1)
-decays = st.one_of(
-    st.builds(DECAYS["constant"]),
-    st.builds(
-        DECAYS["exponential"],
-        decay_rate=st.floats(0, 1, exclude_min=True),
-        decay_steps=counts,
-        staircase=st.booleans(),
-    ),
-    st.lists(st.integers(0, 1000), unique=True, max_size=5).flatmap(
-        lambda boundaries: st.builds(
-            DECAYS["piecewise"],
-            boundaries=st.just(sorted(boundaries)),
-            values=st.lists(factors, min_size=len(boundaries) + 1, max_size=len(boundaries) + 1),
-            side=st.sampled_from(["right", "left"]),
-        )
-    ),
-    st.builds(
-        DECAYS["polynomial"],
-        decay_steps=counts,
-        power=st.floats(0.01, 20),
-        end_factor=factors,
-        cycle=st.booleans(),
-    ),
-    st.builds(DECAYS["linear"], decay_steps=counts, end_factor=factors),
-    st.builds(DECAYS["cosine"], decay_steps=counts, end_factor=factors),
+# --- parameters as arrays, one value per trial
+
+K = 3
+VECTORS = {
+    "constant": {},
+    "exponential": {"decay_rate": [0.5, 0.9, 1.0], "decay_steps": [3, 10, 7], "staircase": True},
+    "natural_exponential": {"decay_rate": [0.5, 2.0, 0.1], "decay_steps": [3, 10, 7]},
+    "inverse_time": {"decay_rate": [0.5, 2.0, 0.1], "decay_steps": [3, 10, 7], "staircase": True},
+    "piecewise": {"boundaries": [[10, 20, 30], [40, 50, 31]], "values": [[1, 1, 0.5], [0.3, 0.2, 0.1], [0, 1, 2]]},
+    "multistep": {"milestones": [[10, 20, 30], [40, 20, 31]], "gamma": [0.1, 0.5, 1.0]},
+    "polynomial": {"decay_steps": [31, 50, 7], "power": [1, 2, 0.5], "end_factor": [0, 0.5, 1], "cycle": True},
+    "linear": {"decay_steps": [31, 50, 7], "end_factor": [0, 0.5, 1]},
+    "cosine": {"decay_steps": [31, 50, 7], "end_factor": [0, 0.5, 1]},
+    "cosine_restarts": {
+        "first_decay_steps": [5, 8, 13],
+        "t_mul": [1.0, 2.0, 1.5],
+        "m_mul": [1, 0.5, 0.9],
+        "end_factor": [0, 0.1, 0.2],
+    },
+    "linear_cosine": {
+        "decay_steps": [31, 50, 7],
+        "num_periods": [0.5, 2, 1],
+        "alpha": [0, 1, 2],
+        "beta": [0, 0.1, 0.2],
+    },
+    "noisy_linear_cosine": {"decay_steps": [31, 50, 7], "v": [1.0, 0.5, 0.0], "d": [0.55, 1.0, 0.0], "noise_seed": 4},
+    "inverse_sqrt": {"timescale": [1, 20, 300]},
+    "noam": {"noam_steps": [1, 20, 300]},
+    "wsd": {
+        "stable_steps": [0, 20, 50],
+        "decay_steps": [1, 20, 60],
+        "end_factor": [0, 0.1, 1],
+        "count_from": [0, 1, 0],
+    },
+    "one_cycle": {
+        "total_steps": [50, 90, 1],
+        "pct_start": [0.0, 0.3, 0.9],
+        "div_factor": [1, 25, 10],
+        "final_div_factor": [1, 10, 1e4],
+    },
+    "cyclic": {
+        "base_factor": [0, 0.1, 1],
+        "step_size_up": [1, 10, 7],
+        "step_size_down": [4, 10, 1],
+        "mode": "exp_range",
+        "gamma": [1, 0.9, 0.99],
+    },
+    "rex": {"decay_steps": [31, 50, 7], "beta": [0.5, 1.0, 0.1]},
+    "power_sqrt": {"decay_steps": [31, 50, 7], "alpha": [0.5, 1.0, 3.0]},
+    "tanh": {"decay_steps": [31, 50, 7], "lb": [-7, -2, -1], "ub": [3, 2, 1], "end_factor": [0, 0.1, 1]},
+    "interpolate": {"knots": [([0, 0, 0], [1, 2, 0.5]), ([20, 30, 40], [0.5, 0.5, 1]), ([50, 60, 70], [0, 1, 0.1])]},
+    "power": {"power": [1, 1.01, 2]},
+    "sine": {},
+    "plateau": {"min_lr": [0, 0.1, 0.2]},
+    "joined": {},  # of pieces whose parameters are arrays: below
+}
+
+
+def arrays(value):
+    """Lists of K numbers as arrays, however deep."""
+    if isinstance(value, (list, tuple)):
+        if len(value) == K and all(isinstance(entry, (int, float)) for entry in value):
+            return np.array(value)
+        return tuple(arrays(entry) for entry in value)
+    return value
+
+
+def taken(value, index):
+    """The value of one trial."""
+    if isinstance(value, (list, tuple)):
+        if len(value) == K and all(isinstance(entry, (int, float)) for entry in value):
+            return value[index]
+        return tuple(taken(entry, index) for entry in value)
+    return value
+
+
+def test_every_family_has_an_example_with_arrays():
+    assert VECTORS.keys() == DECAYS.keys()
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "pchip"])
+@pytest.mark.parametrize("family", sorted(VECTORS.keys() - {"joined"}))
+def test_parameters_may_be_arrays_with_a_value_for_each_trial(family, kind):
+    keys = VECTORS[family] | ({"kind": kind} if family == "interpolate" else {})
+    lr, starts, lengths = [0.4, 0.1, 0.9], [0.1, 0.0, 1.0], [0, 11, 30]
+    warmup = WARMUPS["linear"](steps=np.array(lengths), start_factor=np.array(starts))
+    together = Schedule(np.array(lr), DECAYS[family](**{k: arrays(v) for k, v in keys.items()}), warmup)
+    curves = together.curve(STEPS)
+    assert curves.shape == (K, STEPS)
+    for trial in range(K):
+        own = WARMUPS["linear"](steps=lengths[trial], start_factor=starts[trial])
+        alone = Schedule(lr[trial], DECAYS[family](**{k: taken(v, trial) for k, v in keys.items()}), own)
+        assert_same(curves[trial], alone.curve(STEPS))
+    steps = np.array([3, 50, 99])  # each trial at its own step
+    assert_same(together(steps), curves[np.arange(K), steps])
+    assert_same(together(torch.as_tensor(steps)).numpy(), curves[np.arange(K), steps])
+    assert_same(together(7), curves[:, 7])
+
+
+def test_pieces_of_joined_schedules_may_have_arrays():
+    def joined(boundary, steps, factor):
+        pieces = (Piece(DECAYS["linear"](decay_steps=steps)), Piece(DECAYS["cosine"](decay_steps=steps), factor))
+        return Schedule(0.4, DECAYS["joined"](boundaries=(boundary,), pieces=pieces))
+
+    together = joined(np.array([10, 20, 30]), np.array([30, 40, 50]), np.array([1.0, 0.5, 0.1])).curve(STEPS)
+    for trial, (boundary, steps, factor) in enumerate([(10, 30, 1.0), (20, 40, 0.5), (30, 50, 0.1)]):
+        assert_same(together[trial], joined(boundary, steps, factor).curve(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "argument"),
+    [
+        ("exponential", {"decay_rate": np.array([0.5, 1.5]), "decay_steps": 10}, "decay_rate=1.5"),
+        ("cosine", {"decay_steps": np.array([10, 0])}, "decay_steps=0"),
+        ("cosine", {"decay_steps": np.array([10.0, 20.0])}, "decay_steps=10.0"),
+    ],
 )
-warmups = st.one_of(
-    st.builds(WARMUPS["none"]),
-    *(
-        st.builds(
-            WARMUPS[name],
-            steps=st.integers(0, 300),
-            start_factor=factors,
-            counting=st.sampled_from(["prefix", "overlap"]),
-            inclusive=st.booleans(),
-        )
-        for name in ("constant", "linear")
-    ),
-)
+def test_of_an_array_the_value_that_cannot_be_right_is_named(name, keys, argument):
+    with pytest.raises(InvalidValueError, match=f"^{argument}: "):
+        DECAYS[name](**keys)
 
 
-@settings(deadline=None, max_examples=300, database=None)
-@given(lr=st.floats(1e-8, 1e3), decay=decays, warmup=warmups)
-def test_every_rate_is_finite_not_negative_and_at_most_the_base_rate(lr, decay, warmup):
-    curve = Schedule(lr, decay, warmup).curve(1200)
-    assert np.isfinite(curve).all()
-    assert curve.min() >= 0
-    assert curve.max() <= lr * (1 + 1e-12)
+def test_schedules_with_equal_arrays_are_equal():
+    def build(rate):
+        return Schedule(0.4, DECAYS["exponential"](decay_rate=np.array([0.5, rate]), decay_steps=10))
 
-
-@settings(deadline=None, max_examples=100, database=None)
-@given(decay=decays, warmup=warmups, step=st.integers(0, 2000))
-def test_one_step_is_the_same_as_int_array_and_tensor(decay, warmup, step):
-    schedule = Schedule(0.4, decay, warmup)
-    assert_same(schedule(np.array([step])), [schedule(step)])
-    assert_same(schedule(torch.tensor([step])).numpy(), [schedule(step)])
-
-
-@settings(deadline=None, max_examples=100, database=None)
-@given(decay=decays, warmup=warmups)
-def test_after_warmup_the_rate_is_the_decay_alone(decay, warmup):
-    curve = Schedule(0.4, decay, warmup).curve(600)
-    alone = Schedule(0.4, decay).curve(600)
-    first = warmup.steps + (1 if warmup.inclusive and warmup.steps else 0)
-    counted_from = warmup.steps if warmup.counting == "prefix" else 0
-    assert_same(curve[first:], alone[first - counted_from : 600 - counted_from])
+    assert build(0.9) == build(0.9)
+    assert hash(build(0.9)) == hash(build(0.9))
+    assert build(0.9) != build(0.8)

@@ -1,17 +1,23 @@
 """What is recorded is what is read, by this project's reader and by MLflow's own client."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sweep.core import Description, Evaluation, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun
 from sweep.validation import InvalidValueError
 
 
-def describe(trial: Trial) -> Description:
+def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
     params = {"schedule.name": "exponential", **{f"many.p{i}": str(i) for i in range(120)}}
     tags = {"sweep.half_life": "12.5", "sweep.curve": "abc"}
-    return Description(f"{trial.number:03d}", params, tags, {"config.yaml": b"mode: train\n", "curve.png": b"picture"})
+    if events:
+        tags["sweep.curve"] = "cut"
+    picture = b"picture" + tags["sweep.curve"].encode()
+    return Description(f"{trial.number:03d}", params, tags, {"config.yaml": b"mode: train\n", "curve.png": picture})
 
 
 def trial(number: int) -> Trial:
@@ -171,3 +177,31 @@ def test_a_deleted_experiment_is_refused(store: Store) -> None:
     uri = store.client.tracking_uri
     with pytest.raises(InvalidValueError, match=r"tracking.experiment=.*: was deleted in MLflow"):
         open_store(TrackingConfig(uri, experiment.name))
+
+
+def test_events_are_a_tag_and_what_was_said_of_the_curve_is_said_anew(store: Store, tmp_path: Path) -> None:
+    recorder = MlflowRecorder(store, describe, study_run(store))
+    recorder.open(trial(0))
+    recorder.mark(trial(0), [Event(20, "warmup_end")])
+    recorder.mark(trial(0), [Event(20, "warmup_end"), Event(40, "plateau")])
+    recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    recorder.open(trial(1))
+    recorder.close(trial(1), Result(1, Status.COMPLETE, 0.5))
+
+    def recorded(number: int) -> tuple[str | None, str, bytes]:
+        run = store.client.get_run(recorder.run_id(trial(number)))
+        picture = Path(store.client.download_artifacts(run.info.run_id, "curve.png", str(tmp_path)))
+        return run.data.tags.get("sweep.event"), run.data.tags["sweep.curve"], picture.read_bytes()
+
+    assert recorded(0) == ("warmup_end@20 plateau@40", "cut", b"picturecut")
+    assert recorded(1) == (None, "abc", b"pictureabc")
+
+
+def test_an_interrupted_trial_leaves_its_events_to_nobody(store: Store) -> None:
+    recorder = MlflowRecorder(store, describe, study_run(store))
+    recorder.open(trial(0))
+    recorder.mark(trial(0), [Event(20, "plateau")])
+    recorder.interrupt(trial(0))
+    recorder.open(trial(0))
+    recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    assert "sweep.event" not in store.client.get_run(recorder.run_id(trial(0))).data.tags

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from sweep.config import Component, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
+from sweep.config import AverageConfig, Component, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
 from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
@@ -64,8 +64,10 @@ def optimizers() -> dict[str, OptimizerConfig]:
 
     def read(path: Path) -> OptimizerConfig:
         keys = yaml.safe_load(path.read_text())
-        arguments = {key: value for key, value in keys.items() if key not in ("name", "_target_", "lr", "clip_norm")}
-        return OptimizerConfig(Component("optimizer", keys["_target_"], arguments), keys["lr"], keys["clip_norm"])
+        own = {key: keys.pop(key) for key in ("lr", "clip_norm", "groups")}
+        target = keys.pop("_target_")
+        assert keys.pop("name") == path.stem
+        return OptimizerConfig(Component("optimizer", target, keys), **own)
 
     return {path.stem: read(path) for path in sorted(SHIPPED.glob("*.yaml"))}
 
@@ -85,6 +87,9 @@ def make_trial(optimizers):
         optimizer="momentum",
         lr=None,
         clip_norm=None,
+        groups=None,
+        average=None,
+        accumulate=1,
         decay=None,
         warmup=None,
         steps=25,
@@ -92,7 +97,7 @@ def make_trial(optimizers):
         batch_size=64,
         precision="float64",
     ) -> Trial:
-        given = {"clip_norm": clip_norm} if lr is None else {"clip_norm": clip_norm, "lr": lr}
+        given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
         config = RunConfig(
             model=model,
             optimizer=replace(optimizers[optimizer], **given),
@@ -100,8 +105,9 @@ def make_trial(optimizers):
             warmup=warmup or WARMUPS["none"](),
             dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
             # the seed that counts is the trial's
-            train=TrainConfig(steps, batch_size, 99, eval_every, device="cpu", precision=precision),
+            train=TrainConfig(steps, batch_size, 99, eval_every, "cpu", precision, accumulate),
             resolved={},
+            average=AverageConfig() if average is None else AverageConfig("ema", average),
         )
         return Trial(number, config, seed)
 

@@ -1,9 +1,11 @@
 """What every engine must do: each test runs for every kind in conftest.ENGINES."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
+import schedulefree
 import torch
 from torch import nn
 
@@ -14,6 +16,56 @@ from sweep.schedules import DECAYS, WARMUPS
 from sweep.training.batches import Batches
 
 CPU = torch.device("cpu")
+
+
+def grouped(parameters):
+    """Parameters, or groups of them, as groups."""
+    given = list(parameters)
+    return given if isinstance(given[0], dict) else [{"params": given}]
+
+
+class PlainLion:
+    """2302.06675, algorithm 2."""
+
+    def __init__(self, parameters, lr):
+        self.param_groups = grouped(parameters)
+        self.momentum = {p: torch.zeros_like(p) for group in self.param_groups for p in group["params"]}
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for w in group["params"]:
+                m, g = self.momentum[w], w.grad
+                w -= group["lr"] * torch.sign(0.9 * m + (1 - 0.9) * g)
+                self.momentum[w] = 0.99 * m + (1 - 0.99) * g
+
+
+class PlainMuon:
+    """Muon for what has two dimensions, AdamW for the rest."""
+
+    def __init__(self, parameters, lr):
+        groups = grouped(parameters)
+        matrices = [group | {"params": [p for p in group["params"] if p.ndim == 2]} for group in groups]
+        others = [group | {"params": [p for p in group["params"] if p.ndim != 2]} for group in groups]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=lr, weight_decay=0.01),
+        ]
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self):
+        for part in self.parts:
+            part.step()
+
+
+def plain_schedulefree(parameters, lr):
+    optimizer = schedulefree.AdamWScheduleFree(parameters, lr=lr)
+    optimizer.train()
+    return optimizer
+
+
 PLAIN = {
     "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
     "momentum": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
@@ -22,17 +74,32 @@ PLAIN = {
     "adagrad": lambda parameters, lr: torch.optim.Adagrad(parameters, lr=lr),
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999)),
     "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01),
+    "adadelta": lambda parameters, lr: torch.optim.Adadelta(parameters, lr=lr, rho=0.9),
+    "nadam": lambda parameters, lr: torch.optim.NAdam(parameters, lr=lr, betas=(0.9, 0.999)),
+    "radam": lambda parameters, lr: torch.optim.RAdam(parameters, lr=lr, betas=(0.9, 0.999)),
+    "lion": PlainLion,
+    "muon": PlainMuon,
+    "schedulefree": plain_schedulefree,
 }
 
 
-def plain_training(data, optimizer, lr, *, updates, seed=0, hidden=(16,), batch_size=64, rate=None, norm=None):
+def plain_training(
+    data, optimizer, lr, *, updates, seed=0, network=None, batch_size=64, rate=None, norm=None, groups=None, look=None
+):
     """A training as one would write it by hand, in float64: losses, (val_loss, val_accuracy) after each update.
 
-    The rate is the plain float lr, or rate(step) where that is given.
+    The rate is the plain float lr, or rate(step) where that is given; times the "factor" of a group.
+
+    Args:
+        network: builds the model; None for an MLP with 16 hidden units.
+        groups: model -> groups of its parameters.
+        look: called with (step, model, optimizer) after each update, and with step -1 before the first.
     """
     torch.manual_seed(seed)
-    model = MLP(data.input_shape, data.n_outputs, hidden=hidden).double()
-    update = PLAIN[optimizer](model.parameters(), lr)
+    model = (network or (lambda: MLP(data.input_shape, data.n_outputs, hidden=(16,))))().double()
+    update = PLAIN[optimizer](groups(model) if groups else model.parameters(), lr)
+    look = look or (lambda *_: None)
+    look(-1, model, update)
     criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
     order = Batches(data.train, batch_size, seed, CPU).order
     batches_of_an_epoch = -(-len(data.train) // batch_size)
@@ -40,8 +107,8 @@ def plain_training(data, optimizer, lr, *, updates, seed=0, hidden=(16,), batch_
     for step in range(updates):
         epoch, index = divmod(step, batches_of_an_epoch)
         chosen = order(epoch)[index * batch_size : (index + 1) * batch_size]
-        if rate is not None:
-            update.param_groups[0]["lr"] = rate(step)
+        for group in update.param_groups:
+            group["lr"] = (lr if rate is None else rate(step)) * group.get("factor", 1)
         model.zero_grad()
         loss = criterion(model(data.train.inputs[chosen]), data.train.targets[chosen])
         loss.backward()
@@ -49,11 +116,20 @@ def plain_training(data, optimizer, lr, *, updates, seed=0, hidden=(16,), batch_
             clip(model, norm)
         update.step()
         losses.append(loss.item())
-        with torch.no_grad():
-            outputs = model(data.val.inputs)
-            right = (outputs.argmax(1) == data.val.targets).double().mean() if data.classification else torch.nan
-            validations.append((float(criterion(outputs, data.val.targets)), float(right)))
+        validations.append(validated(data, model))
+        look(step, model, update)
     return losses, validations
+
+
+@torch.no_grad()
+def validated(data, model):
+    """(val_loss, val_accuracy) of a model, which is left as it was."""
+    criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+    model.eval()
+    outputs = model(data.val.inputs)
+    model.train()
+    right = (outputs.argmax(1) == data.val.targets).double().mean() if data.classification else torch.nan
+    return float(criterion(outputs, data.val.targets)), float(right)
 
 
 def clip(model, norm):
@@ -174,6 +250,96 @@ def test_a_clip_norm_above_every_gradient_changes_nothing(kind, make_engine, mak
     assert_equal(history.loss, plain_training(digits, "sgd", 0.1, updates=25)[0], kind)
 
 
+# --- groups of parameters
+
+
+def weights_and_biases(model, **of_biases):
+    """Two groups, as they are given to an optimizer by hand."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    return [{"params": weights}, {"params": biases, **of_biases}]
+
+
+@pytest.mark.parametrize("optimizer", list(PLAIN))
+def test_a_group_is_updated_at_its_factor_of_the_rate(kind, make_engine, make_trial, train, digits, optimizer):
+    decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=4, staircase=True)
+    trial = make_trial(optimizer=optimizer, decay=decay, groups={"bias_and_norm": {"lr_factor": 3.0}})
+    lr = trial.config.optimizer.lr
+    history = train(make_engine(digits), trial)[0]
+    hand = {"updates": 25, "rate": lambda step: lr * 0.5 ** (step // 4)}
+    losses, _ = plain_training(digits, optimizer, lr, groups=lambda m: weights_and_biases(m, factor=3.0), **hand)
+    assert_equal(history.loss, losses, kind)
+    assert losses != plain_training(digits, optimizer, lr, **hand)[0]
+    assert history.lr == trial.config.schedule.curve(25).tolist()  # of the others
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "muon"])
+@pytest.mark.parametrize("name", ["layers.1.*", "layers.3.*", "bias_and_norm", "*.weight"])
+def test_the_rate_recorded_is_of_the_parameters_in_no_group(make_engine, make_trial, train, digits, optimizer, name):
+    """Whichever they are, and wherever the optimizer keeps them."""
+    trial = make_trial(optimizer=optimizer, lr=0.03, groups={name: {"lr_factor": 0.5}})
+    assert train(make_engine(digits), trial)[0].lr == [0.03] * 25
+
+
+def test_a_group_has_the_arguments_it_is_given_and_the_optimizer_s_own_for_the_rest(
+    kind, make_engine, make_trial, train, digits
+):
+    trial = make_trial(optimizer="adamw", groups={"bias_and_norm": {"weight_decay": 5.0}})
+    lr = trial.config.optimizer.lr
+    history = train(make_engine(digits), trial)[0]
+    losses, _ = plain_training(
+        digits, "adamw", lr, updates=25, groups=lambda m: weights_and_biases(m, weight_decay=5.0)
+    )
+    assert_equal(history.loss, losses, kind)
+    assert losses != plain_training(digits, "adamw", lr, updates=25)[0]
+
+
+def test_the_first_name_that_matches_counts(kind, make_engine, make_trial, train, digits):
+    def first_layer_then_biases(model):
+        (weight, bias), (last_weight, last_bias) = model.layers[1].parameters(), model.layers[3].parameters()
+        return [
+            {"params": [last_weight]},
+            {"params": [weight, bias], "factor": 0.1},
+            {"params": [last_bias], "factor": 10.0},
+        ]
+
+    groups = {"layers.1.*": {"lr_factor": 0.1}, "bias_and_norm": {"lr_factor": 10.0}}
+    history = train(make_engine(digits), make_trial(optimizer="sgd", groups=groups))[0]
+    losses, _ = plain_training(digits, "sgd", 0.1, updates=25, groups=first_layer_then_biases)
+    assert_equal(history.loss, losses, kind)
+    other_way = {name: groups[name] for name in reversed(groups)}
+    assert train(make_engine(digits), make_trial(optimizer="sgd", groups=other_way))[0].loss != history.loss
+
+
+# --- micro-batches
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 7, 60, 64])  # the last batch of an epoch has 55 examples
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_micro_batches_give_the_training_of_the_whole_batch(
+    make_engine, make_trial, train, digits, optimizer, accumulate
+):
+    whole = train(make_engine(digits), make_trial(optimizer=optimizer, steps=40))[0]
+    parts = train(make_engine(digits), make_trial(optimizer=optimizer, steps=40, accumulate=accumulate))[0]
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-9)
+    assert (parts.steps, parts.lr, parts.status) == (list(range(40)), whole.lr, Status.COMPLETE)
+    for found, expected in zip(parts.evaluations, whole.evaluations, strict=True):
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-9)
+
+
+def test_micro_batches_of_a_regression_give_the_training_of_the_whole_batch(make_engine, make_trial, train, line):
+    """Its last batch, of 12 examples, is divided into parts of 3, 3, 2, 2, 2."""
+    keys = {"optimizer": "sgd", "lr": 0.05, "batch_size": 16, "steps": 20}
+    parts = train(make_engine(line), make_trial(**keys, accumulate=5))[0]
+    np.testing.assert_allclose(parts.loss, train(make_engine(line), make_trial(**keys))[0].loss, rtol=1e-9)
+
+
+def test_gradients_are_clipped_once_for_all_micro_batches(make_engine, make_trial, train, digits):
+    history = train(make_engine(digits), make_trial(optimizer="sgd", clip_norm=0.3, accumulate=4))[0]
+    clipped, _ = plain_training(digits, "sgd", 0.1, updates=25, norm=0.3)
+    np.testing.assert_allclose(history.loss, clipped, rtol=1e-9)
+
+
 # --- evaluations
 
 
@@ -210,12 +376,121 @@ def test_a_regression_has_no_accuracy(make_engine, make_trial, train, line):
     assert {name for evaluation in history.evaluations for name in evaluation.metrics} == {"val_loss", "global_step"}
 
 
-def test_evaluating_more_often_does_not_change_the_training(make_engine, make_trial, train, digits):
-    model = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})
-    often = train(make_engine(digits), make_trial(model=model, eval_every=3))[0]
-    rarely = train(make_engine(digits), make_trial(model=model, eval_every=100))[0]
+DROPPING = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "keys",
+    [{"optimizer": "momentum"}, {"optimizer": "momentum", "average": 0.9}, {"optimizer": "schedulefree", "lr": 0.1}],
+    ids=["raw", "ema", "schedulefree"],
+)
+def test_evaluating_more_often_does_not_change_the_training(make_engine, make_trial, train, digits, keys, precision):
+    keys = {**keys, "model": DROPPING, "precision": precision}
+    often = train(make_engine(digits, precision), make_trial(**keys, eval_every=3))[0]
+    rarely = train(make_engine(digits, precision), make_trial(**keys, eval_every=100))[0]
     assert often.loss == rarely.loss
     assert often.evaluations[-1].metrics == rarely.evaluations[-1].metrics
+
+
+def test_schedule_free_evaluates_its_average_of_the_weights(make_engine, make_trial, train, digits):
+    """x, where the weights that it trains are y = (1 - beta1) z + beta1 x (2405.15682)."""
+    validations = {}
+
+    def look(step, model, optimizer):
+        if step >= 0:
+            x = copy.deepcopy(model)
+            for average, y in zip(x.parameters(), model.parameters(), strict=True):
+                average.data = (y.data - (1 - 0.9) * optimizer.state[y]["z"]) / 0.9
+            validations[step + 1] = validated(digits, x)
+
+    trial = make_trial(optimizer="schedulefree", lr=0.1)
+    history = train(make_engine(digits), trial)[0]
+    _, trained = plain_training(digits, "schedulefree", 0.1, updates=25, look=look)
+    for evaluation in history.evaluations:
+        val_loss, val_accuracy = validations[evaluation.step]
+        assert evaluation.metrics["val_loss"] == pytest.approx(val_loss, rel=1e-9)
+        assert evaluation.metrics["val_accuracy"] == pytest.approx(val_accuracy, rel=1e-9)
+        assert evaluation.metrics["val_loss"] != pytest.approx(trained[evaluation.step - 1][0], rel=1e-3)
+
+
+# --- the average of the weights
+
+
+class Average:
+    """The recurrence, written out: a = d * a + (1 - d) * w after update s, with d = min(decay, (1 + s) / (10 + s))."""
+
+    def __init__(self, data, decay):
+        self.data, self.decay, self.validations = data, decay, {}
+
+    def __call__(self, step, model, optimizer):
+        if step < 0:
+            self.weights = {name: w.detach().clone() for name, w in model.named_parameters()}
+            return
+        d = min(self.decay, (1 + step) / (10 + step))
+        for name, w in model.named_parameters():
+            self.weights[name] = d * self.weights[name] + (1 - d) * w.detach()
+        averaged = copy.deepcopy(model)  # buffers too
+        for name, w in averaged.named_parameters():
+            w.data = self.weights[name]
+        self.validations[step + 1] = validated(self.data, averaged)
+
+
+class Normed(nn.Module):
+    """A model with statistics that are no weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2, 0.999])  # 0.2: from the second update on
+@pytest.mark.parametrize("model", ["mlp", "normed"])
+def test_the_average_is_evaluated_beside_the_weights(make_engine, make_trial, train, digits, decay, model):
+    normed = Component("model", f"{__name__}.Normed", {}, trusted=(__name__,))
+    given = {"model": normed} if model == "normed" else {}
+    trial = make_trial(optimizer="sgd", average=decay, steps=15, eval_every=1, **given)
+    history = train(make_engine(digits), trial)[0]
+    look = Average(digits, decay)
+    _, validations = plain_training(
+        digits, "sgd", 0.1, updates=15, look=look, network=Normed if model == "normed" else None
+    )
+    for evaluation in history.evaluations:
+        val_loss, val_accuracy = validations[evaluation.step - 1]
+        val_loss_ema, val_accuracy_ema = look.validations[evaluation.step]
+        assert evaluation.metrics == pytest.approx(
+            {
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "val_loss_ema": val_loss_ema,
+                "val_accuracy_ema": val_accuracy_ema,
+                "global_step": evaluation.step,
+            },
+            rel=1e-9,
+        )
+
+
+def test_an_average_changes_neither_the_training_nor_what_else_is_evaluated(make_engine, make_trial, train, digits):
+    plain = train(make_engine(digits), make_trial(model=DROPPING))[0]
+    averaged = train(make_engine(digits), make_trial(model=DROPPING, average=0.99))[0]
+    assert averaged.loss == plain.loss
+    for with_average, without in zip(averaged.evaluations, plain.evaluations, strict=True):
+        assert without.metrics.items() < with_average.metrics.items()
+
+
+def test_the_average_of_a_regression_has_no_accuracy(make_engine, make_trial, train, line):
+    history = train(make_engine(line), make_trial(batch_size=16, average=0.99))[0]
+    assert history.evaluations[-1].metrics.keys() == {"val_loss", "val_loss_ema", "global_step"}
+
+
+def test_after_a_trial_with_an_average_the_next_has_none_and_another_its_own(make_engine, make_trial, train, digits):
+    engine = make_engine(digits)
+    first = train(engine, make_trial(0, average=0.9))[0]
+    assert "val_loss_ema" not in train(engine, make_trial(1))[1].evaluations[-1].metrics
+    assert train(engine, make_trial(2, average=0.9))[2].evaluations[-1].metrics == first.evaluations[-1].metrics
 
 
 def test_evaluation_drops_nothing(make_engine, make_trial, train, digits):
@@ -246,7 +521,7 @@ def test_a_trial_diverges_at_the_first_update_whose_loss_is_not_finite(
     trial = make_trial(model=linear, optimizer="sgd", lr=1e6, batch_size=16, steps=60, eval_every=eval_every)
     engine = make_engine(line)
     history = train(engine, trial)[0]
-    losses, _ = plain_training(line, "sgd", 1e6, updates=60, hidden=(), batch_size=16)
+    losses, _ = plain_training(line, "sgd", 1e6, updates=60, network=lambda: MLP((3,), 1, hidden=()), batch_size=16)
     first = int(np.flatnonzero(~np.isfinite(losses))[0])
     assert 9 < first < 59
     assert first % 9 != 0  # else the evaluation before it has seen it

@@ -1,9 +1,13 @@
-"""What the serial engine refuses before any training."""
+"""What the serial engine refuses before any training, and what is its own."""
+
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from sweep.config import Component
+from sweep.core import Status
 from sweep.training import SerialEngine
 from sweep.validation import InvalidValueError
 
@@ -75,3 +79,90 @@ def test_checking_does_not_change_what_a_live_trial_draws(digits, make_trial, tr
         for progress in serial.advance():
             losses += progress.rows[0].loss.tolist()
     assert losses == expected
+
+
+class Noisy(nn.Module):
+    """A model with all that an evaluation could disturb: dropout, statistics, and noise that it always draws."""
+
+    def __init__(self, n_outputs):
+        super().__init__()
+        hidden = [nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3)]
+        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, n_outputs))
+
+    def forward(self, x):
+        return self.layers(x + 0.01 * torch.randn_like(x))
+
+
+def own(name):
+    return Component("model", f"{__name__}.{name}", {}, trusted=(__name__,))
+
+
+@pytest.mark.parametrize("keys", [{}, {"average": 0.9}, {"optimizer": "schedulefree"}], ids=["raw", "ema", "free"])
+def test_evaluating_a_model_that_draws_does_not_change_what_is_trained(digits, make_trial, train, keys):
+    keys = {**keys, "model": own("Noisy"), "precision": "float32"}
+    often = train(engine(digits), make_trial(**keys, eval_every=1))[0]
+    rarely = train(engine(digits), make_trial(**keys, eval_every=100))[0]
+    assert often.loss == rarely.loss
+    assert often.evaluations[-1].metrics == rarely.evaluations[-1].metrics
+
+
+class Seen(nn.Linear):
+    """Remembers how many examples it was trained on at once."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def __init__(self, n_outputs):
+        super().__init__(64, n_outputs)
+
+    def forward(self, x):
+        if self.training:
+            self.sizes.append(len(x))
+        return super().forward(x.flatten(1))
+
+
+def test_no_more_than_a_micro_batch_is_computed_at_once(digits, make_trial, train):
+    Seen.sizes.clear()
+    train(engine(digits), make_trial(model=own("Seen"), batch_size=500, accumulate=200, steps=3))
+    assert Seen.sizes == [3] * 100 + [2] * 100 + [3] * 100 + [2] * 100 + [1] * 79  # 1079 examples
+
+
+def test_a_micro_batch_that_a_model_cannot_be_trained_on_is_refused(digits, make_trial):
+    """BatchNorm has no statistics of one example."""
+    engine(digits).check(make_trial(model=own("Noisy"), accumulate=20).config)
+    with pytest.raises(InvalidValueError, match=r"^model\._target_=.*more than 1 value"):
+        engine(digits).check(make_trial(model=own("Noisy"), accumulate=40).config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"groups": {"nothing*": {}}}, r"^optimizer\.groups=nothing\*: matches no parameter"),
+        ({"groups": {"bias_and_norm": {"momentum": -1}}}, r"^optimizer\.groups\.bias_and_norm=.*Invalid momentum"),
+        ({"optimizer": "schedulefree", "average": 0.9}, r"^average=ema: .*schedulefree.* an average of its own"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before(digits, make_trial, keys, said):
+    with pytest.raises(InvalidValueError, match=said):
+        engine(digits).check(make_trial(**keys).config)
+
+
+def test_a_trial_whose_average_is_not_finite_has_diverged(digits, make_trial, train):
+    """Weights that came back from infinity leave an average that never does."""
+    history = train(engine(digits), make_trial(model=own("Comeback"), average=0.9, eval_every=5))[0]
+    assert history.status is Status.DIVERGED
+    assert [(e.step, e.metrics) for e in history.evaluations] == [(5, {"global_step": 5})]
+
+
+class Comeback(nn.Module):
+    """A model one of whose weights is infinite while update 2 is computed; it is of no use."""
+
+    def __init__(self, n_outputs):
+        super().__init__()
+        self.layer, self.useless, self.calls = nn.Linear(64, n_outputs), nn.Parameter(torch.zeros(())), 0
+
+    def forward(self, x):
+        if self.training:
+            self.useless.data.fill_(torch.inf if self.calls == 2 else 0.0)
+            self.calls += 1
+        outputs = self.layer(x.flatten(1))
+        return outputs if self.training else outputs + 0 * self.useless

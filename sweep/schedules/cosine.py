@@ -1,0 +1,163 @@
+"""Decays along a cosine: to its end, with warm restarts, and TensorFlow's linear cosine with and without noise."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from array_api_compat import device
+
+from sweep.schedules.decay import Factor, progress
+from sweep.validation import real, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Cosine(Factor):
+    """(1 - end_factor) * (1 + cos(pi * u)) / 2 + end_factor, u = min(s, D) / D, D = decay_steps.
+
+    TensorFlow's `cosine_decay` with alpha = end_factor; torch's `CosineAnnealingLR` up to decay_steps.
+
+    Args:
+        decay_steps: updates, >= 1; at s = decay_steps the end is reached.
+        end_factor: 0 <= end_factor <= 1.
+    """
+
+    decay_steps: int
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("decay_steps", self.decay_steps, at_least=1)
+        real("end_factor", self.end_factor, at_least=0, at_most=1)
+
+    def factor(self, s: Any, xp: Any) -> Any:
+        u = progress(s, self.decay_steps, xp)
+        return (1 - self.end_factor) * 0.5 * (1 + xp.cos(math.pi * u)) + self.end_factor
+
+
+@dataclass(frozen=True, eq=False)
+class CosineRestarts(Factor):
+    """(1 - end_factor) * m_mul ** i * (1 + cos(pi * u)) / 2 + end_factor in cycle i, u = 0 to 1 within it.
+
+    Cycle i is first_decay_steps * t_mul ** i updates long and begins at first_decay_steps * (t_mul ** i - 1) /
+    (t_mul - 1), where u = 0: TensorFlow's `cosine_decay_restarts`, and with m_mul = 1 and an integer t_mul torch's
+    `CosineAnnealingWarmRestarts` (SGDR, 1608.03983).
+
+    Args:
+        first_decay_steps: updates of the first cycle, >= 1.
+        t_mul: length of a cycle to that of the one before, >= 1.
+        m_mul: height of a cycle to that of the one before, 0 < m_mul <= 1.
+        end_factor: 0 <= end_factor <= 1.
+    """
+
+    first_decay_steps: int
+    t_mul: float = 2.0
+    m_mul: float = 1.0
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("first_decay_steps", self.first_decay_steps, at_least=1)
+        real("t_mul", self.t_mul, at_least=1)
+        real("m_mul", self.m_mul, above=0, at_most=1)
+        real("end_factor", self.end_factor, at_least=0, at_most=1)
+
+    def factor(self, s: Any, xp: Any) -> Any:
+        cycle, u = self._position(s / self.first_decay_steps, xp)
+        wave = 0.5 * self.m_mul**cycle * (1 + xp.cos(math.pi * u))
+        return (1 - self.end_factor) * wave + self.end_factor
+
+    def _position(self, time: Any, xp: Any) -> tuple[Any, Any]:
+        """The cycle of a time, counted in first cycles, and how much of that cycle is done."""
+        growing = self.t_mul > 1
+        t_mul = xp.where(growing, self.t_mul, 2.0)  # where it does not grow, the other branch is taken
+        guess = xp.floor(xp.log(1 + time * (t_mul - 1)) / xp.log(t_mul))
+
+        def begin(cycle: Any) -> Any:
+            return (t_mul**cycle - 1) / (t_mul - 1)
+
+        # At a restart the logarithm, and with a fractional t_mul its begin too, may be a few units in the last place
+        # off.
+        reached = time * (1 + 1e-12)
+        guess = xp.where(reached >= begin(guess + 1), guess + 1, xp.where(reached < begin(guess), guess - 1, guess))
+        cycle = xp.where(growing, guess, xp.floor(time))
+        return cycle, xp.where(growing, (time - begin(guess)) / t_mul**guess, time - xp.floor(time))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCosine(Factor):
+    """(alpha + 1 - u) * (1 + cos(2 * pi * num_periods * u)) / 2 + beta, u = min(s, D) / D, D = decay_steps.
+
+    TensorFlow's `linear_cosine_decay` (Bello et al., 1709.07417). It begins at 1 + alpha + beta, above 1.
+
+    Args:
+        decay_steps: updates, >= 1.
+        num_periods: of the cosine, > 0.
+        alpha, beta: >= 0.
+    """
+
+    decay_steps: int
+    num_periods: float = 0.5
+    alpha: float = 0.0
+    beta: float = 0.001
+
+    def __post_init__(self) -> None:
+        whole("decay_steps", self.decay_steps, at_least=1)
+        real("num_periods", self.num_periods, above=0)
+        real("alpha", self.alpha, at_least=0)
+        real("beta", self.beta, at_least=0)
+
+    def factor(self, s: Any, xp: Any) -> Any:
+        return self._waves(1 - progress(s, self.decay_steps, xp), s, xp)
+
+    def _waves(self, linear: Any, s: Any, xp: Any) -> Any:
+        u = progress(s, self.decay_steps, xp)
+        return (self.alpha + linear) * 0.5 * (1 + xp.cos(2 * math.pi * self.num_periods * u)) + self.beta
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyLinearCosine(LinearCosine):
+    """`LinearCosine` with a draw from N(0, v / (1 + min(s, D)) ** d) added to 1 - u.
+
+    TensorFlow's `noisy_linear_cosine_decay`, v and d being its initial_variance and variance_decay. Here the draw is a
+    pure function of (noise_seed, s), so that a curve can be drawn before training and met again after a restart.
+    It may be negative or above 1 + alpha + beta.
+
+    Args:
+        v: variance of the noise at s = 0, >= 0.
+        d: how fast the variance falls, >= 0.
+        noise_seed: >= 0.
+    """
+
+    v: float = 1.0
+    d: float = 0.55
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("v", self.v, at_least=0)
+        real("d", self.d, at_least=0)
+        whole("noise_seed", self.noise_seed, at_least=0, at_most=2**53)
+
+    def factor(self, s: Any, xp: Any) -> Any:
+        deviation = xp.sqrt(self.v / (1 + xp.minimum(s, self.decay_steps)) ** self.d)
+        noise = xp.asarray(standard_normal(int(self.noise_seed), s), device=device(s))
+        return self._waves(1 - progress(s, self.decay_steps, xp) + deviation * noise, s, xp)
+
+
+BLOCK = 1024
+"""Draws made at once."""
+
+
+def standard_normal(seed: int, s: Any) -> np.ndarray:
+    """A draw from N(0, 1) for each of the steps s, any shape: a function of (seed, step) alone."""
+    steps = np.asarray(s.cpu() if hasattr(s, "cpu") else s, dtype=np.int64)
+    drawn = np.empty(steps.shape)
+    for block in np.unique(steps // BLOCK):
+        inside = steps // BLOCK == block
+        drawn[inside] = _block(seed, int(block))[steps[inside] % BLOCK]
+    return drawn
+
+
+@lru_cache(maxsize=256)
+def _block(seed: int, block: int) -> np.ndarray:
+    return np.random.default_rng([seed, block]).standard_normal(BLOCK)

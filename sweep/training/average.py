@@ -1,0 +1,65 @@
+"""Weights that are evaluated beside, or in place of, those that are trained."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sweep.training.optimizers import Optimizer, TwoWeights
+
+
+def initial_average(model: nn.Module) -> dict[str, Tensor]:
+    """The average before update 0: the initial weights, by the names of the parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
+    """average = d * average + (1 - d) * weights, after update `step`, with d = min(decay, (1 + step) / (10 + step)).
+
+    TensorFlow's `ExponentialMovingAverage` with num_updates = step: the first updates, which say little about where the
+    weights will be, are forgotten soon. Buffers (the statistics of BatchNorm) are not averaged.
+    """
+    d = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.values()), list(model.parameters()), 1 - d)
+
+
+@contextmanager
+def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
+    """Within, the model has the average for weights; after, its own again."""
+    with _kept(model):
+        _copy(average.values(), model)
+        yield
+
+
+@contextmanager
+def evaluated_weights(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Within, the model has the weights that the optimizer wants evaluated; after, those that it trains.
+
+    These are kept and put back, because computing the ones from the others and back again rounds.
+    """
+    if not isinstance(optimizer, TwoWeights):
+        yield
+        return
+    with _kept(model):
+        optimizer.eval()
+        try:
+            yield
+        finally:
+            optimizer.train()
+
+
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """After, the weights are what they were before, to the bit."""
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        _copy(before, model)
+
+
+@torch.no_grad()
+def _copy(weights: Iterable[Tensor], model: nn.Module) -> None:
+    torch._foreach_copy_(list(model.parameters()), list(weights))

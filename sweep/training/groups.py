@@ -1,0 +1,97 @@
+"""Groups of parameters that are updated with a rate, or arguments, of their own."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from sweep.config import Component, OptimizerConfig
+from sweep.training.optimizers import Optimizer, TwoWeights
+from sweep.validation import InvalidValueError
+
+BIAS_AND_NORM = "bias_and_norm"
+"""The parameters with at most one dimension: biases, and the scales and shifts of normalizations."""
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """The optimizer of a model. Each of its param_groups has an `lr_factor`: the rate at update s is lr(s) * lr_factor.
+
+    Raises:
+        InvalidValueError: names an argument that the optimizer refuses, or what cannot be in `optimizer.groups`.
+    """
+    optimizer: Optimizer
+    if config.groups:
+        optimizer = _grouped(config, config.groups, model)
+    else:
+        optimizer = config.component.build(model.parameters(), lr=config.lr)
+    for group in optimizer.param_groups:
+        group.setdefault("lr_factor", 1.0)
+    if isinstance(optimizer, TwoWeights):
+        optimizer.train()
+    return optimizer
+
+
+def set_rate(optimizer: Optimizer, lr: float) -> None:
+    """Give every group its rate for the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+def recorded_group(optimizer: Optimizer) -> dict[str, Any]:
+    """A group whose rate is the schedule's own: that of the parameters which `optimizer.groups` does not name."""
+    return next(group for group in optimizer.param_groups if group["lr_factor"] == 1)
+
+
+def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
+    """The optimizer with groups; the parameters that no name matches are the first."""
+    named = _named(asked, model)
+    groups = [{"params": named[None]}, *({**asked[name], "params": named[name]} for name in asked)]
+    try:
+        optimizer: Optimizer = config.component.build(groups, lr=config.lr)
+    except AttributeError as error:
+        rule = f"{config.component.target} takes no groups: {error}"
+        raise InvalidValueError("optimizer.groups", _list(asked), rule) from error
+    known = [key for key in getattr(optimizer, "defaults", {}) if key != "lr"]
+    for name in asked:
+        _check_arguments(config, name, asked[name], named[name], known)
+    return optimizer
+
+
+def _check_arguments(
+    config: OptimizerConfig, name: str, keys: Mapping[str, Any], parameters: list[Tensor], known: list[str]
+) -> None:
+    """Try the arguments of a group on an optimizer of its own: torch checks those of an optimizer, not of a group."""
+    component, key = config.component, f"optimizer.groups.{name}"
+    own = {argument: value for argument, value in keys.items() if argument != "lr_factor"}
+    for argument, value in own.items():
+        if argument not in known:
+            rule = f"is no key of a group of {component.target}, which has {_list(['lr_factor', *known])}"
+            raise InvalidValueError(f"{key}.{argument}", value, rule)
+    Component(key, component.target, {**component.arguments, **own}, component.trusted).build(parameters, lr=config.lr)
+
+
+def _named(asked: Iterable[str], model: nn.Module) -> dict[str | None, list[Tensor]]:
+    """The parameters by the first name that matches, None where none does."""
+    named: dict[str | None, list[Tensor]] = {name: [] for name in (None, *asked)}
+    for name, parameter in model.named_parameters():
+        first = next((pattern for pattern in asked if _matches(pattern, name, parameter)), None)
+        named[first].append(parameter)
+    if not named[None]:
+        rule = "must leave a parameter that is trained at optimizer.lr itself, which is what is recorded"
+        raise InvalidValueError("optimizer.groups", _list(asked), rule)
+    for pattern, parameters in named.items():
+        if not parameters:
+            names = [name for name, _ in model.named_parameters()]
+            known = _list(names[:6]) + (", ..." if len(names) > 6 else "")
+            rule = f"matches no parameter that an earlier name leaves; the model has {known}"
+            raise InvalidValueError("optimizer.groups", pattern, rule)
+    return named
+
+
+def _matches(pattern: str, name: str, parameter: Tensor) -> bool:
+    return parameter.ndim <= 1 if pattern == BIAS_AND_NORM else fnmatchcase(name, pattern)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

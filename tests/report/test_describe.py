@@ -1,0 +1,109 @@
+"""What makes two trials one training, and what does not."""
+
+from dataclasses import replace
+
+import pytest
+
+from sweep.cli import build
+from sweep.cli.compose import Composer, register_resolvers
+from sweep.core import Trial
+from sweep.report import describe
+from sweep.report.describe import training_digest
+
+register_resolvers()
+
+
+def trial(*overrides: str, number: int = 0) -> Trial:
+    config = build.run_config(Composer().compose(["warmup=none", *overrides]))
+    return Trial(number, config, config.train.seed)
+
+
+def exponential(rate: float, steps: int, *overrides: str) -> Trial:
+    return trial(f"schedule.decay_rate={rate}", f"schedule.decay_steps={steps}", *overrides)
+
+
+TRAINING = exponential(0.25, 20)
+
+
+def test_decay_rate_and_decay_steps_enter_as_the_half_life_alone() -> None:
+    assert training_digest(exponential(0.5, 10)) == training_digest(TRAINING)
+    assert training_digest(exponential(0.5, 11)) != training_digest(TRAINING)
+    assert training_digest(exponential(0.2501, 20)) != training_digest(TRAINING)
+
+
+def test_with_staircase_they_enter_each_for_itself() -> None:
+    stairs = "schedule.staircase=true"
+    assert training_digest(exponential(0.5, 10, stairs)) != training_digest(exponential(0.25, 20, stairs))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["schedule=linear"], ["schedule=polynomial", "schedule.power=1"]),
+        (["schedule=constant", "optimizer.lr=0.05"], ["schedule=exponential", "schedule.decay_rate=1"]),
+        (
+            ["schedule=piecewise", "schedule.boundaries=[9]", "schedule.values=[1,0.5]", "optimizer.lr=0.2"],
+            ["schedule=piecewise", "schedule.boundaries=[9]", "schedule.values=[2,1]", "optimizer.lr=0.1"],
+        ),
+        (["warmup=linear", "warmup.steps=0"], ["warmup=cosine", "warmup.steps=0"]),
+    ],
+    ids=["family", "constant", "rate", "warmup"],
+)
+def test_whatever_gives_the_curve_the_curve_is_what_counts(one: list[str], other: list[str]) -> None:
+    if "schedule.decay_rate=1" in other:
+        other = [*other, "optimizer.lr=0.05"]
+    assert training_digest(trial(*one)) == training_digest(trial(*other))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=0.123",
+        "optimizer=sgd",
+        "optimizer.momentum=0.8",
+        "optimizer.clip_norm=1",
+        "model.hidden=[64]",
+        "model=cnn",
+        "dataset.split_seed=1",
+        "dataset=breast_cancer",
+        "train.batch_size=32",
+        "train.seed=1",
+        "train.steps=601",
+        "train.eval_every=50",
+        "train.precision=float64",
+    ],
+)
+def test_another_training_has_another_digest(override: str) -> None:
+    assert training_digest(exponential(0.25, 20, override)) != training_digest(TRAINING)
+
+
+def test_a_key_that_begins_like_the_rate_s_is_another_key() -> None:
+    """adagrad's lr_decay is no part of the curve."""
+    with_decay = trial("optimizer=adagrad", "+optimizer.lr_decay=0.1")
+    assert training_digest(with_decay) != training_digest(trial("optimizer=adagrad"))
+
+
+def test_the_seed_is_the_trial_s_own() -> None:
+    assert training_digest(replace(TRAINING, seed=7)) != training_digest(TRAINING)
+    assert training_digest(replace(exponential(0.25, 20, "train.seed=7"), seed=0)) == training_digest(TRAINING)
+
+
+def test_where_it_is_trained_under_which_number_does_not_count() -> None:
+    assert training_digest(exponential(0.25, 20, "train.device=cpu")) == training_digest(TRAINING)
+    assert training_digest(replace(TRAINING, number=3, values={"schedule.decay_steps": 20})) == training_digest(
+        TRAINING
+    )
+
+
+def test_a_schedule_that_waits_for_something_is_more_than_its_first_curve() -> None:
+    """Two plateau schedules begin alike, and part when the loss stops improving."""
+    patient, hasty = trial("schedule=plateau", "schedule.patience=9"), trial("schedule=plateau", "schedule.patience=1")
+    assert describe(patient).tags["sweep.curve"] == describe(hasty).tags["sweep.curve"]
+    assert training_digest(patient) != training_digest(hasty)
+    assert training_digest(trial("schedule=plateau", "schedule.patience=9")) == training_digest(patient)
+
+
+def test_the_digest_is_recorded_beside_the_curve_s() -> None:
+    tags, twin = describe(TRAINING).tags, describe(exponential(0.5, 10)).tags
+    assert tags["sweep.training"] == twin["sweep.training"] == training_digest(TRAINING)
+    assert tags["sweep.curve"] == twin["sweep.curve"] != tags["sweep.training"]

@@ -1,0 +1,245 @@
+"""Properties of every family with every warmup and counting: bounds, joins, one step in three forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
+
+HORIZON = 400
+counts = st.integers(1, 300)
+factors = st.floats(0, 1)
+positive = st.floats(0.01, 20)
+
+
+def rising(at_least=0, **options):
+    return st.lists(st.integers(at_least, 300), unique=True, **options).map(sorted)
+
+
+def knots(steps):
+    values = st.lists(st.floats(0, 3), min_size=len(steps) + 1, max_size=len(steps) + 1)
+    return values.map(lambda given: tuple(zip([0, *steps], given, strict=True)))
+
+
+def pieces(boundaries):
+    piece = st.builds(Piece, st.one_of(PARAMETERS["linear"], PARAMETERS["cosine"], PARAMETERS["constant"]), factors)
+    several = st.lists(piece, min_size=len(boundaries) + 1, max_size=len(boundaries) + 1).map(tuple)
+    return st.builds(DECAYS["joined"], boundaries=st.just(boundaries), pieces=several)
+
+
+def family(name, **parameters):
+    return st.builds(DECAYS[name], **parameters)
+
+
+timed = {"decay_steps": counts, "staircase": st.booleans()}
+waves = {"decay_steps": counts, "num_periods": positive, "alpha": st.floats(0, 2), "beta": factors}
+PARAMETERS = {
+    "constant": family("constant"),
+    "exponential": st.one_of(
+        family("exponential", decay_rate=st.floats(0, 1, exclude_min=True), **timed),
+        family("exponential", half_life=counts),
+    ),
+    "natural_exponential": family("natural_exponential", decay_rate=positive, **timed),
+    "inverse_time": family("inverse_time", decay_rate=positive, **timed),
+    "piecewise": rising(max_size=5).flatmap(
+        lambda boundaries: family(
+            "piecewise",
+            boundaries=st.just(boundaries),
+            values=st.lists(st.floats(0, 3), min_size=len(boundaries) + 1, max_size=len(boundaries) + 1),
+            side=st.sampled_from(["right", "left"]),
+        )
+    ),
+    "multistep": family(
+        "multistep", milestones=st.lists(st.integers(0, 300)).map(sorted), gamma=st.floats(0, 1, exclude_min=True)
+    ),
+    "polynomial": family(
+        "polynomial", decay_steps=counts, power=st.floats(0.5, 20), end_factor=factors, cycle=st.booleans()
+    ),
+    "linear": family("linear", decay_steps=counts, end_factor=factors),
+    "cosine": family("cosine", decay_steps=counts, end_factor=factors),
+    "cosine_restarts": family(
+        "cosine_restarts",
+        first_decay_steps=counts,
+        t_mul=st.floats(1, 5),
+        m_mul=st.floats(0, 1, exclude_min=True),
+        end_factor=factors,
+    ),
+    "linear_cosine": family("linear_cosine", **waves),
+    "noisy_linear_cosine": family(
+        "noisy_linear_cosine", **waves, v=st.floats(0, 3), d=st.floats(0, 3), noise_seed=st.integers(0, 2**40)
+    ),
+    "inverse_sqrt": family("inverse_sqrt", timescale=counts),
+    "noam": family("noam", noam_steps=counts),
+    "wsd": family(
+        "wsd",
+        stable_steps=st.integers(0, 300),
+        decay_steps=counts,
+        shape=st.sampled_from(["linear", "cosine", "sqrt", "exponential"]),
+        end_factor=factors,
+        k=positive,
+        count_from=st.sampled_from([0, 1]),
+    ),
+    "one_cycle": family(
+        "one_cycle",
+        total_steps=counts,
+        pct_start=st.floats(0, 0.99),
+        div_factor=st.floats(1, 1000),
+        final_div_factor=st.floats(1, 1e6),
+        anneal=st.sampled_from(["cosine", "linear"]),
+    ),
+    "cyclic": family(
+        "cyclic",
+        base_factor=factors,
+        step_size_up=counts,
+        step_size_down=counts,
+        mode=st.sampled_from(["triangular", "triangular2", "exp_range"]),
+        gamma=st.floats(0.5, 1),
+    ),
+    "rex": family("rex", decay_steps=counts, beta=st.floats(0.001, 1)),
+    "power_sqrt": family("power_sqrt", decay_steps=counts, alpha=st.floats(1, 20)),
+    "tanh": family("tanh", decay_steps=counts, lb=st.floats(-10, -0.1), ub=st.floats(0, 10), end_factor=factors),
+    "interpolate": rising(at_least=1, min_size=1, max_size=5)
+    .flatmap(knots)
+    .flatmap(lambda k: family("interpolate", knots=st.just(k), kind=st.sampled_from(["linear", "cosine", "pchip"]))),
+    "power": family("power", power=st.floats(1, 3)),
+    "sine": family("sine"),
+    "plateau": family("plateau", factor=st.floats(0.01, 0.99), patience=st.integers(1, 5), min_lr=factors),
+}
+PARAMETERS["joined"] = rising(at_least=1, max_size=3).flatmap(pieces)
+rise = {"steps": st.integers(0, 150), "start_factor": factors, "inclusive": st.booleans()}
+WARMING = {
+    "none": {},
+    "constant": rise,
+    "linear": rise,
+    "polynomial": rise | {"power": positive},
+    "cosine": rise,
+    "exponential": rise | {"k": positive},
+    "sqrt": rise,
+    "until_error": {"start_factor": factors, "until_error": st.floats(0, 1, exclude_min=True)},
+}
+GENTLE = sorted(WARMUPS.keys() - {"none", "constant", "until_error"})
+"""Warmups that arrive at the base rate without a jump."""
+FROM_ONE = sorted(
+    DECAYS.keys()
+    - {"piecewise", "linear_cosine", "noisy_linear_cosine", "noam", "one_cycle", "cyclic", "interpolate", "joined"}
+    - {"multistep", "wsd", "tanh"}  # a milestone, or the stable phase's end, may be at 0; tanh starts just below 1
+)
+"""Families whose factor at s = 0 is 1."""
+CONTINUOUS = sorted(
+    DECAYS.keys() - {"piecewise", "multistep", "cosine_restarts", "noisy_linear_cosine", "sine", "joined"}
+)
+"""Families without a jump, but for staircase, cycle and count_from."""
+
+every_family = pytest.mark.parametrize("name", sorted(DECAYS))
+
+
+def test_every_family_and_warmup_is_here():
+    assert PARAMETERS.keys() == DECAYS.keys()
+    assert WARMING.keys() == WARMUPS.keys()
+
+
+def rates(name):
+    """Base rates that the family is defined for."""
+    return st.floats(1e-8, {"power": 0.99, "sine": 3.14}.get(name, 1e3))
+
+
+def warmups(name, counting):
+    return st.builds(WARMUPS[name], counting=st.just(counting), **WARMING[name])
+
+
+def stated_peak(decay):
+    """The largest factor that the definition allows; infinite for the noisy family."""
+    name = next(name for name, cls in DECAYS.items() if type(decay) is cls)
+    if name == "noisy_linear_cosine":
+        return math.inf
+    if name == "linear_cosine":
+        return 1 + decay.alpha + decay.beta
+    if name == "piecewise":
+        return max(decay.values)
+    if name == "interpolate":
+        return max(factor for _, factor in decay.knots)
+    return 1.0
+
+
+@every_family
+@pytest.mark.parametrize("warming", sorted(WARMUPS))
+@pytest.mark.parametrize("counting", ["prefix", "overlap"])
+def test_every_rate_is_finite_not_negative_and_at_most_the_stated_peak(name, warming, counting):
+    @settings(deadline=None, max_examples=12, database=None)
+    @given(lr=rates(name), decay=PARAMETERS[name], warmup=warmups(warming, counting))
+    def check(lr, decay, warmup):
+        curve = Schedule(lr, decay, warmup).curve(HORIZON)
+        assert np.isfinite(curve).all()
+        if name != "noisy_linear_cosine":
+            assert curve.min() >= 0
+        assert curve.max() <= lr * max(1.0, stated_peak(decay)) * (1 + 1e-12)
+
+    check()
+
+
+@every_family
+def test_one_step_is_the_same_as_int_array_and_tensor(name):
+    @settings(deadline=None, max_examples=30, database=None)
+    @given(lr=rates(name), decay=PARAMETERS[name], warmup=warmups("linear", "prefix"), step=st.integers(0, 700))
+    def check(lr, decay, warmup, step):
+        schedule = Schedule(lr, decay, warmup)
+        one = schedule(step)
+        # NumPy and torch have kernels of their own for cos, exp and pow: to some units in the last place
+        np.testing.assert_allclose(schedule(np.array([step])), [one], rtol=1e-12, atol=1e-14 * lr)
+        np.testing.assert_allclose(schedule(torch.tensor([step])).numpy(), [one], rtol=1e-12, atol=1e-14 * lr)
+
+    check()
+
+
+@every_family
+@pytest.mark.parametrize("counting", ["prefix", "overlap"])
+def test_after_warmup_the_rate_is_the_decay_alone(name, counting):
+    @settings(deadline=None, max_examples=20, database=None)
+    @given(lr=rates(name), decay=PARAMETERS[name], warmup=warmups("linear", counting))
+    def check(lr, decay, warmup):
+        curve, alone = Schedule(lr, decay, warmup).curve(HORIZON), Schedule(lr, decay).curve(HORIZON)
+        first = warmup.steps + (1 if warmup.inclusive and warmup.steps else 0)
+        counted_from = warmup.steps if counting == "prefix" else 0
+        np.testing.assert_array_equal(curve[first:], alone[first - counted_from : HORIZON - counted_from])
+
+    check()
+
+
+@pytest.mark.parametrize("name", FROM_ONE)
+@pytest.mark.parametrize("warming", GENTLE)
+def test_under_prefix_warmup_arrives_where_the_decay_begins(name, warming):
+    """At s = W its own formula gives what the decay gives there: the join is continuous."""
+
+    @settings(deadline=None, max_examples=10, database=None)
+    @given(lr=rates(name), decay=PARAMETERS[name], warmup=warmups(warming, "prefix"))
+    def check(lr, decay, warmup):
+        if warmup.steps == 0:
+            return
+        at_w = Schedule(lr, decay, warmup)(warmup.steps)
+        assert at_w == pytest.approx(lr, rel=1e-12)
+        formula = warmup.on(np.asarray(0.0)).factor(np.asarray(float(warmup.steps)), np)
+        assert float(formula) == pytest.approx(1.0, rel=1e-12)
+
+    check()
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_a_family_without_jumps_has_none(name):
+    """Just before and just after every step the factor is the same."""
+
+    @settings(deadline=None, max_examples=30, database=None)
+    @given(decay=PARAMETERS[name])
+    def check(decay):
+        if getattr(decay, "staircase", False) or getattr(decay, "cycle", False) or getattr(decay, "count_from", 0):
+            return
+        if name == "one_cycle" and decay.total_steps * max(decay.pct_start, 1 - decay.pct_start) < 3:
+            return  # no steps to go up or down in
+        steps, schedule = np.arange(1, HORIZON), Schedule(0.5, decay)
+        before, after = schedule(steps - 1e-9), schedule(steps + 1e-9)
+        np.testing.assert_allclose(before, after, atol=1e-3)
+
+    check()

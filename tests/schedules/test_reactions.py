@@ -1,0 +1,200 @@
+"""Schedules that wait for something: when the event is seen, and what the curve is after it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sweep.core import Event
+from sweep.schedules import DECAYS, WARMUPS, Schedule
+from sweep.validation import InvalidValueError
+
+LR = 0.4
+
+
+def replay(schedule, evaluations):
+    """The schedule after evaluations of {step: metrics}, and the rate of the update after each."""
+    memories, rates = {}, []
+    for step, metrics in evaluations.items():
+        memories, happened = schedule.react(memories, step, metrics)
+        schedule = schedule.after(*happened)
+        rates.append(schedule(step))
+    return schedule, rates
+
+
+def losses(values, every=10):
+    return {every * (i + 1): {"val_loss": value} for i, value in enumerate(values)}
+
+
+def plateau(**keys):
+    return Schedule(LR, DECAYS["plateau"](**{"patience": 2, "factor": 0.5} | keys))
+
+
+def events(schedule):
+    return [(event.name, event.step) for event in schedule.events]
+
+
+def test_a_pure_schedule_has_no_reactions():
+    schedule = Schedule(LR, DECAYS["cosine"](decay_steps=10), WARMUPS["linear"](steps=3))
+    assert schedule.reactions == ()
+    assert schedule.react({}, 10, {"val_loss": 1.0}) == ({}, ())
+
+
+def test_before_any_event_the_rate_stays():
+    assert plateau().curve(50).tolist() == [LR] * 50
+
+
+def test_torch_cuts_at_evaluation_patience_plus_one_without_improvement_and_optax_at_patience():
+    schedule, rates = replay(plateau(), losses([1.0, 1.0, 1.0, 1.0]))
+    assert rates == [LR, LR, LR, LR / 2]
+    assert events(schedule) == [("plateau", 40)]
+    schedule, rates = replay(plateau(cut="optax"), losses([1.0, 1.0, 1.0, 1.0]))
+    assert rates == [LR, LR, LR / 2, LR / 2]
+    assert events(schedule) == [("plateau", 30)]
+
+
+def test_the_first_update_after_the_evaluation_uses_the_new_rate():
+    schedule, _ = replay(plateau(), losses([1.0] * 4))
+    assert schedule.curve(60).tolist() == [LR] * 40 + [LR / 2] * 20
+
+
+def test_patience_begins_anew_after_a_cut_and_after_an_improvement():
+    _, rates = replay(plateau(), losses([1.0, 1.1, 1.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]))
+    assert rates == [LR] * 6 + [LR / 2] * 3 + [LR / 4]
+
+
+def test_an_improvement_is_one_by_more_than_the_threshold():
+    _, rates = replay(plateau(threshold=0.1, patience=0), losses([1.0, 0.901, 0.89, 0.802, 0.8]))
+    assert rates == [LR, LR / 2, LR / 2, LR / 4, LR / 4]
+
+
+def test_an_accuracy_improves_upwards():
+    evaluations = {10 * (i + 1): {"val_accuracy": a} for i, a in enumerate([0.5, 0.6, 0.6, 0.7, 0.7])}
+    _, rates = replay(plateau(metric="val_accuracy", patience=0), evaluations)
+    assert rates == [LR, LR, LR / 2, LR / 2, LR / 4]
+
+
+def test_during_cooldown_nothing_is_counted():
+    _, rates = replay(plateau(patience=0, cooldown=2), losses([1.0] * 6))
+    assert rates == [LR, LR / 2, LR / 2, LR / 2, LR / 4, LR / 4]
+
+
+def test_no_cut_goes_below_min_lr_nor_raises_a_rate_that_is_below_it():
+    _, rates = replay(plateau(patience=0, min_lr=0.15), losses([1.0] * 5))
+    assert rates == [LR, LR / 2, 0.15, 0.15, 0.15]
+    _, rates = replay(plateau(patience=0, min_lr=2 * LR), losses([1.0] * 3))
+    assert rates == [LR] * 3
+
+
+def test_a_cut_too_small_to_matter_is_not_made():
+    _, rates = replay(plateau(patience=0, eps=0.15), losses([1.0] * 4))
+    assert rates == [LR, LR / 2, LR / 2, LR / 2]
+
+
+def test_evaluations_within_warmup_are_not_counted():
+    warmup = WARMUPS["linear"](steps=20)
+    schedule = Schedule(LR, DECAYS["plateau"](patience=0, factor=0.5), warmup)
+    schedule, rates = replay(schedule, losses([1.0, 1.0, 1.0, 1.0]))
+    assert rates == [LR * 10 / 20, LR, LR, LR / 2]  # the evaluation at 30 is the first that counts
+    curve = schedule.curve(60)
+    np.testing.assert_allclose(curve[:20], LR * np.arange(20) / 20)
+    assert curve[20:40].tolist() == [LR] * 20
+    assert curve[40:].tolist() == [LR / 2] * 20
+
+
+def test_the_steps_of_events_are_global_whatever_the_counting():
+    for counting in ("prefix", "overlap"):
+        warmup = WARMUPS["linear"](steps=20, counting=counting)
+        schedule = Schedule(LR, DECAYS["plateau"](factor=0.5), warmup).after(Event(37, "plateau"))
+        assert schedule.curve(60)[36:38].tolist() == [LR, LR / 2]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_plateau_is_torch_s(seed):
+    generator = np.random.default_rng(seed)
+    options = {
+        "factor": float(generator.choice([0.1, 0.5, 0.9])),
+        "patience": int(generator.integers(0, 4)),
+        "threshold": float(generator.choice([0, 1e-4, 0.05])),
+        "cooldown": int(generator.integers(0, 3)),
+        "min_lr": float(generator.choice([0, 0.01, 1.0])),
+    }
+    values = np.round(np.cumprod(generator.uniform(0.9, 1.08, 80)), 2).tolist()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+    expected = []
+    for value in values:
+        scheduler.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    _, rates = replay(Schedule(LR, DECAYS["plateau"](**options)), losses(values))
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert len(set(expected)) > 1 or options["min_lr"] > LR
+
+
+# --- a warmup until the training error is low
+
+
+def resnet(**keys):
+    """The ResNet-110 recipe: 0.1 of the rate until the training error is below 0.8, then piecewise."""
+    decay = DECAYS["piecewise"](boundaries=[100, 200], values=[1, 0.1, 0.01])
+    return Schedule(LR, decay, WARMUPS["until_error"](**keys))
+
+
+def errors(values, every=10):
+    return {every * (i + 1): {"train_error": value} for i, value in enumerate(values)}
+
+
+def test_until_its_event_the_warmup_goes_on():
+    np.testing.assert_allclose(resnet().curve(500), 0.1 * LR)
+
+
+def test_the_warmup_ends_at_the_first_evaluation_below_its_error_and_only_once():
+    schedule, rates = replay(resnet(), errors([0.9, 0.8, 0.79, 0.9, 0.5]))
+    np.testing.assert_allclose(rates, [0.1 * LR, 0.1 * LR, LR, LR, LR])
+    assert events(schedule) == [("warmup_end", 30)]
+    curve = schedule.curve(300)
+    np.testing.assert_allclose(curve[:30], 0.1 * LR)
+    np.testing.assert_allclose(curve[30:101], LR)  # boundaries count from step 0: the recipe's are in all updates
+
+
+def test_under_prefix_the_decay_counts_from_the_event():
+    schedule, _ = replay(resnet(counting="prefix"), errors([0.9, 0.7]))
+    curve = schedule.curve(300)
+    np.testing.assert_allclose(curve[20 + 100], LR)
+    np.testing.assert_allclose(curve[20 + 101], 0.1 * LR)
+
+
+def test_inclusive_holds_the_warmup_for_one_step_more():
+    schedule, _ = replay(resnet(inclusive=True), errors([0.7]))
+    np.testing.assert_allclose(schedule.curve(13)[9:13], [0.1 * LR, 0.1 * LR, LR, LR])
+
+
+def test_both_reactions_in_one_schedule():
+    """The plateau is not counted before the warmup has ended."""
+    schedule = Schedule(LR, DECAYS["plateau"](patience=0, factor=0.5), WARMUPS["until_error"](until_error=0.5))
+    evaluations = {
+        10: {"train_error": 0.9, "val_loss": 1.0},
+        20: {"train_error": 0.9, "val_loss": 1.0},
+        30: {"train_error": 0.4, "val_loss": 1.0},
+        40: {"train_error": 0.4, "val_loss": 1.0},
+        50: {"train_error": 0.4, "val_loss": 1.0},
+    }
+    schedule, rates = replay(schedule, evaluations)
+    np.testing.assert_allclose(rates, [0.1 * LR, 0.1 * LR, LR, LR, LR / 2])
+    assert events(schedule) == [("warmup_end", 30), ("plateau", 50)]
+    assert [str(event) for event in schedule.events] == ["warmup_end@30", "plateau@50"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("until_error", 0), ("until_error", 1.1), ("until_error", math.nan), ("start_factor", 2), ("steps", 5)],
+)
+def test_what_cannot_be_right_is_refused_by_its_name(key, value):
+    with pytest.raises(InvalidValueError, match=f"^{key}="):
+        WARMUPS["until_error"](**{key: value})
+
+
+def test_optax_has_no_patience_of_zero():
+    with pytest.raises(InvalidValueError, match=r"^patience=0"):
+        DECAYS["plateau"](cut="optax", patience=0)

@@ -1,0 +1,73 @@
+"""Groups of parameters, averages and micro-batches as a user asks for them, read back with others' tools."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import SMALL, Answer
+from tests.test_main_job import history, runs
+
+GROUPS = {"layers.1.*": {"lr_factor": 0.5}, "bias_and_norm": {"weight_decay": 0.01}}
+OPTIONS = [
+    "optimizer.groups={layers.1.*:{lr_factor:0.5},bias_and_norm:{weight_decay:0.01}}",
+    "average=ema",
+    "average.decay=0.9",
+    "train.accumulate=4",
+]
+
+
+def test_a_search_by_the_average_records_it_beside_the_weights(sweep: Callable[..., Answer], folder: Path) -> None:
+    answer = sweep(*SMALL, *OPTIONS, "study.metric=val_loss_ema", "study.n_trials=2")
+    assert answer.status == 0, answer.err
+    (study,) = optuna.get_all_study_summaries("sqlite:///optuna.db")
+    trials = optuna.load_study(study_name=study.study_name, storage="sqlite:///optuna.db").trials
+    for run, trial in zip(runs(folder, "trial"), trials, strict=True):
+        for metric in ("val_loss", "val_accuracy"):
+            raw, averaged = history(folder, run, metric), history(folder, run, f"{metric}_ema")
+            assert [step for step, _ in raw] == [step for step, _ in averaged] == [20, 40]
+            assert raw != averaged
+        assert trial.value == history(folder, run, "val_loss_ema")[-1][1]
+        assert json.loads(run.data.params["optimizer.groups"]) == GROUPS
+        assert run.data.params["average.decay"] == "0.9"
+        assert run.data.params["train.accumulate"] == "4"
+        assert [step for step, _ in history(folder, run, "loss")] == list(range(40))
+
+
+def test_the_recorded_configuration_trains_it_again(sweep: Callable[..., Answer], folder: Path) -> None:
+    assert sweep(*SMALL, *OPTIONS, "mode=train").status == 0
+    (first,) = runs(folder, "train")
+    artifacts = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    path = artifacts.download_artifacts(first.info.run_id, "config.yaml", str(folder))
+    Path(path).rename(folder / "again.yaml")
+    assert sweep("--config-dir", str(folder), "--config-name", "again", "train.checkpoint_dir=other").status == 0
+    again = runs(folder, "train")[-1]
+    assert again.info.run_id != first.info.run_id
+    for metric in ("loss", "lr", "val_loss", "val_loss_ema"):
+        assert history(folder, again, metric) == history(folder, first, metric)
+
+
+def test_a_factor_is_searched_and_repeated(sweep: Callable[..., Answer], folder: Path) -> None:
+    group = "optimizer.groups={bias_and_norm:{lr_factor:1.0}}"
+    searched = "optimizer.groups.bias_and_norm.lr_factor=tag(log,interval(0.1,10))"
+    answer = sweep(*SMALL, "space=none", group, searched, "study.n_trials=2")
+    assert answer.status == 0, answer.err
+    command = next(line.strip() for line in answer.out.splitlines() if "mode=train" in line)
+    best = min(runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss"])
+    factor = best.data.params["optimizer.groups.bias_and_norm.lr_factor"]
+    assert 0.1 <= float(factor) <= 10
+    assert f"optimizer.groups.bias_and_norm.lr_factor={factor}" in command
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "muon", "schedulefree"])
+def test_optimizers_that_are_not_torch_s_are_searched(
+    sweep: Callable[..., Answer], folder: Path, optimizer: str
+) -> None:
+    answer = sweep(*SMALL, f"optimizer={optimizer}", "schedule=constant", "study.n_trials=1")
+    assert answer.status == 0, answer.err
+    (run,) = runs(folder, "trial")
+    assert run.data.params["optimizer.name"] == optimizer
+    assert {lr for _, lr in history(folder, run, "lr")} >= {float(run.data.params["optimizer.lr"])}
