@@ -60,7 +60,8 @@ HAPPENED = {
 """Events that the panels of reacting schedules show."""
 
 
-def main() -> None:
+def draw(path: Path) -> None:
+    """Write the picture."""
     requests = {}
     for title, overrides in DECAYING.items():
         name = title.partition(",")[0]
@@ -76,9 +77,9 @@ def main() -> None:
     for title, overrides in requests.items():
         schedule = run_config(Composer().compose(overrides)).schedule
         curves[title] = schedule.after(*HAPPENED.get(title, ())).curve(600)
-    (Path(__file__).parent / "schedules.png").write_bytes(curves_picture(curves))
+    path.write_bytes(curves_picture(curves))
 
 
 if __name__ == "__main__":
     register_resolvers()
-    main()
+    draw(Path(__file__).parent / "schedules.png")

@@ -34,7 +34,8 @@ class Display:
         metric, minimize: what trials are judged by.
         total: trials of the study.
         done: trials that an earlier command has ended.
-        steps: updates of one trial.
+        steps: updates completed at the end of a trial.
+        first: those completed at its beginning.
         best: value and number of the best trial so far.
         single: whether it is one training, without others to count or to compare with.
     """
@@ -49,6 +50,7 @@ class Display:
         steps: int,
         best: tuple[float, int] | None = None,
         single: bool = False,
+        first: int = 0,
     ) -> None:
         self.console, self.metric, self.total, self.done, self.steps = console, metric, total, done, steps
         self._sign, self._best, self._single = 1 if minimize else -1, best, single
@@ -56,6 +58,7 @@ class Display:
         self._step = 0
         self._twin_of: int | None = None
         self._events: dict[int, Sequence[Event]] = {}
+        self._span = steps - first
         self._live = console.is_terminal
         self._said = self._began = time.monotonic()
         self._updates = 0
@@ -69,7 +72,7 @@ class Display:
             transient=True,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=max(total - done, 0) * steps, trial="", state="")
+        self._task = self._bar.add_task("", total=max(total - done, 0) * self._span, trial="", state="")
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -110,7 +113,7 @@ class Display:
             self.say(f"{result.status.value} at step {self._step}  {self._measured()}")
         else:
             self._say_trial(trial, result)
-        left = max(self.total - self.done, 0) * self.steps
+        left = max(self.total - self.done, 0) * self._span
         self._bar.update(self._task, completed=self._updates, total=self._updates + left)
 
     def _say_trial(self, trial: Trial, result: Result) -> None:
@@ -145,7 +148,7 @@ class Display:
 
     def _left(self) -> str:
         """The time left, at the pace so far."""
-        remaining = max(self.total - self.done, 0) * self.steps
+        remaining = max(self.total - self.done, 0) * self._span
         if not self._updates or not remaining:
             return ""
         seconds = round((time.monotonic() - self._began) / self._updates * remaining)

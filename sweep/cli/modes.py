@@ -106,7 +106,7 @@ def train(command: Command) -> int:
     store = _store_with(tracking, goes_on)
     recorder = MlflowRecorder(store, describe, goes_on=goes_on)
     proposer = study.FixedTrials([trial])
-    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last - trial.first, single=True)
+    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=trial.first)
     if goes_on is not None:
         say(out, f"goes on from step {trial.first}, kept in {path}")
     with interruptible(display.say) as interrupted, display:

@@ -33,14 +33,15 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
     metrics = [study.metric, *(further if width >= WIDE else [])]
     ranked = study.ranked[:best]
     metrics = [m for m in metrics if any(m in trial.metrics for trial in ranked)]
-    for title in ("trial", *metrics, *(heading(key) for key in study.searched), "half-life"):
+    half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
+    for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
     for trial in ranked:
         values = [_param(trial, key) for key in study.searched]
         measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
-        half_life = "" if trial.half_life is None else f"{trial.half_life:.0f}"
+        half_life = ["" if trial.half_life is None else f"{trial.half_life:.0f}"] if half_life_too else []
         style = "bold green" if trial is ranked[0] else None
-        table.add_row(str(trial.number), *measured, *values, half_life, style=style)
+        table.add_row(str(trial.number), *measured, *values, *half_life, style=style)
     return table
 
 

@@ -1,5 +1,6 @@
 """Tables, names and command lines."""
 
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
-from sweep.core import Status, StudyRecord, Trial, TrialRecord
+from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
 from sweep.report import counts, curve_picture, describe, figures_text, stall_warning, study_table, train_command
 from sweep.schedules import key_figures
 
@@ -46,6 +47,12 @@ def test_the_table_shows_what_was_searched() -> None:
     assert "val_accuracy" not in [str(column.header) for column in study_table(study(), best=2, width=80).columns]
 
 
+def test_a_search_over_half_lives_shows_them_once() -> None:
+    searched = replace(study(), searched=("schedule.half_life", "optimizer.lr"))
+    headers = [str(column.header) for column in study_table(searched, best=2, width=120).columns]
+    assert headers == ["trial", "val_loss", "val_accuracy", "half_life", "lr"]
+
+
 def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -> None:
     assert (
         train_command(study(), study().trials[0])
@@ -68,6 +75,18 @@ def test_a_trial_is_described_by_what_was_drawn() -> None:
     assert description.params["model.hidden"] == "[128]"
     assert description.params["optimizer.clip_norm"] == "null"
     assert description.artifacts["curve.png"].startswith(b"\x89PNG")
+
+
+def test_after_events_a_trial_is_described_by_the_curve_they_made() -> None:
+    config = build.run_config(Composer().compose(["schedule=plateau", "schedule.factor=0.5", "warmup=none"]))
+    before = describe(Trial(0, config, 0))
+    after = describe(Trial(0, config, 0), [Event(100, "plateau"), Event(300, "plateau")])
+    assert "sweep.half_life" not in before.tags
+    assert float(after.tags["sweep.half_life"]) == 100
+    assert after.tags["sweep.curve"] != before.tags["sweep.curve"]
+    assert after.artifacts["curve.png"] != before.artifacts["curve.png"]
+    assert after.tags["sweep.training"] == before.tags["sweep.training"]
+    assert (after.name, after.params) == (before.name, before.params)
 
 
 def test_equal_curves_have_equal_digests_and_others_do_not() -> None:

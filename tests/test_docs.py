@@ -1,0 +1,26 @@
+"""What the documentation shows is made by what it documents."""
+
+import runpy
+from pathlib import Path
+
+from sweep.cli.compose import register_resolvers
+from sweep.schedules import DECAYS
+from tests.conftest import ROOT
+
+PNG = b"\x89PNG"
+
+
+def test_the_picture_of_all_schedules_can_be_drawn(tmp_path: Path) -> None:
+    register_resolvers()
+    drawing = runpy.run_path(str(ROOT / "docs" / "schedules.py"))
+    drawing["draw"](tmp_path / "schedules.png")
+    drawn, kept = (tmp_path / "schedules.png").read_bytes(), (ROOT / "docs" / "schedules.png").read_bytes()
+    assert drawn.startswith(PNG)
+    assert drawn[16:24] == kept[16:24]  # as many panels: width and height
+
+
+def test_readme_names_every_schedule_and_warmup() -> None:
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## Schedules")[2].partition("\n## ")[0]
+    rows = "".join(line.partition("|")[2].partition("|")[0] for line in section.splitlines() if line.startswith("|"))
+    assert {name for name in DECAYS if name not in rows} == set()
