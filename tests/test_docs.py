@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 
 from sweep.cli.compose import register_resolvers
-from sweep.schedules import DECAYS
+from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 
 PNG = b"\x89PNG"
@@ -24,3 +24,4 @@ def test_readme_names_every_schedule_and_warmup() -> None:
     section = readme.partition("## Schedules")[2].partition("\n## ")[0]
     rows = "".join(line.partition("|")[2].partition("|")[0] for line in section.splitlines() if line.startswith("|"))
     assert {name for name in DECAYS if name not in rows} == set()
+    assert {name for name in WARMUPS if f"`{name}`" not in section} == set()

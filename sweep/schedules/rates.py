@@ -53,7 +53,7 @@ class Sine(Decay):
         real("lr", lr, below=math.pi)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _sines(lr: float, bits: int) -> np.ndarray:
     """The rates of the steps 0 .. 2 ** bits - 1."""
     rates = np.empty(2**bits)
