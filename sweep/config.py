@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.schedules import Decay, Schedule, Warmup
+from sweep.schedules import Decay, Reaction, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
@@ -68,7 +68,7 @@ class Component:
             return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
         except InvalidValueError as error:
             raise error.under(self.key) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise InvalidValueError(self.key, _call_text(self), f"was refused by {self.target}: {error}") from error
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -270,6 +270,9 @@ class RunConfig:
         if self.warmup.steps >= self.train.steps:
             rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
             raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+        if isinstance(self.warmup, Reaction) and self.train.eval_every >= self.train.steps:
+            rule = f"must be below train.steps={self.train.steps}: the warmup ends at an evaluation"
+            raise InvalidValueError("train.eval_every", self.train.eval_every, rule)
         try:
             self.decay.check_rate(self.optimizer.lr)
         except InvalidValueError as error:
@@ -280,7 +283,7 @@ class RunConfig:
         """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
         train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
         optimizer = self.resolved["optimizer"]
-        groups = list((optimizer.get("groups") or {}).items())
+        groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
         return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
 
     @property

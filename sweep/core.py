@@ -163,8 +163,12 @@ class Proposer(Protocol):
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
 
-    def should_prune(self, trial: Trial) -> bool:
-        """Whether the trial is not worth going on after the evaluation last reported."""
+    def should_prune(self, trial: Trial, events: Sequence[Event]) -> bool:
+        """Whether the trial is not worth going on after the evaluation last reported.
+
+        Args:
+            events: all of the trial so far: they tell whether its warmup has ended.
+        """
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Take how a trial ended. Once for each trial asked."""

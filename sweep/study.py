@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from sweep.core import Engine, Evaluation, Monitor, Progress, Proposer, Recorder, Result, Status, Trial
+from sweep.core import Engine, Evaluation, Event, Monitor, Progress, Proposer, Recorder, Result, Status, Trial
 
 
 class FixedTrials:
@@ -23,7 +23,7 @@ class FixedTrials:
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Nothing depends on it."""
 
-    def should_prune(self, trial: Trial) -> bool:
+    def should_prune(self, trial: Trial, events: Sequence[Event]) -> bool:
         return False
 
     def tell(self, trial: Trial, result: Result) -> None:
@@ -155,4 +155,4 @@ def _take(trial: Trial, progress: Progress, proposer: Proposer, recorder: Record
         return Result(trial.number, Status.COMPLETE, evaluation.metrics[metric], progress.state)
     if progress.status is not None:
         return Result(trial.number, progress.status)
-    return Result(trial.number, Status.PRUNED) if proposer.should_prune(trial) else None
+    return Result(trial.number, Status.PRUNED) if proposer.should_prune(trial, progress.events) else None

@@ -124,6 +124,25 @@ def test_half_lives_are_of_the_smooth_exponential_alone(overrides: list[str], ke
     assert refused.value.key == key
 
 
+def test_a_half_life_on_the_command_line_takes_the_place_of_rate_and_steps() -> None:
+    (pinned,) = build.space(Composer(), parse(["schedule.half_life=20"])).branches
+    assert {dimension.key for dimension in pinned.dimensions} == {"warmup.steps", "optimizer.lr"}
+    (searched,) = build.space(Composer(), parse(["schedule.half_life=interval(5,20)"])).branches
+    assert {d.key for d in searched.dimensions} == {"schedule.half_life", "warmup.steps", "optimizer.lr"}
+
+
+def test_what_must_be_given_can_be_searched() -> None:
+    given = [
+        "schedule=joined",
+        "schedule.boundaries=[30],[20]",
+        "schedule.pieces={a:{name:constant},b:{name:constant}}",
+    ]
+    (branch,) = build.space(Composer(), parse(given)).branches
+    (boundaries,) = [d for d in branch.dimensions if d.key == "schedule.boundaries"]
+    assert boundaries.choices == ([30], [20])
+    assert branch.configure({"schedule.boundaries": [20]}).decay.boundaries == (20,)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("space", options("space"))
 def test_every_space_can_be_chosen_by_its_name(space: str) -> None:
     config = Composer().compose([f"space={space}", "optimizer=adam"])
@@ -165,6 +184,14 @@ def test_the_other_defaults_that_depend_on_warmup_and_horizon() -> None:
         run("schedule=wsd", "warmup.steps=100", "schedule.decay_steps=50").resolved["schedule"]["stable_steps"] == 450
     )
     assert run("schedule=one_cycle").resolved["schedule"]["total_steps"] == 600
+    for schedule in ("noisy_linear_cosine", "power_sqrt"):
+        assert run(f"schedule={schedule}", "warmup.steps=100").resolved["schedule"]["decay_steps"] == 500
+    assert run("schedule=interpolate", "warmup.steps=100").resolved["schedule"]["knots"] == [
+        [0, 1],
+        [250, 0.3],
+        [500, 0],
+    ]
+    assert run("schedule.decay_steps=${epochs:0.1}").resolved["schedule"]["decay_steps"] == 2  # of 17 updates
     assert run("schedule=inverse_sqrt", "warmup.steps=40").resolved["schedule"]["timescale"] == 40
     assert run("schedule=inverse_sqrt", "warmup=none").resolved["schedule"]["timescale"] == 10_000
     assert run("schedule=cyclic", "schedule.step_size_up=7").resolved["schedule"]["step_size_down"] == 7

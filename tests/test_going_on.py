@@ -72,9 +72,17 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
 
     anew = sweep(*TRAIN)
     assert "goes on" not in anew.out
+    assert "goes on from step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
     old, new = runs(folder)
-    assert steps(old[1]["loss"]) == list(range(250))
+    assert steps(old[1]["loss"]) == list(range(251))
     assert new[1]["loss"] == whole["loss"]
+
+
+def test_one_update_short_goes_on_and_a_reached_horizon_begins_anew(sweep, folder):
+    sweep("mode=train", *SMALL, "train.more_steps=39")
+    assert "goes on from step 39" in sweep("mode=train", *SMALL).out
+    assert "goes on" not in sweep("mode=train", *SMALL).out
+    assert [steps(histories["loss"]) for _, histories, _ in runs(folder)] == [list(range(40))] * 2
 
 
 def test_another_configuration_is_another_training(sweep, folder):
@@ -97,6 +105,16 @@ def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice
     ((_, histories, _),) = runs(folder)
     assert histories["loss"] == whole["loss"]
     assert steps(histories["val_loss"]) == sorted(set(steps(histories["val_loss"])))
+
+
+def test_a_warmup_that_did_not_end_is_said(sweep):
+    never = ["warmup=until_error", "warmup.until_error=0.001", "train.eval_every=20", "optimizer.lr=0.001"]
+    arguments = [a for a in SMALL if not a.startswith("train.eval_every")]
+    single = sweep("mode=train", *arguments, *never)
+    assert "warning: the warmup has not ended" in single.out
+    assert "half-life  none" in single.out
+    searched = ["space=none", "schedule.decay_rate=0.5,0.9", "study.n_trials=1"]
+    assert "warmup did not end" in sweep(*arguments, *never, *searched).out
 
 
 def test_the_events_of_all_parts_are_recorded(sweep, folder):
@@ -146,6 +164,7 @@ def test_a_damaged_state_is_refused_before_anything_is_written(sweep, folder):
     [
         (["train.more_steps=100"], "train.more_steps=100: is for mode=train"),
         (["mode=train", "train.more_steps=0"], "train.more_steps=0: must be an integer >= 1"),
+        (["mode=train", "train.checkpoint_dir=/proc/x"], "train.checkpoint_dir=/proc/x: cannot be made"),
         (["mode=train", "train.checkpoint_dir=''"], "train.checkpoint_dir=: must be a folder"),
     ],
 )

@@ -92,7 +92,7 @@ class FakeProposer:
         self.log.append(("report", trial.number, evaluation.step))
         self.reported[trial.number] = evaluation.step
 
-    def should_prune(self, trial):
+    def should_prune(self, trial, events):
         self.log.append(("should_prune", trial.number))
         return trial.number in self.prune and self.reported.get(trial.number) == self.prune[trial.number]
 

@@ -1,6 +1,7 @@
 """Groups of parameters, averages and micro-batches as a user asks for them, read back with others' tools."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,3 +72,46 @@ def test_optimizers_that_are_not_torch_s_are_searched(
     (run,) = runs(folder, "trial")
     assert run.data.params["optimizer.name"] == optimizer
     assert {lr for _, lr in history(folder, run, "lr")} >= {float(run.data.params["optimizer.lr"])}
+
+
+@pytest.mark.parametrize(
+    ("group", "searched"),
+    [
+        (
+            "optimizer.groups={bias_and_norm:{lr_factor:0.5},layers.1.*:{lr_factor:2}}",
+            "optimizer.groups.bias_and_norm.lr_factor=interval(0.1,1)",
+        ),
+        (
+            "schedule=joined schedule.boundaries=[20] schedule.pieces={a:{name:constant},b:{name:rex,decay_steps:20}}",
+            "schedule.pieces.b.factor=interval(0.1,1)",
+        ),
+        ("schedule=exponential", "schedule.half_life=interval(5,20)"),
+        ("average=ema study.metric=val_loss_ema", "average.decay=interval(0.5,0.9)"),
+    ],
+)
+def test_the_command_that_trains_the_best_again_gives_its_loss(
+    sweep: Callable[..., Answer], folder: Path, group: str, searched: str
+) -> None:
+    given = group.replace("decay_steps:20}", "decay_steps:20,factor:1.0}").split()
+    answer = sweep(*SMALL, "space=none", *given, searched, "study.n_trials=3")
+    assert answer.status == 0, answer.err
+    best = min(
+        runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss_ema" if "ema" in group else "val_loss"]
+    )
+    command = next(line.strip() for line in answer.out.splitlines() if "mode=train" in line)
+    assert searched.partition("=")[0] in command
+    assert sweep(*shlex.split(command)[3:]).status == 0
+    (again,) = runs(folder, "train")
+    assert history(folder, again, "loss") == history(folder, best, "loss")
+    assert history(folder, again, "lr") == history(folder, best, "lr")
+
+
+def test_the_recorded_configuration_can_be_gone_on_with(sweep: Callable[..., Answer], folder: Path) -> None:
+    assert sweep(*SMALL, "mode=train", "train.more_steps=10").status == 0
+    (run,) = runs(folder, "train")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client.download_artifacts(run.info.run_id, "config.yaml", str(folder))
+    again = sweep("--config-dir", str(folder), "--config-name", "config", "train.more_steps=10")
+    assert "goes on from step 10" in again.out
+    (run,) = runs(folder, "train")
+    assert [step for step, _ in history(folder, run, "loss")] == list(range(20))

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.cli.compose import Composer, epoch_length, resolved
+from sweep.cli.compose import Composer, epoch_length, remaining, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
 from sweep.config import (
     AverageConfig,
@@ -56,6 +57,9 @@ def run_config(config: DictConfig) -> RunConfig:
     trusted = _trusted(config)
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
+    schedule = parts["schedule"]
+    if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
+        schedule["stable_steps"] = remaining(schedule["decay_steps"], _root_=config)
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
@@ -164,6 +168,10 @@ def check_engine(config: DictConfig) -> None:
         raise InvalidValueError(f"engine.{key}", value, f"no such key; engine={values['name']} has none")
 
 
+OF_ONE = (*DECAYS, "half_life")
+"""Spaces that are of one schedule; one of the user's own may name keys of several."""
+
+
 def space(composer: Composer, request: Request) -> Space:
     """The space of a request: conf/space without what is pinned, with what the command line sweeps.
 
@@ -177,12 +185,50 @@ def space(composer: Composer, request: Request) -> Space:
     return Space(request.groups, tuple(branches))
 
 
+def listed(config: DictConfig, override: Override) -> list[str]:
+    """The values of a list or range, as overrides have them; those in parts of the horizon or in epochs in updates."""
+    key, sweep = override.get_key_element(), override.value()
+    if isinstance(sweep, ChoiceSweep) and not sweep.tags:
+        return [str(text) for text in override.sweep_string_iterator()]
+    dim = _dimension(config, key, override)
+    if dim.step is None:
+        return [str(value) for value in dim.choices]
+    count = round((dim.high - dim.low) / dim.step) + 1
+    values = [dim.low + index * dim.step for index in range(count)]
+    return [str(int(value) if dim.integer else round(value, 12)) for value in values]
+
+
+def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
+    def unit(name: str) -> int:
+        return int(_mapping(config, "train")["steps"]) if name == "fraction" else epoch_length(config)
+
+    def name_of(part: str) -> str:
+        return str(OmegaConf.select(config, part).get("name"))
+
+    return dimension(override, name_of, unit)
+
+
+def _with_values(config: DictConfig, request: Request) -> DictConfig:
+    """The configuration with a value of every searched key that has none: it may be what it cannot do without."""
+    filled = config.copy()
+    for key, override in request.sweeps.items():
+        parent, _, leaf = key.rpartition(".")
+        if _has(config, key) and OmegaConf.select(config, parent).get(leaf) is None:
+            OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
+    return filled
+
+
 def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) -> Branch:
+    config = _with_values(config, request)
+    plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
     configured = resolved(config, "space") or {}
     chosen = {}
     for key, expression in configured.items():
         check_searchable(key, expression)
-        if key not in request.pinned and (_has(config, key) or not _known_elsewhere(key)):
+        if not request.groups and key.startswith("schedule.") and not _has(config, key) and _space(request) in OF_ONE:
+            rule = f"searches {key}, which schedule={config.schedule.name} does not have"
+            raise InvalidValueError("space", _space(request), rule)
+        if key not in request.pinned and (_has(config, key) or not _known_elsewhere(key)) and not _unused(config, key):
             chosen[key] = read_space(key, expression)
     chosen |= request.sweeps
     for key, override in chosen.items():
@@ -191,15 +237,7 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
             option = config[group].get("name")
             rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name')}"
             raise InvalidValueError(key, written(override), rule)
-    plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
-
-    def unit(name: str) -> int:
-        return plain.train.steps if name == "fraction" else epoch_length(config)
-
-    def name_of(part: str) -> str:
-        return str(OmegaConf.select(config, part).get("name"))
-
-    dimensions = tuple(dimension(override, name_of, unit) for override in chosen.values())
+    dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
     return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), plain.identity)
 
 
@@ -221,4 +259,17 @@ def _known_elsewhere(key: str) -> bool:
 def _has(config: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
-    return OmegaConf.is_dict(part) and leaf in part
+    return OmegaConf.is_dict(part) and leaf in part.keys()  # noqa: SIM118  # a key that must be given is not "in"
+
+
+def _space(request: Request) -> str | None:
+    """The space that the command line names."""
+    named = [text.partition("=")[2] for text in request.plain if text.startswith("space=")]
+    return named[-1] if named else None
+
+
+def _unused(config: DictConfig, key: str) -> bool:
+    """Whether a key resolves to null, because another says the same: decay_rate beside half_life."""
+    parent, _, leaf = key.rpartition(".")
+    part = OmegaConf.select(config, parent)
+    return _has(config, key) and OmegaConf.is_interpolation(part, leaf) and part[leaf] is None

@@ -32,7 +32,7 @@ def register_resolvers() -> None:
     """
     OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
     OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
-    OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
+    OmegaConf.register_new_resolver("remaining", remaining, replace=True)
     OmegaConf.register_new_resolver("warmup_steps", _warmup_steps, replace=True)
     OmegaConf.register_new_resolver("unless_half_life", _unless_half_life, replace=True)
 
@@ -48,10 +48,10 @@ def _epochs(count: float, *, _root_: DictConfig) -> int:
     return round(count * epoch_length(_root_))
 
 
-def _remaining(taken: int = 0, *, _root_: DictConfig) -> int:
-    """The steps a decay counts within the horizon, less those taken: T - W, or T where it counts from step 0."""
+def remaining(taken: int = 0, part: float = 1.0, *, _root_: DictConfig) -> int:
+    """A part of the steps that a decay counts within the horizon, less those taken: T - W; T if it counts from 0."""
     overlap = _root_.warmup.get("counting") == "overlap"
-    return int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0))) - taken
+    return round(part * (int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0))))) - taken
 
 
 def _warmup_steps(default: int, *, _root_: DictConfig) -> int:
@@ -193,6 +193,8 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
         known = [str(name) for name in siblings]
         elsewhere = [f"{name}.{leaf}" for name in map(str, config) if _has(config.get(name), leaf)]
         near = elsewhere if not parent and elsewhere else get_close_matches(leaf, known, n=1)
+        if parent == "warmup" and known == ["name"]:
+            return "no such key: there is no warmup (noam, one_cycle, cyclic warm up by themselves); add warmup=linear"
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
     return _first_line(error)

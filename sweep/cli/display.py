@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sweep.core import Event, Progress, Result, Trial
-from sweep.report import number, short, stall_warning
-from sweep.schedules import key_figures
+from sweep.core import Event, Progress, Result, Status, Trial
+from sweep.report import number, short, warnings
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
@@ -86,8 +85,8 @@ class Display:
         say(self.console, text)
 
     def started(self, trial: Trial) -> None:
-        warning = stall_warning(key_figures(trial.config.schedule, trial.config.train.steps))
-        if warning:
+        self._events[trial.number] = () if trial.state is None else trial.state.events
+        for warning in warnings(trial.config):
             self.say(f"warning: {warning}" if self._single else f"trial {trial.number:3d}  warning: {warning}")
         self._show(trial, 0, None)
 
@@ -110,7 +109,9 @@ class Display:
         self.done += 1
         self._said = time.monotonic()
         if self._single:
-            self.say(f"{result.status.value} at step {self._step}  {self._measured()}")
+            self.say(f"{result.status.value} at step {self._step}  {self._measured()}".rstrip())
+            if self._warming(trial):
+                self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
             self._say_trial(trial, result)
         left = max(self.total - self.done, 0) * self._span
@@ -124,9 +125,14 @@ class Display:
             if self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
         twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
-        events = "".join(f"  {event}" for event in self._events.pop(trial.number, ()))
+        events = "".join(f"  {event}" for event in self._events.get(trial.number, ()))
+        events += "  warmup did not end" if result.status is Status.COMPLETE and self._warming(trial) else ""
         line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+
+    def _warming(self, trial: Trial) -> bool:
+        """Whether a warmup that waits for something has not ended."""
+        return trial.config.schedule.after(*self._events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
         return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if name != "global_step")

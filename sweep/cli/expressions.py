@@ -23,6 +23,8 @@ REASONS = {
     "train.seed": "the trials of a search share their seed",
 }
 UNITS = ("fraction", "epochs")
+OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
+"""Keys of schedules that are integers, but count no updates."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     unknown = sweep.tags - {"log", *UNITS}
     if unknown or len(units) > 1:
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
-    counts = _counts_updates(key, config_name)
-    if units and (not counts or key in KEYS):
+    counts = _is_integer(key, config_name)
+    if units and (not counts or key in KEYS or key.rpartition(".")[2] in OTHER_COUNTS):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
     if isinstance(sweep, ChoiceSweep):
@@ -188,7 +190,7 @@ def _interval(
         high = max(low, math.floor(round(high * scale, 9)))
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
         rule = "is an integer, and so must its ends be"
-        if key not in KEYS:
+        if key not in KEYS and key.rpartition(".")[2] not in OTHER_COUNTS:
             rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
@@ -196,7 +198,7 @@ def _interval(
     return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
 
 
-def _counts_updates(key: str, config_name: Callable[[str], str]) -> bool:
+def _is_integer(key: str, config_name: Callable[[str], str]) -> bool:
     """Whether a key is an integer by the type of the field it becomes."""
     if key in KEYS:
         return True

@@ -29,8 +29,9 @@ from sweep.report import (
     describe,
     figures_table,
     figures_text,
-    stall_warning,
+    heading,
     training_name,
+    warnings,
 )
 from sweep.schedules import key_figures
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
@@ -103,6 +104,7 @@ def train(command: Command) -> int:
     if goes_on is not None:
         state = checkpoints.restore(path, trial, engine.data, device)
         trial = replace(trial, state=state, first=state.global_step)
+    checkpoints.prepare(path)
     store = _store_with(tracking, goes_on)
     recorder = MlflowRecorder(store, describe, goes_on=goes_on)
     proposer = study.FixedTrials([trial])
@@ -115,7 +117,7 @@ def train(command: Command) -> int:
         say(out, f"interrupted: the same command trains again from step {trial.first}")
         return INTERRUPTED
     (result,) = proposer.results
-    if result.state is not None:
+    if result.state is not None and result.state.global_step >= _kept_step(path):  # a longer one stays
         checkpoints.save(path, result.state, {"run_id": recorder.run_id(trial)})
     events = () if result.state is None else result.state.events
     say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
@@ -130,7 +132,12 @@ def _going_on(run: RunConfig, path: Path) -> str | None:
         return None
     kept = checkpoints.about(path)
     finished = run.train.more_steps is None and kept["global_step"] >= run.train.steps
-    return None if finished else str(kept["run_id"])
+    return None if finished else str(kept.get("run_id"))
+
+
+def _kept_step(path: Path) -> int:
+    """The step at which a kept state stands; -1 without one."""
+    return int(checkpoints.about(path)["global_step"]) if path.exists() else -1
 
 
 def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
@@ -161,12 +168,11 @@ def preview(command: Command) -> int:
         say(out, figures_text(figures[0]))
     else:
         out.print(figures_table(dict(zip(curves, figures, strict=True))))
-    for label, found in zip(curves, figures, strict=True):
-        if warning := stall_warning(found):
-            say(out, f"warning: {warning}" if single else f"warning: {label}: {warning}")
     for label, run in runs.items():
+        of = "" if single else f"{label}: "
+        for warning in warnings(run):
+            say(out, f"warning: {of}{warning}")
         for reaction in run.schedule.reactions:
-            of = "" if single else f"{label}: "
             say(out, f"{of}drawn before any event: {reaction.name} waits for {reaction.watches} at the evaluations")
     say(out, f"written to {path} and {picture}")
     return DONE
@@ -242,16 +248,21 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
         if override.is_interval_sweep():
             rule = "mode=preview draws the values of a list (a,b,c) or range; an interval is for mode=search"
             raise InvalidValueError(key, request.searched[key], rule)
-        lists[key] = [str(text) for text in override.sweep_string_iterator()]
+        lists[key] = build.listed(command.compose(), override)
     runs = {}
     for values in product(*lists.values()):
         chosen = {key: f"{key}={value}" for key, value in zip(lists, values, strict=True)}
-        parts = [text.removeprefix(f"{key}=") if key in request.groups else text for key, text in chosen.items()]
+        parts = [_label(key, value) for key, value in zip(lists, values, strict=True)]
         runs[" ".join(parts) or "lr"] = build.run_config(command.composer.compose([*chosen.values(), *request.plain]))
     for run in runs.values():
         if run.train.steps != next(iter(runs.values())).train.steps:
             raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
     return runs
+
+
+def _label(key: str, value: str) -> str:
+    """A choice in a legend: a schedule by its name, anything else with what it is."""
+    return value if key == "schedule" else f"{heading(key)}={value}".replace("\\", "")  # Hydra escapes interpolations
 
 
 def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:

@@ -2,7 +2,17 @@
 
 from sweep.report.describe import as_params, describe, flatten, short, training_name
 from sweep.report.figures import curve_picture, curves_picture
-from sweep.report.text import counts, figures_table, figures_text, number, stall_warning, study_table, train_command
+from sweep.report.text import (
+    counts,
+    figures_table,
+    figures_text,
+    heading,
+    number,
+    stall_warning,
+    study_table,
+    train_command,
+    warnings,
+)
 
 __all__ = [
     "as_params",
@@ -13,10 +23,12 @@ __all__ = [
     "figures_table",
     "figures_text",
     "flatten",
+    "heading",
     "number",
     "short",
     "stall_warning",
     "study_table",
     "train_command",
     "training_name",
+    "warnings",
 ]

@@ -46,7 +46,8 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
         tags["sweep.half_life"] = repr(figures.half_life)
     if figures.stalled_at is not None:
         tags["sweep.stalled_at"] = str(figures.stalled_at)
-    runnable = {"defaults": ["base", "_self_"], "mode": "train"} | dict(config.resolved)
+    train = {**config.resolved["train"], "more_steps": None}
+    runnable = {"defaults": ["base", "_self_"], "mode": "train", **config.resolved, "train": train}
     resolved = yaml.safe_dump(runnable, sort_keys=False).encode()
     artifacts = {"config.yaml": resolved, "curve.png": curve_picture(curve, figures)}
     return Description(_name(trial), as_params(config.resolved), tags, artifacts)

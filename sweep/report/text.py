@@ -4,13 +4,17 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
-from sweep.core import Status, StudyRecord, TrialRecord
-from sweep.schedules import KeyFigures
+from sweep.core import Event, Status, StudyRecord, TrialRecord
+from sweep.schedules import KeyFigures, Plateau, key_figures
+
+if TYPE_CHECKING:
+    from sweep.config import RunConfig
 
 WIDE = 96
 """Columns from which on a table has room for a second metric."""
@@ -61,7 +65,8 @@ def counts(trials: Sequence[TrialRecord]) -> str:
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
     """The command line that trains a trial again: full precision, so that it gives the same curve and loss."""
-    drawn = [f"{key}={trial.params[_recorded(key)]}" for key in study.searched if _recorded(key) in trial.params]
+    recorded = {key: _recorded(trial, key) for key in study.searched}
+    drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
     return " ".join(["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]).replace("  ", " ")
 
 
@@ -92,6 +97,34 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
     return table
 
 
+def warnings(config: "RunConfig", events: Sequence[Event] = ()) -> list[str]:
+    """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
+    said = stall_warning(key_figures(config.schedule.after(*events), config.train.steps))
+    return [text for text in (said, _idle_warning(config), _negative_warning(config)) if text]
+
+
+def _negative_warning(config: "RunConfig") -> str | None:
+    """What to say of a rate that goes below zero, as noisy_linear_cosine may."""
+    below = np.flatnonzero(config.schedule.curve(config.train.steps) < 0)
+    if not below.size:
+        return None
+    return f"the learning rate is below 0 at {below.size} of {config.train.steps} steps, first at {below[0]}"
+
+
+def _idle_warning(config: "RunConfig") -> str | None:
+    """What to say of a plateau that has too few evaluations to cut at all."""
+    steps, every, decay = config.train.steps, config.train.eval_every, config.decay
+    if not isinstance(decay, Plateau):
+        return None
+    evaluations = (steps - 1) // every - min(config.warmup.steps, steps - 1) // every
+    if evaluations >= decay.evaluations_needed:
+        return None
+    return (
+        f"schedule=plateau with patience {decay.patience} needs {decay.evaluations_needed} evaluations after warmup to "
+        f"cut at all, and train.eval_every={every} gives {evaluations} before the last update: the rate stays"
+    )
+
+
 def stall_warning(figures: KeyFigures) -> str | None:
     """What to say of a curve that stalls long before the horizon."""
     if not figures.wasted:
@@ -102,13 +135,35 @@ def stall_warning(figures: KeyFigures) -> str | None:
     )
 
 
-def _recorded(key: str) -> str:
-    """The param that holds a searched key; that of a group is its name."""
-    return key if "." in key else f"{key}.name"
+def _recorded(trial: TrialRecord, key: str) -> str | None:
+    """The text of a searched key among the params, or within a mapping that is a param of its own; None without it.
+
+    That of a group is its name.
+    """
+    whole = key if "." in key else f"{key}.name"
+    name, within = whole, ""
+    while name not in trial.params and "." in name:
+        name, _, leaf = name.rpartition(".")
+        within = f"{leaf}.{within}" if within else leaf
+    if name == whole or name not in trial.params:
+        return trial.params.get(whole)
+    return _within(json.loads(trial.params[name]), within)
+
+
+def _within(value: Any, path: str) -> str | None:
+    """The text of what a path leads to in a mapping, whose names may have dots; None where it leads nowhere."""
+    if not isinstance(value, Mapping):
+        return None
+    for name, inner in value.items():
+        if path == name:
+            return inner if isinstance(inner, str) else json.dumps(inner)
+        if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:
+            return found
+    return None
 
 
 def _param(trial: TrialRecord, key: str) -> str:
-    text = trial.params.get(_recorded(key))
+    text = _recorded(trial, key)
     if text is None:
         return "-"
     try:

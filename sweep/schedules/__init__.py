@@ -70,6 +70,7 @@ __all__ = [
     "KeyFigures",
     "Memory",
     "Piece",
+    "Plateau",
     "Reaction",
     "Schedule",
     "Warmup",

@@ -140,7 +140,7 @@ class NoisyLinearCosine(LinearCosine):
 
     def factor(self, s: Any, xp: Any) -> Any:
         deviation = xp.sqrt(self.v / (1 + xp.minimum(s, self.decay_steps)) ** self.d)
-        noise = xp.asarray(standard_normal(int(self.noise_seed), s), device=device(s))
+        noise = xp.asarray(standard_normal(self.noise_seed, s), device=device(s))
         return self._waves(1 - progress(s, self.decay_steps, xp) + deviation * noise, s, xp)
 
 
@@ -148,13 +148,15 @@ BLOCK = 1024
 """Draws made at once."""
 
 
-def standard_normal(seed: int, s: Any) -> np.ndarray:
+def standard_normal(seed: Any, s: Any) -> np.ndarray:
     """A draw from N(0, 1) for each of the steps s, any shape: a function of (seed, step) alone."""
-    steps = np.asarray(s.cpu() if hasattr(s, "cpu") else s, dtype=np.int64)
+    seeds, steps = np.broadcast_arrays(
+        *(np.asarray(a.cpu() if hasattr(a, "cpu") else a).astype(int) for a in (seed, s))
+    )
     drawn = np.empty(steps.shape)
-    for block in np.unique(steps // BLOCK):
-        inside = steps // BLOCK == block
-        drawn[inside] = _block(seed, int(block))[steps[inside] % BLOCK]
+    for own, block in {*zip(seeds.ravel().tolist(), (steps // BLOCK).ravel().tolist(), strict=True)}:
+        inside = (steps // BLOCK == block) & (seeds == own)
+        drawn[inside] = _block(own, block)[steps[inside] % BLOCK]
     return drawn
 
 

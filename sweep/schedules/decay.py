@@ -26,6 +26,11 @@ class Decay(Family, ABC):
         """
 
     @property
+    def rises_for(self) -> int:
+        """Updates before a decay that warms up by itself is at its first peak; 0 for one that begins there."""
+        return 0
+
+    @property
     def constant_half_life(self) -> float | None:
         """Updates in which the rate halves, where that is the same everywhere; else None."""
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.schedules.decay import Factor
-from sweep.validation import one_of, real, whole
+from sweep.validation import InvalidValueError, one_of, real, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,9 @@ class WarmupStableDecay(Factor):
     count_from: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.stable_steps, int) and self.stable_steps < 0:
+            rule = "must be >= 0: what decay_steps and warmup leave of the horizon, unless it is given"
+            raise InvalidValueError("stable_steps", self.stable_steps, rule)
         whole("stable_steps", self.stable_steps, at_least=0)
         whole("decay_steps", self.decay_steps, at_least=1)
         one_of("shape", self.shape, ("linear", "cosine", "sqrt", "exponential"))
@@ -84,6 +87,10 @@ class OneCycle(Factor):
         real("final_div_factor", self.final_div_factor, at_least=1)
         one_of("anneal", self.anneal, ("cosine", "linear"))
 
+    @property
+    def rises_for(self) -> int:
+        return max(math.ceil(self.pct_start * self.total_steps) - 1, 0)
+
     def factor(self, s: Any, xp: Any) -> Any:
         peak, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
         start = 1 / self.div_factor
@@ -122,6 +129,10 @@ class Cyclic(Factor):
         whole("step_size_down", self.step_size_down, at_least=1)
         one_of("mode", self.mode, ("triangular", "triangular2", "exp_range"))
         real("gamma", self.gamma, above=0, at_most=1)
+
+    @property
+    def rises_for(self) -> int:
+        return self.step_size_up
 
     def factor(self, s: Any, xp: Any) -> Any:
         length = self.step_size_up + self.step_size_down

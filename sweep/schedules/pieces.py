@@ -194,7 +194,10 @@ class Joined(Decay):
 
     def check_rate(self, lr: float) -> None:
         for piece in self.pieces:
-            piece.decay.check_rate(lr * piece.factor)
+            try:
+                piece.decay.check_rate(lr * piece.factor)
+            except InvalidValueError as error:
+                raise InvalidValueError("lr", lr, f"times a piece's factor {piece.factor} {error.rule}") from error
 
 
 def _tuples(family: Any, *keys: str) -> None:

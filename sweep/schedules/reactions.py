@@ -27,6 +27,8 @@ class Reaction(ABC):
 
     name: str
     """Of its events."""
+    condition: str
+    """The key that says what it waits for."""
 
     @property
     @abstractmethod
@@ -71,6 +73,7 @@ class Plateau(Decay, Reaction):
     eps: float = 1e-8
 
     name = "plateau"
+    condition = "metric"
 
     def __post_init__(self) -> None:
         real("factor", self.factor, above=0, below=1)
@@ -85,6 +88,11 @@ class Plateau(Decay, Reaction):
     @property
     def watches(self) -> str:
         return self.metric
+
+    @property
+    def evaluations_needed(self) -> int:
+        """Evaluations before the first cut can be made: the one that sets the best, and those without improvement."""
+        return 1 + self.patience + (1 if self.cut == "torch" else 0)
 
     def memory(self) -> Memory:
         """(best so far, evaluations without improvement, evaluations of cooldown left)."""
@@ -139,7 +147,7 @@ class UntilError(ConstantWarmup, Reaction):
 
     Args:
         steps: 0; the end is not known before.
-        start_factor: 0 <= start_factor <= 1.
+        start_factor: 0 < start_factor <= 1.
         counting: "overlap": boundaries of the decay count from step 0; "prefix": from the end of warmup.
         until_error: 0 < until_error <= 1.
     """
@@ -150,9 +158,11 @@ class UntilError(ConstantWarmup, Reaction):
     until_error: float = 0.8
 
     name = "warmup_end"
+    condition = "until_error"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        real("start_factor", self.start_factor, above=0, at_most=1)  # at rate 0 no error falls
         real("until_error", self.until_error, above=0, at_most=1)
         if np.any(np.asarray(self.steps) != 0):
             raise InvalidValueError("steps", self.steps, "are not known before: the training error ends this warmup")

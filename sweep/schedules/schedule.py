@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from sweep.core import Event
 from sweep.schedules.decay import Decay
 from sweep.schedules.family import Family
-from sweep.schedules.reactions import Memory, Plateau, Reaction, UntilError
+from sweep.schedules.reactions import NEVER, Memory, Plateau, Reaction, UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
 from sweep.validation import InvalidValueError, real
 
@@ -62,9 +62,15 @@ class Schedule(Family):
         return np.asarray(self(np.arange(steps).reshape((steps,) + (1,) * np.ndim(self(0))))).T
 
     @property
+    def warm_at(self) -> int:
+        """The step from which on the rate no longer warms up: W, or the first peak of a decay that warms up itself."""
+        warmup, decay = self._settled().warmup, self.decay
+        return max(warmup.steps, (warmup.steps if warmup.counting == "prefix" else 0) + decay.rises_for)
+
+    @property
     def constant_half_life(self) -> float | None:
         """Updates in which the decay halves the rate, where that is the same everywhere; else None."""
-        return self.decay.constant_half_life
+        return None if self.warm_at >= NEVER else self.decay.constant_half_life
 
     @property
     def reactions(self) -> tuple[Reaction, ...]:

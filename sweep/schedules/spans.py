@@ -171,6 +171,10 @@ class Noam(Factor):
     def __post_init__(self) -> None:
         whole("noam_steps", self.noam_steps, at_least=1)
 
+    @property
+    def rises_for(self) -> int:
+        return self.noam_steps - 1
+
     def factor(self, s: Any, xp: Any) -> Any:
         count, n = s + 1, self.noam_steps
         return xp.minimum(xp.sqrt(n / count), count / n)

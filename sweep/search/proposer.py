@@ -1,7 +1,7 @@
 """Optuna as a proposer: asks, tells, resumes what was interrupted, and counts to the total."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, StudyConfig
-from sweep.core import Evaluation, Result, Status, Trial, Value
+from sweep.core import Evaluation, Event, Result, Status, Trial, Value
 from sweep.search.distributions import distribution, draw
 from sweep.search.pruners import BranchStudy
 from sweep.search.samplers import grid_size, sampler
@@ -70,12 +70,12 @@ class OptunaProposer:
         if evaluation.step not in self._reported[trial.number]:
             self._live[trial.number].report(evaluation.metrics[self.config.metric], evaluation.step)
 
-    def should_prune(self, trial: Trial) -> bool:
+    def should_prune(self, trial: Trial, events: Sequence[Event] = ()) -> bool:
         """The pruner's answer among the trials of the same branch; never before warmup has ended."""
         if isinstance(self.study.pruner, NopPruner):
             return False
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        if frozen.last_step is None or frozen.last_step <= trial.config.warmup.steps:
+        if frozen.last_step is None or frozen.last_step <= trial.config.schedule.after(*events).warm_at:
             return False
         if frozen.last_step != self._step.get(trial.number):  # trained again, and decided before it was interrupted
             return False

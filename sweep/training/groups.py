@@ -21,14 +21,18 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         InvalidValueError: names an argument that the optimizer refuses, or what cannot be in `optimizer.groups`.
     """
     optimizer: Optimizer
-    if config.groups:
-        optimizer = _grouped(config, config.groups, model)
-    else:
-        optimizer = config.component.build(model.parameters(), lr=config.lr)
-    for group in optimizer.param_groups:
-        group.setdefault("lr_factor", 1.0)
-    if isinstance(optimizer, TwoWeights):
-        optimizer.train()
+    try:
+        if config.groups:
+            optimizer = _grouped(config, config.groups, model)
+        else:
+            optimizer = config.component.build(model.parameters(), lr=config.lr)
+        for group in optimizer.param_groups:
+            group.setdefault("lr_factor", 1.0)
+        if isinstance(optimizer, TwoWeights):
+            optimizer.train()  # where schedulefree looks at its betas
+    except (AttributeError, TypeError) as error:
+        rule = f"cannot train with {dict(config.component.arguments)}: {error}"
+        raise InvalidValueError("optimizer._target_", config.component.target, rule) from error
     return optimizer
 
 

@@ -70,8 +70,8 @@ class SerialEngine:
             raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
-                rule = f"waits for {part.watches}, which a regression does not have"
-                raise InvalidValueError(group, part.name, rule)
+                key, value = f"{group}.{part.condition}", getattr(part, part.condition)
+                raise InvalidValueError(key, value, f"waits for {part.watches}, which a regression does not have")
         state = self._initial(config, config.train.seed)
         last = state.batches.per_epoch - 1
         try:
@@ -84,6 +84,11 @@ class SerialEngine:
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
+        try:
+            state.optimizer.step()
+        except Exception as error:  # whatever an optimizer finds to refuse only now
+            rule = f"cannot update this model: {error}"
+            raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
 
     def start(self, trial: Trial) -> None:
         state = self._initial(trial.config, trial.seed) if trial.state is None else trial.state

@@ -51,10 +51,15 @@ class TrainState:
 
 @dataclass
 class RandomState:
-    """torch's default generators: of the CPU, and of the device where it has one."""
+    """torch's default generators: of the CPU, and of the device where it has one.
+
+    Args:
+        kind: of the device, "cpu", "cuda" or "mps". A training that goes on with another kind draws anew from there.
+    """
 
     cpu: torch.Tensor
     device: torch.Tensor | None
+    kind: str
 
     @classmethod
     def capture(cls, device: torch.device) -> "RandomState":
@@ -63,13 +68,15 @@ class RandomState:
             own = torch.cuda.get_rng_state(device)
         elif device.type == "mps":
             own = torch.mps.get_rng_state()
-        return cls(torch.get_rng_state(), own)
+        return cls(torch.get_rng_state(), own, device.type)
 
     def restore(self, device: torch.device) -> None:
         torch.set_rng_state(self.cpu)
-        if self.device is not None and device.type == "cuda":
+        if self.device is None or device.type != self.kind:
+            return
+        if device.type == "cuda":
             torch.cuda.set_rng_state(self.device, device)
-        elif self.device is not None:
+        else:
             torch.mps.set_rng_state(self.device)
 
 

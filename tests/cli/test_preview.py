@@ -57,10 +57,10 @@ def test_the_values_of_a_key_are_drawn_side_by_side_too(sweep, folder):
     header, rows = table(folder)
     assert header == [
         "step",
-        "exponential schedule.decay_rate=0.5",
-        "exponential schedule.decay_rate=0.9",
-        "natural_exponential schedule.decay_rate=0.5",
-        "natural_exponential schedule.decay_rate=0.9",
+        "exponential decay_rate=0.5",
+        "exponential decay_rate=0.9",
+        "natural_exponential decay_rate=0.5",
+        "natural_exponential decay_rate=0.9",
     ]
     expected = [0.4 * f for f in (0.5, 0.9, np.exp(-0.5), np.exp(-0.9))]
     np.testing.assert_allclose(rows[10, 1:], expected, rtol=1e-12)
@@ -74,6 +74,46 @@ def test_every_schedule_at_once_gets_a_panel_each(sweep, folder):
     width, height = size(folder / "schedule.png")
     assert (width, height) == (1150, 875)
     assert "plateau: drawn before any event: plateau waits for val_loss" in answer.out
+
+
+def test_values_in_parts_of_the_horizon_are_updates(sweep, folder):
+    assert sweep("mode=preview", "schedule.decay_steps=tag(fraction,choice(0.1,0.5))", *T).status == 0
+    header, rows = table(folder)
+    assert header == ["step", "decay_steps=5", "decay_steps=25"]
+    assert rows[25, 1:] == pytest.approx([0.4 / 32, 0.2])
+
+
+def test_labels_tell_a_warmup_from_a_schedule_and_numbers_are_as_written(sweep, folder):
+    plain = [
+        "train.steps=50",
+        "schedule=cosine,linear",
+        "warmup=cosine",
+        "warmup.steps=${fraction:0.1},${fraction:0.2}",
+    ]
+    assert sweep("mode=preview", *plain).status == 0
+    assert table(folder)[0][1:3] == ["cosine warmup=${fraction:0.1}", "cosine warmup=${fraction:0.2}"]
+    assert sweep("mode=preview", "schedule.decay_rate=range(0.1,0.4,0.05)", *T).status == 0
+    assert table(folder)[0][1:] == [f"decay_rate={rate}" for rate in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)]
+
+
+def test_a_rate_below_zero_is_warned_of(sweep):
+    assert "the learning rate is below 0 at" in sweep("mode=preview", "schedule=noisy_linear_cosine").out
+
+
+def test_what_is_stable_may_be_left_to_the_horizon(sweep, folder):
+    assert sweep("mode=preview", "schedule=wsd", "schedule.stable_steps=null", *T).status == 0
+    assert table(folder)[1][[40, 45], 1] == pytest.approx([0.4, 0.2])
+
+
+def test_a_plateau_with_too_few_evaluations_to_cut_is_warned_of(sweep):
+    few = sweep("mode=preview", "schedule=plateau", "schedule.patience=2", "train.eval_every=10", *T)
+    assert "warning: schedule=plateau with patience 2 needs 4 evaluations" not in few.out  # at 10, 20, 30, 40
+    fewer = sweep("mode=preview", "schedule=plateau", "schedule.patience=3", "train.eval_every=10", *T)
+    assert "warning: schedule=plateau with patience 3 needs 5 evaluations" in fewer.out
+    assert "train.eval_every=10 gives 4 before the last update" in fewer.out
+    warm = [*T, "warmup=linear", "warmup.steps=10"]
+    warming = sweep("mode=preview", "schedule=plateau", "schedule.patience=2", "train.eval_every=10", *warm)
+    assert "gives 3 before the last update" in warming.out
 
 
 def test_a_schedule_that_warms_up_by_itself_has_no_other_warmup_unless_one_is_asked_for(sweep, folder):

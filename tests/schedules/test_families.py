@@ -162,6 +162,22 @@ def test_the_noise_is_added_to_the_line_with_a_variance_that_falls_with_the_step
         assert factors("noisy_linear_cosine", [step], v=0.3, d=0.8, noise_seed=5, **keys) == close([expected])
 
 
+@pytest.mark.parametrize("step", [40, 41, 55])
+def test_beyond_decay_steps_the_variance_of_the_noise_stays(step):
+    """After a whole period the wave is at 1 and shows the noise; after half a period it is at 0 and hides it."""
+    z = float(standard_normal(5, np.asarray(step)))
+    keys = {"decay_steps": 40, "num_periods": 1.0, "alpha": 0.1, "beta": 0.01, "v": 0.3, "d": 0.8, "noise_seed": 5}
+    assert factors("noisy_linear_cosine", [step], **keys) == close([0.1 + z * math.sqrt(0.3 / 41**0.8) + 0.01])
+
+
+def test_the_noise_is_of_the_seed_and_the_block():
+    def draw(block, index):
+        return np.random.default_rng([3, block]).standard_normal(1024)[index]
+
+    found = standard_normal(3, np.array([0, 1023, 1024, 2050])).tolist()
+    assert found == [draw(0, 0), draw(0, 1023), draw(1, 0), draw(2, 2)]
+
+
 def test_the_noise_is_standard_normal_and_another_for_another_seed_or_step():
     draws = standard_normal(0, np.arange(20_000))
     assert abs(draws.mean()) < 0.03

@@ -119,7 +119,7 @@ WARMING = {
     "cosine": rise,
     "exponential": rise | {"k": positive},
     "sqrt": rise,
-    "until_error": {"start_factor": factors, "until_error": st.floats(0, 1, exclude_min=True)},
+    "until_error": {"start_factor": st.floats(0.01, 1), "until_error": st.floats(0, 1, exclude_min=True)},
 }
 GENTLE = sorted(WARMUPS.keys() - {"none", "constant", "until_error"})
 """Warmups that arrive at the base rate without a jump."""

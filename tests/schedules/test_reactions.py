@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sweep.core import Event
-from sweep.schedules import DECAYS, WARMUPS, Schedule
+from sweep.schedules import DECAYS, WARMUPS, Schedule, key_figures
 from sweep.validation import InvalidValueError
 
 LR = 0.4
@@ -75,6 +75,42 @@ def test_an_accuracy_improves_upwards():
     assert rates == [LR, LR, LR / 2, LR / 2, LR / 4]
 
 
+def test_an_accuracy_improves_by_more_than_a_part_of_the_best():
+    """Of 0.5, 0.1: 0.55 is none, 0.56 is one; of 0.56: 0.61 is none."""
+    evaluations = {10 * (i + 1): {"val_accuracy": a} for i, a in enumerate([0.5, 0.54, 0.55, 0.56, 0.61])}
+    _, rates = replay(plateau(metric="val_accuracy", patience=0, threshold=0.1), evaluations)
+    assert rates == [LR, LR / 2, LR / 4, LR / 4, LR / 8]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_plateau_of_the_accuracy_is_torch_s_with_mode_max(seed):
+    generator = np.random.default_rng(seed)
+    options = {"factor": 0.5, "patience": int(generator.integers(0, 3)), "threshold": [0.0, 1e-4, 0.05][seed % 3]}
+    values = np.round(np.cumprod(generator.uniform(0.97, 1.05, 60)) / 5, 2).tolist()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **options)
+    expected = []
+    for value in values:
+        scheduler.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    schedule = Schedule(LR, DECAYS["plateau"](metric="val_accuracy", **options))
+    _, rates = replay(schedule, {10 * (i + 1): {"val_accuracy": value} for i, value in enumerate(values)})
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert len(set(expected)) > 1
+
+
+def test_a_cut_by_exactly_eps_is_not_made():
+    _, rates = replay(plateau(patience=0, eps=LR / 2), losses([1.0] * 3))
+    assert rates == [LR] * 3
+
+
+def test_a_cut_that_min_lr_or_eps_forbids_is_no_event():
+    schedule, _ = replay(plateau(patience=0, min_lr=0.15), losses([1.0] * 5))
+    assert events(schedule) == [("plateau", 20), ("plateau", 30)]
+    schedule, _ = replay(plateau(patience=0, eps=0.15), losses([1.0] * 4))
+    assert events(schedule) == [("plateau", 20)]
+
+
 def test_during_cooldown_nothing_is_counted():
     _, rates = replay(plateau(patience=0, cooldown=2), losses([1.0] * 6))
     assert rates == [LR, LR / 2, LR / 2, LR / 2, LR / 4, LR / 4]
@@ -108,6 +144,13 @@ def test_the_steps_of_events_are_global_whatever_the_counting():
         warmup = WARMUPS["linear"](steps=20, counting=counting)
         schedule = Schedule(LR, DECAYS["plateau"](factor=0.5), warmup).after(Event(37, "plateau"))
         assert schedule.curve(60)[36:38].tolist() == [LR, LR / 2]
+
+
+def test_a_warmup_that_never_ended_has_no_half_life():
+    decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=10)
+    schedule = Schedule(LR, decay, WARMUPS["until_error"]())
+    assert key_figures(schedule, 100).half_life is None
+    assert key_figures(schedule.after(Event(20, "warmup_end")), 100).half_life == 10
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -188,7 +231,14 @@ def test_both_reactions_in_one_schedule():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("until_error", 0), ("until_error", 1.1), ("until_error", math.nan), ("start_factor", 2), ("steps", 5)],
+    [
+        ("until_error", 0),
+        ("until_error", 1.1),
+        ("until_error", math.nan),
+        ("start_factor", 2),
+        ("start_factor", 0),
+        ("steps", 5),
+    ],
 )
 def test_what_cannot_be_right_is_refused_by_its_name(key, value):
     with pytest.raises(InvalidValueError, match=f"^{key}="):
@@ -198,3 +248,24 @@ def test_what_cannot_be_right_is_refused_by_its_name(key, value):
 def test_optax_has_no_patience_of_zero():
     with pytest.raises(InvalidValueError, match=r"^patience=0"):
         DECAYS["plateau"](cut="optax", patience=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "warmup", "warm_at"),
+    [
+        ("cosine", {"decay_steps": 50}, {"steps": 20}, 20),
+        ("one_cycle", {"total_steps": 100, "pct_start": 0.3}, {"steps": 0}, 29),
+        ("noam", {"noam_steps": 30}, {"steps": 0}, 29),
+        ("cyclic", {"base_factor": 0.1, "step_size_up": 30, "step_size_down": 5}, {"steps": 0}, 30),
+        ("noam", {"noam_steps": 30}, {"steps": 10}, 39),
+        ("noam", {"noam_steps": 30}, {"steps": 10, "counting": "overlap"}, 29),
+    ],
+)
+def test_a_schedule_is_warm_where_its_rate_is_first_at_its_peak(name, keys, warmup, warm_at):
+    schedule = Schedule(LR, DECAYS[name](**keys), WARMUPS["linear"](**warmup))
+    assert schedule.warm_at == warm_at == key_figures(schedule, 100).peak_step
+
+
+def test_until_its_event_a_warmup_is_not_over():
+    assert resnet().warm_at > 10**9
+    assert resnet().after(Event(30, "warmup_end")).warm_at == 30

@@ -124,7 +124,12 @@ VECTORS = {
         "alpha": [0, 1, 2],
         "beta": [0, 0.1, 0.2],
     },
-    "noisy_linear_cosine": {"decay_steps": [31, 50, 7], "v": [1.0, 0.5, 0.0], "d": [0.55, 1.0, 0.0], "noise_seed": 4},
+    "noisy_linear_cosine": {
+        "decay_steps": [31, 50, 7],
+        "v": [1.0, 0.5, 0.0],
+        "d": [0.55, 1.0, 0.0],
+        "noise_seed": [4, 5, 4],
+    },
     "inverse_sqrt": {"timescale": [1, 20, 300]},
     "noam": {"noam_steps": [1, 20, 300]},
     "wsd": {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.core import Evaluation, Result, Status, Trial
+from sweep.core import Evaluation, Event, Result, Status, Trial
 from sweep.search import OptunaProposer
 from tests.search.test_proposals import plan, proposer
 
@@ -49,6 +49,42 @@ def test_nothing_is_pruned_before_its_warmup_has_ended(tmp_path: Path) -> None:
     for _ in range(3):
         train(source, [1.0] * 5, STEPS)
     assert train(source, [9.0] * 5, STEPS)[1] == 60
+
+
+@pytest.mark.parametrize(
+    ("schedule", "pruned_at"),
+    [
+        (["schedule=one_cycle", "schedule.pct_start=0.5", "schedule.total_steps=100"], 60),  # the peak is at 49
+        (["schedule=noam", "schedule.noam_steps=70"], 80),
+        (["schedule=constant", "warmup=until_error", "train.eval_every=20"], None),
+    ],
+)
+def test_nothing_is_pruned_while_its_rate_still_rises(
+    tmp_path: Path, schedule: list[str], pruned_at: int | None
+) -> None:
+    source = proposer(plan(tmp_path, *schedule, "pruner=median", "pruner.n_startup_trials=2", "sampler=random"))
+    for _ in range(3):
+        train(source, [1.0] * 5, STEPS)
+    assert train(source, [9.0] * 5, STEPS)[1] == pruned_at
+
+
+def test_after_its_event_a_warmup_has_ended(tmp_path: Path) -> None:
+    options = [
+        "schedule=constant",
+        "warmup=until_error",
+        "train.eval_every=20",
+        "pruner=median",
+        "pruner.n_startup_trials=2",
+    ]
+    source = proposer(plan(tmp_path, *options, "sampler=random"))
+    for _ in range(3):
+        train(source, [1.0] * 5, STEPS)
+    trial = source.ask()
+    assert trial is not None
+    for step in STEPS[:3]:
+        source.report(trial, Evaluation(trial.number, step, {"val_loss": 9.0}))
+        happened = [Event(40, "warmup_end")] if step >= 40 else []
+        assert source.should_prune(trial, happened) is (step == 60)
 
 
 def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(tmp_path: Path) -> None:

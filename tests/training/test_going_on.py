@@ -172,11 +172,33 @@ def test_events_and_memories_are_kept_with_the_state(digits, make_trial, tmp_pat
     assert_same_state(state, end)
 
 
+def test_an_evaluation_where_a_part_ends_is_none_that_a_reaction_sees(digits, make_trial, tmp_path):
+    """A plateau that cuts at every evaluation but the first: at 20, 30, 40, and not where it is stopped."""
+    decay = DECAYS["plateau"](factor=0.5, patience=0, threshold=0.999)
+    trial = make_trial(decay=decay, optimizer="sgd", steps=40, eval_every=10, precision="float32")
+    _, _, events, _ = run(SerialEngine(digits, CPU, "float32"), trial)
+    assert [event.step for event in events] == [20, 30, 40]
+    _, evaluations, found, _ = gone_on(digits, tmp_path / "state.pt", trial, 15, 10, None)
+    assert {15, 25} < set(evaluations)
+    assert found == events
+
+
+@pytest.mark.parametrize("parts", [(15, None), (3, 4, 9, None)])
+def test_the_window_of_the_training_error_is_not_divided_where_a_part_ends(digits, make_trial, tmp_path, parts):
+    trial = reacting(make_trial, steps=30)
+    _, whole, _, _ = run(SerialEngine(digits, CPU, "float32"), trial)
+    _, found, _, _ = gone_on(digits, tmp_path / "state.pt", trial, *parts)
+    assert {step: found[step]["train_error"] for step in whole} == {s: m["train_error"] for s, m in whole.items()}
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"warmup": WARMUPS["until_error"]()}, r"^warmup=warmup_end: waits for train_error"),
-        ({"decay": DECAYS["plateau"](metric="val_accuracy")}, r"^schedule=plateau: waits for val_accuracy"),
+        ({"warmup": WARMUPS["until_error"]()}, r"^warmup\.until_error=0\.8: waits for train_error"),
+        (
+            {"decay": DECAYS["plateau"](metric="val_accuracy")},
+            r"^schedule\.metric=val_accuracy: waits for val_accuracy",
+        ),
     ],
 )
 def test_a_regression_has_no_accuracy_to_wait_for(line, make_trial, keys, message):
@@ -217,6 +239,27 @@ def test_a_damaged_file_is_refused_by_its_name(digits, make_trial, tmp_path, dam
 class Hostile:
     def __reduce__(self):
         return (print, ("executed",))
+
+
+def test_a_state_goes_on_with_a_device_of_another_kind(digits, make_trial, tmp_path):
+    """The generators of a GPU have no counterpart on a CPU; what a CPU draws goes on."""
+    path, trial = tmp_path / "state.pt", make_trial(model=DROPPING, steps=20, precision="float32")
+    gone_on(digits, path, trial, 10)
+    kept = torch.load(path, weights_only=True)
+    kept["random"] = [kept["random"][0], torch.zeros(16, dtype=torch.uint8), "cuda"]
+    torch.save(kept, path)
+    rows, _, _, _ = gone_on(digits, path, trial, None)
+    assert [row[0] for row in rows] == list(range(10, 20))
+
+
+@pytest.mark.parametrize("change", [{"about": 5}, {"unknown": 1}, {"random": None, "average": None}])
+def test_a_file_of_another_shape_is_refused(digits, make_trial, tmp_path, change):
+    path = tmp_path / "state.pt"
+    gone_on(digits, path, make_trial(steps=5, precision="float32"), None)
+    kept = torch.load(path, weights_only=True)
+    torch.save({**kept, **change} if "random" not in change else {"about": {}, "global_step": 5}, path)
+    with pytest.raises(InvalidValueError, match="holds no state of a training"):
+        checkpoints.about(path)
 
 
 def test_a_file_with_code_in_it_is_refused_and_not_executed(tmp_path, capsys):
