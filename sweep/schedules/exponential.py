@@ -57,10 +57,8 @@ class Exponential(Factor):
 
 
 @dataclass(frozen=True, eq=False)
-class NaturalExponential(Factor):
-    """exp(-decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
-
-    TensorFlow's `natural_exp_decay`.
+class _Timed(Factor):
+    """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down.
 
     Args:
         decay_rate: > 0.
@@ -77,9 +75,21 @@ class NaturalExponential(Factor):
         whole("decay_steps", self.decay_steps, at_least=1)
         boolean("staircase", self.staircase)
 
+    def time(self, s: Any, xp: Any) -> Any:
+        """The time at the steps s."""
+        intervals = s / self.decay_steps
+        return self.decay_rate * (xp.floor(intervals) if self.staircase else intervals)
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalExponential(_Timed):
+    """exp(-decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
+
+    TensorFlow's `natural_exp_decay`; the arguments are those of `_Timed`.
+    """
+
     def factor(self, s: Any, xp: Any) -> Any:
-        time = s / self.decay_steps
-        return xp.exp(-self.decay_rate * (xp.floor(time) if self.staircase else time))
+        return xp.exp(-self.time(s, xp))
 
     @property
     def constant_half_life(self) -> float | None:
@@ -88,26 +98,11 @@ class NaturalExponential(Factor):
 
 
 @dataclass(frozen=True, eq=False)
-class InverseTime(Factor):
+class InverseTime(_Timed):
     """1 / (1 + decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
 
-    TensorFlow's `inverse_time_decay`.
-
-    Args:
-        decay_rate: > 0.
-        decay_steps: updates, >= 1.
-        staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
+    TensorFlow's `inverse_time_decay`; the arguments are those of `_Timed`.
     """
 
-    decay_rate: float
-    decay_steps: int
-    staircase: bool = False
-
-    def __post_init__(self) -> None:
-        real("decay_rate", self.decay_rate, above=0)
-        whole("decay_steps", self.decay_steps, at_least=1)
-        boolean("staircase", self.staircase)
-
     def factor(self, s: Any, xp: Any) -> Any:
-        time = s / self.decay_steps
-        return 1 / (1 + self.decay_rate * (xp.floor(time) if self.staircase else time))
+        return 1 / (1 + self.time(s, xp))
