@@ -10,7 +10,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from sweep.core import Event, Status, StudyRecord, TrialRecord
+from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.schedules import KeyFigures, Plateau, key_figures
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
     return table
 
 
-def warnings(config: "RunConfig", events: Sequence[Event] = ()) -> list[str]:
+def warnings(config: "RunConfig") -> list[str]:
     """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
-    said = stall_warning(key_figures(config.schedule.after(*events), config.train.steps))
+    said = stall_warning(key_figures(config.schedule, config.train.steps))
     return [text for text in (said, _idle_warning(config), _negative_warning(config)) if text]
 
 
