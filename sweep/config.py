@@ -3,8 +3,8 @@
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -291,6 +291,11 @@ class RunConfig:
         """The rate of every update."""
         return Schedule(self.optimizer.lr, self.decay, self.warmup)
 
+    def with_seed(self, seed: int) -> "RunConfig":
+        """The same on another seed."""
+        resolved = {**self.resolved, "train": {**self.resolved["train"], "seed": seed}}
+        return replace(self, train=replace(self.train, seed=seed), resolved=resolved)
+
 
 @dataclass(frozen=True)
 class StudyConfig:
@@ -343,6 +348,41 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """A comparison: schedules tuned alike, each on its own; the best of each trained again on the same fresh seeds.
+
+    Args:
+        schedules: two or more options of the group schedule.
+        trials: tuning trials of each schedule, >= 1.
+        seeds: final runs of each schedule, >= 1; two are the fewest that differences can be tested with.
+        confidence: of the intervals, between 0 and 1; 1 - confidence is the level of the tests.
+        target: of study.metric, to which updates and seconds are counted; None for the median of the first schedule's
+            final runs.
+        test: of paired differences, t (Student) or wilcoxon (signed ranks).
+    """
+
+    schedules: Sequence[str]
+    trials: int
+    seeds: int
+    confidence: float
+    target: float | None
+    test: str
+
+    def __post_init__(self) -> None:
+        names = self.schedules
+        listed = isinstance(names, Sequence) and not isinstance(names, str)
+        if not listed or len(names) < 2 or len(set(map(str, names))) < len(names):
+            rule = "must be a list of two or more different schedules: compare.schedules=[exponential,cosine]"
+            raise InvalidValueError("schedules", names, rule)
+        whole("trials", self.trials, at_least=1)
+        whole("seeds", self.seeds, at_least=1)
+        real("confidence", self.confidence, above=0, below=1)
+        if self.target is not None:
+            real("target", self.target)
+        one_of("test", self.test, ("t", "wilcoxon"))
+
+
+@dataclass(frozen=True)
 class Choice:
     """A sampler or pruner by its name, with its options."""
 
@@ -383,6 +423,17 @@ class PreviewConfig:
         path = Path(str(self.path))
         if path.suffix != ".csv" or not path.absolute().parent.is_dir() or path.is_dir():
             raise InvalidValueError("path", self.path, "must end in .csv, in a folder that exists")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The folder below which reports are written, one folder each; made where there is none."""
+
+    dir: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dir, str) or not self.dir or Path(self.dir).is_file():
+            raise InvalidValueError("dir", self.dir, "must be a folder, or the name of a new one")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +31,7 @@ class Trial:
     Args:
         first: the update that it begins with.
         state: where it goes on from; the engine's own, None for the start.
+        final: whether it is evaluated on the test split too, at its end. No other trial touches it.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Trial:
     values: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0
     state: Any = None
+    final: bool = False
 
     @property
     def last(self) -> int:
@@ -258,6 +261,32 @@ class TrialRecord:
     half_life: float | None
     stalled_at: int | None
 
+    def param(self, key: str) -> str | None:
+        """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
+
+        That of a group is its name.
+        """
+        whole = key if "." in key else f"{key}.name"
+        name, within = whole, ""
+        while name not in self.params and "." in name:
+            name, _, leaf = name.rpartition(".")
+            within = f"{leaf}.{within}" if within else leaf
+        if name == whole or name not in self.params:
+            return self.params.get(whole)
+        return _within(json.loads(self.params[name]), within)
+
+
+def _within(value: Any, path: str) -> str | None:
+    """The text of what a path leads to in a mapping, whose names may have dots; None where it leads nowhere."""
+    if not isinstance(value, Mapping):
+        return None
+    for name, inner in value.items():
+        if path == name:
+            return inner if isinstance(inner, str) else json.dumps(inner)
+        if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:
+            return found
+    return None
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -286,14 +315,86 @@ class StudyRecord:
         return sorted(complete, key=lambda t: t.metrics[self.metric] * (1 if self.minimize else -1))
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation as it is recorded.
+
+    Args:
+        step: updates completed.
+        seconds: since the run began.
+        metrics: as evaluated.
+    """
+
+    step: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FinalRecord:
+    """A final run: the configuration of a family's best trial, trained on a fresh seed and tested.
+
+    Args:
+        trial: number of that trial in the family's study.
+        seed: of this training.
+        run: as recorded; its metrics are those of the end.
+        evaluations: in the order of their steps.
+    """
+
+    trial: int
+    seed: int
+    run: TrialRecord
+    evaluations: Sequence[Measurement]
+
+
+@dataclass(frozen=True)
+class FamilyRecord:
+    """One schedule on one data set: the study that tuned it, and its final runs."""
+
+    dataset: str
+    schedule: str
+    study: StudyRecord
+    finals: Sequence[FinalRecord]
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """A comparison as it is recorded.
+
+    Args:
+        metric, minimize: what trials are judged by, on the validation split.
+        trials: tuning trials of each family that count: the first so many of its study.
+        seeds: of the final runs, the same for every family.
+        confidence: of the intervals; 1 - confidence is the level of the tests.
+        target: of `metric`, to which updates and seconds are counted; None for the median of the first family's finals.
+        test: "t" or "wilcoxon".
+        families: in the order asked for, data set by data set.
+    """
+
+    name: str
+    run_id: str
+    experiment_id: str
+    metric: str
+    minimize: bool
+    trials: int
+    seeds: Sequence[int]
+    confidence: float
+    target: float | None
+    test: str
+    families: Sequence[FamilyRecord]
+
+
 class Reader(Protocol):
     """What is recorded, read back."""
 
-    def studies(self) -> list[str]:
-        """The names of the studies recorded, newest first."""
+    def names(self) -> list[str]:
+        """The names of the comparisons, and of the studies that belong to none, newest first."""
 
     def study(self, name: str) -> StudyRecord | None:
         """One study with its trials; None where none of that name is recorded."""
+
+    def comparison(self, name: str) -> ComparisonRecord | None:
+        """One comparison with its studies and finals; None where none of that name is recorded."""
 
     def trainings(self) -> list[TrialRecord]:
         """The single trainings, newest first."""

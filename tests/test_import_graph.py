@@ -20,10 +20,11 @@ MAY_IMPORT = {
     "search": {"config", "core", "database", "space", "validation"},
     "study": {"core"},
     "tracking": {"config", "core", "database", "validation"},
-    "report": {"core", "schedules"},
+    "comparison": {"core"},
+    "report": {"comparison", "core", "schedules"},
     "cli": {
-        "config", "core", "data", "database", "report", "schedules", "search", "space", "study", "tracking", "training",
-        "validation",
+        "comparison", "config", "core", "data", "database", "report", "schedules", "search", "space", "study",
+        "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -12,10 +12,12 @@ from sweep.cli.expressions import Request, check_searchable, dimension, read_spa
 from sweep.config import (
     AverageConfig,
     Choice,
+    CompareConfig,
     Component,
     DatasetConfig,
     OptimizerConfig,
     PreviewConfig,
+    ReportConfig,
     RunConfig,
     SamplerConfig,
     StudyConfig,
@@ -139,6 +141,14 @@ def study_config(config: DictConfig) -> StudyConfig:
 
 def tracking_config(config: DictConfig) -> TrackingConfig:
     return fill(TrackingConfig, "tracking", _mapping(config, "tracking"))
+
+
+def compare_config(config: DictConfig) -> CompareConfig:
+    return fill(CompareConfig, "compare", _mapping(config, "compare"))
+
+
+def report_config(config: DictConfig) -> ReportConfig:
+    return fill(ReportConfig, "report", _mapping(config, "report"))
 
 
 def preview_config(config: DictConfig) -> PreviewConfig:

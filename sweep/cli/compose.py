@@ -20,7 +20,7 @@ CONFIG_MODULE = "conf"
 
 SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "dataset", "average", "space", "train",
-    "sampler", "pruner", "engine", "study", "tracking", "preview", "ui", "trusted",
+    "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted",
 )  # fmt: skip
 """The top level of a configuration."""
 

@@ -37,6 +37,8 @@ class Display:
         first: those completed at its beginning.
         best: value and number of the best trial so far.
         single: whether it is one training, without others to count or to compare with.
+        finals: whether it is final runs, which differ in their seed alone; their number is their seed.
+        later: trainings that come after these, for the time left.
     """
 
     def __init__(
@@ -50,9 +52,13 @@ class Display:
         best: tuple[float, int] | None = None,
         single: bool = False,
         first: int = 0,
+        finals: bool = False,
+        later: int = 0,
     ) -> None:
         self.console, self.metric, self.total, self.done, self.steps = console, metric, total, done, steps
         self._sign, self._best, self._single = 1 if minimize else -1, best, single
+        self._finals, self._later = finals, later
+        self._noun = "seed" if finals else "trial"
         self._metrics: Mapping[str, float] = {}
         self._step = 0
         self._twin_of: int | None = None
@@ -71,7 +77,7 @@ class Display:
             transient=True,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=max(total - done, 0) * self._span, trial="", state="")
+        self._task = self._bar.add_task("", total=self._updates_left, trial="", state="")
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -87,7 +93,7 @@ class Display:
     def started(self, trial: Trial) -> None:
         self._events[trial.number] = () if trial.state is None else trial.state.events
         for warning in warnings(trial.config):
-            self.say(f"warning: {warning}" if self._single else f"trial {trial.number:3d}  warning: {warning}")
+            self.say(f"warning: {warning}" if self._single else f"{self._noun} {trial.number:3d}  warning: {warning}")
         self._show(trial, 0, None)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
@@ -103,7 +109,7 @@ class Display:
         self._show(trial, step, float(rows.loss[-1]))
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            self.say(f"trial {trial.number:3d}  {self._state(step, float(rows.loss[-1]))}  {self._left()}")
+            self.say(f"{self._noun} {trial.number:3d}  {self._state(step, float(rows.loss[-1]))}  {self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
@@ -114,20 +120,20 @@ class Display:
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
             self._say_trial(trial, result)
-        left = max(self.total - self.done, 0) * self._span
-        self._bar.update(self._task, completed=self._updates, total=self._updates + left)
+        self._bar.update(self._task, completed=self._updates, total=self._updates + self._updates_left)
 
     def _say_trial(self, trial: Trial, result: Result) -> None:
-        drawn = " ".join(short(key, value) for key, value in trial.values.items())
+        drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
         value, mark = f"at step {self._step}", ""
         if result.value is not None:
             value = f"{self.metric} {result.value:.4f}"
-            if self._improves(result.value):
+            if not self._finals and self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
         twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
         events = "".join(f"  {event}" for event in self._events.get(trial.number, ()))
         events += "  warmup did not end" if result.status is Status.COMPLETE and self._warming(trial) else ""
-        line = f"trial {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
+        line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
+        line = line.rstrip()
         self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
 
     def _warming(self, trial: Trial) -> bool:
@@ -141,7 +147,7 @@ class Display:
         return self._best is None or self._sign * value < self._sign * self._best[0]
 
     def _show(self, trial: Trial, step: int, loss: float | None) -> None:
-        text = "training" if self._single else f"{self.done}/{self.total} done  trial {trial.number}"
+        text = "training" if self._single else f"{self.done}/{self.total} done  {self._noun} {trial.number}"
         self._bar.update(self._task, completed=self._updates, trial=text, state=self._state(step, loss))
 
     def _state(self, step: int, loss: float | None) -> str:
@@ -154,8 +160,11 @@ class Display:
 
     def _left(self) -> str:
         """The time left, at the pace so far."""
-        remaining = max(self.total - self.done, 0) * self._span
-        if not self._updates or not remaining:
+        if not self._updates or not self._updates_left:
             return ""
-        seconds = round((time.monotonic() - self._began) / self._updates * remaining)
+        seconds = round((time.monotonic() - self._began) / self._updates * self._updates_left)
         return f", {seconds // 60}:{seconds % 60:02d} left"
+
+    @property
+    def _updates_left(self) -> int:
+        return (max(self.total - self.done, 0) + self._later) * self._span

@@ -18,7 +18,7 @@ GROUPS = ("model", "optimizer", "schedule", "warmup", "average")
 KEYS = ("train.batch_size",)
 """Further keys that a search may draw."""
 REASONS = {
-    "dataset": "a search works on one data set",
+    "dataset": "a search works on one data set, mode=compare on several",
     "train.steps": "a schedule is judged at its own horizon, which is not searched",
     "train.seed": "the trials of a search share their seed",
 }
@@ -36,17 +36,20 @@ class Request:
         pinned: the keys that plain overrides set.
         groups: group -> options, of choices among groups.
         sweeps: key -> override, of searched keys.
+        datasets: those that are compared on, where several are given.
     """
 
     plain: tuple[str, ...]
     pinned: frozenset[str]
     groups: dict[str, tuple[str, ...]]
     sweeps: dict[str, Override]
+    datasets: tuple[str, ...] = ()
 
     @property
     def first(self) -> tuple[str, ...]:
-        """The plain overrides, with the first option of each group that is chosen among."""
-        return (*(f"{group}={options[0]}" for group, options in self.groups.items()), *self.plain)
+        """The plain overrides, with the first option of each group that is chosen among, and the first data set."""
+        chosen = self.groups | ({"dataset": self.datasets} if self.datasets else {})
+        return (*(f"{group}={options[0]}" for group, options in chosen.items()), *self.plain)
 
     @property
     def searched(self) -> dict[str, str]:
@@ -54,10 +57,15 @@ class Request:
         groups = {group: ",".join(options) for group, options in self.groups.items()}
         return groups | {key: written(override) for key, override in self.sweeps.items()}
 
+    def given(self, key: str) -> str:
+        """The value of a key of the command line, as it was written last."""
+        plain = dict(text.partition("=")[::2] for text in self.plain)
+        return plain.get(key) or self.searched[key]
+
     @property
     def keys(self) -> set[str]:
         """All keys and groups of the command line."""
-        return set(self.pinned) | set(self.searched)
+        return set(self.pinned) | set(self.searched) | ({"dataset"} if self.datasets else set())
 
 
 def parse(overrides: Sequence[str]) -> Request:
@@ -69,6 +77,7 @@ def parse(overrides: Sequence[str]) -> Request:
     plain, pinned = [], set()
     groups: dict[str, tuple[str, ...]] = {}
     sweeps: dict[str, Override] = {}
+    datasets: tuple[str, ...] = ()
     for text in overrides:
         override = read(text)
         key = override.get_key_element()
@@ -77,12 +86,14 @@ def parse(overrides: Sequence[str]) -> Request:
             pinned.add(override.key_or_group)
         elif key in GROUPS:
             groups[key] = _options(override)
+        elif key == "dataset":
+            datasets = _options(override)
         else:
             check_searchable(key, written(override))
             sweeps[key] = override
-    for key in pinned & (groups.keys() | sweeps.keys()):
+    for key in pinned & (groups.keys() | sweeps.keys() | ({"dataset"} if datasets else set())):
         raise InvalidValueError(key, "given twice", "is either fixed or searched")
-    return Request(tuple(plain), frozenset(pinned), groups, sweeps)
+    return Request(tuple(plain), frozenset(pinned), groups, sweeps, datasets)
 
 
 def check_searchable(key: str, expression: str) -> None:

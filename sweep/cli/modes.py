@@ -1,7 +1,6 @@
 """The modes: each wires the rooms together for one purpose."""
 
 import csv
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,17 +12,28 @@ from omegaconf import DictConfig
 
 from sweep import study
 from sweep.cli import build
+from sweep.cli.compare import compare
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
-from sweep.cli.plan import Plan, make_plan
-from sweep.cli.show import address, links, recorded_study, repeating, show_study, training_links, ui_command
+from sweep.cli.plan import make_comparison, make_plan
+from sweep.cli.publish import comparison_files, study_files, write
+from sweep.cli.search import search
+from sweep.cli.show import (
+    address,
+    comparison_links,
+    links,
+    recorded,
+    show_comparison,
+    show_study,
+    training_links,
+    ui_command,
+)
+from sweep.comparison import compare as compared
 from sweep.config import RunConfig, TrackingConfig
-from sweep.core import Status, Trial
+from sweep.core import ComparisonRecord, Status, Trial
 from sweep.data import load
-from sweep.database import same_database
 from sweep.report import (
-    as_params,
     curve_picture,
     curves_picture,
     describe,
@@ -34,56 +44,11 @@ from sweep.report import (
     warnings,
 )
 from sweep.schedules import key_figures
-from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store, serving
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, open_store, serving
 from sweep.training import SerialEngine, checkpoints, choose_device
 from sweep.validation import InvalidValueError
 
-
-def search(command: Command) -> int:
-    """Search: trials until the total is reached, then the table of the best."""
-    plan, out = make_plan(command), console()
-    base, judged = address(command, plan.tracking), plan.study.metric
-    horizon = plan.first.train.steps
-    chosen_pruner = pruner(plan.pruner, horizon, plan.space.conditional)
-    engine = _checked_engine(plan)
-    recorded_before = open_store(plan.tracking, create=False)
-    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
-    proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study)
-    if proposer.told and recorded_before is None:
-        raise _recorded_elsewhere(plan)
-    store = recorded_before or open_store(plan.tracking)
-    parent = StudyRun(store, uid, plan.name, judged, plan.study.minimize)
-    if parent.exists:
-        parent.reopen()
-    elif proposer.told:
-        raise _recorded_elsewhere(plan)
-    else:
-        tags = {"sweep.searched": json.dumps(plan.space.keys), "sweep.command": repeating(command)}
-        parent.create(as_params(plan.recorded), tags)
-    recorder = MlflowRecorder(
-        store, describe, parent, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
-    )
-    say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    display = Display(out, judged, plan.study.minimize, proposer.total, proposer.told, horizon, parent.best)
-    try:
-        with interruptible(display.say) as interrupted, display:
-            study.run(proposer, engine, recorder, display, judged, interrupted)
-    except BaseException as error:
-        parent.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    recorder.give_up(proposer.failed)
-    short = proposer.told < proposer.total
-    parent.finish("KILLED" if interrupted() and short else "FINISHED")
-    if interrupted() and short:
-        say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
-        return INTERRUPTED
-    show_study(out, recorded_study(MlflowReader(store), plan.name), base, ui_command(command))
-    if proposer.failed:
-        say(out, f"given up after {plan.study.max_retries} retries: trials {proposer.failed}")
-    if short:
-        say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
-    return DONE
+__all__ = ["compare", "preview", "report", "search", "train", "ui"]
 
 
 def train(command: Command) -> int:
@@ -179,10 +144,20 @@ def preview(command: Command) -> int:
 
 
 def report(command: Command) -> int:
-    """The table again, from what is recorded."""
+    """The table and the report again, from what is recorded."""
+    config = command.compose()
     tracking, store = _existing_store(command)
-    recorded = recorded_study(MlflowReader(store), _study_name(command))
-    show_study(console(), recorded, address(command, tracking), ui_command(command))
+    reader, out, written = MlflowReader(store), console(), build.report_config(config)
+    found, storage = recorded(reader, _name(command)), build.study_config(config).storage
+    base, serve = address(command, tracking), ui_command(command)
+    if isinstance(found, ComparisonRecord):
+        comparisons = compared(found)
+        files = comparison_files(reader, found, comparisons, storage)
+        show_comparison(out, found, comparisons, base, serve)
+    else:
+        files = study_files(reader, found, storage)
+        show_study(out, found, base, serve)
+    say(out, f"\nreport: {write(files, written, found.name) / 'report.html'}")
     return DONE
 
 
@@ -190,8 +165,12 @@ def ui(command: Command) -> int:
     """Serve MLflow on this machine until interrupted, with links that open pages with something on them."""
     tracking, store = _existing_store(command)
     out, reader, base = console(), MlflowReader(store), address(command, tracking)
-    if reader.studies():
-        lines = links(recorded_study(reader, _study_name(command)), base)
+    if reader.names():
+        found = recorded(reader, _name(command))
+        if isinstance(found, ComparisonRecord):
+            lines = comparison_links(found, compared(found), base)
+        else:
+            lines = links(found, base)
     else:
         lines = training_links(store, [training.run_id for training in reader.trainings()], base)
     if tracking.uri.startswith("http"):
@@ -209,31 +188,6 @@ def ui(command: Command) -> int:
                     if not interrupted():
                         raise RuntimeError("the MLflow server ended")
     return DONE
-
-
-def _checked_engine(plan: Plan) -> SerialEngine:
-    """The engine of a plan, after everything that could be refused later has been tried. Writes nothing."""
-    if plan.first.train.more_steps is not None:
-        rule = "is for mode=train; a search trains every trial to the horizon train.steps"
-        raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
-    engine = SerialEngine(plan.data, choose_device(plan.first.train), plan.first.train.precision)
-    for branch in plan.space.branches:
-        plain = branch.configure({})
-        engine.check(plain)
-        plan.study.check_metric(plan.data.classification, plain.average)
-        for config in branch.extremes():
-            engine.check(config)
-    sampler(plan.sampler, plan.space, 0)
-    if same_database(plan.study.storage, plan.tracking.uri):
-        raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
-    check_storage(plan.study)
-    return engine
-
-
-def _recorded_elsewhere(plan: Plan) -> InvalidValueError:
-    """The refusal to go on with a study whose trials are recorded somewhere else."""
-    rule = f"does not hold the trials that study {plan.name} has in study.storage; name the tracking.uri that does"
-    return InvalidValueError("tracking.uri", plan.tracking.uri, f"{rule}, or another study.name")
 
 
 def _previewed(command: Command) -> dict[str, RunConfig]:
@@ -283,9 +237,12 @@ def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
     return tracking, store
 
 
-def _study_name(command: Command) -> str | None:
-    """The study that a command line is about; None for the one begun last, where it says nothing about it."""
+def _name(command: Command) -> str | None:
+    """The study or comparison that a command line is about; None for the one begun last, where it does not say."""
     name = build.study_config(command.compose()).name
-    about = {key for key in command.request.keys if key.partition(".")[0] not in ("mode", "tracking", "ui")}
+    about = {key for key in command.request.keys if key.partition(".")[0] not in ("mode", "tracking", "report", "ui")}
     about -= {"study.storage"}
-    return name or (make_plan(command).name if about else None)
+    if name or not about:
+        return name
+    compares = command.request.datasets or any(key.startswith("compare.") for key in about)
+    return make_comparison(command).name if compares else make_plan(command).name

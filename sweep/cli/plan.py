@@ -1,16 +1,28 @@
-"""A search as it is planned: everything typed and checked, its identity and its name. Writes nothing."""
+"""What is planned: everything typed and checked, its identity and its name. Writes nothing."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.cli import build
 from sweep.cli.main import Command
-from sweep.config import Choice, RunConfig, SamplerConfig, StudyConfig, TrackingConfig
+from sweep.comparison import fresh_seeds
+from sweep.config import (
+    Choice,
+    CompareConfig,
+    ReportConfig,
+    RunConfig,
+    SamplerConfig,
+    StudyConfig,
+    TrackingConfig,
+)
 from sweep.data import Dataset, load
 from sweep.report import flatten
 from sweep.space import Space
+from sweep.validation import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Plan:
 
     study: StudyConfig
     tracking: TrackingConfig
+    report: ReportConfig
     sampler: SamplerConfig
     pruner: Choice
     space: Space
@@ -56,9 +69,11 @@ class Plan:
         if self.study.name is not None:
             return self.study.name
         groups = ("dataset", "model", "optimizer", "schedule")
-        labels = ["+".join(self.space.groups.get(g, (str(self.first.resolved[g]["name"]),))) for g in groups]
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return "-".join([*labels, digest[:8]])
+        return "-".join([*(self.label(group) for group in groups), _digest(self.identity)])
+
+    def label(self, group: str) -> str:
+        """The option of a group; of one that is chosen among, all of them."""
+        return "+".join(self.space.groups.get(group, (str(self.first.resolved[group]["name"]),)))
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -83,9 +98,121 @@ def make_plan(command: Command) -> Plan:
     return Plan(
         study=study,
         tracking=tracking,
+        report=build.report_config(config),
         sampler=build.sampler_config(config),
         pruner=build.pruner_config(config),
         space=space,
         first=first,
         data=load(first.dataset),
     )
+
+
+@dataclass(frozen=True)
+class Family:
+    """One schedule on one data set, and the search that tunes it.
+
+    Args:
+        command: the command line of that search.
+    """
+
+    dataset: str
+    schedule: str
+    command: Command
+    plan: Plan
+
+    @property
+    def label(self) -> str:
+        return f"{self.schedule} on {self.dataset}"
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """A comparison.
+
+    Args:
+        families: in the order asked for, data set by data set.
+    """
+
+    name: str
+    compare: CompareConfig
+    families: tuple[Family, ...]
+
+    @property
+    def first(self) -> Plan:
+        """The search of the first family, with what all searches share: study, tracking, report."""
+        return self.families[0].plan
+
+    @property
+    def seeds(self) -> range:
+        """Of the final runs."""
+        return fresh_seeds(self.first.first.train.seed, self.compare.seeds)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What the searches have in common: what the comparison's own run records."""
+        first, *others = [family.plan.recorded for family in self.families]
+        return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+
+
+OF_SEARCH = {"schedule": "compare.schedules", "study.n_trials": "compare.trials", "study.timeout": "compare.trials"}
+"""Keys that mode=compare refuses -> what it has in their place: every schedule gets as many trials as the others."""
+
+
+def make_comparison(command: Command) -> ComparisonPlan:
+    """The plan of a command line with mode=compare: a search of its own for each schedule on each data set.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out.
+    """
+    config, request = command.compose(), command.request
+    compare, study = build.compare_config(config), build.study_config(config)
+    for key, instead in OF_SEARCH.items():
+        if key in request.keys:
+            raise InvalidValueError(key, request.given(key), f"is for mode=search; mode=compare has {instead}")
+    datasets = request.datasets or (str(config.dataset.name),)
+    families = [_family(command, dataset, schedule) for dataset in datasets for schedule in compare.schedules]
+    name = study.name or _comparison_name([family.plan for family in families], datasets)
+    plan = ComparisonPlan(name, compare, tuple(_named(family, name, compare.trials) for family in families))
+    RunConfig.with_seed(plan.first.first, plan.seeds[-1])  # refuses seeds that are too large
+    return plan
+
+
+def _family(command: Command, dataset: str, schedule: str) -> Family:
+    """A family's search: the command line with its data set and schedule; quasi-random unless a sampler is given."""
+    request = command.request
+    plain = [text for text in request.plain if text.partition("=")[0] != "dataset"]
+    sampler = [] if "sampler" in request.pinned else ["sampler=qmc"]
+    own = replace(request, plain=(f"dataset={dataset}", f"schedule={schedule}", *sampler, *plain), datasets=())
+    of_family = replace(command, request=own)
+    with refusals_of(schedule):
+        return Family(dataset, schedule, of_family, make_plan(of_family))
+
+
+@contextmanager
+def refusals_of(schedule: str) -> Iterator[None]:
+    """Lets a refusal say which of the schedules it is about, where its key may be of one and not of another."""
+    try:
+        yield
+    except InvalidValueError as error:
+        group = error.key.partition(".")[0]
+        if error.key == "schedule":
+            raise InvalidValueError("compare.schedules", schedule, error.rule) from error
+        if group not in ("schedule", "space", "warmup"):
+            raise
+        raise InvalidValueError(error.key, error.value, f"with schedule={schedule}: {error.rule}") from error
+
+
+def _named(family: Family, comparison: str, trials: int) -> Family:
+    """With the name that its study has in the comparison."""
+    name = f"{comparison}.{family.dataset}.{family.schedule}"
+    return replace(family, plan=replace(family.plan, study=replace(family.plan.study, name=name, n_trials=trials)))
+
+
+def _comparison_name(plans: Sequence[Plan], datasets: Sequence[str]) -> str:
+    """compare-datasets-model-optimizer-digest."""
+    labels = ["+".join(datasets), plans[0].label("model"), plans[0].label("optimizer")]
+    return "-".join(["compare", *labels, _digest([plan.identity for plan in plans])])
+
+
+def _digest(identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -9,28 +9,40 @@ from rich.console import Console
 from sweep.cli.build import ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
+from sweep.comparison import Comparison
 from sweep.config import TrackingConfig
-from sweep.core import Reader, StudyRecord
-from sweep.report import counts, study_table, train_command
-from sweep.tracking import HOST, Store, compare_page, metric_page, run_page, trainings_page, trials_page
+from sweep.core import ComparisonRecord, Reader, StudyRecord
+from sweep.report import comparison_table, counts, study_table, train_command
+from sweep.tracking import (
+    HOST,
+    Store,
+    artifact_page,
+    compare_page,
+    finals_page,
+    metric_page,
+    run_page,
+    trainings_page,
+    trials_page,
+)
 from sweep.validation import InvalidValueError
 
 BEST = 10
 """Trials in the table."""
 COMPARED = 4
 """Trials that the links compare: as many as the legend of MLflow's charts has room for."""
-NOT_REPEATED = ("mode", "study", "sampler", "pruner", "space", "tracking", "preview", "ui")
+NOT_REPEATED = ("mode", "study", "sampler", "pruner", "space", "compare", "tracking", "report", "preview", "ui")
 """Overrides that say nothing about one training."""
 
 
-def recorded_study(reader: Reader, name: str | None) -> StudyRecord:
-    """The study of that name, or the one begun last.
+def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord:
+    """The study or comparison of that name, or the one begun last.
 
     Raises:
         InvalidValueError: names study.name if it is not recorded.
     """
-    names = reader.studies()
-    found = reader.study(name or names[0]) if names else None
+    names = reader.names()
+    wanted = name or (names[0] if names else "")
+    found = reader.comparison(wanted) or reader.study(wanted)
     if found is None:
         rule = f"is not recorded; recorded are {', '.join(names)}" if names else "no study is recorded yet"
         raise InvalidValueError("study.name", name, rule)
@@ -55,12 +67,43 @@ def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
         say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
 
 
+def show_comparison(
+    out: Console, record: ComparisonRecord, comparisons: Sequence[Comparison], base: str, serve: str
+) -> None:
+    """Where to look, then for each data set the table and the verdict.
+
+    Args:
+        base: address of the MLflow UI.
+        serve: the command that serves it.
+    """
+    say(out, f"\nin MLflow ({serve} serves it):")
+    say(out, "\n".join(comparison_links(record, comparisons, base)))
+    for comparison in comparisons:
+        say(out, "")
+        out.print(comparison_table(comparison, out.width))
+        say(out, f"{comparison.dataset}: {comparison.verdict}")
+
+
+def comparison_links(record: ComparisonRecord, comparisons: Sequence[Comparison], base: str) -> list[str]:
+    """Addresses of pages about a comparison: one final run of each family stands for its others."""
+    standings = [standing for comparison in comparisons for standing in comparison.standings]
+    one_each = [standing.finals[0].run.run_id for standing in standings if standing.finals]
+    experiment = record.experiment_id
+    pages = {
+        "the report": artifact_page(base, experiment, record.run_id, "report.html"),
+        "results of the final runs, seed by seed": run_page(base, experiment, record.run_id),
+        "all final runs": finals_page(base, experiment, record.run_id, comparisons[0].metric, record.minimize),
+    }
+    return _lines(pages | _comparison(one_each, experiment, base, "of the final runs, one seed each"))
+
+
 def links(study: StudyRecord, base: str) -> list[str]:
     """Addresses of pages about a study."""
     runs = [trial.run_id for trial in study.ranked[:COMPARED]]
     pages = {
         "its trials": trials_page(base, study.experiment_id, study.run_id, study.metric, study.minimize),
         "the best so far, trial by trial": run_page(base, study.experiment_id, study.run_id),
+        "the report": artifact_page(base, study.experiment_id, study.run_id, "report.html"),
     }
     which = "of the best trial" if len(runs) == 1 else f"of the best {len(runs)}"
     return _lines(pages | _comparison(runs, study.experiment_id, base, which))

@@ -2,6 +2,8 @@
 
 from sweep.report.describe import as_params, describe, flatten, short, training_name
 from sweep.report.figures import curve_picture, curves_picture
+from sweep.report.page import DRAWN, comparison_page, study_page
+from sweep.report.standings import comparison_table
 from sweep.report.text import (
     counts,
     figures_table,
@@ -15,7 +17,10 @@ from sweep.report.text import (
 )
 
 __all__ = [
+    "DRAWN",
     "as_params",
+    "comparison_page",
+    "comparison_table",
     "counts",
     "curve_picture",
     "curves_picture",
@@ -27,6 +32,7 @@ __all__ = [
     "number",
     "short",
     "stall_warning",
+    "study_page",
     "study_table",
     "train_command",
     "training_name",

@@ -77,6 +77,9 @@ def _digest(content: bytes) -> str:
 
 
 def _name(trial: Trial) -> str:
+    if trial.final:
+        resolved = trial.config.resolved
+        return f"{resolved['dataset']['name']} {resolved['schedule']['name']} seed {trial.seed}"
     if not trial.values:
         return _groups(trial)
     drawn = " ".join(short(key, value) for key, value in trial.values.items())

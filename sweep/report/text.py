@@ -65,7 +65,7 @@ def counts(trials: Sequence[TrialRecord]) -> str:
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
     """The command line that trains a trial again: full precision, so that it gives the same curve and loss."""
-    recorded = {key: _recorded(trial, key) for key in study.searched}
+    recorded = {key: trial.param(key) for key in study.searched}
     drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
     return " ".join(["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]).replace("  ", " ")
 
@@ -135,35 +135,8 @@ def stall_warning(figures: KeyFigures) -> str | None:
     )
 
 
-def _recorded(trial: TrialRecord, key: str) -> str | None:
-    """The text of a searched key among the params, or within a mapping that is a param of its own; None without it.
-
-    That of a group is its name.
-    """
-    whole = key if "." in key else f"{key}.name"
-    name, within = whole, ""
-    while name not in trial.params and "." in name:
-        name, _, leaf = name.rpartition(".")
-        within = f"{leaf}.{within}" if within else leaf
-    if name == whole or name not in trial.params:
-        return trial.params.get(whole)
-    return _within(json.loads(trial.params[name]), within)
-
-
-def _within(value: Any, path: str) -> str | None:
-    """The text of what a path leads to in a mapping, whose names may have dots; None where it leads nowhere."""
-    if not isinstance(value, Mapping):
-        return None
-    for name, inner in value.items():
-        if path == name:
-            return inner if isinstance(inner, str) else json.dumps(inner)
-        if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:
-            return found
-    return None
-
-
 def _param(trial: TrialRecord, key: str) -> str:
-    text = _recorded(trial, key)
+    text = trial.param(key)
     if text is None:
         return "-"
     try:

@@ -102,6 +102,12 @@ class OptunaProposer:
         """Keep a user attribute with the trial."""
         self._live[trial.number].set_user_attr(name, value)
 
+    def proposed(self, number: int) -> Trial:
+        """The trial of that number as it was proposed."""
+        params = self.study.get_trials(deepcopy=False)[number].params
+        branch = self.space.branch(params)
+        return _trial(number, branch, {d.key: d.decode(params[branch.parameter(d)]) for d in branch.dimensions})
+
     def _give_up(self, frozen: FrozenTrial) -> bool:
         """Tell a trial that crashed too often as failed."""
         if frozen.user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
@@ -119,8 +125,7 @@ class OptunaProposer:
         branch, values = self._drawn(live)
         live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
         self._live[live.number], self._reported[live.number] = live, reported
-        config = branch.configure(values)
-        return Trial(live.number, config, config.train.seed, {**branch.selection, **values})
+        return _trial(live.number, branch, values)
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
         """The branch and the values of the configuration; what was drawn before an interruption is kept."""
@@ -147,3 +152,8 @@ class OptunaProposer:
             frozen = self.study.get_trials(deepcopy=False)[live.number]
             self.study.sampler.sample_independent(self.study, frozen, name, distribution(dimension))
         return draw(live, name, dimension)
+
+
+def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
+    config = branch.configure(values)
+    return Trial(number, config, config.train.seed, {**branch.selection, **values})

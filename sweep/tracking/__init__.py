@@ -1,18 +1,32 @@
 """The record: rows -> MLflow -> rows. Only importer of mlflow."""
 
-from sweep.tracking.links import compare_page, metric_page, run_page, trainings_page, trials_page
+from sweep.tracking.links import (
+    artifact_page,
+    compare_page,
+    finals_page,
+    metric_page,
+    run_page,
+    trainings_page,
+    trials_page,
+)
+from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun
 from sweep.tracking.reader import MlflowReader
-from sweep.tracking.recorder import MlflowRecorder, StudyRun
+from sweep.tracking.recorder import MlflowRecorder
 from sweep.tracking.store import Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
     "HOST",
+    "ComparisonRun",
+    "FinalRuns",
     "MlflowReader",
     "MlflowRecorder",
+    "ParentRun",
     "Store",
     "StudyRun",
+    "artifact_page",
     "compare_page",
+    "finals_page",
     "metric_page",
     "open_store",
     "run_page",

@@ -13,6 +13,12 @@ def trials_page(base: str, experiment_id: str, run_id: str, metric: str, minimiz
     return _runs_page(base, experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'", metric, minimize)
 
 
+def finals_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
+    """The final runs of a comparison, best first, and the curves of the first ten."""
+    which = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`sweep.kind` = 'final'"
+    return _runs_page(base, experiment_id, which, metric, minimize)
+
+
 def trainings_page(base: str, experiment_id: str) -> str:
     """The single trainings of an experiment, best validation loss first, and the curves of the first ten."""
     return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", "val_loss", minimize=True)
@@ -32,6 +38,11 @@ def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize:
 def run_page(base: str, experiment_id: str, run_id: str) -> str:
     """The curves of one run; for the parent of a study, the metric of each trial and the best so far."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{TRAINING}"
+
+
+def artifact_page(base: str, experiment_id: str, run_id: str, name: str) -> str:
+    """A file of a run, shown by MLflow."""
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(name)}?{TRAINING}"
 
 
 def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: str) -> str:

@@ -2,12 +2,26 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 from mlflow.entities import Metric, Run
 
-from sweep.core import SERIES, Evaluation, Event, Progress, Rows, Status, StudyRecord, TrialRecord
+from sweep.core import (
+    SERIES,
+    ComparisonRecord,
+    Evaluation,
+    Event,
+    FamilyRecord,
+    FinalRecord,
+    Measurement,
+    Progress,
+    Rows,
+    Status,
+    StudyRecord,
+    TrialRecord,
+)
 from sweep.tracking.store import Store
 
 
@@ -21,22 +35,26 @@ class MlflowReader:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def studies(self) -> list[str]:
-        return list(dict.fromkeys(run.data.tags["sweep.study"] for run in self.store.search({"sweep.kind": "study"})))
+    def names(self) -> list[str]:
+        """The names of the comparisons, and of the studies that belong to none, newest first."""
+        recorded = self.store.search({"sweep.kind": "study"}) + self.store.search({"sweep.kind": "comparison"})
+        own = [run for run in recorded if "mlflow.parentRunId" not in run.data.tags]
+        own.sort(key=lambda run: -int(run.info.start_time))
+        tags = [run.data.tags for run in own]
+        return list(dict.fromkeys(of[f"sweep.{of['sweep.kind']}"] for of in tags))
 
     def study(self, name: str) -> StudyRecord | None:
         """The study of that name that was begun last, with its trials."""
-        studies = self.store.search({"sweep.kind": "study"})
-        found = [run for run in studies if run.data.tags["sweep.study"] == name]
-        if not found:
-            return None
-        parent = found[0]
+        found = self._named("study", name)
+        return self._study(found) if found else None
+
+    def _study(self, parent: Run) -> StudyRecord:
         tags = parent.data.tags
         trials = [
             _trial(run) for run in self.store.search({"mlflow.parentRunId": parent.info.run_id, "sweep.kind": "trial"})
         ]
         return StudyRecord(
-            name=name,
+            name=tags["sweep.study"],
             run_id=parent.info.run_id,
             experiment_id=self.store.experiment_id,
             metric=tags["sweep.metric"],
@@ -45,6 +63,48 @@ class MlflowReader:
             command=tags["sweep.command"],
             trials=sorted(trials, key=lambda trial: trial.number or 0),
         )
+
+    def comparison(self, name: str) -> ComparisonRecord | None:
+        """The comparison of that name, with the studies and finals of the families that it was last asked for."""
+        found = self._named("comparison", name)
+        if found is None:
+            return None
+        tags = found.data.tags
+        asked = json.loads(tags["sweep.asked"])
+        finals = self._finals(found.info.run_id, tags["sweep.metric"])
+        families = [
+            FamilyRecord(dataset, schedule, self._study(self.store.client.get_run(run_id)), finals[run_id])
+            for dataset, schedule, run_id in json.loads(tags.get("sweep.families", "[]"))
+        ]
+        return ComparisonRecord(
+            name=name,
+            run_id=found.info.run_id,
+            experiment_id=self.store.experiment_id,
+            metric=tags["sweep.metric"],
+            minimize=tags["sweep.direction"] == "minimize",
+            trials=asked["trials"],
+            seeds=range(asked["first_seed"], asked["first_seed"] + asked["seeds"]),
+            confidence=asked["confidence"],
+            target=asked["target"],
+            test=asked["test"],
+            families=families,
+        )
+
+    def _finals(self, comparison: str, metric: str) -> dict[str, list[FinalRecord]]:
+        """The final runs of a comparison by the run of their study, in the order of their seeds."""
+        finals: dict[str, list[FinalRecord]] = defaultdict(list)
+        for run in self.store.search({"mlflow.parentRunId": comparison, "sweep.kind": "final"}):
+            tags, measured = run.data.tags, self._measurements(run, [metric])
+            final = FinalRecord(int(tags["sweep.trial"]), int(tags["sweep.seed"]), _trial(run), measured)
+            finals[tags["sweep.study_run"]].append(final)
+        for of_study in finals.values():
+            of_study.sort(key=lambda final: final.seed)
+        return finals
+
+    def _named(self, kind: str, name: str) -> Run | None:
+        """The run of that kind and name that was begun last."""
+        found = [run for run in self.store.search({"sweep.kind": kind}) if run.data.tags[f"sweep.{kind}"] == name]
+        return found[0] if found else None
 
     def trainings(self) -> list[TrialRecord]:
         """The single trainings, newest first."""
@@ -65,7 +125,9 @@ class MlflowReader:
         left = [replace(rows, trial=trial) for rows in recorded]
         events = [Event.parse(text) for text in run.data.tags.get("sweep.event", "").split()]
         reached = []
-        for step, metrics in self._evaluations(run):
+        of_updates = {series + key for series in SERIES for key in ("lr", "loss")}
+        for measured in self._measurements(run, run.data.metrics.keys() - of_updates):
+            step, metrics = measured.step, measured.metrics
             ends = [int(metrics.get(f"{rows.series}global_step", step)) for rows in left]
             parts = [_cut(rows, end) for rows, end in zip(left, ends, strict=True)]
             before, left = [part for part, _ in parts], [part for _, part in parts]
@@ -75,14 +137,16 @@ class MlflowReader:
             reached.append(Progress(trial, left, None, None, events))
         return [*reached[:-1], replace(reached[-1], status=Status(run.data.tags["sweep.status"]))]
 
-    def _evaluations(self, run: Run) -> list[tuple[int, dict[str, float]]]:
-        """Step and metrics of each evaluation, in the order of the steps."""
+    def _measurements(self, run: Run, keys: Iterable[str]) -> list[Measurement]:
+        """What was evaluated of these metrics, in the order of the steps."""
         metrics: dict[int, dict[str, float]] = defaultdict(dict)
-        of_updates = {series + key for series in SERIES for key in ("lr", "loss")}
-        for key in run.data.metrics.keys() - of_updates:
+        times: dict[int, int] = {}
+        for key in keys:
             for metric in self._history(run.info.run_id, key):
                 metrics[metric.step][key] = metric.value
-        return sorted(metrics.items())
+                times[metric.step] = metric.timestamp
+        began = run.info.start_time
+        return [Measurement(step, (times[step] - began) / 1000, of) for step, of in sorted(metrics.items())]
 
     def _history(self, run_id: str, key: str) -> list[Metric]:
         """The points of a metric in the order of their steps; MLflow gives them in any."""

@@ -1,5 +1,6 @@
 """The serial engine: one slot, plain PyTorch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,7 @@ class SerialEngine:
             last = Evaluation(slot.trial.number, begin + len(rows.lr), {"global_step": float(begin + len(rows.lr))})
             return [self._ended(slot, rows, last, Status.DIVERGED)]
         slot.state.random = RandomState.capture(self.device)  # before evaluating, which must not change the training
-        evaluation = Evaluation(slot.trial.number, end, self._validate(slot.state))
+        evaluation = Evaluation(slot.trial.number, end, self._measure(slot.state, self._splits(slot.trial, end)))
         if not np.isfinite(list(evaluation.metrics.values())).all():
             last = Evaluation(slot.trial.number, end, {"global_step": float(end)})
             return [self._ended(slot, rows, last, Status.DIVERGED)]
@@ -188,36 +189,43 @@ class SerialEngine:
             state.seen += len(inputs)
         return loss
 
-    def _validate(self, state: TrainState) -> dict[str, float]:
-        """The metrics on the validation split, those of the averaged weights with _ema, and the global step.
+    def _splits(self, trial: Trial, step: int) -> dict[str, Split]:
+        """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
+        tested = trial.final and step == trial.last and len(self.data.test) > 0
+        return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
+
+    def _measure(self, state: TrainState, splits: Mapping[str, Split]) -> dict[str, float]:
+        """The metrics on the splits, those of the averaged weights with _ema, and the global step.
 
         Weights and optimizer are left as they were.
         """
         with evaluated_weights(state.model, state.optimizer):
-            metrics = self._evaluate(state.model, self.data.val)
+            metrics = self._evaluate(state.model, splits)
         if state.average is not None:
             with averaged_weights(state.model, state.average):
-                averaged = self._evaluate(state.model, self.data.val)
+                averaged = self._evaluate(state.model, splits)
             metrics |= {f"{name}_ema": value for name, value in averaged.items()}
         if state.mistakes is not None:
             metrics[TRAIN_ERROR] = float(state.mistakes) / state.seen
         return metrics | {"global_step": float(state.global_step)}
 
     @torch.no_grad()
-    def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """Mean loss over a split, and the accuracy of a classification."""
+    def _evaluate(self, model: nn.Module, splits: Mapping[str, Split]) -> dict[str, float]:
+        """Mean loss over each split, and the accuracy of a classification: val_loss, val_accuracy, test_loss, ..."""
         model.eval()
-        loss = torch.zeros((), device=self.device, dtype=self.dtype)
-        correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        for first in range(0, len(split), EVALUATION_BATCH):
-            inputs = split.inputs[first : first + EVALUATION_BATCH].to(self.device)
-            targets = split.targets[first : first + EVALUATION_BATCH].to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                outputs = model(inputs)
-                loss += self.loss(outputs, targets) * len(inputs)
+        metrics = {}
+        for name, split in splits.items():
+            loss = torch.zeros((), device=self.device, dtype=self.dtype)
+            correct = torch.zeros((), device=self.device, dtype=torch.int64)
+            for first in range(0, len(split), EVALUATION_BATCH):
+                inputs = split.inputs[first : first + EVALUATION_BATCH].to(self.device)
+                targets = split.targets[first : first + EVALUATION_BATCH].to(self.device)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                    outputs = model(inputs)
+                    loss += self.loss(outputs, targets) * len(inputs)
+                if self.data.classification:
+                    correct += (outputs.argmax(dim=1) == targets).sum()
+            metrics[f"{name}_loss"] = float(loss) / len(split)
             if self.data.classification:
-                correct += (outputs.argmax(dim=1) == targets).sum()
-        metrics = {"val_loss": float(loss) / len(split)}
-        if self.data.classification:
-            metrics["val_accuracy"] = float(correct) / len(split)
+                metrics[f"{name}_accuracy"] = float(correct) / len(split)
         return metrics

@@ -149,7 +149,7 @@ def test_a_study_is_read_with_its_trials_ranked(store: Store) -> None:
         train(recorder, number, value)
     train(recorder, 3, status=Status.DIVERGED)
     reader = MlflowReader(store)
-    assert reader.studies() == ["study"]
+    assert reader.names() == ["study"]
     study = reader.study("study")
     assert study is not None
     assert [t.number for t in study.trials] == [0, 1, 2, 3]

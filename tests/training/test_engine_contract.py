@@ -12,6 +12,7 @@ from torch import nn
 from models.mlp import MLP
 from sweep.config import Component
 from sweep.core import Status
+from sweep.data import Split
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training.batches import Batches
 
@@ -508,6 +509,27 @@ def test_the_test_split_is_not_touched(make_engine, make_trial, train, digits):
     expected = train(make_engine(digits), make_trial())[0]
     assert history.loss == expected.loss
     assert history.evaluations == expected.evaluations
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_final_trial_is_tested_at_its_end_and_trains_as_any_other(make_engine, make_trial, train, digits, average):
+    plain = make_trial(average=average)
+    final = train(make_engine(digits), dataclasses.replace(plain, final=True))[0]
+    untested = train(make_engine(digits), plain)[0]
+    validated_on_test = train(make_engine(dataclasses.replace(digits, val=digits.test)), plain)[0]
+    assert (final.steps, final.lr, final.loss) == (untested.steps, untested.lr, untested.loss)
+    assert final.evaluations[:-1] == untested.evaluations[:-1]
+    last = validated_on_test.evaluations[-1].metrics
+    tested = {name.replace("val_", "test_"): value for name, value in last.items() if name.startswith("val_")}
+    assert len(tested) == (2 if average is None else 4)
+    assert final.evaluations[-1].metrics == untested.evaluations[-1].metrics | tested
+
+
+def test_where_there_is_no_test_split_a_final_trial_has_no_test_metrics(make_engine, make_trial, train, digits):
+    untested = dataclasses.replace(digits, test=Split(digits.test.inputs[:0], digits.test.targets[:0]))
+    trial = make_trial()
+    final = train(make_engine(untested), dataclasses.replace(trial, final=True))[0]
+    assert final.evaluations == train(make_engine(digits), trial)[0].evaluations
 
 
 # --- divergence

@@ -1,0 +1,151 @@
+"""mode=compare: every schedule tuned alike, the best of each trained on the same fresh seeds, then the verdict."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from sweep import study
+from sweep.cli.display import Display, console, say
+from sweep.cli.interrupt import interruptible
+from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
+from sweep.cli.publish import comparison_files, write
+from sweep.cli.search import Search, carry_out, check, checked_store, display_of, make_engine, open_search, record
+from sweep.cli.show import address, repeating, show_comparison, ui_command
+from sweep.comparison import compare as compared
+from sweep.comparison import final_trials, finals, judged_by, winner
+from sweep.core import Trial
+from sweep.report import as_params, describe
+from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.training import SerialEngine
+
+
+def compare(command: Command) -> int:
+    """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
+    plan, out = make_comparison(command), console()
+    base = address(command, plan.first.tracking)
+    engines = _checked_engines(plan)
+    recorded_before = open_store(plan.first.tracking, create=False)  # refused before a study is created
+    searches = [open_search(family.command, family.plan, engines[family.dataset]) for family in plan.families]
+    store = checked_store(searches, recorded_before, plan.first.tracking)
+    run = _record(plan, searches, store, repeating(command))
+    say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
+    try:
+        with interruptible(lambda text: say(out, text)) as stop:
+            _tune(plan, searches, store, out, stop)
+            if not stop():
+                _train_finals(_finals_left(plan, searches, store), run, out, stop)
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    if left := _trainings_left(plan, searches, store):
+        run.finish("KILLED")
+        say(out, f"interrupted: {left} trainings are left; the same command goes on")
+        return INTERRUPTED
+    reader = MlflowReader(store)
+    recorded = reader.comparison(plan.name)
+    assert recorded is not None
+    results = compared(recorded)
+    files = comparison_files(reader, recorded, results, plan.first.study.storage)
+    for name, content in files.items():
+        run.attach(name, content)
+    run.tag({"mlflow.note.content": "\n\n".join(f"{result.dataset}: {result.verdict}" for result in results)})
+    run.finish("FINISHED")
+    show_comparison(out, recorded, results, base, ui_command(command))
+    say(out, f"\nreport: {write(files, plan.first.report, plan.name) / 'report.html'}")
+    return DONE
+
+
+def _checked_engines(plan: ComparisonPlan) -> dict[str, SerialEngine]:
+    """The engine of each data set, after everything that could be refused later has been tried."""
+    engines: dict[str, SerialEngine] = {}
+    for family in plan.families:
+        if family.dataset not in engines:
+            engines[family.dataset] = make_engine(family.plan)
+        with refusals_of(family.schedule):
+            check(family.plan, engines[family.dataset])
+    return engines
+
+
+def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command: str) -> ComparisonRun:
+    """The run of the comparison, with those of its studies below it."""
+    run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
+    asked = asdict(plan.compare) | {"first_seed": plan.seeds[0]}
+    del asked["schedules"]  # they stand with their studies
+    tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
+    if run.exists:
+        run.reopen()
+        run.tag(tags)
+    else:
+        run.create(as_params(plan.shared), tags)
+    runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
+    families = [(family.dataset, family.schedule) for family in plan.families]
+    run.compares(dict(zip(families, (of_study.run_id for of_study in runs), strict=True)))
+    return run
+
+
+def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
+    """Carry out the searches that have trials left."""
+    for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
+        if stop() or opened.done:
+            continue
+        run, proposer = opened.run(store), opened.proposer
+        later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
+        say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
+        carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+
+
+@dataclass(frozen=True)
+class _Finals:
+    """The final runs of one family that are still to be trained.
+
+    Args:
+        of: number of the trial that they have the configuration of.
+    """
+
+    family: Family
+    search: Search
+    of: int
+    trials: list[Trial]
+
+
+def _finals_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> list[_Finals]:
+    """Of every family with a trial that ended as complete."""
+    recorded, asked = MlflowReader(store).comparison(plan.name), plan.compare.trials
+    assert recorded is not None
+    left = []
+    for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
+        best = winner(tuned.study, asked)
+        if best is None or best.number is None:
+            continue
+        ended = {final.seed for final in finals(tuned, asked, plan.seeds)}
+        seeds = [seed for seed in plan.seeds if seed not in ended]
+        left.append(_Finals(family, opened, best.number, final_trials(opened.proposer.proposed(best.number), seeds)))
+    return left
+
+
+def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: Callable[[], bool]) -> None:
+    """Train the final runs of family after family."""
+    for index, of_family in enumerate(left):
+        if stop() or not of_family.trials:
+            continue
+        family, search, total = of_family.family, of_family.search, len(of_family.trials)
+        config, horizon = search.plan.study, search.plan.first.train.steps
+        judged = judged_by(config.metric, tested=len(search.plan.data.test) > 0)
+        study_run = search.run(run.store).run_id
+        parent = FinalRuns(run, study_run, of_family.of, judged, f"{family.dataset}/{family.schedule}")
+        recorder = MlflowRecorder(run.store, describe, parent)
+        later = sum(len(others.trials) for others in left[index + 1 :])
+        display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
+        say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
+        with display:
+            study.run(study.FixedTrials(of_family.trials), search.engine, recorder, display, judged, stop)
+
+
+def _trainings_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> int:
+    """Trials and finals that are still to be done; before a family is tuned, all of its finals are."""
+    if tuning := sum(search.left for search in searches):
+        return tuning + len(searches) * plan.compare.seeds
+    return sum(len(of_family.trials) for of_family in _finals_left(plan, searches, store))

@@ -1,0 +1,173 @@
+"""Searches: opened, recorded and carried out. mode=search has one, mode=compare one for each schedule."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from sweep import study
+from sweep.cli.display import Display, console, say
+from sweep.cli.interrupt import interruptible
+from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.plan import Plan, make_plan
+from sweep.cli.publish import study_files, write
+from sweep.cli.show import address, repeating, show_study, ui_command
+from sweep.config import TrackingConfig
+from sweep.database import same_database
+from sweep.report import as_params, describe
+from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store
+from sweep.training import SerialEngine, choose_device
+from sweep.validation import InvalidValueError
+
+
+@dataclass(frozen=True)
+class Search:
+    """A study that is open.
+
+    Args:
+        command: the command line that it is of.
+        uid: what its run is found by.
+    """
+
+    command: Command
+    plan: Plan
+    engine: SerialEngine
+    proposer: OptunaProposer
+    uid: str
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to be told."""
+        return max(self.proposer.total - self.proposer.told, 0)
+
+    @property
+    def done(self) -> bool:
+        return self.left == 0
+
+    def run(self, store: Store) -> StudyRun:
+        """Its run, created or not."""
+        return StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
+
+
+def search(command: Command) -> int:
+    """Search: trials until the total is reached, then the table of the best and the report."""
+    plan, out = make_plan(command), console()
+    base = address(command, plan.tracking)
+    engine = make_engine(plan)
+    check(plan, engine)
+    recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
+    opened = open_search(command, plan, engine)
+    store, proposer = checked_store([opened], recorded_before, plan.tracking), opened.proposer
+    run = record(opened, store)
+    say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
+    display = display_of(opened, run, out)
+    with interruptible(display.say) as interrupted:
+        carry_out(opened, store, run, display, interrupted)
+    if interrupted() and not opened.done:
+        say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
+        return INTERRUPTED
+    reader = MlflowReader(store)
+    recorded = reader.study(plan.name)
+    assert recorded is not None
+    files = study_files(reader, recorded, plan.study.storage)
+    for name, content in files.items():
+        run.attach(name, content)
+    show_study(out, recorded, base, ui_command(command))
+    say(out, f"\nreport: {write(files, plan.report, plan.name) / 'report.html'}")
+    if proposer.failed:
+        say(out, f"given up after {plan.study.max_retries} retries: trials {proposer.failed}")
+    if not opened.done:
+        say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
+    return DONE
+
+
+def make_engine(plan: Plan) -> SerialEngine:
+    """The engine that trains the trials of a plan."""
+    return SerialEngine(plan.data, choose_device(plan.first.train), plan.first.train.precision)
+
+
+def check(plan: Plan, engine: SerialEngine) -> None:
+    """Try everything that could be refused later. Writes nothing.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out.
+    """
+    if plan.first.train.more_steps is not None:
+        rule = "is for mode=train; a search trains every trial to the horizon train.steps"
+        raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
+    for branch in plan.space.branches:
+        plain = branch.configure({})
+        engine.check(plain)
+        plan.study.check_metric(plan.data.classification, plain.average)
+        for config in branch.extremes():
+            engine.check(config)
+    sampler(plan.sampler, plan.space, 0)
+    pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
+    if same_database(plan.study.storage, plan.tracking.uri):
+        raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
+    check_storage(plan.study)
+
+
+def open_search(command: Command, plan: Plan, engine: SerialEngine) -> Search:
+    """The study of a plan that was checked, created where there is none.
+
+    Raises:
+        InvalidValueError: if a study of that name is of another configuration.
+    """
+    chosen_pruner = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
+    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
+    return Search(command, plan, engine, OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study), uid)
+
+
+def checked_store(searches: Sequence[Search], store: Store | None, tracking: TrackingConfig) -> Store:
+    """The store, created where there is none, if it holds what the studies have told.
+
+    Raises:
+        InvalidValueError: names the tracking.uri that does not hold it.
+    """
+    for opened in searches:
+        if opened.proposer.told and (store is None or not opened.run(store).exists):
+            rule = f"does not hold the trials that study {opened.plan.name} has in study.storage; name the tracking.uri"
+            raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} that does, or another study.name")
+    return store or open_store(tracking)
+
+
+def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:
+    """The run of a study, created where there is none.
+
+    Args:
+        tags: further ones.
+    """
+    run = opened.run(store)
+    if run.exists:
+        run.tag(tags or {})
+    else:
+        searched = json.dumps(opened.plan.space.keys)
+        own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
+        run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
+    return run
+
+
+def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> Display:
+    """What shows the trials of a search; `later` trainings come after it."""
+    config, proposer, horizon = opened.plan.study, opened.proposer, opened.plan.first.train.steps
+    return Display(out, config.metric, config.minimize, proposer.total, proposer.told, horizon, run.best, later=later)
+
+
+def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
+    """Trials until the total is reached, or a signal comes; ends the run of the study."""
+    proposer = opened.proposer
+    run.reopen()
+    recorder = MlflowRecorder(
+        store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
+    )
+    try:
+        with display:
+            study.run(proposer, opened.engine, recorder, display, opened.plan.study.metric, interrupted)
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    recorder.give_up(proposer.failed)
+    run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")

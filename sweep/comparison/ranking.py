@@ -1,0 +1,207 @@
+"""Which family is best, and what has been shown: ranks, differences to the best, a verdict in plain words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from sweep.comparison.statistics import (
+    MOST_SEEDS,
+    Estimate,
+    difference_estimate,
+    holm,
+    mean_estimate,
+    paired_p,
+    seeds_needed,
+)
+
+Finals = Mapping[int, float | None]
+"""Seed -> the metric at the end; None where the training diverged."""
+Values = Mapping[str, Mapping[int, float]]
+"""Family -> seed -> the metric at the end, where there is one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A family less the best, over the seeds where both have a number.
+
+    Args:
+        mean, low, high: with its interval.
+        p: of the paired test on its own.
+        p_holm: corrected for all pairs of families. The best is chosen by the same data: corrected for its own pairs
+            alone, one among equals would too often seem better than the worst.
+        n_pairs: seeds.
+        shown: whether p_holm is below the level with all seeds, and also with any one of them left out: what hangs on a
+            single seed is not shown. Needs three seeds.
+        seeds_needed: to find a difference of this size and spread four times out of five, at the strictest level of the
+            correction; None where one is shown, and above MOST_SEEDS.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+    p_holm: float
+    n_pairs: int
+    shown: bool
+    seeds_needed: int | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A family in its rank.
+
+    Args:
+        rank: from 1.
+        estimate: the mean over the finals with a number; None without any.
+        n: finals with a number.
+        diverged: finals without one.
+        difference: to the best; None for the best itself, and without two seeds in common.
+    """
+
+    name: str
+    rank: int
+    estimate: Estimate | None
+    n: int
+    diverged: int
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Families, best first.
+
+    Args:
+        shown: those that the best was shown to be better than, in the order of their ranks.
+        verdict: what has been shown and what has not, in plain words.
+    """
+
+    families: tuple[Ranked, ...]
+    shown: tuple[str, ...]
+    verdict: str
+
+
+def rank(finals: Mapping[str, Finals], minimize: bool, confidence: float, test: str) -> Ranking:
+    """Rank families by the mean over their finals.
+
+    A family with diverged finals stands behind those that have none, one without numbers last.
+
+    Args:
+        finals: family -> its final metrics; a family may lack seeds.
+        confidence: of the intervals; 1 - confidence is the level of the tests.
+        test: "t" or "wilcoxon".
+    """
+    values = {name: {seed: v for seed, v in of.items() if v is not None} for name, of in finals.items()}
+    sign = 1 if minimize else -1
+
+    def place(name: str) -> tuple[bool, int, float]:
+        of = values[name]
+        return not of, len(finals[name]) - len(of), sign * float(np.mean(list(of.values()))) if of else 0.0
+
+    order = sorted(finals, key=place)
+    differences = _to_the_best(order, values, confidence, test)
+    ranked = tuple(
+        Ranked(
+            name=name,
+            rank=index + 1,
+            estimate=mean_estimate(np.array(list(values[name].values())), confidence) if values[name] else None,
+            n=len(values[name]),
+            diverged=len(finals[name]) - len(values[name]),
+            difference=differences.get(name),
+        )
+        for index, name in enumerate(order)
+    )
+    # One that is ranked first because others diverged need not be better than they are.
+    shown = tuple(name for name, of in differences.items() if of.shown and sign * of.mean > 0)
+    return Ranking(ranked, shown, _verdict(ranked, shown, 1 - confidence))
+
+
+def _to_the_best(order: Sequence[str], values: Values, confidence: float, test: str) -> dict[str, Difference]:
+    """The difference of each family to the best, in the order of their ranks."""
+    level = 1 - confidence
+    tested = _tested(order, values, test)
+    seeds = sorted({seed for of in values.values() for seed in of})
+    without_one = [_tested(order, _without(values, seed), test) for seed in seeds]
+    differences = {}
+    for pair, (p, p_holm) in tested.items():
+        if pair[0] != order[0]:
+            continue
+        between = _between(values, *pair)
+        estimate = difference_estimate(between, confidence, test)
+        shown = p_holm < level and all(pair in of and of[pair][1] < level for of in without_one)
+        needed = None if shown else seeds_needed(between, level / len(tested))
+        differences[pair[1]] = Difference(
+            estimate.mean, estimate.low, estimate.high, p, p_holm, len(between), shown, needed
+        )
+    return differences
+
+
+def _tested(order: Sequence[str], values: Values, test: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """Of each pair of families with two seeds in common, p, and p corrected for all pairs."""
+    between = {pair: _between(values, *pair) for pair in combinations(order, 2)}
+    p = {pair: paired_p(differences, test) for pair, differences in between.items() if len(differences) > 1}
+    return {pair: (p[pair], corrected) for pair, corrected in zip(p, holm(list(p.values())), strict=True)}
+
+
+def _without(values: Values, seed: int) -> Values:
+    return {name: {s: v for s, v in of.items() if s != seed} for name, of in values.items()}
+
+
+def _between(values: Values, best: str, name: str) -> np.ndarray:
+    """The differences of a family to a better one, on the seeds in common."""
+    ours, others = values[name], values[best]
+    return np.array([ours[seed] - others[seed] for seed in ours if seed in others])
+
+
+def _verdict(ranked: Sequence[Ranked], shown: Sequence[str], level: float) -> str:
+    """What has been shown, what has not and what it would take, and what went wrong."""
+    numbered = [family for family in ranked if family.estimate is not None]
+    if not numbered:
+        return "No schedule has a result: no trial, or no final run, ended as complete."
+    best, rest = numbered[0].name, numbered[1:]
+    unclear = [family for family in rest if family.difference is not None and not family.difference.shown]
+    said = [*_shown_text(best, rest, shown, unclear), *_needed_text(best, unclear, level)]
+    if untested := [family.name for family in rest if family.difference is None]:
+        said.append(f"{best} and {_listed(untested)} have fewer than two seeds in common: no test is possible.")
+    for family in ranked:
+        if family.estimate is None:
+            said.append(f"{family.name} has no result.")
+        elif family.diverged:
+            runs = family.n + family.diverged
+            said.append(f"{family.name} diverged on {family.diverged} of {runs} seeds and is ranked for it.")
+    return " ".join(said)
+
+
+def _shown_text(best: str, rest: Sequence[Ranked], shown: Sequence[str], unclear: Sequence[Ranked]) -> list[str]:
+    """Who is better than whom, and between whom there is no difference shown."""
+    if not rest:
+        return [f"Only {best} has a result."]
+    open_ = _listed([family.name for family in unclear])
+    if not shown:
+        return [f"No difference shown between {best}, which has the best mean, and {open_}."] if unclear else []
+    if unclear:
+        return [f"{best} has the best mean and is better than {_listed(shown)}; no difference shown to {open_}."]
+    return [f"{best} is better than {_listed(shown)}."]
+
+
+def _needed_text(best: str, unclear: Sequence[Ranked], level: float) -> list[str]:
+    """What it would take for those without a difference shown: of the nearest, how many seeds."""
+    said = [
+        f"That of {family.name} hangs on a single seed."
+        for family in unclear
+        if family.difference is not None and family.difference.p_holm < level
+    ]
+    nearest = unclear[0] if unclear else None
+    if nearest is not None and nearest.difference is not None and nearest.difference.p_holm >= level:
+        needed = nearest.difference.seeds_needed
+        seeds = f"more than {MOST_SEEDS:,}" if needed is None else f"about {needed:,}"
+        said.append(
+            f"To show a difference of the size seen between {best} and {nearest.name} would take {seeds} seeds."
+        )
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

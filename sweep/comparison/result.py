@@ -1,0 +1,199 @@
+"""A comparison computed from its record: winners, their finals, ranking, targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.comparison.protocol import counted, finals, judged_by, winner
+from sweep.comparison.ranking import Ranked, Ranking, rank
+from sweep.comparison.statistics import Estimate, expected_best, first_reached, mean_estimate, performance_profile
+from sweep.core import ComparisonRecord, FamilyRecord, FinalRecord, Status, TrialRecord
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a family stands among the others on one data set.
+
+    Args:
+        family: what is recorded of it.
+        n_trials: tuning trials that count.
+        winner: the best of them; None where none ended as complete.
+        finals: of the winner, of the seeds asked for, in their order; diverged ones among them.
+        ranked: rank, interval and difference to the best in the judged metric.
+        val, test: of the study's metric over the finals that ended as complete; None without any, or (test) without a
+            test split.
+        steps, seconds: float64 [finals], from the start to the first evaluation at the target; inf for never.
+        best_of_k: float64 [n_trials], expected best validation metric after k = 1..n_trials trials; empty where no
+            trial ended as complete.
+    """
+
+    family: FamilyRecord
+    n_trials: int
+    winner: TrialRecord | None
+    finals: Sequence[FinalRecord]
+    ranked: Ranked
+    val: Estimate | None
+    test: Estimate | None
+    steps: np.ndarray
+    seconds: np.ndarray
+    best_of_k: np.ndarray
+
+    @property
+    def schedule(self) -> str:
+        return self.family.schedule
+
+    @property
+    def reached(self) -> int:
+        """Finals that reached the target."""
+        return int(np.isfinite(self.steps).sum())
+
+    @property
+    def steps_to_target(self) -> float | None:
+        """Median over the finals, inf for never; None without finals."""
+        return float(np.median(self.steps)) if len(self.steps) else None
+
+    @property
+    def seconds_to_target(self) -> float | None:
+        """Median over the finals, inf for never; None without finals."""
+        return float(np.median(self.seconds)) if len(self.seconds) else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The families compared on one data set, best first.
+
+    Args:
+        metric: what the finals are judged by: the study's metric, on the test split where there is one.
+        minimize: its direction.
+        confidence: of the intervals.
+        target: validation metric to which steps and seconds are counted; None where there is none.
+        standings: in the order of their ranks.
+    """
+
+    dataset: str
+    metric: str
+    minimize: bool
+    confidence: float
+    target: float | None
+    ranking: Ranking
+    standings: Sequence[Standing]
+
+    @property
+    def verdict(self) -> str:
+        """What has been shown, and what has not, in plain words."""
+        return self.ranking.verdict
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Performance profile over several data sets (Dolan and Moré 2002); a problem is one data set with one seed.
+
+    Args:
+        schedules: in the order asked for.
+        tau: float64 [m], from 1: so many times the fewest updates to the target of a problem.
+        share: float64 [schedules, m], the part of the problems solved within tau times the fewest updates.
+    """
+
+    schedules: Sequence[str]
+    tau: np.ndarray
+    share: np.ndarray
+
+
+def compare(record: ComparisonRecord) -> list[Comparison]:
+    """The comparison on each data set, in the order asked for."""
+    datasets = dict.fromkeys(family.dataset for family in record.families)
+    return [_on([family for family in record.families if family.dataset == dataset], record) for dataset in datasets]
+
+
+def profile(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> Profile | None:
+    """How often each schedule is among the fastest to the target; None for one data set.
+
+    A final that is missing or has not reached the target has not solved its problem.
+    """
+    if len(comparisons) < 2:
+        return None
+    schedules = list(dict.fromkeys(family.schedule for family in record.families))
+    problems = [(comparison.dataset, seed) for comparison in comparisons for seed in record.seeds]
+    costs = np.full((len(schedules), len(problems)), np.inf)
+    for comparison in comparisons:
+        for standing in comparison.standings:
+            for final, steps in zip(standing.finals, standing.steps, strict=True):
+                problem = problems.index((comparison.dataset, final.seed))
+                costs[schedules.index(standing.schedule), problem] = steps
+    return Profile(schedules, *performance_profile(costs))
+
+
+def _on(families: Sequence[FamilyRecord], record: ComparisonRecord) -> Comparison:
+    """The comparison of the families on their data set."""
+    ended = {family.schedule: finals(family, record.trials, record.seeds) for family in families}
+    test_metric = judged_by(record.metric, tested=True)
+    tested = any(test_metric in final.run.metrics for of_family in ended.values() for final in of_family)
+    metric = judged_by(record.metric, tested)
+    results = {
+        schedule: {final.seed: _value(final, metric) for final in of_family} for schedule, of_family in ended.items()
+    }
+    ranking = rank(results, record.minimize, record.confidence, record.test)
+    target = _median(ended[families[0].schedule], record) if record.target is None else record.target
+    by_name = {family.schedule: family for family in families}
+    standings = [
+        _standing(by_name[ranked.name], ranked, ended[ranked.name], target, record) for ranked in ranking.families
+    ]
+    return Comparison(families[0].dataset, metric, record.minimize, record.confidence, target, ranking, standings)
+
+
+def _standing(
+    family: FamilyRecord,
+    ranked: Ranked,
+    ended: Sequence[FinalRecord],
+    target: float | None,
+    record: ComparisonRecord,
+) -> Standing:
+    trials = counted(family.study, record.trials)
+    measured = [t.metrics[record.metric] for t in trials if t.status is Status.COMPLETE]
+    reached = [_reached(final, target, record) for final in ended]
+    return Standing(
+        family=family,
+        n_trials=len(trials),
+        winner=winner(family.study, record.trials),
+        finals=ended,
+        ranked=ranked,
+        val=_estimate(ended, record.metric, record.confidence),
+        test=_estimate(ended, judged_by(record.metric, tested=True), record.confidence),
+        steps=np.array([steps for steps, _ in reached]),
+        seconds=np.array([seconds for _, seconds in reached]),
+        best_of_k=expected_best(np.array(measured), len(trials) - len(measured), record.minimize),
+    )
+
+
+def _reached(final: FinalRecord, target: float | None, record: ComparisonRecord) -> tuple[float, float]:
+    """Updates and seconds to the first evaluation at the target; never for a run that diverged."""
+    if target is None or final.run.status is not Status.COMPLETE:
+        return np.inf, np.inf
+    values = np.array([measured.metrics[record.metric] for measured in final.evaluations])
+    steps = np.array([float(measured.step) for measured in final.evaluations])
+    seconds = np.array([measured.seconds for measured in final.evaluations])
+    return (
+        first_reached(steps, values, target, record.minimize),
+        first_reached(seconds, values, target, record.minimize),
+    )
+
+
+def _value(final: FinalRecord, metric: str) -> float | None:
+    """The metric at the end; None of a run that did not end as complete."""
+    return final.run.metrics.get(metric) if final.run.status is Status.COMPLETE else None
+
+
+def _values(ended: Sequence[FinalRecord], metric: str) -> np.ndarray:
+    return np.array([value for final in ended if (value := _value(final, metric)) is not None])
+
+
+def _estimate(ended: Sequence[FinalRecord], metric: str, confidence: float) -> Estimate | None:
+    values = _values(ended, metric)
+    return mean_estimate(values, confidence) if len(values) else None
+
+
+def _median(ended: Sequence[FinalRecord], record: ComparisonRecord) -> float | None:
+    """The median of the study's metric; of the middle two the worse, so that more than half are at it or better."""
+    values = _values(ended, record.metric)
+    return float(np.quantile(values, 0.5, method="higher" if record.minimize else "lower")) if len(values) else None

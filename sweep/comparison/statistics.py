@@ -1,0 +1,160 @@
+"""The statistics of a comparison: means and differences with intervals, corrections, what tuning costs, targets."""
+
+import warnings
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.special import gammaln
+
+RESAMPLES = 9999
+"""Of a bootstrap."""
+MOST_SEEDS = 10_000
+"""Above this many, a number of seeds is as good as none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the ends of its interval; None where one value gives none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
+    """The mean of values [n], n >= 1, and its bootstrap interval: bias-corrected and accelerated (Efron 1987).
+
+    Equal values have an interval of no width. Where the acceleration cannot be had, the interval is of percentiles. The
+    same values give the same interval.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, None, None)
+    if np.ptp(values) == 0:
+        return Estimate(mean, mean, mean)
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = stats.bootstrap(
+                (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method=method, rng=0
+            ).confidence_interval
+        if np.isfinite([found.low, found.high]).all():
+            break
+    return Estimate(mean, float(found.low), float(found.high))
+
+
+def paired_p(differences: np.ndarray, test: str) -> float:
+    """The two-sided p of no difference, of differences [n] over pairs, n >= 2.
+
+    Args:
+        test: "t", Student's paired test, or "wilcoxon", signed ranks.
+
+    Returns:
+        1 where all differences are 0; 0 by "t" where they are all the same but not 0.
+    """
+    if not differences.any():
+        return 1.0
+    if test == "wilcoxon":
+        return float(stats.wilcoxon(differences).pvalue)
+    return 0.0 if np.ptp(differences) == 0 else float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def difference_estimate(differences: np.ndarray, confidence: float, test: str) -> Estimate:
+    """The mean of differences [n] over pairs, n >= 2, with the interval that goes with the test: of t, or bootstrap."""
+    if test == "wilcoxon" or np.ptp(differences) == 0:
+        return mean_estimate(differences, confidence)
+    interval = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
+    return Estimate(float(differences.mean()), float(interval.low), float(interval.high))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979), in the order given: adjusted p <= level rejects at that family-wise level."""
+    adjusted, highest = [0.0] * len(p), 0.0
+    for place, index in enumerate(np.argsort(p, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p) - place) * p[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def seeds_needed(differences: np.ndarray, level: float, power: float = 0.8) -> int | None:
+    """The fewest pairs at which a two-sided paired t test finds a difference of the size and spread seen.
+
+    Power by the noncentral t distribution with n - 1 degrees of freedom and noncentrality sqrt(n) |mean| / deviation.
+
+    Args:
+        differences: float64 [n], n >= 2.
+        level: of the test.
+
+    Returns:
+        At least 2; None above MOST_SEEDS.
+    """
+    mean, deviation = abs(float(differences.mean())), float(differences.std(ddof=1))
+    if mean == 0:
+        return None
+    if deviation == 0:
+        return 2
+    effect, counts = mean / deviation, range(2, MOST_SEEDS + 1)
+    place = bisect_left(counts, power, key=lambda n: _power(n, effect, level))
+    return counts[place] if place < len(counts) else None
+
+
+def _power(n: int, effect: float, level: float) -> float:
+    """How often a two-sided t test of n differences with this mean / deviation rejects that their mean is 0."""
+    bound, shift = stats.t.isf(level / 2, n - 1), np.sqrt(n) * effect
+    if shift > bound + 20:  # beyond what the noncentral t can be computed for, and as good as always
+        return 1.0
+    return float(stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift))
+
+
+def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarray:
+    """The expected best of k trials drawn from those of a search, for k = 1..n, n = len(values) + missing; float64 [n].
+
+    Drawn without replacement: the i-th best of n (i = 0 the best) is the best of k in C(n-i-1, k-1) of C(n, k) draws
+    (Dodge et al. 2019, with replacement there).
+
+    Args:
+        values: of the trials that ended as complete.
+        missing: trials without a value, diverged or pruned. The expectation is over the draws that hold a value.
+
+    Returns:
+        Empty where there are no values.
+    """
+    n = len(values) + missing
+    if not len(values):
+        return np.empty(0)
+    ordered = np.sort(values) if minimize else np.sort(values)[::-1]
+    k, rank = np.arange(1, n + 1)[:, None], np.arange(len(values))[None, :]
+    possible = n - rank >= k
+    left = np.where(possible, n - rank - k, 0)
+    log_draws = gammaln(n - rank) - gammaln(k) - gammaln(left + 1)
+    weights = np.where(
+        possible, np.exp(log_draws - log_draws.max(axis=1, keepdims=True, where=possible, initial=-np.inf)), 0.0
+    )
+    expected: np.ndarray = (weights * ordered).sum(axis=1) / weights.sum(axis=1)
+    return expected
+
+
+def first_reached(marks: np.ndarray, values: np.ndarray, target: float, minimize: bool) -> float:
+    """The first of the marks (steps or seconds, ascending) whose value is the target or better; inf for never."""
+    hit = values <= target if minimize else values >= target
+    return float(marks[hit.argmax()]) if hit.any() else float("inf")
+
+
+def performance_profile(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dolan and Moré's profile (2002): how many problems each solves at tau times the lowest cost.
+
+    Args:
+        costs: float64 [families, problems], > 0, inf where not solved.
+
+    Returns:
+        tau: float64 [m], the ratios that occur, from 1.
+        rho: float64 [families, m], the share of all problems, those that nobody solved among them, at ratio <= tau.
+    """
+    best = costs.min(axis=0)
+    ratios = np.full_like(costs, np.inf)
+    np.divide(costs, best, out=ratios, where=np.isfinite(costs))
+    tau = np.unique(np.append(ratios[np.isfinite(ratios)], 1.0))
+    return tau, (ratios[:, :, None] <= tau).mean(axis=1)

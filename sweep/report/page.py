@@ -1,0 +1,359 @@
+"""report.html: one file with everything in it, which opens without a network."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, isnan
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sweep.comparison import Comparison, Standing, best_parameters, profile
+from sweep.comparison.protocol import counted
+from sweep.comparison.statistics import MOST_SEEDS
+from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord, TrialRecord
+from sweep.report import charts
+from sweep.report.charts import Chart, Curve, Look, looks
+from sweep.report.describe import short
+from sweep.report.text import _param, counts, heading, number, train_command
+
+DRAWN = 10
+"""The best trials of a search that are drawn."""
+BINS = 100
+"""The most points of a curve of losses, each the mean over as many updates."""
+RATES = 2000
+"""The most points of a curve of rates; of a longer one every n-th update is drawn."""
+CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
+OVER_SEEDS = "Line: mean over the seeds that ended as complete; band: lowest to highest."
+TESTS = {"t": "paired t-tests", "wilcoxon": "Wilcoxon signed-rank tests"}
+
+Importances = Mapping[str, Mapping[str, float]]
+"""Label of a branch, empty where no group is chosen among -> key -> importance; those of a branch sum to 1."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one data set: the ranking stands above the table, the other charts below it."""
+
+    comparison: Comparison
+    ranking: Chart | None
+    charts: Sequence[Chart]
+
+
+def comparison_page(
+    record: ComparisonRecord,
+    comparisons: Sequence[Comparison],
+    rows: Mapping[str, Rows],
+    importances: Mapping[tuple[str, str], Importances],
+) -> str:
+    """The page of a comparison; the same record gives the same text.
+
+    Args:
+        comparisons: one for each data set.
+        rows: run -> its rows, of the winners' finals.
+        importances: data set, schedule -> importances in its study.
+    """
+    look = looks([family.schedule for family in record.families])
+    sections = []
+    for place, comparison in enumerate(comparisons):
+        shares = {
+            s.schedule: _one_level(importances.get((comparison.dataset, s.schedule), {})) for s in comparison.standings
+        }
+        drawn = _charts(str(place), record, comparison, rows, shares, look)
+        sections.append(Section(comparison, _ranking(str(place), comparison, look), drawn))
+    return _render(
+        title=record.name,
+        asked=_asked(record),
+        record=record,
+        sections=sections,
+        profile=_profile(record, comparisons, look),
+    )
+
+
+def study_page(study: StudyRecord, rows: Mapping[str, Rows], importances: Importances) -> str:
+    """The page of a search; the same record gives the same text.
+
+    Args:
+        rows: run -> its rows, of the best trials.
+    """
+    best = study.ranked[:DRAWN]
+    runs = {f"trial {trial.number}": rows[trial.run_id] for trial in best if trial.run_id in rows}
+    look = looks(list(runs))
+    asked = {
+        "metric": _direction(study.metric, study.minimize),
+        "updates": _horizons([study]),
+        "searched": ", ".join(study.searched) or "nothing",
+    }
+    drawn = [
+        _history(study),
+        _rates("lr", {name: (of, "") for name, of in runs.items()}, look, f"The best {DRAWN} trials at most."),
+        _losses("loss", {name: [of] for name, of in runs.items()}, look, ""),
+        _importances("importance", importances, looks(list(importances))),
+        *_landscapes_by_schedule(study),
+    ]
+    return _render(
+        title=study.name,
+        asked=asked,
+        study=study,
+        best=best,
+        metrics=_metrics(study),
+        charts=[chart for chart in drawn if chart],
+    )
+
+
+def _charts(
+    place: str,
+    record: ComparisonRecord,
+    comparison: Comparison,
+    rows: Mapping[str, Rows],
+    shares: Importances,
+    look: Mapping[str, Look],
+) -> list[Chart]:
+    """The charts of one data set below its table, without those that there is nothing for."""
+    ended = {s.schedule: [f for f in s.finals if f.run.status is Status.COMPLETE] for s in comparison.standings}
+    losses = {name: [rows[f.run.run_id] for f in finals if f.run.run_id in rows] for name, finals in ended.items()}
+    # A schedule that reacts to its training has another curve on every seed.
+    first = {s.schedule: s.finals[0] for s in comparison.standings if s.finals and s.finals[0].run.run_id in rows}
+    rates = {name: (rows[final.run.run_id], f"seed {final.seed}") for name, final in first.items()}
+    drawn = [
+        _rates(f"lr-{place}", rates, look, "The rate of each update in the winners' final runs, on the first seed."),
+        _losses(f"loss-{place}", losses, look, OVER_SEEDS),
+        _validation(f"validation-{place}", record.metric, ended, look),
+        _best_of_k(f"best-of-k-{place}", record.metric, comparison.standings, look),
+        _importances(f"importance-{place}", shares, look),
+    ]
+    for i, standing in enumerate(comparison.standings):
+        study, trials = standing.family.study, counted(standing.family.study, record.trials)
+        drawn.append(_landscape(f"landscape-{place}-{i}", study, trials, standing.schedule))
+    return [chart for chart in drawn if chart]
+
+
+def _ranking(place: str, comparison: Comparison, look: Mapping[str, Look]) -> Chart | None:
+    if all(standing.ranked.estimate is None for standing in comparison.standings):
+        return None
+    caption = (
+        f"Mean {comparison.metric} over the seeds of each winner's final runs with its {comparison.confidence:.0%} "
+        f"bootstrap interval; {_better(comparison.minimize)} is better, the best is on top."
+    )
+    figure = charts.ranking(comparison, look)
+    return Chart(f"ranking-{place}", f"Ranking by {comparison.metric}", caption, figure)
+
+
+def _of_curves(
+    name: str,
+    title: str,
+    caption: str,
+    drawn: Sequence[Curve],
+    look: Mapping[str, Look],
+    x_title: str,
+    y_title: str,
+    **scales: bool,
+) -> Chart | None:
+    if not drawn:
+        return None
+    figure = charts.curves(drawn, look, x_title, y_title, **scales)
+    return Chart(name, title, caption, figure, {curve.name: look[curve.name] for curve in drawn})
+
+
+def _rates(name: str, runs: Mapping[str, tuple[Rows, str]], look: Mapping[str, Look], caption: str) -> Chart | None:
+    """Learning rates: of each run its rows, and what is noted beside the value."""
+    drawn = []
+    for label, (rows, note) in runs.items():
+        if len(rows.lr):
+            every = slice(None, None, -(-len(rows.lr) // RATES))
+            drawn.append(Curve(label, rows.steps[every], rows.lr[every], note=note))
+    # Most curves end near zero: only peaks that are far apart ask for a logarithmic axis.
+    log = charts.wide(np.array([curve.y.max() for curve in drawn]))
+    return _of_curves(name, "Learning rate", caption, drawn, look, "step", "learning rate", log=log, stairs=True)
+
+
+def _losses(name: str, runs: Mapping[str, Sequence[Rows]], look: Mapping[str, Look], caption: str) -> Chart | None:
+    """Losses of the batches, of each name over its runs."""
+    recorded = {label: of for label, of in runs.items() if of and all(len(rows.loss) for rows in of)}
+    drawn = [_over_seeds(label, *_binned(of)) for label, of in recorded.items()]
+    size = max((_bin(of) for of in recorded.values()), default=1)
+    binned = f" Each point is the mean over {size} updates." if size > 1 else ""
+    caption = f"Loss of each batch before its update.{binned} {caption}"
+    log = all(rows.loss.min() > 0 for of in recorded.values() for rows in of)
+    return _of_curves(name, "Training loss", caption, drawn, look, "step", "training loss", log=log)
+
+
+def _bin(runs: Sequence[Rows]) -> int:
+    """The updates of a bin: as few as make BINS of them at most."""
+    return -(-min(len(rows.loss) for rows in runs) // BINS)
+
+
+def _binned(runs: Sequence[Rows]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [n] and losses [runs, n], means over bins of equally many updates (fewer in the last)."""
+    updates = min(len(rows.loss) for rows in runs)
+    starts = np.arange(0, updates, _bin(runs))
+    sizes = np.diff(starts, append=updates)
+    losses = np.array([rows.loss[:updates] for rows in runs])
+    steps = np.add.reduceat(runs[0].steps[:updates], starts) / sizes
+    return steps, np.add.reduceat(losses, starts, axis=1) / sizes
+
+
+def _over_seeds(name: str, x: np.ndarray, values: np.ndarray) -> Curve:
+    """The mean and the range of values [seeds, n]; of one seed no range."""
+    return Curve(name, x, values.mean(0), (values.min(0), values.max(0)) if len(values) > 1 else None)
+
+
+def _validation(
+    name: str, metric: str, runs: Mapping[str, Sequence[FinalRecord]], look: Mapping[str, Look]
+) -> Chart | None:
+    """The metric at the evaluations that all finals of a family have."""
+    drawn = []
+    for label, finals in runs.items():
+        values = [{m.step: m.metrics[metric] for m in final.evaluations if metric in m.metrics} for final in finals]
+        steps = sorted(set.intersection(*map(set, values))) if values else []
+        if steps:
+            drawn.append(_over_seeds(label, np.array(steps), np.array([[of[step] for step in steps] for of in values])))
+    caption = f"At each evaluation. {OVER_SEEDS}"
+    return _of_curves(name, "Validation metric", caption, drawn, look, "step", metric)
+
+
+def _best_of_k(name: str, metric: str, standings: Sequence[Standing], look: Mapping[str, Look]) -> Chart | None:
+    drawn = [Curve(s.schedule, np.arange(1, len(s.best_of_k) + 1), s.best_of_k) for s in standings if len(s.best_of_k)]
+    caption = (
+        "Expected best of k trials drawn from those of the search: what each schedule would have given with less "
+        "tuning. A curve that still moves at its end asks for more trials."
+    )
+    return _of_curves(name, "Expected best after k trials", caption, drawn, look, "trials", f"best {metric}")
+
+
+def _importances(name: str, shares: Importances, look: Mapping[str, Look]) -> Chart | None:
+    shares = {label: of for label, of in shares.items() if of}
+    if not shares:
+        return None
+    caption = "How much of what told good trials from the others lay in each parameter; each adds up to 100%."
+    figure = charts.importances(shares, look)
+    return Chart(name, "Importance of parameters", caption, figure, {label: look[label] for label in shares})
+
+
+def _one_level(importances: Importances) -> dict[str, float]:
+    """Those of all branches by their keys, with the branch where there is a choice."""
+    named = {(key, label): share for label, of in importances.items() for key, share in of.items()}
+    return {f"{key} ({label})" if label else key: share for (key, label), share in named.items()}
+
+
+def _landscape(name: str, study: StudyRecord, trials: Sequence[TrialRecord], schedule: str) -> Chart | None:
+    """The landscape of a schedule; None where it does not search both keys, or no trial ended as complete."""
+    placed = [trial for trial in trials if all(trial.param(key) not in (None, "null") for key in charts.LANDSCAPE)]
+    ranked = replace(study, trials=placed).ranked
+    if not ranked or not set(charts.LANDSCAPE) <= set(study.searched):
+        return None
+    caption = f"A point is a trial, coloured by {study.metric}: brighter is better. × diverged, ○ pruned; ring: best."
+    if schedule in charts.HALF_LIVES:
+        caption += " Along a dashed line the rate halves in the same number of updates."
+    figure = charts.landscape(study, placed, schedule, ranked[0])
+    return Chart(name, f"{schedule}: decay_rate and decay_steps", caption, figure)
+
+
+def _landscapes_by_schedule(study: StudyRecord) -> list[Chart | None]:
+    """Of a search over several schedules one each."""
+    by_schedule: dict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in study.trials:
+        by_schedule[trial.param("schedule") or ""].append(trial)
+    return [
+        _landscape(f"landscape-{i}", study, by_schedule[schedule], schedule)
+        for i, schedule in enumerate(sorted(by_schedule))
+    ]
+
+
+def _history(study: StudyRecord) -> Chart | None:
+    if not study.ranked:
+        return None
+    caption = (
+        f"{study.metric} of each trial, {_better(study.minimize)} is better; the line is the best so far. Trials "
+        "without a result stand at the worse edge: × diverged, ○ pruned, ▲ failed."
+    )
+    return Chart("history", "Trials", caption, charts.history(study))
+
+
+def _profile(record: ComparisonRecord, comparisons: Sequence[Comparison], look: Mapping[str, Look]) -> Chart | None:
+    """Over several data sets, how often each schedule is among the fastest to the target."""
+    found = profile(record, comparisons)
+    if found is None or not len(found.tau):
+        return None
+    tau, share = np.append(found.tau, 1.05 * found.tau[-1]), np.column_stack([found.share, found.share[:, -1]])
+    drawn = [Curve(name, tau, of) for name, of in zip(found.schedules, share, strict=True)]
+    caption = (
+        "Performance profile; a problem is one data set with one seed. At τ = 1: the part of the problems in which a "
+        "schedule needs the fewest updates to the target; further right: in which it needs at most τ times the fewest. "
+        "Higher is better; what a line lacks to 100% at the right end, it never solved."
+    )
+    scales = {"log": False, "stairs": True, "log_x": charts.wide(tau)}
+    chart = _of_curves("profile", "Updates to the target", caption, drawn, look, "τ", "part solved", **scales)
+    if chart:
+        chart.figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")
+    return chart
+
+
+def _asked(record: ComparisonRecord) -> dict[str, str]:
+    """What was asked, as term and text."""
+    return {
+        "schedules": ", ".join(dict.fromkeys(family.schedule for family in record.families)),
+        "data sets": ", ".join(dict.fromkeys(family.dataset for family in record.families)),
+        "trials of each": str(record.trials),
+        "seeds": f"{len(record.seeds)} ({', '.join(map(str, record.seeds))})",
+        "updates": _horizons([family.study for family in record.families]),
+        "metric": _direction(record.metric, record.minimize),
+        "confidence": f"{record.confidence:.0%}",
+        "test": f"{TESTS[record.test]} between all schedules, corrected by Holm",
+    }
+
+
+def _horizons(studies: Iterable[StudyRecord]) -> str:
+    steps = (trial.param("train.steps") for study in studies for trial in study.trials)
+    return ", ".join(dict.fromkeys(text for text in steps if text is not None)) or "–"
+
+
+def _metrics(study: StudyRecord) -> list[str]:
+    """The metrics of the table, as far as they are recorded."""
+    wanted = dict.fromkeys([study.metric, "val_loss", "val_accuracy"])
+    return [metric for metric in wanted if any(metric in trial.metrics for trial in study.trials)]
+
+
+def _direction(metric: str, minimize: bool) -> str:
+    return f"{metric}, {_better(minimize)} is better"
+
+
+def _better(minimize: bool) -> str:
+    return "lower" if minimize else "higher"
+
+
+def _figure(value: float | None) -> str:
+    """A number of a table; a dash where there is none, inf as never."""
+    if value is None or isnan(value):
+        return "–"
+    return number(value) if isfinite(value) else "never"
+
+
+def _parameters(standing: Standing) -> str:
+    return ", ".join(short(key, value) for key, value in best_parameters(standing).items())
+
+
+def _drawn(chart: Chart) -> Markup:
+    """The figure as HTML, which needs plotly.js in the page. Plotly escapes what it holds."""
+    return Markup(chart.figure.to_html(full_html=False, include_plotlyjs=False, div_id=chart.name, config=CONFIG))
+
+
+def _render(**context: object) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sweep", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "drawn": _drawn,
+        "figure": _figure,
+        "heading": heading,
+        "counts": counts,
+        "parameters": _parameters,
+    }
+    environment.globals |= {"train_command": train_command, "param": _param, "most_seeds": MOST_SEEDS}
+    return environment.get_template("page.html.j2").render(context, plotly_js=Markup(get_plotlyjs()))

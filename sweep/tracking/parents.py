@@ -1,0 +1,203 @@
+"""The runs that hold others: of a study its trials, of a comparison its studies and finals."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from mlflow.entities import Metric, Param, Run
+
+from sweep.core import Status, Trial
+from sweep.tracking.store import Store
+
+PARAMS_AT_ONCE = 100
+"""The most that MLflow takes in one batch."""
+
+BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
+"""How a trial ends that depends on nothing but its own training."""
+
+
+class Parent(Protocol):
+    """What the recorder needs to know of the run that its trials are recorded below."""
+
+    def child_tags(self, trial: Trial) -> dict[str, str]:
+        """What tells the run of a trial from the others."""
+
+    def children(self) -> list[tuple[int, Run]]:
+        """Number and run of the trials that are already recorded."""
+
+    def add(self, number: int, value: float) -> None:
+        """Take the objective of a trial that ended as complete, once."""
+
+
+class ParentRun:
+    """A run with others below it, found again after any interruption.
+
+    Args:
+        store: where to record.
+        name: of the run.
+        tags: of its kind; `create` gives it these.
+        found: the runs that were recorded as this one, newest first.
+    """
+
+    def __init__(self, store: Store, name: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
+        self.store, self.name, self.tags = store, name, tags
+        self.run_id = found[0].info.run_id if found else ""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the run was created, by this command or an earlier one."""
+        return bool(self.run_id)
+
+    def create(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Create the run."""
+        self.run_id = create_run(self.store, self.name, {**self.tags, **tags}, params)
+
+    def reopen(self, tags: Mapping[str, str] | None = None) -> None:
+        """Go on with a run that exists, with tags that say what is asked for now."""
+        self.store.client.update_run(self.run_id, status="RUNNING")
+        self.tag(tags or {})
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        for key, value in tags.items():
+            self.store.client.set_tag(self.run_id, key, value)
+
+    def attach(self, name: str, content: bytes) -> None:
+        """Keep a file with the run."""
+        log_artifact(self.store, self.run_id, name, content)
+
+    def finish(self, status: str) -> None:
+        """End the run: FINISHED, KILLED where it was interrupted, FAILED."""
+        self.store.client.set_terminated(self.run_id, status)
+
+    def values(self, key: str) -> dict[int, float]:
+        """What is recorded of a metric, by its step."""
+        return {metric.step: metric.value for metric in self.store.client.get_metric_history(self.run_id, key)}
+
+
+class StudyRun(ParentRun):
+    """The run of a study: at step = trial number, each trial's metric and the best so far.
+
+    Args:
+        uid: of the study; one run has it.
+        metric: the objective.
+        minimize: its direction.
+    """
+
+    def __init__(self, store: Store, uid: str, name: str, metric: str, minimize: bool) -> None:
+        tags = {
+            "sweep.kind": "study",
+            "sweep.uid": uid,
+            "sweep.study": name,
+            "sweep.metric": metric,
+            "sweep.direction": "minimize" if minimize else "maximize",
+        }
+        super().__init__(store, name, tags, store.search({"sweep.kind": "study", "sweep.uid": uid}))
+        self.metric, self.minimize = metric, minimize
+        self._values = self.values(metric) if self.exists else {}
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Value and number of the best trial so far; the earlier of equals."""
+        sign = 1 if self.minimize else -1
+        return min(((v, n) for n, v in self._values.items()), key=lambda vn: (sign * vn[0], vn[1]), default=None)
+
+    def child_tags(self, trial: Trial) -> dict[str, str]:
+        return {"sweep.kind": "trial", "sweep.trial": str(trial.number), "mlflow.parentRunId": self.run_id}
+
+    def children(self) -> list[tuple[int, Run]]:
+        runs = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"})
+        return [(int(run.data.tags["sweep.trial"]), run) for run in runs]
+
+    def add(self, number: int, value: float) -> None:
+        """Record the metric of a complete trial, once."""
+        if number in self._values:
+            return
+        self._values[number] = value
+        assert self.best is not None
+        best, now = self.best[0], now_ms()
+        rows = [Metric(self.metric, value, now, number), Metric(f"best_{self.metric}", best, now, number)]
+        self.store.client.log_batch(self.run_id, metrics=rows)
+
+
+class ComparisonRun(ParentRun):
+    """The run of a comparison; one has its name.
+
+    Args:
+        metric, minimize: what trials are judged by.
+    """
+
+    def __init__(self, store: Store, name: str, metric: str, minimize: bool) -> None:
+        tags = {
+            "sweep.kind": "comparison",
+            "sweep.comparison": name,
+            "sweep.metric": metric,
+            "sweep.direction": "minimize" if minimize else "maximize",
+        }
+        recorded = store.search({"sweep.kind": "comparison"})
+        super().__init__(store, name, tags, [run for run in recorded if run.data.tags["sweep.comparison"] == name])
+
+    def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
+        """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
+        families = [[dataset, schedule, run_id] for (dataset, schedule), run_id in studies.items()]
+        self.tag({"sweep.families": json.dumps(families)})
+
+
+class FinalRuns:
+    """The final runs of one family, below the run of the comparison; their number is their seed.
+
+    On the comparison's run, at step = seed, stands the metric that they are judged by.
+
+    Args:
+        study_run: id of the run of the family's study.
+        winner: number of the trial in it whose configuration they have.
+        metric: that they are judged by.
+        label: of the family, for the name of its metric: data set and schedule.
+    """
+
+    def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:
+        self.comparison, self._key = comparison, f"{metric}/{label}"
+        self._of = {"mlflow.parentRunId": comparison.run_id, "sweep.kind": "final"}
+        self._of |= {"sweep.study_run": study_run, "sweep.trial": str(winner)}
+        self._added = set(comparison.values(self._key))
+
+    def child_tags(self, trial: Trial) -> dict[str, str]:
+        return self._of | {"sweep.seed": str(trial.number)}
+
+    def children(self) -> list[tuple[int, Run]]:
+        return [(int(run.data.tags["sweep.seed"]), run) for run in self.comparison.store.search(self._of)]
+
+    @property
+    def ended(self) -> set[int]:
+        """The seeds whose runs have ended by themselves."""
+        return {seed for seed, run in self.children() if run.data.tags.get("sweep.status") in BY_THEMSELVES}
+
+    def add(self, number: int, value: float) -> None:
+        if number not in self._added:
+            self._added.add(number)
+            self.comparison.store.client.log_metric(self.comparison.run_id, self._key, value, now_ms(), number)
+
+
+def create_run(store: Store, name: str, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
+    """A new run; its id."""
+    run_id: str = store.client.create_run(store.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+    entities = [Param(key, value) for key, value in params.items()]
+    for first in range(0, len(entities), PARAMS_AT_ONCE):
+        store.client.log_batch(run_id, params=entities[first : first + PARAMS_AT_ONCE])
+    return run_id
+
+
+def log_artifact(store: Store, run_id: str, name: str, content: bytes) -> None:
+    """A file of a run."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        store.client.log_artifact(run_id, str(path))
+
+
+def now_ms() -> int:
+    """MLflow's time: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

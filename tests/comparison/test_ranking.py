@@ -1,0 +1,174 @@
+"""Ranks and verdicts, and how often they are wrong on simulated finals."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sweep.comparison.ranking import rank
+
+
+def named(*columns):
+    """Finals of families a, b, c, ... on the seeds 1, 2, 3, ...; None for a run that diverged."""
+    return {name: dict(enumerate(column, start=1)) for name, column in zip("abcdef", columns, strict=False)}
+
+
+def ranked(*columns, minimize=True, confidence=0.95, test="t"):
+    return rank(named(*columns), minimize, confidence, test)
+
+
+def simulated(repetition, families=2, seeds=10):
+    """Standard normal finals [families, seeds] of a seeded repetition."""
+    return np.random.default_rng(repetition).normal(size=(families, seeds))
+
+
+def says_no_difference(found):
+    return "no difference shown" in found.verdict.lower()
+
+
+CLEAR = np.array([0.1, 0.2, 0.15, 0.12, 0.18, 0.11])
+
+
+# Acceptance: what a user may trust.
+
+
+def test_two_families_of_the_same_distribution_are_reported_as_no_difference_shown():
+    reported = [says_no_difference(ranked(*simulated(repetition))) for repetition in range(100)]
+    assert sum(reported) >= 95
+
+
+@pytest.mark.parametrize("minimize", [True, False])
+def test_a_difference_of_two_deviations_is_found_with_ten_seeds(minimize):
+    found = 0
+    for repetition in range(100):
+        better, worse = simulated(repetition) + np.array([[0.0], [2.0 if minimize else -2.0]])
+        verdict = ranked(worse, better, minimize=minimize)
+        found += verdict.shown == ("a",) and verdict.verdict == "b is better than a."
+    assert found >= 90
+
+
+def test_among_five_equal_families_a_difference_is_claimed_as_rarely():
+    """The best is chosen by the same data: corrected for its own four pairs alone, it would be claimed too often."""
+    claimed = corrected_for_its_own_pairs = 0
+    for repetition in range(300):
+        finals = simulated([5, repetition], families=5)
+        claimed += bool(ranked(*finals).shown)
+        best = finals[finals.mean(axis=1).argmin()]
+        p = [stats.ttest_rel(of, best).pvalue for of in finals if of is not best]
+        corrected_for_its_own_pairs += min(p) * 4 < 0.05
+    assert claimed / 300 <= 0.05
+    assert corrected_for_its_own_pairs / 300 > 0.05
+
+
+def test_wilcoxon_keeps_the_same_promise():
+    reported = [says_no_difference(ranked(*simulated(repetition), test="wilcoxon")) for repetition in range(100)]
+    assert sum(reported) >= 95
+
+
+# Order.
+
+
+def test_families_are_ranked_by_their_means():
+    found = ranked([3.0, 4.0], [1.0, 2.0], [2.0, 3.0])
+    assert [(of.name, of.rank, of.estimate.mean) for of in found.families] == [
+        ("b", 1, 1.5),
+        ("c", 2, 2.5),
+        ("a", 3, 3.5),
+    ]
+    assert [of.name for of in ranked([3.0, 4.0], [1.0, 2.0], minimize=False).families] == ["a", "b"]
+
+
+def test_equals_keep_the_order_given():
+    assert [of.name for of in ranked([1.0, 2.0], [2.0, 1.0], [1.5, 1.5]).families] == ["a", "b", "c"]
+
+
+def test_a_family_that_diverged_stands_behind_those_that_did_not_and_one_without_numbers_last():
+    found = ranked([None, None], [0.1, None, None], [0.1, 0.2, None], [9.0, 9.0, 9.0])
+    assert [of.name for of in found.families] == ["d", "c", "b", "a"]
+    assert [(of.n, of.diverged) for of in found.families] == [(3, 0), (2, 1), (1, 2), (0, 2)]
+    assert found.families[-1].estimate is None
+    assert found.families[2].difference is None  # one seed in common
+    for said in ("c diverged on 1 of 3 seeds", "b diverged on 2 of 3 seeds", "a has no result."):
+        assert said in found.verdict
+
+
+# Differences.
+
+
+def test_differences_are_to_the_best_over_the_seeds_in_common():
+    found = rank({"a": {1: 1.0, 2: 2.0, 3: 3.5}, "b": {2: 3.0, 3: 5.0, 4: 9.0}}, True, 0.95, "t")
+    difference = found.families[1].difference
+    assert found.families[0].difference is None
+    assert (difference.mean, difference.n_pairs) == (1.25, 2)
+    assert difference.p == pytest.approx(stats.ttest_rel([3.0, 5.0], [2.0, 3.5]).pvalue)
+
+
+def test_a_difference_that_hangs_on_one_seed_is_not_shown():
+    """Significant with all seeds; without the fourth it is not."""
+    differences = np.array([0.9, 1.1, 0.2, 2.4, 0.7, 0.1])
+    assert stats.ttest_1samp(differences, 0).pvalue < 0.05
+    assert max(stats.ttest_1samp(np.delete(differences, i), 0).pvalue for i in range(6)) > 0.05
+    found = ranked(CLEAR, CLEAR + differences)
+    assert found.families[1].difference.p_holm < 0.05
+    assert not found.families[1].difference.shown
+    assert found.shown == ()
+    assert says_no_difference(found)
+    assert "single seed" in found.verdict
+
+
+def test_two_seeds_show_nothing():
+    found = ranked([1.0, 2.0], [2.0, 3.000001])
+    assert found.families[1].difference.p < 0.05
+    assert says_no_difference(found)
+
+
+def test_the_number_of_seeds_is_given_where_nothing_is_shown_and_there_alone():
+    noise = np.array([0.3, -0.2, 0.25, -0.1, 0.2, -0.15])
+    found = ranked(CLEAR, CLEAR + 0.01 + noise, CLEAR + 5 + noise / 10)
+    near, far = (of.difference for of in found.families[1:])
+    assert (far.shown, far.seeds_needed) == (True, None)
+    assert not near.shown
+    assert near.seeds_needed > 6
+    assert f"about {near.seeds_needed:,} seeds" in found.verdict
+
+
+def test_the_confidence_is_the_level_of_the_verdict():
+    finals = [CLEAR, CLEAR + np.array([0.3, 0.1, 0.4, -0.05, 0.35, 0.2])]
+    assert ranked(*finals, confidence=0.9).shown == ("b",)
+    assert ranked(*finals, confidence=0.999).shown == ()
+
+
+# Verdicts.
+
+
+@pytest.mark.parametrize(
+    ("columns", "verdict"),
+    [
+        ([[1.0, 2.0]], "Only a has a result."),
+        ([[None], [None]], "No schedule has a result: no trial, or no final run, ended as complete. "),
+        ([CLEAR + 1, CLEAR, CLEAR + 2], "b is better than a and c."),
+        ([[1.0], [2.0]], "a and b have fewer than two seeds in common: no test is possible."),
+    ],
+)
+def test_a_verdict_in_plain_words(columns, verdict):
+    assert ranked(*columns).verdict == verdict.strip()
+
+
+def test_a_verdict_of_some_shown_and_some_not():
+    noise = np.array([0.3, -0.2, 0.25, -0.1, 0.2, -0.15])
+    found = ranked(CLEAR, CLEAR + 0.01 + noise, CLEAR + 5 + noise / 10, CLEAR + 6)
+    assert found.shown == ("c", "d")
+    assert found.verdict.startswith("a has the best mean and is better than c and d; no difference shown to b.")
+
+
+def test_the_same_numbers_are_no_difference_that_any_number_of_seeds_would_show():
+    found = ranked(CLEAR, CLEAR)
+    assert says_no_difference(found)
+    assert "more than 10,000 seeds" in found.verdict
+
+
+def test_one_ranked_first_because_the_other_diverged_is_not_called_better():
+    found = ranked(CLEAR + 5, np.append(CLEAR[:-1], None))
+    assert [of.name for of in found.families] == ["a", "b"]
+    assert found.families[1].difference.p_holm < 0.05
+    assert found.shown == ()
+    assert found.verdict == "b diverged on 1 of 6 seeds and is ranked for it."
