@@ -178,8 +178,10 @@ def test_text_of_charts_follows_the_colour_scheme(opened: "Opened", comparison: 
         fill = page.locator(f"#lr-0 {text}").first.evaluate("element => getComputedStyle(element).fill")
         red, green, blue = map(int, re.findall(r"\d+", fill)[:3])
         assert (min(red, green, blue) > 150) if light else (max(red, green, blue) < 100), text
-    box_fill = page.locator("#lr-0 .hoverlayer .bg").first.evaluate("element => getComputedStyle(element).fill")
-    assert (int(re.findall(r"\d+", box_fill)[0]) < 100) == light
+    style = "element => [getComputedStyle(element).fill, getComputedStyle(element).fillOpacity]"
+    fill, opacity = page.locator("#lr-0 .hoverlayer .bg").first.evaluate(style)
+    assert (int(re.findall(r"\d+", fill)[0]) < 100) == light
+    assert opacity == "1"
 
 
 def framed(report: Path, folder: Path) -> str:

@@ -201,11 +201,11 @@ def test_every_number_of_the_csv_can_be_recomputed_from_mlflow_alone(compared: t
 
 
 def power_analysis(differences: np.ndarray, level: float) -> str:
-    """The fewest pairs at which a t test finds a difference of this size four times out of five."""
+    """The fewest pairs at which a t test finds a difference of this size nine times out of ten."""
     effect = abs(differences.mean()) / differences.std(ddof=1)
     for n in range(2, 10_001):
         bound, shift = stats.t.ppf(1 - level / 2, n - 1), effect * np.sqrt(n)
-        if stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift) >= 0.8:
+        if stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift) >= 0.9:
             return str(n)
     return ""
 

@@ -4,6 +4,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -59,15 +60,27 @@ def paired_p(differences: np.ndarray, test: str) -> float:
         return 1.0
     if test == "wilcoxon":
         return float(stats.wilcoxon(differences).pvalue)
-    return 0.0 if np.ptp(differences) == 0 else float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return 0.0 if np.ptp(differences) == 0 else float(_t_test(differences).pvalue)
 
 
 def difference_estimate(differences: np.ndarray, confidence: float, test: str) -> Estimate:
     """The mean of differences [n] over pairs, n >= 2, with the interval that goes with the test: of t, or bootstrap."""
     if test == "wilcoxon" or np.ptp(differences) == 0:
         return mean_estimate(differences, confidence)
-    interval = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
+    interval = _t_test(differences).confidence_interval(confidence)
     return Estimate(float(differences.mean()), float(interval.low), float(interval.high))
+
+
+def _t_test(differences: np.ndarray) -> Any:
+    """SciPy's; of differences that are the same but for rounding it would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return stats.ttest_1samp(differences, 0.0)
+
+
+def smallest_p(n_pairs: int, test: str) -> float:
+    """The smallest p that so many pairs can have: of signed ranks, where all differences have one sign."""
+    return 2 / 2**n_pairs if test == "wilcoxon" else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -79,14 +92,15 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(differences: np.ndarray, level: float, power: float = 0.8) -> int | None:
+def seeds_needed(differences: np.ndarray, level: float, power: float) -> int | None:
     """The fewest pairs at which a two-sided paired t test finds a difference of the size and spread seen.
 
     Power by the noncentral t distribution with n - 1 degrees of freedom and noncentrality sqrt(n) |mean| / deviation.
 
     Args:
         differences: float64 [n], n >= 2.
-        level: of the test.
+        level: of the test, between 0 and 1.
+        power: how often it is to be found, between 0 and 1.
 
     Returns:
         At least 2; None above MOST_SEEDS.
@@ -104,9 +118,8 @@ def seeds_needed(differences: np.ndarray, level: float, power: float = 0.8) -> i
 def _power(n: int, effect: float, level: float) -> float:
     """How often a two-sided t test of n differences with this mean / deviation rejects that their mean is 0."""
     bound, shift = stats.t.isf(level / 2, n - 1), np.sqrt(n) * effect
-    if shift > bound + 20:  # beyond what the noncentral t can be computed for, and as good as always
-        return 1.0
-    return float(stats.nct.sf(bound, n - 1, shift) + stats.nct.cdf(-bound, n - 1, shift))
+    other_tail = np.nan_to_num(stats.nct.cdf(-bound, n - 1, shift))  # far from 0 SciPy has no number for it
+    return float(stats.nct.sf(bound, n - 1, shift) + other_tail)
 
 
 def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarray:

@@ -157,13 +157,22 @@ def test_a_verdict_of_some_shown_and_some_not():
     noise = np.array([0.3, -0.2, 0.25, -0.1, 0.2, -0.15])
     found = ranked(CLEAR, CLEAR + 0.01 + noise, CLEAR + 5 + noise / 10, CLEAR + 6)
     assert found.shown == ("c", "d")
-    assert found.verdict.startswith("a has the best mean and is better than c and d; no difference shown to b.")
+    assert found.verdict.startswith("a is ranked first and is better than c and d; no difference shown to b.")
 
 
 def test_the_same_numbers_are_no_difference_that_any_number_of_seeds_would_show():
     found = ranked(CLEAR, CLEAR)
     assert says_no_difference(found)
     assert "more than 10,000 seeds" in found.verdict
+
+
+@pytest.mark.parametrize(("families", "seeds", "can"), [(2, 6, False), (2, 7, True), (5, 10, True), (6, 10, False)])
+def test_where_signed_ranks_can_show_nothing_that_is_said(families, seeds, can):
+    finals = [CLEAR[0] + np.arange(seeds) / 100 + 10 * i + np.arange(seeds) * i / 1000 for i in range(families)]
+    found = ranked(*finals, test="wilcoxon")
+    assert bool(found.shown) is can
+    assert ("can show no difference at all" in found.verdict) is not can
+    assert "at all" not in ranked(*finals).verdict
 
 
 def test_one_ranked_first_because_the_other_diverged_is_not_called_better():

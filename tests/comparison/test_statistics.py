@@ -86,7 +86,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_holm_does_not_depend_on_the_order(order):
     p = [0.02, 0.02, 0.5]
     assert holm([p[i] for i in order]) == [holm(p)[i] for i in order]
@@ -101,12 +101,12 @@ def test_holm_keeps_the_family_wise_level_where_nothing_is_true():
 def test_the_number_of_pairs_for_a_power_is_that_of_the_tables(effect, level, expected):
     """Cohen (1988): paired t test, two-sided, power 0.8."""
     differences = np.array([effect - 1, effect, effect + 1])  # deviation 1
-    assert seeds_needed(differences, level) == expected
-    assert seeds_needed(-differences, level) == expected
+    assert seeds_needed(differences, level, power=0.8) == expected
+    assert seeds_needed(-differences, level, power=0.8) == expected
 
 
 def test_so_many_pairs_find_the_difference_four_times_out_of_five():
-    n = seeds_needed(np.array([-0.3, 0.7, 1.7]), 0.01)
+    n = seeds_needed(np.array([-0.3, 0.7, 1.7]), 0.01, power=0.8)
     p = stats.ttest_1samp(np.random.default_rng(0).normal(0.7, 1.0, size=(4000, n)), 0.0, axis=1).pvalue
     assert 0.78 < (p < 0.01).mean() < 0.88
 
@@ -117,7 +117,31 @@ def test_so_many_pairs_find_the_difference_four_times_out_of_five():
     [([0.0, 0.0], None), ([-1.0, 1.0], None), ([0.1, 0.1, 0.1], 2), ([1.0, 1.001], 2), ([0.001, -0.9, 0.9], None)],
 )
 def test_the_number_of_pairs_at_the_limits(differences, expected):
-    assert seeds_needed(np.array(differences), 0.05) == expected
+    assert seeds_needed(np.array(differences), 0.05, power=0.8) == expected
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("effect", "level"), [(2.5, 0.001), (5.0, 0.01), (60.0, 0.01), (0.03, 0.05)])
+def test_the_number_of_pairs_is_the_first_with_that_power(effect, level):
+    """Power by simulation of the statistic's own definition, (z + shift) / sqrt(chi-square / (n - 1))."""
+    n = seeds_needed(np.array([effect - 1, effect, effect + 1]), level, power=0.8)
+    generator = np.random.default_rng(0)
+
+    def power(pairs):
+        z, chi = generator.normal(size=200_000), generator.chisquare(pairs - 1, size=200_000)
+        t = (z + effect * np.sqrt(pairs)) / np.sqrt(chi / (pairs - 1))
+        return (np.abs(t) > stats.t.isf(level / 2, pairs - 1)).mean()
+
+    assert power(n) > 0.795
+    assert n == 2 or power(n - 1) < 0.805
+
+
+@pytest.mark.filterwarnings("error")
+def test_differences_that_vary_by_rounding_alone_are_tested_without_a_warning():
+    differences = (VALUES + 0.1) - VALUES
+    assert 0 < np.ptp(differences) < 1e-15
+    assert paired_p(differences, "t") < 1e-100
+    assert difference_estimate(differences, 0.95, "t").low == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("minimize", [True, False])
