@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 Opened = Callable[..., "tuple[Page, list[str]]"]
 
@@ -45,10 +45,15 @@ def opened(browser: "Browser") -> Iterator[Opened]:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         levels = ("error", "warning", "trace")  # Plotly warns by console.trace
-        page.on("console", lambda message: complaints.append(message.text) if message.type in levels else None)
+        page.on("console", lambda said: complaints.append(_complaint(said)) if said.type in levels else None)
         page.goto(address)
         return page, complaints
 
     yield open_page
     for context in contexts:
         context.close()
+
+
+def _complaint(said: "ConsoleMessage") -> str:
+    """What was said, and where: a resource that cannot be loaded is named nowhere else."""
+    return f"{said.text} ({said.location['url']})"

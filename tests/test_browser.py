@@ -12,7 +12,7 @@ from sweep.report.page import comparison_page, study_page
 from tests.report import records
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
     from tests.browser import Opened
 
@@ -60,14 +60,11 @@ def axis(page: "Page", chart: str) -> list[float]:
     return ends
 
 
-def hover(page: "Page", chart: str) -> str:
-    """What is said at the middle of a chart."""
+def point_at(page: "Page", chart: str) -> "Locator":
+    """What is said where the pointer is: in the middle of a chart."""
     middle = box(page, chart)
-    page.mouse.move(middle["x"] + 0.4 * middle["width"], middle["y"] + 0.4 * middle["height"])
     page.mouse.move(middle["x"] + 0.5 * middle["width"], middle["y"] + 0.5 * middle["height"], steps=3)
-    label = page.locator(f"#{chart} .hoverlayer .legend")
-    label.wait_for(state="attached")
-    return label.text_content() or ""
+    return page.locator(f"#{chart} .hoverlayer .legend")
 
 
 def box(page: "Page", chart: str) -> dict[str, float]:
@@ -114,10 +111,10 @@ def test_no_chart_leaves_its_card(opened: "Opened", comparison: Path) -> None:
 
 def test_pointing_at_the_rates_tells_step_family_and_seed(opened: "Opened", comparison: Path) -> None:
     page, complaints = opened(comparison.as_uri())
-    said = hover(page, "lr-0")
-    assert re.search(r"step 1[45]\d", said)
+    said = point_at(page, "lr-0")
+    said.get_by_text(re.compile(r"^step 1[45]\d$")).wait_for()
     for schedule in records.SCHEDULES:
-        assert re.search(rf"{schedule} : [\d.]+ \(seed 1\)", said)
+        assert re.search(rf"{schedule} : [\d.]+ \(seed 1\)", said.text_content() or "")
     assert complaints == []
 
 
@@ -173,7 +170,7 @@ def test_on_a_phone_the_page_does_not_scroll_sideways(
 @pytest.mark.parametrize(("scheme", "light"), [("dark", True), ("light", False)])
 def test_text_of_charts_follows_the_colour_scheme(opened: "Opened", comparison: Path, scheme: str, light: bool) -> None:
     page, _ = opened(comparison.as_uri(), color_scheme=scheme)
-    hover(page, "lr-0")
+    point_at(page, "lr-0").wait_for()
     for text in (".xtick text", ".g-ytitle text", ".hoverlayer text"):
         fill = page.locator(f"#lr-0 {text}").first.evaluate("element => getComputedStyle(element).fill")
         red, green, blue = map(int, re.findall(r"\d+", fill)[:3])

@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import _param, counts, heading, number, train_command
+from sweep.report.text import param_text, counts, heading, number, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""
@@ -355,5 +355,5 @@ def _render(**context: object) -> str:
         "counts": counts,
         "parameters": _parameters,
     }
-    environment.globals |= {"train_command": train_command, "param": _param, "most_seeds": MOST_SEEDS}
+    environment.globals |= {"train_command": train_command, "param": param_text, "most_seeds": MOST_SEEDS}
     return environment.get_template("page.html.j2").render(context, plotly_js=Markup(get_plotlyjs()))

@@ -1,68 +1,91 @@
 """A comparison as a table in the terminal, with the intervals drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
-from sweep.comparison import Comparison, Difference, Estimate
-from sweep.report.text import WIDE, number
+from sweep.comparison import Comparison, Difference, Estimate, Standing
+from sweep.report.text import number
 
-DRAWN_WIDTH = 24
-"""Columns of a drawn interval."""
+ROOM = range(5, 25)
+"""Columns of a drawn interval: at least, in a narrow terminal, and at most."""
+ENOUGH = 16
+"""Columns of a drawn interval, below which other things are left out for it."""
 
 
 def comparison_table(comparison: Comparison, width: int) -> Table:
     """The families, best first: metric with its interval drawn, difference to the best, p, updates to the target.
 
     Args:
-        width: columns of the terminal; in a narrow one the intervals of the differences are left out.
+        width: columns of the terminal; a narrow one has no room for everything.
     """
     percent = f"{100 * comparison.confidence:g} %"
     title = f"{comparison.metric} on {comparison.dataset}, mean over seeds with its {percent} interval"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("schedule")
-    table.add_column("mean", justify="right")
-    scale = _scale([s.ranked.estimate for s in comparison.standings if s.ranked.estimate is not None])
-    table.add_column(scale.label if scale else "")
-    for title in ("to the best", "p (Holm)", "updates to target", "seeds"):
-        table.add_column(title, justify="right")
-    for standing in comparison.standings:
-        ranked, difference = standing.ranked, standing.ranked.difference
-        estimate = ranked.estimate
-        seeds = f"{ranked.n}" + (f", {ranked.diverged} diverged" if ranked.diverged else "")
-        table.add_row(
-            "*" if ranked.rank == 1 and estimate is not None else "",
-            standing.schedule,
-            "no trial ended" if estimate is None else f"{estimate.mean:.4f}",
-            scale.drawn(estimate) if scale and estimate is not None else "",
-            "" if difference is None else _difference(difference, wide=width >= WIDE),
-            "" if difference is None else _p(difference.p_holm),
-            _updates(standing.steps_to_target),
-            seeds,
-            style="bold green" if ranked.rank == 1 and estimate is not None else None,
-        )
+    columns, room = _columns(comparison.standings, width)
+    estimates = [standing.ranked.estimate for standing in comparison.standings]
+    scale = _Scale([estimate for estimate in estimates if estimate is not None], min(max(room, ROOM[0]), ROOM[-1]))
+    drawn = ["" if estimate is None else scale.drawn(estimate) for estimate in estimates]
+    ordered = list(columns.items())
+    for heading, cells in [*ordered[:3], (scale.ends, drawn), *ordered[3:]]:
+        table.add_column(heading, justify="left" if heading == "schedule" or cells is drawn else "right", no_wrap=True)
+    for place, standing in enumerate(comparison.standings):
+        row = [cells[place] for cells in (*list(columns.values())[:3], drawn, *list(columns.values())[3:])]
+        table.add_row(*row, style="bold green" if _is_best(standing) else None)
     return table
 
 
-@dataclass(frozen=True)
+def _columns(standings: Sequence[Standing], width: int) -> tuple[dict[str, list[str]], int]:
+    """Heading -> cells, of all columns but the drawn one, as many as leave enough room for that; and that room."""
+    everything = {
+        " ": ["*" if _is_best(standing) else "" for standing in standings],
+        "schedule": [standing.schedule for standing in standings],
+        "mean": [_mean(standing) for standing in standings],
+        "to the best": [_difference(standing.ranked.difference, with_interval=True) for standing in standings],
+        "p (Holm)": [_p(standing.ranked.difference) for standing in standings],
+        "to target": [_updates(standing.steps_to_target) for standing in standings],
+        "seeds": [_seeds(standing) for standing in standings],
+    }
+    short = {"to the best": [_difference(standing.ranked.difference, with_interval=False) for standing in standings]}
+    without_seeds = {heading: cells for heading, cells in everything.items() if heading != "seeds"}
+    for columns in (everything, everything | short, without_seeds | short):
+        room = width - 1 - sum(max(len(heading), *map(len, cells)) + 3 for heading, cells in columns.items())
+        if room >= ENOUGH:
+            break
+    return columns, room
+
+
+def _is_best(standing: Standing) -> bool:
+    return standing.ranked.rank == 1 and standing.ranked.estimate is not None
+
+
+def _mean(standing: Standing) -> str:
+    return "no trial ended" if standing.ranked.estimate is None else f"{standing.ranked.estimate.mean:.4f}"
+
+
+def _seeds(standing: Standing) -> str:
+    ranked = standing.ranked
+    return f"{ranked.n}" + (f", {ranked.diverged} diverged" if ranked.diverged else "")
+
+
 class _Scale:
-    """Where values stand in a drawn interval of DRAWN_WIDTH columns, from low to high."""
+    """Where values stand in a drawn interval.
 
-    low: float
-    high: float
+    Args:
+        estimates: all that are drawn: the scale goes from the lowest of their ends to the highest.
+        width: columns.
+    """
 
-    @property
-    def label(self) -> str:
-        """The ends, over the first and the last column."""
-        low, high = number(float(self.low)), number(float(self.high))
-        return low + high.rjust(DRAWN_WIDTH - len(low))
+    def __init__(self, estimates: Sequence[Estimate], width: int) -> None:
+        ends = [end for e in estimates for end in (e.low, e.mean, e.high) if end is not None]
+        self.low, self.high, self.width = min(ends, default=0.0), max(ends, default=0.0), width
+        low, high = number(self.low), number(self.high)
+        self.ends = low + high.rjust(width - len(low)) if ends and len(low) + len(high) < width else ""
 
     def drawn(self, estimate: Estimate) -> str:
         """├──●──┤"""
-        cells = [" "] * DRAWN_WIDTH
+        cells = [" "] * self.width
         if estimate.low is not None and estimate.high is not None:
             first, last = self._column(estimate.low), self._column(estimate.high)
             cells[first : last + 1] = "─" * (last + 1 - first)
@@ -72,23 +95,22 @@ class _Scale:
 
     def _column(self, value: float) -> int:
         span = self.high - self.low
-        return round((DRAWN_WIDTH - 1) * (value - self.low) / span) if span else DRAWN_WIDTH // 2
+        return round((self.width - 1) * (value - self.low) / span) if span else self.width // 2
 
 
-def _scale(estimates: Sequence[Estimate]) -> _Scale | None:
-    ends = [end for e in estimates for end in (e.low, e.mean, e.high) if end is not None]
-    return _Scale(min(ends), max(ends)) if ends else None
-
-
-def _difference(difference: Difference, wide: bool) -> str:
+def _difference(difference: Difference | None, with_interval: bool) -> str:
+    if difference is None:
+        return ""
     mean = f"{difference.mean:+.4f}"
-    if not wide or difference.low is None or difference.high is None:
+    if not with_interval or difference.low is None or difference.high is None:
         return mean
     return f"{mean} ({difference.low:+.4f} to {difference.high:+.4f})"
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _p(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    return "< 0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
 
 
 def _updates(steps: float | None) -> str:

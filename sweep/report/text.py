@@ -41,7 +41,7 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
     for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
     for trial in ranked:
-        values = [_param(trial, key) for key in study.searched]
+        values = [param_text(trial, key) for key in study.searched]
         measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
         half_life = ["" if trial.half_life is None else f"{trial.half_life:.0f}"] if half_life_too else []
         style = "bold green" if trial is ranked[0] else None
@@ -135,7 +135,8 @@ def stall_warning(figures: KeyFigures) -> str | None:
     )
 
 
-def _param(trial: TrialRecord, key: str) -> str:
+def param_text(trial: TrialRecord, key: str) -> str:
+    """A configured value as a person reads it; a dash where the trial has none."""
     text = trial.param(key)
     if text is None:
         return "-"
