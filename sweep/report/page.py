@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import param_text, counts, heading, number, train_command
+from sweep.report.text import counts, heading, number, param_text, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""

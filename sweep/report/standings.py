@@ -50,7 +50,7 @@ def _columns(standings: Sequence[Standing], width: int) -> tuple[dict[str, list[
     short = {"to the best": [_difference(standing.ranked.difference, with_interval=False) for standing in standings]}
     without_seeds = {heading: cells for heading, cells in everything.items() if heading != "seeds"}
     for columns in (everything, everything | short, without_seeds | short):
-        room = width - 1 - sum(max(len(heading), *map(len, cells)) + 3 for heading, cells in columns.items())
+        room = width - 2 - sum(max(len(heading), *map(len, cells)) + 3 for heading, cells in columns.items())
         if room >= ENOUGH:
             break
     return columns, room
