@@ -14,6 +14,8 @@ from sweep.config import StudyConfig
 from sweep.database import check_database, is_database
 from sweep.validation import InvalidValueError
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 IDENTITY = "sweep.identity"
 """User attribute of a study: all that changes its results, flattened, as JSON."""
 
@@ -40,7 +42,6 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
     Raises:
         InvalidValueError: if the stored study is of another configuration, with the difference, or not of this program.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(
             study_name=name,
