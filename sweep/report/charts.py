@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,9 +19,13 @@ PALETTE = tuple(GREY if colour == "#000000" else colour for colour in COLOURS)
 DASHES = ("solid", "7px,4px", "2px,3px", "8px,3px,2px,3px")
 GRID = "rgba(127,127,127,0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+DECADES = 2
+"""Powers of ten within which a logarithmic axis has labels between them."""
+ROUND = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
+"""Round numbers of updates."""
 APART = 0.12
 """Of the height of the picture, between the labels of half-lives."""
-SPREAD = 20
+SPREAD = 5
 """Times the smallest value from which on an axis is logarithmic."""
 HALF_LIVES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "exponential": lambda steps, half_life: 0.5 ** (steps / half_life),
@@ -113,11 +118,10 @@ def curves(
         trace.mode = "lines" if len(curve.x) > 1 else "markers"
         trace.hovertemplate = f"%{{y:.4g}}{note and f' ({note})'}<extra>{name}</extra>"
         figure.add_trace(trace)
-    if log is None:
-        log = wide(np.concatenate([curve.y for curve in drawn]))
+    x, y = (np.concatenate([getattr(curve, axis) for curve in drawn]) for axis in ("x", "y"))
     figure.update_layout(hovermode="x unified")
-    figure.update_xaxes(hoverformat=".6~g", unifiedhovertitle_text=f"{x_title} %{{x}}", type=_scale(log_x))
-    figure.update_yaxes(type=_scale(log), nticks=4 if log else None)
+    figure.update_xaxes(hoverformat=".6~g", unifiedhovertitle_text=f"{x_title} %{{x}}", **_scale(x, log_x))
+    figure.update_yaxes(**_scale(y, wide(y) if log is None else log))
     return figure
 
 
@@ -144,7 +148,7 @@ def ranking(comparison: Comparison, look: Mapping[str, Look]) -> go.Figure:
         figure.add_trace(dot)
     figure.update_layout(height=110 + 38 * len(estimates))
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(type=_scale(wide(np.array(values))))
+    figure.update_xaxes(**_scale(np.array(values), wide(np.array(values))))
     return figure
 
 
@@ -185,7 +189,7 @@ def history(study: StudyRecord) -> go.Figure:
         edges = np.full(len(without), edge)
         marker = {"color": GREY, "size": 8, "symbol": symbol}
         _points(figure, study.metric, without, _numbers(without), edges, status.value, **marker)
-    figure.update_yaxes(type=_scale(wide(values)))
+    figure.update_yaxes(**_scale(values, wide(values)))
     return figure
 
 
@@ -215,7 +219,7 @@ def landscape(study: StudyRecord, trials: Sequence[TrialRecord], schedule: str, 
     ring = {"symbol": "circle-open", "size": 18, "color": VERMILION, "line": {"width": 3}}
     at = trials.index(best)
     figure.add_trace(go.Scatter(x=[steps[at]], y=[rates[at]], mode="markers", marker=ring, hoverinfo="skip"))
-    figure.update_xaxes(type="log", range=list(x_range), nticks=3, exponentformat="none")
+    figure.update_xaxes(type="log", range=list(x_range), tickvals=ROUND, exponentformat="none")
     figure.update_yaxes(range=list(y_range))
     return figure
 
@@ -252,7 +256,7 @@ def _draw_half_lives(
     """
     steps = np.logspace(*x_range, 200)
     heights: list[float] = []
-    for half_life in (digit * 10.0**power for power in range(7) for digit in (1, 2, 5)):
+    for half_life in ROUND:
         rates = rate(steps, half_life)
         height = (rates - y_range[0]) / (y_range[1] - y_range[0])
         inside = np.flatnonzero((height >= 0) & (height <= 1))
@@ -262,7 +266,7 @@ def _draw_half_lives(
         at = float(height[inside[middle]])
         if 0.05 < at < 0.95 and all(abs(at - other) > APART for other in heights):
             heights.append(at)
-            labels = ["" if i != middle else f"half-life {half_life:g}" for i in range(len(inside))]
+            labels = ["" if i != middle else f"half-life {half_life}" for i in range(len(inside))]
             line = {"color": GREY, "width": 1, "dash": "dash"}
             drawn = go.Scatter(x=steps[inside], y=rates[inside], text=labels, line=line, mode="lines+text")
             figure.add_trace(drawn.update(textposition="top center", textfont_size=11, hoverinfo="skip"))
@@ -306,8 +310,14 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
     )
 
 
-def _scale(log: bool) -> str:
-    return "log" if log else "linear"
+def _scale(values: np.ndarray, log: bool) -> dict[str, Any]:
+    """An axis for the values. Plotly would label a logarithmic one between its powers of ten by single digits."""
+    if not log:
+        return {"type": "linear"}
+    low, high = (math.log10(end) for end in (values.min(), values.max()))
+    digits = (1, 2, 5) if high - low < DECADES else (1,)
+    ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in digits]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def wide(values: np.ndarray) -> bool:
