@@ -18,8 +18,9 @@ ui: .venv/installed  ## browse what is recorded, in MLflow on 127.0.0.1
 report: .venv/installed  ## print the table of the latest search again
 	$(BIN)/python -m sweep mode=report $(ARGS)
 
-docs: .venv/installed  ## draw docs/schedules.png, a picture of every schedule and warmup
+docs: .venv/installed-dev  ## draw the pictures of docs/; needs Chromium
 	$(BIN)/python docs/schedules.py
+	$(BIN)/python docs/screenshots.py
 
 test: .venv/installed-dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
