@@ -354,7 +354,7 @@ class CompareConfig:
     Args:
         schedules: two or more options of the group schedule.
         trials: tuning trials of each schedule, >= 1.
-        seeds: final runs of each schedule, >= 1; two are the fewest that differences can be tested with.
+        seeds: final runs of each schedule, >= 1; three are the fewest that can show a difference.
         confidence: of the intervals, between 0 and 1; 1 - confidence is the level of the tests.
         target: of study.metric, to which updates and seconds are counted; None for the median of the first schedule's
             final runs.
@@ -371,7 +371,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         names = self.schedules
         listed = isinstance(names, Sequence) and not isinstance(names, str)
-        if not listed or len(names) < 2 or len(set(map(str, names))) < len(names):
+        if not listed or len(names) < 2 or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
             rule = "must be a list of two or more different schedules: compare.schedules=[exponential,cosine]"
             raise InvalidValueError("schedules", names, rule)
         whole("trials", self.trials, at_least=1)
@@ -432,7 +432,8 @@ class ReportConfig:
     dir: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dir, str) or not self.dir or Path(self.dir).is_file():
+        above = (Path(self.dir), *Path(self.dir).parents) if isinstance(self.dir, str) and self.dir else ()
+        if not above or any(path.is_file() for path in above):
             raise InvalidValueError("dir", self.dir, "must be a folder, or the name of a new one")
 
 

@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,3 +90,11 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond what a float can hold
         return False
+
+
+def refuse_difference(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse another configuration under the name of a study or comparison, with the difference."""
+    differing = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
+    if differing:
+        lines = "".join(f"\n  {key}: {stored.get(key)} in the study, {asked.get(key)} asked for" for key in differing)
+        raise InvalidValueError("study.name", name, f"is a study of another configuration; choose another name{lines}")

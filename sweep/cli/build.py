@@ -245,7 +245,7 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
         if not _has(config, key):
             group = key.partition(".")[0]
             option = config[group].get("name")
-            rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name')}"
+            rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
     return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), plain.identity)

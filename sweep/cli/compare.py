@@ -1,7 +1,7 @@
 """mode=compare: every schedule tuned alike, the best of each trained on the same fresh seeds, then the verdict."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -11,15 +11,28 @@ from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
-from sweep.cli.publish import comparison_files, write
-from sweep.cli.search import Search, carry_out, check, checked_store, display_of, make_engine, open_search, record
+from sweep.cli.publish import comparison_files, report_folder, write
+from sweep.cli.search import (
+    Search,
+    carry_out,
+    check,
+    checked_store,
+    display_of,
+    make_engine,
+    open_search,
+    record,
+    refuse_taken,
+    say_failed,
+)
 from sweep.cli.show import address, repeating, show_comparison, ui_command
+from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
-from sweep.comparison import final_trials, finals, judged_by, winner
-from sweep.core import Trial
+from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe
+from sweep.search import check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
 from sweep.training import SerialEngine
+from sweep.validation import refuse_difference
 
 
 def compare(command: Command) -> int:
@@ -27,9 +40,11 @@ def compare(command: Command) -> int:
     plan, out = make_comparison(command), console()
     base = address(command, plan.first.tracking)
     engines = _checked_engines(plan)
-    recorded_before = open_store(plan.first.tracking, create=False)  # refused before a study is created
+    recorded_before = open_store(plan.first.tracking, create=False)
+    _refuse_other(plan, recorded_before)  # before any study is created
     searches = [open_search(family.command, family.plan, engines[family.dataset]) for family in plan.families]
     store = checked_store(searches, recorded_before, plan.first.tracking)
+    folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:
@@ -37,25 +52,57 @@ def compare(command: Command) -> int:
             _tune(plan, searches, store, out, stop)
             if not stop():
                 _train_finals(_finals_left(plan, searches, store), run, out, stop)
+        recorded = _recorded(store, plan.name)
+        comparisons = compared(recorded)
+        if stop() and (left := sum(comparison.missing for comparison in comparisons)):
+            run.finish("KILLED")
+            say(out, f"interrupted: {left} trainings are left; the same command goes on")
+            return INTERRUPTED
+        show_comparison(out, recorded, comparisons, base, ui_command(command))
+        files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
+        write(files, folder)
+        _publish(run, comparisons, files)
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    if left := _trainings_left(plan, searches, store):
-        run.finish("KILLED")
-        say(out, f"interrupted: {left} trainings are left; the same command goes on")
-        return INTERRUPTED
-    reader = MlflowReader(store)
-    recorded = reader.comparison(plan.name)
-    assert recorded is not None
-    results = compared(recorded)
-    files = comparison_files(reader, recorded, results, plan.first.study.storage)
-    for name, content in files.items():
-        run.attach(name, content)
-    run.tag({"mlflow.note.content": "\n\n".join(f"{result.dataset}: {result.verdict}" for result in results)})
-    run.finish("FINISHED")
-    show_comparison(out, recorded, results, base, ui_command(command))
-    say(out, f"\nreport: {write(files, plan.first.report, plan.name) / 'report.html'}")
+    say(out, f"\nreport: {folder / 'report.html'}")
+    for opened in searches:
+        say_failed(opened, out)
     return DONE
+
+
+def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mapping[str, bytes]) -> None:
+    """Keep verdict and report with the comparison's run, mark the final runs that they are of, and end it."""
+    run.attach(files)
+    run.tag({"mlflow.note.content": "\n\n".join(f"{result.dataset}: {result.verdict}" for result in comparisons)})
+    standings = [standing for comparison in comparisons for standing in comparison.standings]
+    run.mark_finals({final.run.run_id for standing in standings for final in standing.finals})
+    run.finish("FINISHED")
+
+
+def _recorded(store: Store, name: str) -> ComparisonRecord:
+    recorded = MlflowReader(store).comparison(name)
+    assert recorded is not None
+    return recorded
+
+
+OF_FAMILIES = ("schedule", "warmup", "space", "dataset", "model")
+"""Groups in which the families of one comparison may differ."""
+
+
+def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
+    """Refuse a name under which something else is stored: a study, or a comparison or family of another configuration.
+
+    Writes nothing.
+    """
+    refuse_taken(store, plan.name, "study")
+    for family in plan.families:
+        check_study(family.plan.study, family.plan.name, family.plan.identity)
+    run = None if store is None else ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
+    if run is not None and run.exists:
+        stored, asked = run.params, as_params(plan.shared)
+        common = [key for key in stored if key in asked and key.partition(".")[0] not in OF_FAMILIES]
+        refuse_difference(plan.name, {key: stored[key] for key in common}, {key: asked[key] for key in common})
 
 
 def _checked_engines(plan: ComparisonPlan) -> dict[str, SerialEngine]:
@@ -113,8 +160,7 @@ class _Finals:
 
 def _finals_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> list[_Finals]:
     """Of every family with a trial that ended as complete."""
-    recorded, asked = MlflowReader(store).comparison(plan.name), plan.compare.trials
-    assert recorded is not None
+    recorded, asked = _recorded(store, plan.name), plan.compare.trials
     left = []
     for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
         best = winner(tuned.study, asked)
@@ -142,10 +188,3 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
         with display:
             study.run(study.FixedTrials(of_family.trials), search.engine, recorder, display, judged, stop)
-
-
-def _trainings_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> int:
-    """Trials and finals that are still to be done; before a family is tuned, all of its finals are."""
-    if tuning := sum(search.left for search in searches):
-        return tuning + len(searches) * plan.compare.seeds
-    return sum(len(of_family.trials) for of_family in _finals_left(plan, searches, store))

@@ -22,6 +22,8 @@ REASONS = {
     "train.steps": "a schedule is judged at its own horizon, which is not searched",
     "train.seed": "the trials of a search share their seed",
 }
+OF_COMPARISONS = ("compare", "report", "ui")
+"""Modes whose command line may be about a comparison."""
 UNITS = ("fraction", "epochs")
 OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
 """Keys of schedules that are integers, but count no updates."""
@@ -47,9 +49,18 @@ class Request:
 
     @property
     def first(self) -> tuple[str, ...]:
-        """The plain overrides, with the first option of each group that is chosen among, and the first data set."""
+        """The plain overrides, with the first option of each group that is chosen among, or of what is compared."""
         chosen = self.groups | ({"dataset": self.datasets} if self.datasets else {})
+        if self.given("mode") in OF_COMPARISONS and self.schedules and not {"schedule"} & self.keys:
+            chosen |= {"schedule": self.schedules}
         return (*(f"{group}={options[0]}" for group, options in chosen.items()), *self.plain)
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """Those of compare.schedules, as far as they are a list of names."""
+        given = self.given("compare.schedules")
+        value = read(f"compare.schedules={given}").value() if given else None
+        return tuple(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else ()
 
     @property
     def searched(self) -> dict[str, str]:
@@ -57,10 +68,10 @@ class Request:
         groups = {group: ",".join(options) for group, options in self.groups.items()}
         return groups | {key: written(override) for key, override in self.sweeps.items()}
 
-    def given(self, key: str) -> str:
-        """The value of a key of the command line, as it was written last."""
-        plain = dict(text.partition("=")[::2] for text in self.plain)
-        return plain.get(key) or self.searched[key]
+    def given(self, key: str) -> str | None:
+        """The value of a key of the command line, as it was written last; None where it is not there."""
+        plain = {text.partition("=")[0].lstrip("+"): text.partition("=")[2] for text in self.plain}
+        return plain.get(key, self.searched.get(key))
 
     @property
     def keys(self) -> set[str]:

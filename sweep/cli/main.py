@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from sweep.cli.compose import Composer, register_resolvers
-from sweep.cli.expressions import Request, check_searchable, parse
+from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
 from sweep.validation import InvalidValueError, one_of
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
-SEVERAL_DATASETS = ("compare", "report", "ui")
-"""Modes of which a command line may name several data sets."""
-
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -63,7 +60,7 @@ def _carry_out(command: Command) -> int:
     mode = command.compose().get("mode")
     one_of("mode", mode, MODES)
     datasets = command.request.datasets
-    if datasets and mode not in SEVERAL_DATASETS:
+    if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))
     if sys.stdout.isatty():
         print("starting ...", flush=True)  # the imports take seconds

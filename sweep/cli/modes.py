@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -17,7 +17,7 @@ from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import make_comparison, make_plan
-from sweep.cli.publish import comparison_files, study_files, write
+from sweep.cli.publish import comparison_files, report_folder, study_files, write
 from sweep.cli.search import search
 from sweep.cli.show import (
     address,
@@ -144,21 +144,29 @@ def preview(command: Command) -> int:
 
 
 def report(command: Command) -> int:
-    """The table and the report again, from what is recorded."""
+    """The table and the report again, from what is recorded; of a comparison, with other statistics if asked for."""
     config = command.compose()
     tracking, store = _existing_store(command)
-    reader, out, written = MlflowReader(store), console(), build.report_config(config)
-    found, storage = recorded(reader, _name(command)), build.study_config(config).storage
+    reader, out, storage = MlflowReader(store), console(), build.study_config(config).storage
+    found = recorded(reader, _name(command))
+    folder = report_folder(build.report_config(config), found.name)
     base, serve = address(command, tracking), ui_command(command)
     if isinstance(found, ComparisonRecord):
+        asked = asdict(build.compare_config(config))
+        statistics = {key: asked[key] for key in STATISTICS if f"compare.{key}" in command.request.keys}
+        found = replace(found, **statistics)
         comparisons = compared(found)
-        files = comparison_files(reader, found, comparisons, storage)
         show_comparison(out, found, comparisons, base, serve)
+        write(comparison_files(reader, found, comparisons, storage), folder)
     else:
-        files = study_files(reader, found, storage)
         show_study(out, found, base, serve)
-    say(out, f"\nreport: {write(files, written, found.name) / 'report.html'}")
+        write(study_files(reader, found, storage), folder)
+    say(out, f"\nreport: {folder / 'report.html'}")
     return DONE
+
+
+STATISTICS = ("trials", "confidence", "target", "test")
+"""Keys of compare that a report can be of without another training."""
 
 
 def ui(command: Command) -> int:
@@ -241,7 +249,7 @@ def _name(command: Command) -> str | None:
     """The study or comparison that a command line is about; None for the one begun last, where it does not say."""
     name = build.study_config(command.compose()).name
     about = {key for key in command.request.keys if key.partition(".")[0] not in ("mode", "tracking", "report", "ui")}
-    about -= {"study.storage"}
+    about -= {"study.storage", *(f"compare.{key}" for key in STATISTICS)}
     if name or not about:
         return name
     compares = command.request.datasets or any(key.startswith("compare.") for key in about)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.cli import build
+from sweep.cli.expressions import Request
 from sweep.cli.main import Command
 from sweep.comparison import fresh_seeds
 from sweep.config import (
@@ -21,6 +22,7 @@ from sweep.config import (
 )
 from sweep.data import Dataset, load
 from sweep.report import flatten
+from sweep.search import grid_size
 from sweep.space import Space
 from sweep.validation import InvalidValueError
 
@@ -154,10 +156,6 @@ class ComparisonPlan:
         return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
-OF_SEARCH = {"schedule": "compare.schedules", "study.n_trials": "compare.trials", "study.timeout": "compare.trials"}
-"""Keys that mode=compare refuses -> what it has in their place: every schedule gets as many trials as the others."""
-
-
 def make_comparison(command: Command) -> ComparisonPlan:
     """The plan of a command line with mode=compare: a search of its own for each schedule on each data set.
 
@@ -166,26 +164,52 @@ def make_comparison(command: Command) -> ComparisonPlan:
     """
     config, request = command.compose(), command.request
     compare, study = build.compare_config(config), build.study_config(config)
-    for key, instead in OF_SEARCH.items():
+    for key, instead in (("schedule", "compare.schedules"), ("study.n_trials", "compare.trials")):
         if key in request.keys:
             raise InvalidValueError(key, request.given(key), f"is for mode=search; mode=compare has {instead}")
-    datasets = request.datasets or (str(config.dataset.name),)
+    if study.timeout is not None:
+        rule = "is for mode=search; mode=compare gives every schedule compare.trials trials"
+        raise InvalidValueError("study.timeout", study.timeout, rule)
+    if request.groups and not _has_sampler(request):
+        choice = ", ".join(f"{group}={','.join(options)}" for group, options in request.groups.items())
+        rule = "cannot be searched by qmc, the sampler of mode=compare unless another is given; sampler=tpe can"
+        raise InvalidValueError("sampler", choice, rule)
+    datasets = request.datasets or (None,)
     families = [_family(command, dataset, schedule) for dataset in datasets for schedule in compare.schedules]
-    name = study.name or _comparison_name([family.plan for family in families], datasets)
+    name = study.name or _comparison_name(families)
     plan = ComparisonPlan(name, compare, tuple(_named(family, name, compare.trials) for family in families))
-    RunConfig.with_seed(plan.first.first, plan.seeds[-1])  # refuses seeds that are too large
+    seed = plan.first.first.train.seed
+    try:
+        plan.first.first.with_seed(plan.seeds[-1])
+    except InvalidValueError as error:
+        rule = f"leaves no room for compare.seeds={compare.seeds} seeds above it: the last {error.rule}"
+        raise InvalidValueError("train.seed", seed, rule) from error
     return plan
 
 
-def _family(command: Command, dataset: str, schedule: str) -> Family:
-    """A family's search: the command line with its data set and schedule; quasi-random unless a sampler is given."""
+def _family(command: Command, dataset: str | None, schedule: str) -> Family:
+    """A family's search: the command line with its schedule; quasi-random unless a sampler is given.
+
+    Args:
+        dataset: one of several; None for the command line's own.
+    """
     request = command.request
-    plain = [text for text in request.plain if text.partition("=")[0] != "dataset"]
-    sampler = [] if "sampler" in request.pinned else ["sampler=qmc"]
-    own = replace(request, plain=(f"dataset={dataset}", f"schedule={schedule}", *sampler, *plain), datasets=())
+    chosen = [] if dataset is None else [f"dataset={dataset}"]
+    sampler = [] if _has_sampler(request) else ["sampler=qmc"]
+    own = replace(request, plain=(*chosen, f"schedule={schedule}", *sampler, *request.plain), datasets=())
     of_family = replace(command, request=own)
     with refusals_of(schedule):
-        return Family(dataset, schedule, of_family, make_plan(of_family))
+        plan = make_plan(of_family)
+        size = grid_size(plan.sampler, plan.space)
+    trials = build.compare_config(command.compose()).trials
+    if size is not None and size < trials:
+        rule = f"with schedule={schedule}: its grid has only {size} points, and every schedule gets as many trials"
+        raise InvalidValueError("compare.trials", trials, rule)
+    return Family(dataset or plan.label("dataset"), schedule, of_family, plan)
+
+
+def _has_sampler(request: Request) -> bool:
+    return "sampler" in request.pinned
 
 
 @contextmanager
@@ -208,10 +232,12 @@ def _named(family: Family, comparison: str, trials: int) -> Family:
     return replace(family, plan=replace(family.plan, study=replace(family.plan.study, name=name, n_trials=trials)))
 
 
-def _comparison_name(plans: Sequence[Plan], datasets: Sequence[str]) -> str:
-    """compare-datasets-model-optimizer-digest."""
-    labels = ["+".join(datasets), plans[0].label("model"), plans[0].label("optimizer")]
-    return "-".join(["compare", *labels, _digest([plan.identity for plan in plans])])
+def _comparison_name(families: Sequence[Family]) -> str:
+    """compare-datasets-model-optimizer-digest; whatever the order."""
+    datasets = sorted({family.dataset for family in families})
+    plan = families[0].plan
+    identities = sorted(json.dumps(family.plan.identity, sort_keys=True) for family in families)
+    return "-".join(["compare", "+".join(datasets), plan.label("model"), plan.label("optimizer"), _digest(identities)])
 
 
 def _digest(identity: Any) -> str:

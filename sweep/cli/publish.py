@@ -1,15 +1,20 @@
 """The report of a search or a comparison, and a comparison's numbers, as files."""
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sweep.comparison import Comparison, as_csv, as_json
+from sweep.comparison import Comparison, as_csv, as_json, counted
 from sweep.config import ReportConfig
-from sweep.core import ComparisonRecord, Reader, Rows, StudyRecord, TrialRecord
+from sweep.core import ComparisonRecord, FamilyRecord, Reader, Rows, StudyRecord, TrialRecord
 from sweep.report import DRAWN, comparison_page, study_page
 from sweep.search import importances
+from sweep.validation import InvalidValueError
+
+LONGEST = 100
+"""Characters of the name of a folder."""
 
 
 def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, bytes]:
@@ -19,31 +24,55 @@ def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, b
         storage: of Optuna, which tells what mattered.
     """
     drawn = _rows(reader, study.ranked[:DRAWN])
-    return {"report.html": study_page(study, drawn, importances(storage, study.name)).encode()}
+    return {"report.html": study_page(study, drawn, _importances(storage, study, study.trials)).encode()}
 
 
 def comparison_files(
-    reader: Reader, record: ComparisonRecord, comparisons: list[Comparison], storage: str
+    reader: Reader, record: ComparisonRecord, comparisons: Sequence[Comparison], storage: str
 ) -> dict[str, bytes]:
     """report.html, comparison.csv and comparison.json."""
+
+    def mattered(family: FamilyRecord) -> dict[str, dict[str, float]]:
+        return _importances(storage, family.study, counted(family.study, record.trials))
+
     finals = [final.run for comparison in comparisons for s in comparison.standings for final in s.finals]
-    mattered = {(f.dataset, f.schedule): importances(storage, f.study.name) for f in record.families}
+    shares = {(family.dataset, family.schedule): mattered(family) for family in record.families}
     return {
-        "report.html": comparison_page(record, comparisons, _rows(reader, finals), mattered).encode(),
+        "report.html": comparison_page(record, comparisons, _rows(reader, finals), shares).encode(),
         "comparison.csv": as_csv(comparisons).encode(),
         "comparison.json": as_json(record, comparisons).encode(),
     }
 
 
-def write(files: Mapping[str, bytes], config: ReportConfig, name: str) -> Path:
-    """The files in a folder of their own, which is given back. None is ever half-written."""
-    folder = Path(config.dir) / re.sub(r"[^\w.+-]+", "-", name).strip(".-")
-    folder.mkdir(parents=True, exist_ok=True)
+def report_folder(config: ReportConfig, name: str) -> Path:
+    """The folder of a report, made where there is none.
+
+    Raises:
+        InvalidValueError: names report.dir where it cannot be written.
+    """
+    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
+    if safe != name:  # another name may look the same
+        safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    folder = Path(config.dir) / safe
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValueError("report.dir", config.dir, f"cannot be written: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidValueError("report.dir", config.dir, f"cannot be written: {folder} is read-only")
+    return folder
+
+
+def write(files: Mapping[str, bytes], folder: Path) -> None:
+    """The files in a folder. None is ever half-written."""
     for file, content in files.items():
         part = folder / f"{file}.part"
         part.write_bytes(content)
         os.replace(part, folder / file)
-    return folder
+
+
+def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]) -> dict[str, dict[str, float]]:
+    return importances(storage, study.name, {trial.number for trial in trials if trial.number is not None})
 
 
 def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, Rows]:

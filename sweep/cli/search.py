@@ -11,7 +11,7 @@ from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
-from sweep.cli.publish import study_files, write
+from sweep.cli.publish import report_folder, study_files, write
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import TrackingConfig
 from sweep.database import same_database
@@ -58,8 +58,10 @@ def search(command: Command) -> int:
     engine = make_engine(plan)
     check(plan, engine)
     recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
+    refuse_taken(recorded_before, plan.name, "comparison")
     opened = open_search(command, plan, engine)
     store, proposer = checked_store([opened], recorded_before, plan.tracking), opened.proposer
+    folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
     say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
     display = display_of(opened, run, out)
@@ -71,16 +73,29 @@ def search(command: Command) -> int:
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     assert recorded is not None
-    files = study_files(reader, recorded, plan.study.storage)
-    for name, content in files.items():
-        run.attach(name, content)
     show_study(out, recorded, base, ui_command(command))
-    say(out, f"\nreport: {write(files, plan.report, plan.name) / 'report.html'}")
-    if proposer.failed:
-        say(out, f"given up after {plan.study.max_retries} retries: trials {proposer.failed}")
+    files = study_files(reader, recorded, plan.study.storage)
+    write(files, folder)
+    run.attach(files)
+    say(out, f"\nreport: {folder / 'report.html'}")
+    say_failed(opened, out)
     if not opened.done:
         say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
     return DONE
+
+
+def refuse_taken(store: Store | None, name: str, kind: str) -> None:
+    """Refuse a name that a study ("study") or a comparison ("comparison") has already."""
+    reader = None if store is None else MlflowReader(store)
+    if reader is not None and (reader.comparison(name) if kind == "comparison" else reader.study(name)) is not None:
+        raise InvalidValueError("study.name", name, f"is the name of a {kind}; choose another name")
+
+
+def say_failed(opened: Search, out: Console) -> None:
+    """The trials that were given up."""
+    if opened.proposer.failed:
+        retries, trials = opened.plan.study.max_retries, opened.proposer.failed
+        say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
 def make_engine(plan: Plan) -> SerialEngine:

@@ -46,6 +46,9 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
     if found is None:
         rule = f"is not recorded; recorded are {', '.join(names)}" if names else "no study is recorded yet"
         raise InvalidValueError("study.name", name, rule)
+    if isinstance(found, ComparisonRecord) and not found.families:
+        rule = "is a comparison that was interrupted as it began; the same command goes on"
+        raise InvalidValueError("study.name", found.name, rule)
     return found
 
 

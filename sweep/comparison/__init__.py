@@ -1,7 +1,7 @@
 """The comparison of schedules: its protocol, and its statistics. Knows nothing of Optuna, MLflow or tensors."""
 
 from sweep.comparison.files import as_csv, as_json, best_parameters
-from sweep.comparison.protocol import final_trials, finals, fresh_seeds, judged_by, winner
+from sweep.comparison.protocol import counted, final_trials, finals, fresh_seeds, judged_by, winner
 from sweep.comparison.ranking import Difference
 from sweep.comparison.result import Comparison, Profile, Standing, compare, profile
 from sweep.comparison.statistics import Estimate
@@ -16,6 +16,7 @@ __all__ = [
     "as_json",
     "best_parameters",
     "compare",
+    "counted",
     "final_trials",
     "finals",
     "fresh_seeds",

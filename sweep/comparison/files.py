@@ -9,7 +9,7 @@ from typing import Any
 
 from sweep.comparison.result import Comparison, Standing
 from sweep.comparison.statistics import Estimate
-from sweep.core import ComparisonRecord, FinalRecord
+from sweep.core import ComparisonRecord, FinalRecord, Status
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
@@ -59,7 +59,9 @@ def _with_more(comparison: Comparison, standing: Standing) -> dict[str, Any]:
 
 
 def _measured(final: FinalRecord) -> dict[str, float]:
-    """What was evaluated at the end of a final run."""
+    """What was evaluated at the end of a final run that ended as complete."""
+    if final.run.status is not Status.COMPLETE:
+        return {}
     return {key: value for key, value in final.run.metrics.items() if key.startswith(("val_", "test_"))}
 
 

@@ -23,7 +23,9 @@ class Standing:
         ranked: rank, interval and difference to the best in the judged metric.
         val, test: of the study's metric over the finals that ended as complete; None without any, or (test) without a
             test split.
-        steps, seconds: float64 [finals], from the start to the first evaluation at the target; inf for never.
+        steps, seconds: float64 [finals], from the start to the first evaluation at the target; inf for never, NaN where
+            there is no target.
+        missing: trials and final runs that were asked for and have not ended.
         best_of_k: float64 [n_trials], expected best validation metric after k = 1..n_trials trials; empty where no
             trial ended as complete.
     """
@@ -38,6 +40,7 @@ class Standing:
     steps: np.ndarray
     seconds: np.ndarray
     best_of_k: np.ndarray
+    missing: int
 
     @property
     def schedule(self) -> str:
@@ -50,13 +53,13 @@ class Standing:
 
     @property
     def steps_to_target(self) -> float | None:
-        """Median over the finals, inf for never; None without finals."""
-        return float(np.median(self.steps)) if len(self.steps) else None
+        """Median over the finals, inf for never; None without finals or target."""
+        return _median_or_none(self.steps)
 
     @property
     def seconds_to_target(self) -> float | None:
-        """Median over the finals, inf for never; None without finals."""
-        return float(np.median(self.seconds)) if len(self.seconds) else None
+        """Median over the finals, inf for never; None without finals or target."""
+        return _median_or_none(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,19 @@ class Comparison:
     standings: Sequence[Standing]
 
     @property
+    def missing(self) -> int:
+        """Trials and final runs that were asked for and have not ended."""
+        return sum(standing.missing for standing in self.standings)
+
+    @property
     def verdict(self) -> str:
         """What has been shown, and what has not, in plain words."""
-        return self.ranking.verdict
+        unfinished = f"Unfinished: {self.missing} trainings are missing. " if self.missing else ""
+        return unfinished + self.ranking.verdict
+
+
+def _median_or_none(values: np.ndarray) -> float | None:
+    return None if not len(values) or np.isnan(values).any() else float(np.median(values))
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ def profile(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> Prof
         for standing in comparison.standings:
             for final, steps in zip(standing.finals, standing.steps, strict=True):
                 problem = problems.index((comparison.dataset, final.seed))
-                costs[schedules.index(standing.schedule), problem] = steps
+                costs[schedules.index(standing.schedule), problem] = np.inf if np.isnan(steps) else steps
     return Profile(schedules, *performance_profile(costs))
 
 
@@ -149,13 +162,16 @@ def _standing(
     target: float | None,
     record: ComparisonRecord,
 ) -> Standing:
-    trials = counted(family.study, record.trials)
+    trials, best = counted(family.study, record.trials), winner(family.study, record.trials)
+    missing = record.trials - len(trials)
+    if best is not None or missing:
+        missing += len(record.seeds) - len(ended)
     measured = [t.metrics[record.metric] for t in trials if t.status is Status.COMPLETE]
     reached = [_reached(final, target, record) for final in ended]
     return Standing(
         family=family,
         n_trials=len(trials),
-        winner=winner(family.study, record.trials),
+        winner=best,
         finals=ended,
         ranked=ranked,
         val=_estimate(ended, record.metric, record.confidence),
@@ -163,12 +179,15 @@ def _standing(
         steps=np.array([steps for steps, _ in reached]),
         seconds=np.array([seconds for _, seconds in reached]),
         best_of_k=expected_best(np.array(measured), len(trials) - len(measured), record.minimize),
+        missing=missing,
     )
 
 
 def _reached(final: FinalRecord, target: float | None, record: ComparisonRecord) -> tuple[float, float]:
     """Updates and seconds to the first evaluation at the target; never for a run that diverged."""
-    if target is None or final.run.status is not Status.COMPLETE:
+    if target is None:
+        return np.nan, np.nan
+    if final.run.status is not Status.COMPLETE:
         return np.inf, np.inf
     values = np.array([measured.metrics[record.metric] for measured in final.evaluations])
     steps = np.array([float(measured.step) for measured in final.evaluations])

@@ -79,7 +79,9 @@ def _t_test(differences: np.ndarray) -> Any:
 
 
 def smallest_p(n_pairs: int, test: str) -> float:
-    """The smallest p that so many pairs can have: of signed ranks, where all differences have one sign."""
+    """The smallest p that so many pairs can have: of signed ranks where all have one sign, of t where none is left."""
+    if n_pairs < 2:
+        return 1.0
     return 2 / 2**n_pairs if test == "wilcoxon" else 0.0
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from sweep.comparison import Comparison
 from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.report.figures import COLOURS, VERMILION
+from sweep.report.text import percent
 
 GREY = "#7f7f7f"
 """Seen on a light page and on a dark one."""
@@ -140,7 +141,7 @@ def ranking(comparison: Comparison, look: Mapping[str, Look]) -> go.Figure:
     for name, estimate in estimates.items():
         low = estimate.mean if estimate.low is None else estimate.low
         high = estimate.mean if estimate.high is None else estimate.high
-        interval = "" if estimate.low is None else f"<br>{comparison.confidence:.0%} interval {low:.4g} to {high:.4g}"
+        interval = f"<br>{percent(comparison.confidence)} interval {low:.4g} to {high:.4g}" if low < high else ""
         ends = {"array": [high - estimate.mean], "arrayminus": [estimate.mean - low], "thickness": 2, "width": 6}
         dot = go.Scatter(x=[estimate.mean], y=[_text(name)], error_x=ends, mode="markers")
         dot.marker = {"color": look[name].colour, "size": 11}
@@ -314,7 +315,8 @@ def _scale(values: np.ndarray, log: bool) -> dict[str, Any]:
     """An axis for the values. Plotly would label a logarithmic one between its powers of ten by single digits."""
     if not log:
         return {"type": "linear"}
-    low, high = (math.log10(end) for end in (values.min(), values.max()))
+    seen = values[np.isfinite(values) & (values > 0)]  # a rate may begin or end at 0
+    low, high = (math.log10(end) for end in (seen.min(), seen.max()))
     digits = (1, 2, 5) if high - low < DECADES else (1,)
     ticks = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in digits]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

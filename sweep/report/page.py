@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import counts, heading, number, param_text, train_command
+from sweep.report.text import counts, heading, number, param_text, percent, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""
@@ -134,8 +134,9 @@ def _ranking(place: str, comparison: Comparison, look: Mapping[str, Look]) -> Ch
     if all(standing.ranked.estimate is None for standing in comparison.standings):
         return None
     caption = (
-        f"Mean {comparison.metric} over the seeds of each winner's final runs with its {comparison.confidence:.0%} "
-        f"bootstrap interval; {_better(comparison.minimize)} is better, the best is on top."
+        f"Mean {comparison.metric} over the seeds of each winner's final runs with its "
+        f"{percent(comparison.confidence)} bootstrap interval; {_better(comparison.minimize)} is better, and the best "
+        "is on top."
     )
     figure = charts.ranking(comparison, look)
     return Chart(f"ranking-{place}", f"Ranking by {comparison.metric}", caption, figure)
@@ -300,7 +301,7 @@ def _asked(record: ComparisonRecord) -> dict[str, str]:
         "seeds": f"{len(record.seeds)} ({', '.join(map(str, record.seeds))})",
         "updates": _horizons([family.study for family in record.families]),
         "metric": _direction(record.metric, record.minimize),
-        "confidence": f"{record.confidence:.0%}",
+        "confidence": percent(record.confidence),
         "test": f"{TESTS[record.test]} between all schedules, corrected by Holm",
     }
 
@@ -349,6 +350,7 @@ def _render(**context: object) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
+        "percent": percent,
         "drawn": _drawn,
         "figure": _figure,
         "heading": heading,

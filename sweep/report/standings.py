@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from sweep.comparison import Comparison, Difference, Estimate, Standing
-from sweep.report.text import number
+from sweep.report.text import number, percent
 
 ROOM = range(5, 25)
 """Columns of a drawn interval: at least, in a narrow terminal, and at most."""
@@ -20,8 +20,8 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
     Args:
         width: columns of the terminal; a narrow one has no room for everything.
     """
-    percent = f"{100 * comparison.confidence:g} %"
-    title = f"{comparison.metric} on {comparison.dataset}, mean over seeds with its {percent} interval"
+    interval = f"{percent(comparison.confidence)} interval"
+    title = f"{comparison.metric} on {comparison.dataset}, mean over seeds with its {interval}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     columns, room = _columns(comparison.standings, width)
     estimates = [standing.ranked.estimate for standing in comparison.standings]
@@ -61,7 +61,9 @@ def _is_best(standing: Standing) -> bool:
 
 
 def _mean(standing: Standing) -> str:
-    return "no trial ended" if standing.ranked.estimate is None else f"{standing.ranked.estimate.mean:.4f}"
+    if standing.ranked.estimate is None:
+        return "no trial ended" if standing.winner is None else "no final ended"
+    return f"{standing.ranked.estimate.mean:.4f}"
 
 
 def _seeds(standing: Standing) -> str:

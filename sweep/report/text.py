@@ -25,6 +25,11 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def percent(confidence: float) -> str:
+    """`95 %`; `99.5 %`."""
+    return f"{100 * confidence:.6g} %"
+
+
 def study_table(study: StudyRecord, best: int, width: int) -> Table:
     """The best trials of a study, best first: number, metric, what was searched, half-life in updates.
 

@@ -3,7 +3,16 @@
 from sweep.search.importance import importances
 from sweep.search.proposer import OptunaProposer
 from sweep.search.pruners import pruner
-from sweep.search.samplers import sampler
-from sweep.search.store import check_storage, open_study
+from sweep.search.samplers import grid_size, sampler
+from sweep.search.store import check_storage, check_study, open_study
 
-__all__ = ["OptunaProposer", "check_storage", "importances", "open_study", "pruner", "sampler"]
+__all__ = [
+    "OptunaProposer",
+    "check_storage",
+    "check_study",
+    "grid_size",
+    "importances",
+    "open_study",
+    "pruner",
+    "sampler",
+]

@@ -1,6 +1,7 @@
 """Which of the searched keys mattered."""
 
 from collections import defaultdict
+from collections.abc import Collection
 
 import optuna
 from optuna.importance import get_param_importances
@@ -15,12 +16,15 @@ CHOICE = "choice"
 """Label of the importances of the groups that are chosen among."""
 
 
-def importances(storage: str, name: str) -> dict[str, dict[str, float]]:
+def importances(storage: str, name: str, numbers: Collection[int]) -> dict[str, dict[str, float]]:
     """Label of a branch -> key -> importance between 0 and 1, by PED-ANOVA (Watanabe et al. 2023); they sum to 1.
 
     The label is empty where no group is searched. Where one is, each choice has importances of its own keys, and the
     groups have theirs under CHOICE. A branch with fewer than FEWEST complete trials, or with equal values alone, has
     none. A study that is not there has none either: the record may be read without it.
+
+    Args:
+        numbers: of the trials that count.
     """
     file = file_of(storage)
     if file is not None and not file.exists():  # Optuna would create it
@@ -29,7 +33,8 @@ def importances(storage: str, name: str) -> dict[str, dict[str, float]]:
         study = optuna.load_study(study_name=name, storage=storage)
     except Exception:  # whatever a storage that is not there raises
         return {}
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in ended if trial.number in numbers]
     branches: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in complete:
         branches[".".join(str(option) for key, option in trial.params.items() if _is_group(key))].append(trial)

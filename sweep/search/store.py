@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -11,8 +12,8 @@ from optuna.study import Study
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import StudyConfig
-from sweep.database import check_database, is_database
-from sweep.validation import InvalidValueError
+from sweep.database import check_database, file_of, is_database
+from sweep.validation import InvalidValueError, refuse_difference
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -52,21 +53,31 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
         )
     except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
         raise InvalidValueError("study.storage", config.storage, f"cannot keep a study: {error}") from error
+    _check_stored(study, config, name, identity)
+    if IDENTITY not in study.user_attrs:
+        study.set_user_attr(UID, uuid.uuid4().hex)
+        study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
+    return study, study.user_attrs[UID]
+
+
+def check_study(config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:
+    """Refuse what `open_study` would, without creating anything.
+
+    Raises:
+        InvalidValueError: if a study of that name is stored that is of another configuration, or not of this program.
+    """
+    file = file_of(config.storage)
+    if file is not None and not file.exists():
+        return
+    with suppress(KeyError):  # there is none of that name
+        _check_stored(optuna.load_study(study_name=name, storage=config.storage), config, name, identity)
+
+
+def _check_stored(study: Study, config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:
     stored = study.user_attrs.get(IDENTITY)
     if stored is None and (
         study.get_trials(deepcopy=False) or study.direction.name.lower() != config.direction_of_metric
     ):
         raise InvalidValueError("study.name", name, "is a study of another program; choose another name")
-    if stored is None:
-        study.set_user_attr(UID, uuid.uuid4().hex)
-        study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
-    else:
-        _refuse_difference(name, json.loads(stored), json.loads(json.dumps(identity)))
-    return study, study.user_attrs[UID]
-
-
-def _refuse_difference(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    differing = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
-    if differing:
-        lines = "".join(f"\n  {key}: {stored.get(key)} in the study, {asked.get(key)} asked for" for key in differing)
-        raise InvalidValueError("study.name", name, f"is a study of another configuration; choose another name{lines}")
+    if stored is not None:
+        refuse_difference(name, json.loads(stored), json.loads(json.dumps(identity)))

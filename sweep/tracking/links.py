@@ -14,8 +14,8 @@ def trials_page(base: str, experiment_id: str, run_id: str, metric: str, minimiz
 
 
 def finals_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
-    """The final runs of a comparison, best first, and the curves of the first ten."""
-    which = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`sweep.kind` = 'final'"
+    """The final runs that a comparison is of, best first, and the curves of the first ten."""
+    which = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`sweep.current` = 'true'"
     return _runs_page(base, experiment_id, which, metric, minimize)
 
 

@@ -2,21 +2,18 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from mlflow.entities import Metric, Param, Run
 
-from sweep.core import Status, Trial
+from sweep.core import Trial
 from sweep.tracking.store import Store
 
 PARAMS_AT_ONCE = 100
 """The most that MLflow takes in one batch."""
-
-BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
-"""How a trial ends that depends on nothing but its own training."""
 
 
 class Parent(Protocol):
@@ -55,19 +52,19 @@ class ParentRun:
         """Create the run."""
         self.run_id = create_run(self.store, self.name, {**self.tags, **tags}, params)
 
-    def reopen(self, tags: Mapping[str, str] | None = None) -> None:
-        """Go on with a run that exists, with tags that say what is asked for now."""
+    def reopen(self) -> None:
+        """Go on with a run that exists."""
         self.store.client.update_run(self.run_id, status="RUNNING")
-        self.tag(tags or {})
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         for key, value in tags.items():
             self.store.client.set_tag(self.run_id, key, value)
 
-    def attach(self, name: str, content: bytes) -> None:
-        """Keep a file with the run."""
-        log_artifact(self.store, self.run_id, name, content)
+    def attach(self, files: Mapping[str, bytes]) -> None:
+        """Keep files with the run, name -> contents."""
+        for name, content in files.items():
+            log_artifact(self.store, self.run_id, name, content)
 
     def finish(self, status: str) -> None:
         """End the run: FINISHED, KILLED where it was interrupted, FAILED."""
@@ -140,6 +137,22 @@ class ComparisonRun(ParentRun):
         recorded = store.search({"sweep.kind": "comparison"})
         super().__init__(store, name, tags, [run for run in recorded if run.data.tags["sweep.comparison"] == name])
 
+    @property
+    def params(self) -> dict[str, str]:
+        """What it was created with."""
+        return dict(self.store.client.get_run(self.run_id).data.params)
+
+    def mark_finals(self, current: Collection[str]) -> None:
+        """Tell the final runs that the comparison is of from those that a later command has superseded.
+
+        Args:
+            current: ids of their runs.
+        """
+        for run in self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"}):
+            wanted = "true" if run.info.run_id in current else "false"
+            if run.data.tags.get("sweep.current") != wanted:
+                self.store.client.set_tag(run.info.run_id, "sweep.current", wanted)
+
     def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
         """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
         families = [[dataset, schedule, run_id] for (dataset, schedule), run_id in studies.items()]
@@ -159,7 +172,7 @@ class FinalRuns:
     """
 
     def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:
-        self.comparison, self._key = comparison, f"{metric}/{label}"
+        self.comparison, self._key = comparison, f"{metric}/{label} trial {winner}"
         self._of = {"mlflow.parentRunId": comparison.run_id, "sweep.kind": "final"}
         self._of |= {"sweep.study_run": study_run, "sweep.trial": str(winner)}
         self._added = set(comparison.values(self._key))
@@ -169,11 +182,6 @@ class FinalRuns:
 
     def children(self) -> list[tuple[int, Run]]:
         return [(int(run.data.tags["sweep.seed"]), run) for run in self.comparison.store.search(self._of)]
-
-    @property
-    def ended(self) -> set[int]:
-        """The seeds whose runs have ended by themselves."""
-        return {seed for seed, run in self.children() if run.data.tags.get("sweep.status") in BY_THEMSELVES}
 
     def add(self, number: int, value: float) -> None:
         if number not in self._added:

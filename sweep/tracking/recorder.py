@@ -7,7 +7,7 @@ import numpy as np
 from mlflow.entities import Metric
 
 from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
-from sweep.tracking.parents import BY_THEMSELVES, Parent, create_run, log_artifact, now_ms
+from sweep.tracking.parents import Parent, create_run, log_artifact, now_ms
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.store import Store
 
@@ -20,6 +20,9 @@ RUN_STATUS = {
     Status.DIVERGED: "FAILED",
     Status.FAILED: "FAILED",
 }
+
+BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
+"""How a trial ends that depends on nothing but its own training."""
 
 
 class MlflowRecorder:
@@ -139,10 +142,10 @@ class MlflowRecorder:
             self.store.client.log_batch(run_id, metrics=pending[first : first + METRICS_AT_ONCE])
         if events := self._events.pop(trial.number, ()):
             self._describe_again(trial, events)
-        self.store.client.set_tag(run_id, "sweep.status", result.status.value)
         if self.parent and result.value is not None:
             self.parent.add(trial.number, result.value)
         self.store.client.set_terminated(run_id, RUN_STATUS[result.status])
+        self.store.client.set_tag(run_id, "sweep.status", result.status.value)  # last: what has it is whole
         training = self._open.pop(trial.number)
         if result.status in BY_THEMSELVES:
             self._remember(training, trial.number, run_id)

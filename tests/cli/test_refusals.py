@@ -135,9 +135,15 @@ from tests.conftest import Answer
         (["mode=compare", "study.timeout=3"], "study.timeout=3: is for mode=search; mode=compare has compare.trials"),
         (["mode=compare", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: with schedule=constant: no such key"),
         (["mode=compare", "sampler=grid"], "with schedule=constant: sampler=grid needs finitely many values"),
-        (["mode=compare", "optimizer=sgd,adam"], "sampler=qmc: cannot search a choice among groups"),
+        (["mode=compare", "optimizer=sgd,adam"], "sampler=optimizer=sgd,adam: cannot be searched by qmc, the sampler"),
+        (["mode=compare", "compare.schedules=[constant,[1]]"], "compare.schedules=['constant', [1]]: must be a list"),
+        (
+            ["mode=compare", "sampler=grid", "space=none", "optimizer.lr=0.1,0.2", "compare.trials=3"],
+            "compare.trials=3: with schedule=constant: its grid has only 2 points",
+        ),
+        (["mode=compare", "report.dir=text.npz/x"], "report.dir=text.npz/x: must be a folder"),
         (["mode=compare", "train.more_steps=3"], "train.more_steps=3: is for mode=train"),
-        (["mode=compare", "train.seed=9223372036854775807"], "must be an integer >= 0 and <= 9223372036854775807"),
+        (["mode=compare", "train.seed=9223372036854775807"], "train.seed=9223372036854775807: leaves no room for"),
         (
             ["mode=compare", "dataset=digits,quadratic", "study.metric=val_accuracy"],
             "study.metric=val_accuracy: a regression has no accuracy",

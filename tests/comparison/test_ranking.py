@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweep.comparison.ranking import rank
+from sweep.comparison.ranking import _seeds_needed, rank
 
 
 def named(*columns):
@@ -175,9 +175,40 @@ def test_where_signed_ranks_can_show_nothing_that_is_said(families, seeds, can):
     assert "at all" not in ranked(*finals).verdict
 
 
+def test_two_seeds_are_too_few_and_that_is_said():
+    assert (
+        "With so few seeds for 2 schedules, the test t can show no difference at all."
+        in ranked([1.0, 2.0], [2.0, 3.000001]).verdict
+    )
+
+
+@pytest.mark.parametrize(("test", "fewest"), [("t", 3), ("wilcoxon", 7)])
+def test_the_number_of_seeds_is_one_at_which_the_test_can_show_something(test, fewest):
+    """A clear difference, but for one seed."""
+    found = ranked([0.1, 0.2, 0.3], [1.1, 1.21, 1.35], test=test, confidence=0.95)
+    needed = found.families[1].difference.seeds_needed
+    assert found.families[1].difference.shown is (test == "t")
+    assert needed is None if test == "t" else needed >= fewest
+
+
+@pytest.mark.parametrize("effect", [0.5, 1.0, 2.0, 3.0])
+def test_with_so_many_seeds_a_difference_is_shown_four_times_out_of_five(effect):
+    observed = np.array([effect - 1, effect, effect + 1])  # deviation 1
+    n = _seeds_needed(observed, 0.05, "t")
+    found = 0
+    for repetition in range(200):
+        differences = np.random.default_rng(repetition).normal(effect, 1.0, size=n)
+        p = [stats.ttest_1samp(np.delete(differences, i), 0).pvalue for i in range(n)]
+        found += max(*p, stats.ttest_1samp(differences, 0).pvalue) < 0.05
+    assert found / 200 > 0.74  # 0.8, less what 200 repetitions may miss it by
+
+
 def test_one_ranked_first_because_the_other_diverged_is_not_called_better():
     found = ranked(CLEAR + 5, np.append(CLEAR[:-1], None))
     assert [of.name for of in found.families] == ["a", "b"]
     assert found.families[1].difference.p_holm < 0.05
     assert found.shown == ()
-    assert found.verdict == "b diverged on 1 of 6 seeds and is ranked for it."
+    assert found.verdict == (
+        "a is ranked first, but b had better numbers where it did not diverge. "
+        "b diverged on 1 of 6 seeds and is ranked for it."
+    )

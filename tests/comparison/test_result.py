@@ -171,6 +171,37 @@ def test_the_record_of_a_comparison_that_has_only_begun_is_no_error():
     assert len(as_csv([found]).splitlines()) == 3
 
 
+def test_without_a_target_nothing_is_counted_to_it():
+    lost = BAD[0], [final(0, s, 0.5, None) for s in (1, 2, 3)]
+    (found,) = compare(record(lost, GOOD))
+    assert found.target is None
+    assert [s.steps_to_target for s in found.standings] == [None, None]
+    assert [s.reached for s in found.standings] == [0, 0]
+    both = record(lost, GOOD, datasets=("digits", "wine"))
+    assert profile(both, compare(both)).share.tolist() == [[0.0], [0.0]]
+
+
+def test_what_is_missing_is_counted_and_said_first():
+    begun = GOOD[0], GOOD[1][:1]
+    (found,) = compare(record(begun, BAD))
+    assert found.missing == 2
+    assert found.verdict.startswith("Unfinished: 2 trainings are missing. ")
+    (found,) = compare(record(begun, BAD, trials=5))
+    assert found.missing == 2 + 2 + 2
+    (found,) = compare(record((study("lost", None, None, None), []), GOOD))
+    assert found.missing == 0  # without a winner there are no finals to come
+
+
+def test_a_diverged_final_has_no_metrics_in_the_files():
+    diverged = GOOD[0], [final(1, 1, 0.1, None), *GOOD[1][1:]]
+    of = record(BAD, diverged)
+    of_final = replace(diverged[1][0], run=replace(diverged[1][0].run, metrics={"val_loss": 0.1}))
+    of = replace(of, families=[of.families[0], replace(of.families[1], finals=[of_final, *GOOD[1][1:]])])
+    (on_digits,) = json.loads(as_json(of, compare(of)))["datasets"]
+    families = {family["schedule"]: family for family in on_digits["families"]}
+    assert families["good"]["finals"][0] == {"seed": 1, "run_id": "run 1", "status": "diverged"}
+
+
 def test_a_profile_is_over_data_sets_and_seeds():
     of = record(BAD, GOOD, datasets=("digits", "wine"))
     assert profile(record(BAD, GOOD), compare(record(BAD, GOOD))) is None

@@ -77,7 +77,7 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
 
 def test_it_says_what_was_asked() -> None:
     said = text(PAGE)
-    for asked in ("trials of each 24", "seeds 10 (1, 2, 3", "updates 300", "val_loss, lower is better", "95%", "Holm"):
+    for asked in ("trials of each 24", "seeds 10 (1, 2, 3", "updates 300", "val_loss, lower is better", "95 %", "Holm"):
         assert asked in said
     assert "over seeds on one split" in said
     assert "tuning never saw the test split" in said
@@ -189,7 +189,7 @@ def test_one_seed_has_neither_intervals_nor_bands() -> None:
     val = compare(record)[0].standings[0].val
     assert val is not None
     assert f"{val.mean:.4g}" in text(page)
-    assert "[" not in text(page).replace("[95% interval]", "")
+    assert "[" not in text(page).replace("[95 % interval]", "")
     assert len(figure(page, "loss-0")) == 2
 
 

@@ -96,8 +96,42 @@ def test_finals_stand_below_the_comparison_and_their_results_on_it(store: Store)
     assert expected.items() <= tags.items()
     assert tags["mlflow.parentRunId"] == run.run_id
     finals(store, run, study, winner=0).add(1, 0.9)  # it has that of seed 1
-    history = store.client.get_metric_history(run.run_id, "test_loss/digits/cosine")
+    history = store.client.get_metric_history(run.run_id, "test_loss/digits/cosine trial 0")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_final_that_was_killed_before_it_was_whole_is_trained_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are there, its result on the comparison too; its end is not."""
+    run = comparison_run(store)
+    study = tuned(store, run, "cosine", 0.5)
+    run.compares({("digits", "cosine"): study.run_id})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.client), "set_terminated", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.1)
+    (family,) = MlflowReader(store).comparison("mine").families  # type: ignore[union-attr]
+    assert [final.run.status for final in family.finals] == [None]
+    run_id = train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.1)
+    (recorded,) = store.search({"sweep.kind": "final"})
+    assert (recorded.info.run_id, recorded.info.status) == (run_id, "FINISHED")
+    history = store.client.get_metric_history(run.run_id, "test_loss/digits/cosine trial 0")
+    assert [(m.step, m.value) for m in history] == [(1, 0.1)]
+
+
+def test_finals_of_an_earlier_winner_are_told_from_those_the_comparison_is_of(store: Store) -> None:
+    run = comparison_run(store)
+    study = tuned(store, run, "cosine", 0.5, 0.4)
+    old = train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.2)
+    run.mark_finals({old})
+    new = train(MlflowRecorder(store, describe, finals(store, run, study, winner=1)), 1, 0.1)
+    run.mark_finals({new})
+    current = {r.info.run_id: r.data.tags["sweep.current"] for r in store.search({"sweep.kind": "final"})}
+    assert current == {old: "false", new: "true"}
+    for winner, value in ((0, 0.2), (1, 0.1)):
+        history = store.client.get_metric_history(run.run_id, f"test_loss/digits/cosine trial {winner}")
+        assert [m.value for m in history] == [value]
 
 
 def test_what_an_interrupted_attempt_left_of_a_final_is_replaced(store: Store) -> None:
@@ -136,6 +170,6 @@ def test_a_comparison_is_found_again_with_what_it_is_asked_for_now(store: Store)
 @pytest.mark.parametrize("name", ['it\'s "mine"', "a/b.c"])
 def test_a_comparison_may_have_any_name(store: Store, name: str) -> None:
     run = comparison_run(store, name)
-    run.attach("comparison.csv", b"schedule\n")
+    run.attach({"comparison.csv": b"schedule\n"})
     assert replace(MlflowReader(store).comparison(name), families=[]).run_id == run.run_id  # type: ignore[type-var]
     assert [f.path for f in store.client.list_artifacts(run.run_id)] == ["comparison.csv"]
