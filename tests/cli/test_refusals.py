@@ -132,7 +132,7 @@ from tests.conftest import Answer
         (["mode=compare", "schedule=cosine"], "schedule=cosine: is for mode=search; mode=compare has compare.sch"),
         (["mode=compare", "schedule=cosine,linear"], "schedule=cosine,linear: is for mode=search; mode=compare has"),
         (["mode=compare", "study.n_trials=3"], "study.n_trials=3: is for mode=search; mode=compare has compare.trials"),
-        (["mode=compare", "study.timeout=3"], "study.timeout=3: is for mode=search; mode=compare has compare.trials"),
+        (["mode=compare", "study.timeout=3"], "study.timeout=3: is for mode=search; mode=compare gives every"),
         (["mode=compare", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: with schedule=constant: no such key"),
         (["mode=compare", "sampler=grid"], "with schedule=constant: sampler=grid needs finitely many values"),
         (["mode=compare", "optimizer=sgd,adam"], "sampler=optimizer=sgd,adam: cannot be searched by qmc, the sampler"),
