@@ -77,7 +77,8 @@ def test_every_command_line_is_accepted(sweep: Callable[..., Answer], folder: Pa
         assert sweep(*SMALL, "study.n_trials=1").status == 0
     if "mode=ui" in command:
         return  # served in tests/test_ui.py
-    small = [*SMALL, "train.steps=120", "train.eval_every=60", "study.n_trials=2"]
+    total = ["compare.trials=2", "compare.seeds=2"] if "mode=compare" in command else ["study.n_trials=2"]
+    small = [*SMALL, "train.steps=120", "train.eval_every=60", *total]
     if "mode=report" in command or "--help" in command:
         small = []
     elif "model=cnn" in command:
