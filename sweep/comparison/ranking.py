@@ -205,7 +205,7 @@ def _shown_text(best: str, rest: Sequence[Ranked], shown: Sequence[str], unclear
 def _needed_text(best: str, unclear: Sequence[Ranked], level: float) -> list[str]:
     """What it would take for those without a difference shown: of the nearest, how many seeds."""
     said = [
-        f"That of {family.name} hangs on a single seed."
+        f"The difference to {family.name} hangs on a single seed."
         for family in unclear
         if family.difference is not None and family.difference.p_holm < level
     ]
