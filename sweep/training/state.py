@@ -11,7 +11,7 @@ from sweep.data import Dataset
 from sweep.schedules import Memory
 from sweep.training.average import initial_average
 from sweep.training.batches import Batches
-from sweep.training.device import choose_threads
+from sweep.training.dropout import SeededDropout, seed_dropouts
 from sweep.training.groups import build_optimizer
 from sweep.training.optimizers import Optimizer, TwoWeights
 from sweep.validation import InvalidValueError
@@ -27,7 +27,9 @@ class TrainState:
     Args:
         model, optimizer: on the device, in the precision of the run.
         batches: the data order; batch s is a function of the seed and s alone.
-        random: state of the generators that dropout draws from: CPU, and the device's own where it has one.
+        random: state of the generators that a model of the user's own may draw from: CPU, and the device's where it
+            has one.
+        dropouts: the dropout layers of the model, which draw by seed and step.
         average: moving average of the weights, by the names of the parameters; None where none is wanted.
         events: what the schedule waited for and has seen.
         memories: what its reactions remember, by their names.
@@ -41,6 +43,7 @@ class TrainState:
     optimizer: Optimizer
     batches: Batches
     random: "RandomState"
+    dropouts: list[SeededDropout] = field(default_factory=list)
     average: dict[str, Tensor] | None = None
     events: tuple[Event, ...] = ()
     memories: dict[str, Memory] = field(default_factory=dict)
@@ -88,15 +91,16 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
             would be one of the other.
     """
     torch.manual_seed(seed)
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs).to(device, dtype)
-    choose_threads(model, device)
+    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    dropouts = seed_dropouts(model)
+    model = model.to(device, dtype)
     optimizer = build_optimizer(config.optimizer, model)
     average = initial_average(model) if config.average.name == "ema" else None
     if average is not None and isinstance(optimizer, TwoWeights):
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
     batches = Batches(data.train, config.train.batch_size, seed, device)
-    state = TrainState(model, optimizer, batches, RandomState.capture(device), average)
+    state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state

@@ -1,0 +1,124 @@
+"""What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sweep.config import RunConfig
+from sweep.core import Evaluation, Trial
+from sweep.data import Dataset, Split
+from sweep.schedules import Reaction
+from sweep.training.device import DTYPES
+from sweep.training.dropout import set_draws, update_key
+from sweep.training.state import TrainState, initial_state
+from sweep.validation import InvalidValueError
+
+EVALUATION_BATCH = 4096
+"""Examples evaluated at once."""
+
+
+class Task:
+    """A data set to be trained on.
+
+    Args:
+        data: the data set all trials share.
+        device: where to train.
+        precision: float32, bf16 (autocast), float64.
+    """
+
+    def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
+        self.device, self.dtype = device, DTYPES[precision]
+        self.autocast = precision == "bf16"
+        self.data = data.place(device, self.dtype)
+        self.loss = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+
+    def initial(self, config: RunConfig, seed: int) -> TrainState:
+        """The state before update 0."""
+        return initial_state(config, seed, self.data, self.device, self.dtype)
+
+    def check(self, config: RunConfig) -> None:
+        """Try what a training needs, without training: build the model, and push batches of both sizes through it.
+
+        Raises:
+            InvalidValueError: names what cannot be trained.
+        """
+        n_train = len(self.data.train)
+        if config.train.batch_size > n_train:
+            rule = f"must be at most the training split, which has {n_train} examples"
+            raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
+        for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
+            if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
+                key, value = f"{group}.{part.condition}", getattr(part, part.condition)
+                raise InvalidValueError(key, value, f"waits for {part.watches}, which a regression does not have")
+        state = self.initial(config, config.train.seed)
+        last = state.batches.per_epoch - 1
+        try:
+            for first in {0, last}:  # the last batch of an epoch may be smaller
+                inputs, targets = next(state.batches.range(first, first + 1))
+                outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
+                if outputs.shape != expected:
+                    raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
+                self.backward(state, inputs, targets, config.train.accumulate, config.train.seed, first)
+        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
+            raise InvalidValueError("model._target_", config.model.target, rule) from error
+        try:
+            state.optimizer.step()
+        except Exception as error:  # whatever an optimizer finds to refuse only now
+            rule = f"cannot update this model: {error}"
+            raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
+
+    def backward(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The mean loss over a batch; its gradient is added to the parameters', micro-batch by micro-batch.
+
+        Args:
+            seed, step: of the training and of its update; they say what dropout draws.
+        """
+        key = update_key(seed, step) if state.dropouts else 0
+        if accumulate == 1:
+            set_draws(state.dropouts, key)
+            loss = self._loss(state, inputs, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        total, first_row = torch.zeros((), device=self.device, dtype=self.dtype), 0
+        for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
+            if len(part):  # the last batch of an epoch may have fewer examples than micro-batches
+                set_draws(state.dropouts, key, first_row)
+                loss = self._loss(state, part, expected) * (len(part) / len(inputs))
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+                first_row += len(part)
+        return total
+
+    def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss; the mistakes among the examples are counted where a reaction asks."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            outputs = state.model(inputs)
+            loss: Tensor = self.loss(outputs, targets)
+        if state.mistakes is not None:
+            state.mistakes += (outputs.detach().argmax(dim=1) != targets).sum()
+            state.seen += len(inputs)
+        return loss
+
+    def splits(self, trial: Trial, step: int) -> dict[str, Split]:
+        """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
+        tested = trial.final and step == trial.last and len(self.data.test) > 0
+        return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
+
+
+def boundary(trial: Trial, step: int) -> int:
+    """The updates completed at the next evaluation after `step` of them: a multiple of train.eval_every, or the end."""
+    every = trial.config.train.eval_every
+    return min(trial.last, (step // every + 1) * every)
+
+
+def sound(evaluation: Evaluation) -> bool:
+    """Whether every metric is a finite number; else the trial has diverged."""
+    return bool(np.isfinite(list(evaluation.metrics.values())).all())
+
+
+def broken(trial: int, step: int) -> Evaluation:
+    """The evaluation of a trial that has diverged."""
+    return Evaluation(trial, step, {"global_step": float(step)})
