@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +23,12 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
     TensorFlow's `ExponentialMovingAverage` with num_updates = step: the first updates, which say little about where the
     weights will be, are forgotten soon. Buffers (the statistics of BatchNorm) are not averaged.
     """
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.values()), list(model.parameters()), 1 - d)
+    torch._foreach_lerp_(list(average.values()), list(model.parameters()), 1 - float(average_decay(decay, step)))
+
+
+def average_decay(decay: float, step: Any) -> Any:
+    """d of update `step`, a number or an array of them."""
+    return np.minimum(decay, (1 + step) / (10 + step))
 
 
 @contextmanager

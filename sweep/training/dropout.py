@@ -5,6 +5,7 @@ an interruption. Here each place has a number of its own, hashed: the same in ev
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,14 @@ BITS = 2**32 - 1
 FIRST, SECOND = 0x21F0AAAD, 0x735A2D97  # below 2^31: no product with 32 bits exceeds an int64
 
 
-def hashed(x: Tensor) -> Tensor:
-    """A bijective mixing of 32 bits, held in int64 (https://github.com/skeeto/hash-prospector, [16 21f0aaad 15 735a2d97 15])."""  # noqa: E501
+Number = TypeVar("Number", int, Tensor, np.ndarray)
+
+
+def hashed(x: Number) -> Number:
+    """A bijective mixing of 32 bits, of a number or of int64 tensors and arrays of them.
+
+    https://github.com/skeeto/hash-prospector, [16 21f0aaad 15 735a2d97 15].
+    """
     x = ((x ^ (x >> 16)) * FIRST) & BITS
     x = ((x ^ (x >> 15)) * SECOND) & BITS
     return x ^ (x >> 15)
@@ -49,7 +56,7 @@ class SeededDropout(nn.Module):
         drawn = x.shape[:2] + (1,) * (x.ndim - 2) if self.channels else x.shape
         numbers = torch.arange(drawn.numel(), device=x.device).reshape(drawn)
         first = self.first_row * (drawn.numel() // max(len(x), 1))
-        salt = hashed_number(self.layer * 65_537 + self.uses)  # a module used twice draws twice
+        salt = hashed(self.layer * 65_537 + self.uses)  # a module used twice draws twice
         self.uses += 1
         keep = hashed((numbers + (first + salt) + self.key) & BITS) >= round(self.p * 2**32)
         return torch.where(keep, x * (1 / (1 - self.p) if self.p < 1 else 0.0), 0.0)
@@ -63,8 +70,8 @@ def seed_dropouts(model: nn.Module) -> list[SeededDropout]:
     found: list[SeededDropout] = []
     replaced: dict[nn.Module, SeededDropout] = {}
     for parent in list(model.modules()):
-        for name, module in parent.named_children():
-            if type(module) in KINDS:
+        for name, module in list(parent._modules.items()):  # named_children gives a module once, whatever its names
+            if module is not None and type(module) in KINDS:
                 if module not in replaced:
                     replaced[module] = SeededDropout(float(module.p), KINDS[type(module)], len(found))  # type: ignore[arg-type]
                     replaced[module].train(module.training)
@@ -93,19 +100,4 @@ def update_key(seed: int, step: int) -> int:
 def update_keys(seed: int, begin: int, end: int) -> np.ndarray:
     """The keys of the updates begin..end-1: int64 [end - begin]."""
     own = int(np.random.SeedSequence([seed, 0xD40]).generate_state(1, np.uint32)[0])
-    steps = np.arange(begin, end, dtype=np.uint64)
-    return hashed_array(hashed_array(steps + np.uint64(1)) ^ np.uint64(own)).astype(np.int64)
-
-
-def hashed_number(x: int) -> int:
-    """`hashed` of one number."""
-    return int(hashed_array(np.array([x], dtype=np.uint64))[0])
-
-
-def hashed_array(x: np.ndarray) -> np.ndarray:
-    """`hashed` of an array, uint64."""
-    bits, fifteen, sixteen = np.uint64(BITS), np.uint64(15), np.uint64(16)
-    x = ((x ^ (x >> sixteen)) * np.uint64(FIRST)) & bits
-    x = ((x ^ (x >> fifteen)) * np.uint64(SECOND)) & bits
-    mixed: np.ndarray = x ^ (x >> fifteen)
-    return mixed
+    return hashed(hashed(np.arange(begin + 1, end + 1, dtype=np.int64)) ^ own)

@@ -5,6 +5,7 @@ An engine of another kind joins by an entry in ENGINES.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sweep.config import AverageConfig, Component, DatasetConfig, OptimizerConfi
 from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import SerialEngine
+from sweep.training import FusedEngine, NotStackableError, SerialEngine
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -34,9 +35,24 @@ class EngineKind:
 
     build: Callable[[Dataset, torch.device, str], Engine]
     rtol: float
+    refuses: Callable[[Trial], bool] = lambda trial: False
+    """Trials that it does not train, and says so when they are to start."""
 
 
-ENGINES = {"serial": EngineKind(SerialEngine, rtol=0.0)}
+STACKED = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
+"""Optimizers that have an update rule for many trials at once."""
+
+
+def trained_alone(trial: Trial) -> bool:
+    """Whether the fused engine refuses a trial."""
+    target = trial.config.optimizer.component.target.rpartition(".")[2]
+    return target not in ("SGD", "RMSprop", "Adagrad", "Adam", "AdamW") or trial.config.train.accumulate != 1
+
+
+ENGINES = {
+    "serial": EngineKind(SerialEngine, rtol=0.0),
+    "fused": EngineKind(partial(FusedEngine, slots=3), rtol=1e-9, refuses=trained_alone),
+}
 
 
 @pytest.fixture(params=list(ENGINES))
@@ -96,8 +112,12 @@ def make_trial(optimizers):
         eval_every=10,
         batch_size=64,
         precision="float64",
+        arguments=None,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
+        if arguments:
+            component = optimizers[optimizer].component
+            given["component"] = replace(component, arguments={**component.arguments, **arguments})
         config = RunConfig(
             model=model,
             optimizer=replace(optimizers[optimizer], **given),
@@ -126,10 +146,15 @@ class History:
 
 
 @pytest.fixture
-def train():
+def train(request):
     """Trains trials to their ends, as many at once as the engine has slots; the history of each by its number."""
 
     def run(engine: Engine, *trials: Trial) -> dict[int, History]:
+        kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else ENGINES["serial"]
+        if any(kind.refuses(trial) for trial in trials):
+            with pytest.raises(NotStackableError):
+                engine.start(next(trial for trial in trials if kind.refuses(trial)))
+            pytest.skip("this engine does not train such trials, and has said so")
         waiting, histories = list(trials), {trial.number: History() for trial in trials}
         while any(history.status is None for history in histories.values()):
             while waiting and engine.free:

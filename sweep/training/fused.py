@@ -1,0 +1,365 @@
+"""The fused engine: many slots, trained in one step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.config import RunConfig
+from sweep.core import Evaluation, Event, Progress, Rows, Status, Trial
+from sweep.data import Dataset, Split
+from sweep.schedules import Memory
+from sweep.training.average import average_decay
+from sweep.training.batches import Batches, moved
+from sweep.training.dropout import update_keys
+from sweep.training.groups import recorded_group
+from sweep.training.rules import rule_of
+from sweep.training.stacked import Shape, Stack, grouped
+from sweep.training.state import TRAIN_ERROR, TrainState
+from sweep.training.task import EVALUATION_BATCH, Task, boundary, broken, sound
+
+LONGEST = 256
+"""The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
+
+
+class NotStackableError(ValueError):
+    """Trials that cannot be trained in one step; the text says why."""
+
+
+@dataclass
+class _Slot:
+    """A trial in training.
+
+    Args:
+        index: of the slot.
+        groups: param_groups of its optimizer: its hyperparameters.
+        recorded: index of the group whose rate is the schedule's own.
+        curve: float64, the rate of every update, as long as nothing else happens.
+        step: completed updates.
+        begun: the update that the rows not yet given begin with.
+    """
+
+    trial: Trial
+    index: int
+    batches: Batches
+    groups: Sequence[Mapping[str, Any]]
+    curve: np.ndarray
+    recorded: int
+    step: int = 0
+    begun: int = 0
+    seen: int = 0
+    lr: list[np.ndarray] = field(default_factory=list)
+    loss: list[np.ndarray] = field(default_factory=list)
+    events: tuple[Event, ...] = ()
+    memories: dict[str, Memory] = field(default_factory=dict)
+
+    def take_rows(self) -> Rows:
+        """The rows since the last boundary; from here on they are those after it."""
+        rows = Rows(self.trial.number, self.begun, np.concatenate(self.lr), np.concatenate(self.loss))
+        self.begun, self.lr, self.loss = self.begun + len(rows.lr), [], []
+        return rows
+
+
+@dataclass
+class Use:
+    """How much of the slots was in use.
+
+    Args:
+        offered: updates that the slots could have made: slots x steps.
+        made: updates that were recorded.
+    """
+
+    offered: int = 0
+    made: int = 0
+
+
+class FusedEngine(Task):
+    """Trains as many trials at once as it has slots. No host synchronization between two boundaries.
+
+    A slot that ends takes the next trial at once, while the others go on at steps of their own. What a trial gives does
+    not depend on its slot or on its neighbours.
+
+    Args:
+        data, device, precision: as for every engine.
+        slots: how many, >= 1.
+        like: configurations of trials to come; all must be of one structure.
+        compiled: whether the update is compiled.
+
+    Raises:
+        NotStackableError: says why such trials cannot be trained in one step.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        device: torch.device,
+        precision: str,
+        slots: int,
+        like: Sequence[RunConfig] = (),
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(data, device, precision)
+        self.use = Use()
+        self._slots: list[_Slot | None] = [None] * slots
+        self._compiled = compiled
+        self._stack: Stack | None = None
+        self._padded = lru_cache(maxsize=4 * slots)(self._padded_order)
+        if like:
+            self._prepare(like)
+
+    @property
+    def free(self) -> int:
+        return sum(slot is None for slot in self._slots)
+
+    def start(self, trial: Trial) -> None:
+        """Put a trial that has not begun into a free slot.
+
+        Raises:
+            NotStackableError: if it is of another structure than the live ones, or cannot be stacked at all.
+        """
+        if trial.state is not None:
+            raise NotStackableError("a training that goes on from a state is trained alone")
+        state = self.initial(trial.config, trial.seed)
+        structure = self._structure_of(trial.config, state)
+        if self._stack is None or (not any(self._slots) and structure != self._structure):
+            self._prepare([trial.config])
+        assert self._stack is not None
+        _refuse_difference(self._structure, structure)
+        index, config = self._slots.index(None), trial.config
+        self._stack.fill(index, state)
+        groups = state.optimizer.param_groups
+        recorded = next(i for i, group in enumerate(groups) if group is recorded_group(state.optimizer))
+        curve = config.schedule.curve(max(trial.last, config.train.steps))
+        self._slots[index] = _Slot(trial, index, state.batches, groups, curve, recorded)
+
+    def stop(self, trial: Trial) -> None:
+        self._slots = [None if slot and slot.trial.number == trial.number else slot for slot in self._slots]
+
+    def advance(self) -> list[Progress]:
+        while any(self._slots):
+            if reached := self._advance():
+                return reached
+        return []
+
+    # --- structure
+
+    def _prepare(self, like: Sequence[RunConfig]) -> None:
+        """Room for trials like these."""
+        config = like[0]
+        state = self.initial(config, config.train.seed)
+        self._structure = self._structure_of(config, state)
+        for other in like[1:]:
+            _refuse_difference(self._structure, self._structure_of(other, self.initial(other, other.train.seed)))
+        shape = Shape(
+            rule=rule_of(state.optimizer),
+            groups=grouped(state),
+            n_groups=len(state.optimizer.param_groups),
+            classification=self.data.classification,
+            autocast=self.autocast,
+            clips=config.optimizer.clip_norm is not None,
+            averages=state.average is not None,
+            counts=state.mistakes is not None,
+            ragged=len(self.data.train) % config.train.batch_size != 0,
+        )
+        self._batch_size = config.train.batch_size
+        self._stack = Stack(state, shape, len(self._slots), self.device, self._compiled)
+
+    def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
+        """All in which trials of one stack must agree, by the name that it is said with."""
+        if config.train.accumulate != 1:
+            raise NotStackableError("train.accumulate is for a batch that does not fit at once, let alone many")
+        try:
+            rule = rule_of(state.optimizer)
+        except ValueError as error:
+            raise NotStackableError(str(error)) from error
+        model = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
+        return {
+            "model": (config.model.target, repr(dict(config.model.arguments)), model),
+            "optimizer": type(rule).__name__,
+            "optimizer.groups": (grouped(state), len(state.optimizer.param_groups)),
+            "optimizer.clip_norm": config.optimizer.clip_norm is not None,
+            "train.batch_size": config.train.batch_size,
+            "average": state.average is not None,
+            "warmup": state.mistakes is not None,
+        }
+
+    # --- training
+
+    @torch.no_grad()
+    def _advance(self) -> list[Progress]:
+        """Train to the nearest boundary, or as far as is gone without looking; what was reached."""
+        live = [slot for slot in self._slots if slot is not None]
+        length = min(LONGEST, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
+        losses = self._train(live, length)
+        reached, measured = [], []
+        for slot in live:
+            own = losses[:, slot.index]
+            bad = np.flatnonzero(~np.isfinite(own))
+            made = int(bad[0]) + 1 if bad.size else length
+            slot.lr.append(slot.curve[slot.step : slot.step + made] * 1.0)
+            slot.loss.append(own[:made])
+            begin = slot.step
+            slot.step += made
+            self.use.made += made
+            if bad.size:
+                reached.append(self._ended(slot, broken(slot.trial.number, slot.step), Status.DIVERGED))
+            elif slot.step == boundary(slot.trial, begin):
+                measured.append(slot)
+        self.use.offered += length * len(self._slots)
+        return reached + self._measured(measured)
+
+    def _train(self, live: Sequence[_Slot], length: int) -> np.ndarray:
+        """That many updates of every live slot; the losses, float64 [length, slots]."""
+        stack = self._stack
+        assert stack is not None
+        slots, rule = len(self._slots), stack.shape.rule
+        chosen = torch.zeros((length, slots, self._batch_size), dtype=torch.int64)
+        present = torch.ones((length, slots, self._batch_size), dtype=self.dtype) if stack.shape.ragged else None
+        coefficients = np.zeros((length, stack.shape.n_groups, len(rule.names), slots))
+        keys = np.zeros((length, slots), dtype=np.int64)
+        clip_norm, share = np.full(slots, np.inf), np.zeros((length, slots))
+        for slot in live:
+            begin, end, index, config = slot.step, slot.step + length, slot.index, slot.trial.config
+            steps, lr = np.arange(begin, end), slot.curve[begin:end]
+            self._choose(slot, begin, end, chosen, present)
+            for number, group in enumerate(slot.groups):
+                for i, value in enumerate(rule.coefficients(group, lr * group["lr_factor"], steps)):
+                    coefficients[:, number, i, index] = value
+            if stack.draws:
+                keys[:, index] = update_keys(slot.trial.seed, begin, end)
+            if config.optimizer.clip_norm is not None:
+                clip_norm[index] = config.optimizer.clip_norm
+            if config.average.decay is not None:
+                share[:, index] = 1 - average_decay(config.average.decay, steps)
+        losses = torch.empty((length, slots), dtype=self.dtype, device=self.device)
+        on_device = [self._moved(array) for array in (coefficients, keys, clip_norm, share)]
+        table, draws, clips, shares = on_device
+        source = self.data.train.inputs.device
+        order, here = moved(chosen, source), None if present is None else moved(present, self.device)
+        for i in range(length):
+            inputs = moved(self.data.train.inputs[order[i]], self.device)
+            targets = moved(self.data.train.targets[order[i]], self.device)
+            stack.update(inputs, targets, None if here is None else here[i], table[i], draws[i], clips, shares[i])
+            losses[i] = stack.loss
+        host = losses.cpu()
+        array: np.ndarray = host.double().numpy()
+        return array
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """On the device; numbers in the precision of the training."""
+        tensor = torch.from_numpy(array)
+        return moved(tensor.to(self.dtype) if tensor.is_floating_point() else tensor, self.device)
+
+    def _choose(self, slot: _Slot, begin: int, end: int, chosen: Tensor, present: Tensor | None) -> None:
+        """The examples of the updates begin..end-1 of a slot, and which of them are there."""
+        step = begin
+        while step < end:
+            epoch, first = divmod(step, slot.batches.per_epoch)
+            last = min(slot.batches.per_epoch, first + end - step)
+            rows = slice(step - begin, step - begin + last - first)
+            chosen[rows, slot.index] = self._padded(slot.batches.seed, epoch)[first:last]
+            if present is not None and last == slot.batches.per_epoch:
+                there = len(self.data.train) - (last - 1) * self._batch_size
+                present[rows.stop - 1, slot.index, there:] = 0
+            step += last - first
+
+    def _padded_order(self, seed: int, epoch: int) -> Tensor:
+        """The batches of an epoch, [per_epoch, batch]; the last is filled up with its own first example."""
+        batches = Batches(self.data.train, self._batch_size, seed, torch.device("cpu"))
+        order = batches.order(epoch).cpu()
+        short = -len(order) % self._batch_size
+        first = order[len(order) - len(order) % self._batch_size] if short else 0
+        return torch.cat([order, torch.full((short,), int(first), dtype=torch.int64)]).reshape(-1, self._batch_size)
+
+    # --- evaluating
+
+    def _measured(self, slots: Sequence[_Slot]) -> list[Progress]:
+        """What happens to slots that reached a boundary."""
+        if not slots:
+            return []
+        metrics = self._measure(slots)
+        reached = []
+        for slot in slots:
+            trial, end = slot.trial, slot.step
+            evaluation = Evaluation(trial.number, end, metrics[slot.index])
+            if not sound(evaluation):
+                reached.append(self._ended(slot, broken(trial.number, end), Status.DIVERGED))
+                continue
+            if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not the schedule's
+                self._react(slot, evaluation)
+            if end == trial.last:
+                reached.append(self._ended(slot, evaluation, Status.COMPLETE))
+            else:
+                reached.append(Progress(trial.number, [slot.take_rows()], evaluation, None, slot.events))
+        return reached
+
+    def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
+        self._slots[slot.index] = None
+        return Progress(slot.trial.number, [slot.take_rows()], evaluation, status, slot.events)
+
+    def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
+        """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
+        schedule = slot.trial.config.schedule.after(*slot.events)
+        slot.memories, happened = schedule.react(slot.memories, evaluation.step, evaluation.metrics)
+        if happened:
+            slot.events += happened
+            schedule = slot.trial.config.schedule.after(*slot.events)
+            slot.curve = schedule.curve(len(slot.curve))
+        assert self._stack is not None
+        self._stack.mistakes[slot.index] = 0
+        slot.seen = slot.step
+
+    def _measure(self, slots: Sequence[_Slot]) -> dict[int, dict[str, float]]:
+        """The metrics of these slots by their index, as the serial engine has them."""
+        stack = self._stack
+        assert stack is not None
+        splits: dict[str, Split] = {}
+        for slot in slots:
+            splits |= self.splits(slot.trial, slot.step)
+        found: dict[str, Sequence[float]] = {}
+        for name, split in splits.items():
+            found |= self._evaluate(stack, name, split, averaged=False)
+            if stack.shape.averages:
+                found |= self._evaluate(stack, name, split, averaged=True)
+        mistakes = stack.mistakes.tolist() if stack.shape.counts else []
+        metrics = {}
+        for slot in slots:
+            wanted = self.splits(slot.trial, slot.step)
+            own = {name: values[slot.index] for name, values in found.items() if name.partition("_")[0] in wanted}
+            if stack.shape.counts:
+                own[TRAIN_ERROR] = mistakes[slot.index] / _examples(slot.batches, slot.seen, slot.step)
+            metrics[slot.index] = own | {"global_step": float(slot.step)}
+        return metrics
+
+    def _evaluate(self, stack: Stack, name: str, split: Split, averaged: bool) -> dict[str, Sequence[float]]:
+        """Mean loss over a split, and the accuracy of a classification, of every slot."""
+        loss = torch.zeros(len(self._slots), device=self.device, dtype=self.dtype)
+        right = torch.zeros(len(self._slots), device=self.device)
+        at_once = max(1, 4 * EVALUATION_BATCH // len(self._slots))
+        for first in range(0, len(split), at_once):
+            inputs = split.inputs[first : first + at_once].to(self.device)
+            targets = split.targets[first : first + at_once].to(self.device)
+            losses, rights = stack.evaluate(inputs, targets, averaged)
+            loss += losses
+            right += rights
+        suffix = "_ema" if averaged else ""
+        found: dict[str, Sequence[float]] = {f"{name}_loss{suffix}": [value / len(split) for value in loss.tolist()]}
+        if self.data.classification:
+            found[f"{name}_accuracy{suffix}"] = [value / len(split) for value in right.tolist()]
+        return found
+
+
+def _examples(batches: Batches, begin: int, end: int) -> int:
+    """Training examples of the updates begin..end-1."""
+    short = batches.per_epoch * batches.batch_size - len(batches.split)
+    return (end - begin) * batches.batch_size - short * (end // batches.per_epoch - begin // batches.per_epoch)
+
+
+def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
+        if found[name] != value:
+            raise NotStackableError(f"the trials differ in {name}")

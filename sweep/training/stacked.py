@@ -1,0 +1,265 @@
+"""Many trials of one model as one: parameters stacked [slots, ...], one forward, one backward, one update."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import cross_entropy, mse_loss
+
+from sweep.training.dropout import SeededDropout
+from sweep.training.rules import UpdateRule
+from sweep.training.state import TrainState
+
+Tensors = dict[str, Tensor]
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class StackableNorm(nn.Module):
+    """torch's BatchNorm while training, for a batch with rows that are not there.
+
+    The last batch of an epoch is smaller; where other slots are in the midst of an epoch, it is filled up with rows
+    that count for nothing. The new running statistics are kept in `updates` instead of written in place, which a
+    transformed function may not do.
+    """
+
+    present: Tensor
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(norm, NORMS)
+        self.eps, self.momentum, self.tracks = norm.eps, norm.momentum, norm.track_running_stats
+        for name, parameter in norm.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.affine = norm.affine
+        self.register_buffer("present", torch.ones(()), persistent=False)
+        self.updates: Tensors = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[examples, channels, ...] -> the same shape, normalized over all but the channels."""
+        given, x = x.dtype, x if x.dtype == torch.float64 else x.float()
+        dims, channels = [0, *range(2, x.ndim)], (1, -1) + (1,) * (x.ndim - 2)
+        weight = self.present.to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1)).expand(x.shape[:1] + (1,) * (x.ndim - 1))
+        count = weight.sum() * (x[0, 0].numel())
+        mean = (x * weight).sum(dims) / count
+        centered = x - mean.reshape(channels)
+        variance = (centered * centered * weight).sum(dims) / count
+        normal = centered * torch.rsqrt(variance + self.eps).reshape(channels)
+        if self.affine:
+            normal = normal * self.weight.reshape(channels) + self.bias.reshape(channels)
+        if self.tracks:
+            self._track(mean.detach(), variance.detach() * (count / (count - 1)))
+        return normal.to(given)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        batches = self.num_batches_tracked + 1
+        share = 1 / batches.to(mean.dtype) if self.momentum is None else self.momentum
+        self.updates = {
+            "running_mean": (1 - share) * self.running_mean + share * mean,
+            "running_var": (1 - share) * self.running_var + share * variance,
+            "num_batches_tracked": batches,
+        }
+
+
+def _with_stackable_norms(model: nn.Module) -> nn.Module:
+    for parent in list(model.modules()):
+        for name, module in list(parent._modules.items()):
+            if isinstance(module, NORMS) and type(module) in NORMS:
+                setattr(parent, name, StackableNorm(module))
+    return model
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all trials of a stack have in common; what differs among them are numbers.
+
+    Args:
+        rule: of their optimizer.
+        groups: the group of each trained parameter, by its name.
+        n_groups: of them.
+        classification: whether targets are labels.
+        autocast: whether to compute in bfloat16 where torch's autocast does.
+        clips: whether gradients of a trial may be clipped.
+        averages: whether an average of the weights is kept.
+        counts: whether mistakes on the training batches are counted.
+        ragged: whether a batch may have rows that are not there.
+    """
+
+    rule: UpdateRule
+    groups: dict[str, int]
+    n_groups: int
+    classification: bool
+    autocast: bool
+    clips: bool
+    averages: bool
+    counts: bool
+    ragged: bool
+
+
+class Stack:
+    """The tensors of all slots, and the functions that train and evaluate them.
+
+    Args:
+        state: of a trial before update 0: the model to be stacked.
+        shape: what all trials have in common.
+        slots: how many.
+        compiled: whether the update is compiled.
+    """
+
+    def __init__(self, state: TrainState, shape: Shape, slots: int, device: torch.device, compiled: bool) -> None:
+        self.shape, self.slots, self.device = shape, slots, device
+        trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
+        self.params = {name: _room(p, slots) for name, p in trained.items()}
+        self.buffers = {name: _room(b, slots) for name, b in _untrained(state.model).items()}
+        self.state = {name: [_room(p, slots) for _ in shape.rule.state] for name, p in trained.items()}
+        self.average = {name: _room(p, slots) for name, p in trained.items()} if shape.averages else {}
+        floating = next(iter(self.params.values())).dtype
+        self.loss = torch.zeros(slots, dtype=floating, device=device)
+        self.mistakes = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._trained = _with_stackable_norms(copy.deepcopy(state.model)).train()
+        self._evaluated = copy.deepcopy(state.model).eval()
+        self._dropouts = [(n, m) for n, m in self._trained.named_modules() if isinstance(m, SeededDropout)]
+        self._norms = [(n, m) for n, m in self._trained.named_modules() if isinstance(m, StackableNorm)]
+        self.draws = bool(self._dropouts)
+        self._gradient = vmap(
+            grad_and_value(self._loss, has_aux=True), in_dims=(0, 0, 0, 0, 0 if shape.ragged else None, 0)
+        )
+        self.update: Callable[..., None] = self._update
+        if compiled:
+            self.update = torch.compile(self._update, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def fill(self, slot: int, state: TrainState) -> None:
+        """Put a trial that has not begun into a slot."""
+        for name, p in state.model.named_parameters():
+            if p.requires_grad:
+                self.params[name][slot].copy_(p)
+                first = self.shape.rule.initial(state.optimizer.param_groups[self.shape.groups[name]])
+                for tensor, value in zip(self.state[name], first, strict=True):
+                    tensor[slot].fill_(value)
+        for name, buffer in _untrained(state.model).items():
+            self.buffers[name][slot].copy_(buffer)
+        for name, weights in self.average.items():
+            assert state.average is not None
+            weights[slot].copy_(state.average[name])
+        self.mistakes[slot] = 0
+
+    def _update(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        present: Tensor | None,
+        coefficients: Tensor,
+        keys: Tensor,
+        clip_norm: Tensor,
+        average_share: Tensor,
+    ) -> None:
+        """One update of every slot, in place; `loss` is that of each batch before it.
+
+        Args:
+            inputs, targets: [slots, batch, ...].
+            present: [slots, batch], 1 for a row that counts, 0 for one that does not; None if all do.
+            coefficients: [groups, n, slots], of the update rule.
+            keys: int64 [slots], from which dropout draws.
+            clip_norm: [slots], largest norm of the gradient.
+            average_share: [slots], 1 - d of the average.
+        """
+        gradients, (loss, seen) = self._gradient(self.params, self.buffers, inputs, targets, present, keys)
+        if self.shape.clips:
+            total = torch.stack([(g * g).flatten(1).sum(1) for g in gradients.values()]).sum(0).sqrt()
+            scale = (clip_norm / (total + 1e-6)).clamp(max=1.0)
+            gradients = {name: g * _beside(scale, g) for name, g in gradients.items()}
+        for name, p in self.params.items():
+            own = coefficients[self.shape.groups[name]]
+            named = {key: _beside(own[i], p) for i, key in enumerate(self.shape.rule.names)}
+            new, *state = self.shape.rule.update(p, gradients[name], self.state[name], named)
+            p.copy_(new)
+            for tensor, value in zip(self.state[name], state, strict=True):
+                tensor.copy_(value)
+            if self.shape.averages:
+                self.average[name].lerp_(p, _beside(average_share, p))
+        if self.shape.counts:
+            self.mistakes.add_(seen.pop("mistakes"))
+        for name, value in seen.items():
+            self.buffers[name].copy_(value)
+        self.loss.copy_(loss)
+
+    def _loss(
+        self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, present: Tensor | None, key: Tensor
+    ) -> tuple[Tensor, Tensors]:
+        """The mean loss of one slot over its batch; what else was seen: new statistics of its norms, its mistakes."""
+        given = {**params, **buffers, **{f"{name}.key": key for name, _ in self._dropouts}}
+        if present is not None:
+            given |= {f"{name}.present": present for name, _ in self._norms}
+        for _, dropout in self._dropouts:
+            dropout.uses = 0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.shape.autocast):
+            outputs = functional_call(self._trained, given, (x,))
+            losses = per_example(outputs, y, self.shape.classification)
+        loss = losses.mean() if present is None else (losses * present).sum() / present.sum()
+        seen = {f"{name}.{key}": value for name, norm in self._norms for key, value in norm.updates.items()}
+        for _, norm in self._norms:
+            norm.updates = {}
+        if self.shape.counts:
+            wrong = outputs.detach().argmax(dim=1) != y
+            seen["mistakes"] = (wrong if present is None else wrong & (present > 0)).sum()
+        return loss, seen
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor, targets: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
+        """Of every slot the sum of the losses and the number of right answers over these examples, each [slots].
+
+        Args:
+            averaged: whether with the average of the weights.
+        """
+
+        def measured(params: Tensors, buffers: Tensors) -> tuple[Tensor, Tensor]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.shape.autocast):
+                outputs = functional_call(self._evaluated, {**params, **buffers}, (inputs,))
+                loss = per_example(outputs, targets, self.shape.classification).sum()
+            right = (outputs.argmax(dim=1) == targets).sum() if self.shape.classification else torch.zeros(())
+            return loss, right
+
+        loss, right = vmap(measured)(self.average if averaged else self.params, self.buffers)
+        return loss, right
+
+
+def per_example(outputs: Tensor, targets: Tensor, classification: bool) -> Tensor:
+    """The loss of each example: cross entropy, or the mean squared error over its outputs."""
+    if classification:
+        return cross_entropy(outputs, targets, reduction="none")
+    return mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+
+
+def _untrained(model: nn.Module) -> Tensors:
+    """What a trial has beside its trained parameters: buffers, and parameters that are frozen."""
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    keys = {f"{name}.key" for name, module in model.named_modules() if isinstance(module, SeededDropout)}
+    return frozen | {name: buffer for name, buffer in model.named_buffers() if name not in keys}
+
+
+def _room(tensor: Tensor, slots: int) -> Tensor:
+    return torch.zeros((slots, *tensor.shape), dtype=tensor.dtype, device=tensor.device)
+
+
+def _beside(of_slots: Tensor, tensor: Tensor) -> Tensor:
+    """[slots] -> [slots, 1, ...], to go with a tensor [slots, ...]."""
+    return of_slots.reshape((-1,) + (1,) * (tensor.ndim - 1))
+
+
+def grouped(state: TrainState) -> dict[str, int]:
+    """The index of the param_group of each trained parameter, by its name."""
+    of: dict[int, int] = {}
+    for index, group in enumerate(state.optimizer.param_groups):
+        of |= {id(parameter): index for parameter in group["params"]}
+    return {name: of[id(p)] for name, p in state.model.named_parameters() if p.requires_grad}
