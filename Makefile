@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep ui report docs test check format clean
+.PHONY: help sweep ui report docs test check bench bench-gpu format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ check: .venv/installed-dev  ## lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed  ## measure the speed claims on the CPU (under 20 minutes); ARGS='--only fused' chooses
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-gpu: .venv/installed  ## measure them on a CUDA GPU
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 format: .venv/installed-dev  ## format the code
 	$(BIN)/ruff format .

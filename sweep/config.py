@@ -186,7 +186,7 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
-CHANGES_NO_RESULT = ("device", "checkpoint_dir")
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
@@ -195,6 +195,7 @@ class TrainConfig:
     """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end.
 
     Args:
+        compile: whether updates are compiled: True, False, or "auto" where that repays its start-up.
         accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
         more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
             schedule stay those of T; beyond it the schedule goes on.
@@ -210,6 +211,7 @@ class TrainConfig:
     accumulate: int = 1
     more_steps: int | None = None
     checkpoint_dir: str = "checkpoints"
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -223,6 +225,8 @@ class TrainConfig:
         if self.accumulate > self.batch_size:
             rule = f"must be at most train.batch_size={self.batch_size}, so that every micro-batch has an example"
             raise InvalidValueError("accumulate", self.accumulate, rule)
+        if self.compile != "auto" and not isinstance(self.compile, bool):
+            raise InvalidValueError("compile", self.compile, "must be auto, true or false")
         if self.more_steps is not None:
             whole("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():
@@ -383,6 +387,26 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How trials are trained.
+
+    Args:
+        name: serial (one after another), fused (many in one step), or auto for what suits model and machine.
+        slots: trials at once, >= 1, not of serial; None for as many as are fastest.
+    """
+
+    name: str
+    slots: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("name", self.name, ("auto", "serial", "fused"))
+        if self.slots is not None:
+            whole("slots", self.slots, at_least=1)
+            if self.name == "serial":
+                raise InvalidValueError("slots", self.slots, "engine=serial trains one trial at a time")
+
+
+@dataclass(frozen=True)
 class Choice:
     """A sampler or pruner by its name, with its options."""
 
@@ -402,15 +426,21 @@ class SamplerConfig(Choice):
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """MLflow: tracking URI and experiment name."""
+    """MLflow: tracking URI and experiment name, and how much of a training is recorded.
+
+    Args:
+        every: learning rate and loss are recorded of the updates whose step it divides, and of the last one.
+    """
 
     uri: str
     experiment: str
+    every: int = 1
 
     def __post_init__(self) -> None:
         for key in ("uri", "experiment"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InvalidValueError(key, getattr(self, key), "must be a text")
+        whole("every", self.every, at_least=1)
 
 
 @dataclass(frozen=True)

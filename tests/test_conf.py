@@ -45,7 +45,7 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
-    assert options("engine") == ["auto", "serial"]
+    assert options("engine") == ["auto", "fused", "serial"]
     assert set(options("space")) == {*options("schedule"), "half_life", "none"}
 
 

@@ -543,3 +543,10 @@ def test_a_sampler_refuses_a_seed_below_zero():
 def test_tracking_needs_texts(key, value):
     with refused(key):
         TrackingConfig(**({"uri": "sqlite:///mlflow.db", "experiment": "sweep"} | {key: value}))
+
+
+def test_tracking_keeps_every_update_or_every_so_many():
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep").every == 1
+    for every in (0, -1, 2.0, None, "1"):
+        with refused("every"):
+            TrackingConfig("sqlite:///mlflow.db", "sweep", every)

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweep.training import SerialEngine
+from sweep.training import EngineProcess
 from tests.conftest import SMALL, Answer, start
 from tests.test_interruption import interrupt, record, trials
 from tests.test_main_job import history, runs
@@ -25,13 +25,13 @@ METRICS = ("lr", "loss", "val_loss", "val_accuracy", "global_step")
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the trials that the engine is given."""
     given: list[int] = []
-    begin = SerialEngine.start
+    begin = EngineProcess.start
 
     def start(self, trial, *rest):  # type: ignore[no-untyped-def]
         given.append(trial.number)
         begin(self, trial, *rest)
 
-    monkeypatch.setattr(SerialEngine, "start", start)
+    monkeypatch.setattr(EngineProcess, "start", start)
     return given
 
 
@@ -73,7 +73,7 @@ def test_a_twin_is_recorded_and_told_as_any_trial(sweep: Callable[..., Answer], 
     assert [step for step, _ in history(folder, twin, "loss")] == list(range(40))
     assert twin.info.status == "FINISHED"
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    assert {file.path for file in client.list_artifacts(twin.info.run_id)} >= {"config.yaml", "curve.png"}
+    assert {file.path for file in client.list_artifacts(twin.info.run_id)} >= {"config.yaml", "curve.svg"}
     storage = f"sqlite:///{folder}/optuna.db"
     (name,) = optuna.get_all_study_names(storage)
     told = optuna.load_study(study_name=name, storage=storage).get_trials()

@@ -15,6 +15,7 @@ from sweep.config import (
     CompareConfig,
     Component,
     DatasetConfig,
+    EngineConfig,
     OptimizerConfig,
     PreviewConfig,
     ReportConfig,
@@ -27,7 +28,7 @@ from sweep.config import (
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError, one_of
+from sweep.validation import InvalidValueError
 
 T = TypeVar("T")
 
@@ -170,12 +171,9 @@ def pruner_config(config: DictConfig) -> Choice:
     return Choice(values["name"], _without(values, "name"))
 
 
-def check_engine(config: DictConfig) -> None:
-    """Refuse an engine that is not there."""
-    values = _mapping(config, "engine")
-    one_of("engine", values.get("name"), ("auto", "serial"))
-    for key, value in _without(values, "name").items():
-        raise InvalidValueError(f"engine.{key}", value, f"no such key; engine={values['name']} has none")
+def engine_config(config: DictConfig) -> EngineConfig:
+    """How trials are trained."""
+    return fill(EngineConfig, "engine", _mapping(config, "engine"))
 
 
 OF_ONE = (*DECAYS, "half_life")

@@ -18,7 +18,7 @@ from sweep.cli.search import (
     check,
     checked_store,
     display_of,
-    make_engine,
+    engine_of,
     open_search,
     record,
     refuse_taken,
@@ -31,7 +31,6 @@ from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe
 from sweep.search import check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
-from sweep.training import SerialEngine
 from sweep.validation import refuse_difference
 
 
@@ -39,10 +38,10 @@ def compare(command: Command) -> int:
     """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
     plan, out = make_comparison(command), console()
     base = address(command, plan.first.tracking)
-    engines = _checked_engines(plan)
+    _check_families(plan)
     recorded_before = open_store(plan.first.tracking, create=False)
     _refuse_other(plan, recorded_before)  # before any study is created
-    searches = [open_search(family.command, family.plan, engines[family.dataset]) for family in plan.families]
+    searches = [open_search(family.command, family.plan) for family in plan.families]
     store = checked_store(searches, recorded_before, plan.first.tracking)
     folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store, repeating(command))
@@ -105,15 +104,11 @@ def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
         refuse_difference(plan.name, {key: stored[key] for key in common}, {key: asked[key] for key in common})
 
 
-def _checked_engines(plan: ComparisonPlan) -> dict[str, SerialEngine]:
-    """The engine of each data set, after everything that could be refused later has been tried."""
-    engines: dict[str, SerialEngine] = {}
+def _check_families(plan: ComparisonPlan) -> None:
+    """Try everything that could be refused later."""
     for family in plan.families:
-        if family.dataset not in engines:
-            engines[family.dataset] = make_engine(family.plan)
         with refusals_of(family.schedule):
-            check(family.plan, engines[family.dataset])
-    return engines
+            check(family.plan)
 
 
 def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command: str) -> ComparisonRun:
@@ -186,5 +181,6 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         later = sum(len(others.trials) for others in left[index + 1 :])
         display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
-        with display:
-            study.run(study.FixedTrials(of_family.trials), search.engine, recorder, display, judged, stop)
+        like = [of_family.trials[0].config]
+        with engine_of(family.plan, like, total, learns=False, out=out) as engine, display:
+            study.run(study.FixedTrials(of_family.trials), engine, recorder, display, judged, stop)

@@ -60,7 +60,8 @@ class Display:
         self._finals, self._later = finals, later
         self._noun = "seed" if finals else "trial"
         self._metrics: Mapping[str, float] = {}
-        self._step = 0
+        self._steps: dict[int, int] = {}
+        """Updates completed by each trial in training."""
         self._twin_of: int | None = None
         self._events: dict[int, Sequence[Event]] = {}
         self._span = steps - first
@@ -98,7 +99,7 @@ class Display:
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
         rows, self._twin_of = progress.rows[-1], progress.twin_of
-        self._step = step = rows.first + len(rows.lr)
+        self._steps[trial.number] = step = rows.first + len(rows.lr)
         if self._single:
             for event in progress.events[len(self._events.get(trial.number, ())) :]:
                 self.say(f"{event.name.replace('_', ' ')} at step {event.step}")
@@ -109,22 +110,23 @@ class Display:
         self._show(trial, step, float(rows.loss[-1]))
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            self.say(f"{self._noun} {trial.number:3d}  {self._state(step, float(rows.loss[-1]))}  {self._left()}")
+            self.say(f"{self._training(trial)}  {self._state(step, float(rows.loss[-1]))}{self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
         self._said = time.monotonic()
+        step = self._steps.pop(trial.number)
         if self._single:
-            self.say(f"{result.status.value} at step {self._step}  {self._measured()}".rstrip())
+            self.say(f"{result.status.value} at step {step}  {self._measured()}".rstrip())
             if self._warming(trial):
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
-            self._say_trial(trial, result)
+            self._say_trial(trial, result, step)
         self._bar.update(self._task, completed=self._updates, total=self._updates + self._updates_left)
 
-    def _say_trial(self, trial: Trial, result: Result) -> None:
+    def _say_trial(self, trial: Trial, result: Result, step: int) -> None:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
-        value, mark = f"at step {self._step}", ""
+        value, mark = f"at step {step}", ""
         if result.value is not None:
             value = f"{self.metric} {result.value:.4f}"
             if not self._finals and self._improves(result.value):
@@ -147,12 +149,17 @@ class Display:
         return self._best is None or self._sign * value < self._sign * self._best[0]
 
     def _show(self, trial: Trial, step: int, loss: float | None) -> None:
-        text = "training" if self._single else f"{self.done}/{self.total} done  {self._noun} {trial.number}"
+        text = "training" if self._single else f"{self.done}/{self.total} done  {self._training(trial)}"
         self._bar.update(self._task, completed=self._updates, trial=text, state=self._state(step, loss))
 
+    def _training(self, trial: Trial) -> str:
+        """What is in training: a trial, or how many."""
+        return f"{len(self._steps)} {self._noun}s" if len(self._steps) > 1 else f"{self._noun} {trial.number}"
+
     def _state(self, step: int, loss: float | None) -> str:
-        parts = [f"step {step}/{self.steps}"]
-        if loss is not None:
+        low = min(self._steps.values(), default=step)
+        parts = [f"step {step}/{self.steps}" if low == step else f"step {low} to {max(self._steps.values())}"]
+        if loss is not None and len(self._steps) <= 1:
             parts.append(f"loss {number(loss)}")
         if self._best is not None:
             parts.append(f"best {self._best[0]:.4f}")

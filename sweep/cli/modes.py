@@ -116,7 +116,7 @@ def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
 
 def preview(command: Command) -> int:
     """Curves as csv and picture, and their key figures; trains nothing. Lists (a,b,c) are drawn side by side."""
-    build.check_engine(command.compose())
+    build.engine_config(command.compose())
     path = Path(build.preview_config(command.compose()).path)
     runs = _previewed(command)
     curves = {label: run.schedule.curve(run.train.steps) for label, run in runs.items()}
@@ -232,7 +232,7 @@ def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:
     for key, written in command.request.searched.items():
         raise InvalidValueError(key, written, f"{rule}; a sweep expression is for mode=search")
     config = command.compose()
-    build.check_engine(config)
+    build.engine_config(config)
     return config, build.run_config(config)
 
 

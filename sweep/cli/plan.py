@@ -14,6 +14,7 @@ from sweep.comparison import fresh_seeds
 from sweep.config import (
     Choice,
     CompareConfig,
+    EngineConfig,
     ReportConfig,
     RunConfig,
     SamplerConfig,
@@ -39,6 +40,7 @@ class Plan:
     study: StudyConfig
     tracking: TrackingConfig
     report: ReportConfig
+    engine: EngineConfig
     sampler: SamplerConfig
     pruner: Choice
     space: Space
@@ -93,7 +95,6 @@ def make_plan(command: Command) -> Plan:
         InvalidValueError: names what cannot be carried out.
     """
     config = command.compose()
-    build.check_engine(config)
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = build.space(command.composer, command.request)
     first = space.branches[0].configure({})
@@ -101,6 +102,7 @@ def make_plan(command: Command) -> Plan:
         study=study,
         tracking=tracking,
         report=build.report_config(config),
+        engine=build.engine_config(config),
         sampler=build.sampler_config(config),
         pruner=build.pruner_config(config),
         space=space,

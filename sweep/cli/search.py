@@ -13,12 +13,12 @@ from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.cli.publish import report_folder, study_files, write
 from sweep.cli.show import address, repeating, show_study, ui_command
-from sweep.config import TrackingConfig
+from sweep.config import RunConfig, TrackingConfig
 from sweep.database import same_database
 from sweep.report import as_params, describe
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store
-from sweep.training import SerialEngine, choose_device
+from sweep.training import CPU, Account, EngineProcess, NotStackableError, Task, Work, choose_device, refuse_unstackable
 from sweep.validation import InvalidValueError
 
 
@@ -33,7 +33,6 @@ class Search:
 
     command: Command
     plan: Plan
-    engine: SerialEngine
     proposer: OptunaProposer
     uid: str
 
@@ -55,11 +54,10 @@ def search(command: Command) -> int:
     """Search: trials until the total is reached, then the table of the best and the report."""
     plan, out = make_plan(command), console()
     base = address(command, plan.tracking)
-    engine = make_engine(plan)
-    check(plan, engine)
+    check(plan)
     recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
-    opened = open_search(command, plan, engine)
+    opened = open_search(command, plan)
     store, proposer = checked_store([opened], recorded_before, plan.tracking), opened.proposer
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
@@ -98,12 +96,31 @@ def say_failed(opened: Search, out: Console) -> None:
         say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
-def make_engine(plan: Plan) -> SerialEngine:
-    """The engine that trains the trials of a plan."""
-    return SerialEngine(plan.data, choose_device(plan.first.train), plan.first.train.precision)
+def engine_of(plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, out: Console) -> EngineProcess:
+    """The engine that trains trials of a plan; it says what it is.
+
+    Args:
+        like: configurations of which, or between which, the trials are.
+        trials: how many.
+        learns: whether which they are depends on the results of others.
+    """
+    work = Work(like, trials, learns)
+    return EngineProcess(
+        plan.engine, plan.data, choose_device(plan.first.train), work, lambda account: say(out, engine_text(account))
+    )
 
 
-def check(plan: Plan, engine: SerialEngine) -> None:
+def engine_text(account: Account) -> str:
+    """One line: which engine, and why."""
+    if account.name == "serial":
+        return f"engine: serial ({account.why})"
+    compiled = ", compiled" if account.compiled else ""
+    return (
+        f"engine: fused, {account.slots} trials at once{compiled} ({account.why}; ready after {account.prepared:.1f} s)"
+    )
+
+
+def check(plan: Plan) -> None:
     """Try everything that could be refused later. Writes nothing.
 
     Raises:
@@ -112,12 +129,19 @@ def check(plan: Plan, engine: SerialEngine) -> None:
     if plan.first.train.more_steps is not None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
+    choose_device(plan.first.train)
+    task = Task(plan.data, CPU, plan.first.train.precision)
     for branch in plan.space.branches:
         plain = branch.configure({})
-        engine.check(plain)
+        task.check(plain)
         plan.study.check_metric(plan.data.classification, plain.average)
         for config in branch.extremes():
-            engine.check(config)
+            task.check(config)
+    if plan.engine.name == "fused":
+        try:
+            refuse_unstackable(plan.data, CPU, extremes(plan))
+        except NotStackableError as error:
+            raise InvalidValueError("engine", "fused", f"{error}; engine=serial trains them one by one") from error
     sampler(plan.sampler, plan.space, 0)
     pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
     if same_database(plan.study.storage, plan.tracking.uri):
@@ -125,7 +149,12 @@ def check(plan: Plan, engine: SerialEngine) -> None:
     check_storage(plan.study)
 
 
-def open_search(command: Command, plan: Plan, engine: SerialEngine) -> Search:
+def extremes(plan: Plan) -> list[RunConfig]:
+    """The configurations at the ends of all that is searched."""
+    return [config for branch in plan.space.branches for config in branch.extremes()]
+
+
+def open_search(command: Command, plan: Plan) -> Search:
     """The study of a plan that was checked, created where there is none.
 
     Raises:
@@ -133,7 +162,7 @@ def open_search(command: Command, plan: Plan, engine: SerialEngine) -> Search:
     """
     chosen_pruner = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
     optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
-    return Search(command, plan, engine, OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study), uid)
+    return Search(command, plan, OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study), uid)
 
 
 def checked_store(searches: Sequence[Search], store: Store | None, tracking: TrackingConfig) -> Store:
@@ -172,15 +201,18 @@ def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> D
 
 
 def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
-    """Trials until the total is reached, or a signal comes; ends the run of the study."""
-    proposer = opened.proposer
+    """Trials until the total is reached, or a signal comes; ends the run of the study, with an account of the engine."""
+    proposer, plan = opened.proposer, opened.plan
     run.reopen()
     recorder = MlflowRecorder(
         store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
     )
     try:
-        with display:
-            study.run(proposer, opened.engine, recorder, display, opened.plan.study.metric, interrupted)
+        if not opened.done:
+            with engine_of(plan, extremes(plan), opened.left, not proposer.history_free, display.console) as engine:
+                with display:
+                    study.run(proposer, engine, recorder, display, plan.study.metric, interrupted)
+                run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise

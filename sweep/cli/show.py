@@ -30,7 +30,9 @@ BEST = 10
 """Trials in the table."""
 COMPARED = 4
 """Trials that the links compare: as many as the legend of MLflow's charts has room for."""
-NOT_REPEATED = ("mode", "study", "sampler", "pruner", "space", "compare", "tracking", "report", "preview", "ui")
+NOT_REPEATED = (
+    "mode", "study", "sampler", "pruner", "space", "engine", "compare", "tracking", "report", "preview", "ui",
+)  # fmt: skip
 """Overrides that say nothing about one training."""
 
 

@@ -1,9 +1,25 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
 from sweep.training import checkpoints
+from sweep.training.apart import Account, EngineProcess
 from sweep.training.batches import steps_per_epoch
-from sweep.training.device import choose_device
+from sweep.training.choice import Work, refuse_unstackable
+from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
+from sweep.training.task import Task
 
-__all__ = ["FusedEngine", "NotStackableError", "SerialEngine", "checkpoints", "choose_device", "steps_per_epoch"]
+__all__ = [
+    "CPU",
+    "Account",
+    "EngineProcess",
+    "FusedEngine",
+    "NotStackableError",
+    "SerialEngine",
+    "Task",
+    "Work",
+    "checkpoints",
+    "choose_device",
+    "refuse_unstackable",
+    "steps_per_epoch",
+]

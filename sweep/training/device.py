@@ -10,6 +10,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.floa
 """The type of parameters and data; bf16 computes in bfloat16 by autocast over float32 parameters."""
 
 
+CPU = torch.device("cpu")
+
 ALL_THREADS = torch.get_num_threads()
 SMALL = 1_000_000
 """Parameters below which an operation is shorter than handing a part of it to another thread."""

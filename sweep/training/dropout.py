@@ -28,7 +28,8 @@ def hashed(x: Number) -> Number:
     """
     x = ((x ^ (x >> 16)) * FIRST) & BITS
     x = ((x ^ (x >> 15)) * SECOND) & BITS
-    return x ^ (x >> 15)
+    mixed: Number = x ^ (x >> 15)
+    return mixed
 
 
 class SeededDropout(nn.Module):
@@ -100,4 +101,5 @@ def update_key(seed: int, step: int) -> int:
 def update_keys(seed: int, begin: int, end: int) -> np.ndarray:
     """The keys of the updates begin..end-1: int64 [end - begin]."""
     own = int(np.random.SeedSequence([seed, 0xD40]).generate_state(1, np.uint32)[0])
-    return hashed(hashed(np.arange(begin + 1, end + 1, dtype=np.int64)) ^ own)
+    keys: np.ndarray = hashed(hashed(np.arange(begin + 1, end + 1, dtype=np.int64)) ^ own)
+    return keys

@@ -1,5 +1,6 @@
 """The fused engine: many slots, trained in one step."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -104,6 +105,7 @@ class FusedEngine(Task):
     ) -> None:
         super().__init__(data, device, precision)
         self.use = Use()
+        self.slots = slots
         self._slots: list[_Slot | None] = [None] * slots
         self._compiled = compiled
         self._stack: Stack | None = None
@@ -144,6 +146,19 @@ class FusedEngine(Task):
             if reached := self._advance():
                 return reached
         return []
+
+    def rate(self, config: RunConfig, updates: int) -> float:
+        """Updates per second over all slots, measured with trials of this configuration, which give nothing."""
+        assert not any(self._slots)
+        for number in range(self.slots):
+            self.start(Trial(number, config, config.train.seed))
+        live = [slot for slot in self._slots if slot is not None]
+        with torch.no_grad():
+            self._train(live, 2)
+            began = time.perf_counter()
+            self._train(live, updates)
+        self._slots = [None] * self.slots
+        return self.slots * updates / (time.perf_counter() - began)
 
     # --- structure
 

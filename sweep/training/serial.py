@@ -1,5 +1,6 @@
 """The serial engine: one slot, plain PyTorch."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
@@ -37,6 +39,8 @@ class _Slot:
 class SerialEngine(Task):
     """Trains one trial at a time. No host synchronization between two boundaries."""
 
+    slots = 1
+
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
         self._slot: _Slot | None = None
@@ -46,11 +50,15 @@ class SerialEngine(Task):
         return 0 if self._slot else 1
 
     def start(self, trial: Trial) -> None:
+        self._slot = self._begin(trial)
+
+    def _begin(self, trial: Trial) -> _Slot:
         state = self.initial(trial.config, trial.seed) if trial.state is None else trial.state
         assert isinstance(state, TrainState)
         choose_threads(state.model, self.device)
-        self._slot = _Slot(trial, state, curve=[])
-        self._slot.redraw()
+        slot = _Slot(trial, state, curve=[])
+        slot.redraw()
+        return slot
 
     def stop(self, trial: Trial) -> None:
         self._slot = None
@@ -75,6 +83,14 @@ class SerialEngine(Task):
         if end == trial.last:
             return [self._ended(slot, rows, evaluation, Status.COMPLETE)]
         return [Progress(trial.number, [rows], evaluation, None, slot.state.events)]
+
+    def rate(self, config: RunConfig, updates: int) -> float:
+        """Updates per second, measured with a trial of this configuration, which gives nothing."""
+        slot = self._begin(Trial(0, config, config.train.seed))
+        self._train(slot, 0, 2)
+        began = time.perf_counter()
+        self._train(slot, 2, 2 + updates)
+        return updates / (time.perf_counter() - began)
 
     def _ended(self, slot: _Slot, rows: Rows, evaluation: Evaluation | None, status: Status) -> Progress:
         self._slot = None

@@ -176,7 +176,8 @@ class Stack:
         """
         gradients, (loss, seen) = self._gradient(self.params, self.buffers, inputs, targets, present, keys)
         if self.shape.clips:
-            total = torch.stack([(g * g).flatten(1).sum(1) for g in gradients.values()]).sum(0).sqrt()
+            squares = [(g * g).flatten(1).sum(1) for g in gradients.values()]
+            total = sum(squares[1:], squares[0]).sqrt()
             scale = (clip_norm / (total + 1e-6)).clamp(max=1.0)
             gradients = {name: g * _beside(scale, g) for name, g in gradients.items()}
         for name, p in self.params.items():

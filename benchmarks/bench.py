@@ -1,0 +1,257 @@
+"""What the speed claims are measured with, on the CPU: `make bench`.
+
+Every figure compares contenders that take turns within one run, because machines differ, and are busy at times.
+"""
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from benchmarks import peer, plain, table
+from benchmarks.command import Run, sweep
+from benchmarks.table import Figure
+from models.cnn import CNN
+from models.mlp import MLP
+
+Contender = TypeVar("Contender")
+Measure = Callable[[int], Figure]
+"""Takes the number of rounds."""
+
+CPU = "train.device=cpu"
+FULL = ("train.steps=1000", "study.n_trials=256", "sampler=random")
+WHOLE_STEPS, WHOLE_TRIALS, PEER_TRIALS = 500, 64, 16
+
+
+def say(text: str) -> None:
+    """Show how far it is."""
+    print(f"  {text}", flush=True)
+
+
+def between(
+    contender: Callable[[], Contender], baseline: Callable[[], float], rounds: int
+) -> list[tuple[Contender, float]]:
+    """The contender's rounds, each with the mean of the baseline right before and right after it."""
+    taken, before = [], baseline()
+    for _ in range(rounds):
+        own = contender()
+        after = baseline()
+        taken.append((own, (before + after) / 2))
+        before = after
+    return taken
+
+
+@cache
+def plain_loop(model: str) -> plain.Loop:
+    """The plain loop of a model, ready to be timed."""
+    build = partial({"mlp": MLP, "cnn": CNN}[model], input_shape=(1, 8, 8), n_outputs=10)
+    loop = plain.Loop(partial(plain.train, build, plain.digits()))
+    say(f"the plain loop of the {model} is fastest with {loop.threads} threads")
+    return loop
+
+
+def shown_speed(loop: plain.Loop, steps: int) -> float:
+    """The speed of a loop, said."""
+    speed = loop.speed(steps)
+    say(f"plain loop: {speed:,.0f} updates/s")
+    return speed
+
+
+def shown_sweep(*overrides: str) -> Run:
+    """A run of the command, said."""
+    run = sweep(*overrides)
+    said = f"{run.engine}: {run.engine.speed:,.0f} updates/s, {run.engine.busy:.0%} busy; start-up {run.startup:.1f} s"
+    say(f"{said}, of it {run.engine.prepared:.1f} s prepared; whole command {run.wall:.1f} s")
+    return run
+
+
+def from_first_update(run: Run) -> float:
+    """Updates a second, from the first one until everything was recorded."""
+    return run.engine.speed
+
+
+def whole_command(run: Run) -> float:
+    """Updates a second of the whole command."""
+    return run.engine.updates / run.wall
+
+
+def against(
+    loop: plain.Loop,
+    steps: int,
+    overrides: Sequence[str],
+    rounds: int,
+    rate: Callable[[Run], float] = from_first_update,
+    name: str = "plain",
+) -> tuple[float, str, str]:
+    """The median ratio of a command to a loop; its start-up; what the ratio is made of."""
+    taken = between(lambda: shown_sweep(*overrides), lambda: shown_speed(loop, steps), rounds)
+    ratios = [rate(run) / speed for run, speed in taken]
+    runs = [run for run, _ in taken]
+    startup = f"{median(run.startup for run in runs):.1f} s, of it {median(run.engine.prepared for run in runs):.1f} s"
+    own, other = median(rate(run) for run in runs), median(speed for _, speed in taken)
+    detail = f"{own:,.0f} against {other:,.0f} updates/s ({name}); {runs[-1].engine}; rounds {listed(ratios)}"
+    return median(ratios), f"{startup} prepared", detail
+
+
+def listed(ratios: Sequence[float]) -> str:
+    """The ratio of every round."""
+    return ", ".join(map(table.number, ratios))
+
+
+def serial(rounds: int) -> Figure:
+    """The serial engine with every update recorded."""
+    overrides = ("engine=serial", "train.steps=1000", "study.n_trials=32", "sampler=random", CPU)
+    value, startup, detail = against(plain_loop("mlp"), 1000, overrides, rounds)
+    measure = "serial engine, mlp, everything recorded, against the plain loop that records nothing"
+    return Figure("serial", measure, value, 0.9, startup=startup, detail=detail)
+
+
+def recording(rounds: int) -> Figure:
+    """Rows a second of the bulk recording by itself, which read back must be what was given."""
+    from benchmarks.recording import measure  # it imports MLflow, for seconds, which only this measure needs
+
+    found: list[float] = []
+    for _ in range(rounds):
+        rows, equal = measure()
+        if not equal:
+            raise RuntimeError(f"what was read back differs from what was recorded: {rows}")
+        (_, rate, compared), *others = rows
+        say(f"{rate}, {compared}")
+        found.append(float(rate.split()[0].replace(",", "")))
+    detail = "; ".join([compared, *(f"{of}: {value}" for of, value, _ in others), f"rounds {listed(found)}"])
+    what = "bulk recording into SQLite, off the training path, read back equal"
+    return Figure("recording", what, median(found), 100_000, unit="rows/s", startup="not counted", detail=detail)
+
+
+def fused(rounds: int) -> Figure:
+    """The fused engine on the mlp, from the first update on."""
+    value, startup, detail = against(plain_loop("mlp"), 1000, ("engine=fused", *FULL, CPU), rounds)
+    measure = "fused engine, mlp, 256 trials of 1000 updates, everything recorded, against the plain loop"
+    return Figure("fused", measure, value, 4, startup=startup, detail=detail)
+
+
+def whole(rounds: int) -> Figure:
+    """The same as a user gets it: `engine=auto`, from calling the command until it has ended."""
+    value, startup, detail = against(plain_loop("mlp"), 1000, (*FULL, CPU), rounds, rate=whole_command)
+    measure = "the same, whole command, against the updates alone of the plain loop"
+    return Figure("whole", measure, value, 2, startup=f"included: {startup}", detail=detail)
+
+
+def cnn(rounds: int) -> Figure:
+    """The fused engine on the cnn."""
+    overrides = ("engine=fused", "model=cnn", "train.steps=500", "study.n_trials=64", "sampler=random", CPU)
+    value, startup, detail = against(plain_loop("cnn"), 500, overrides, rounds)
+    measure = "fused engine, cnn, 64 trials of 500 updates, everything recorded, against the plain loop"
+    return Figure("cnn", measure, value, 1.5, startup=startup, detail=detail)
+
+
+def peer_figure(rounds: int) -> Figure:
+    """The whole command against hydra-optuna-sweeper with mlflow.log_metric; one round less, because it takes long."""
+    python, threads = peer.environment(), plain_loop("mlp").threads
+    ours = (f"train.steps={WHOLE_STEPS}", f"study.n_trials={WHOLE_TRIALS}", CPU)
+
+    def theirs() -> peer.Timing:
+        timing = peer.run(python, PEER_TRIALS, WHOLE_STEPS, threads)
+        say(f"peer: {timing.wall:.1f} s for {PEER_TRIALS} trials, of it {timing.startup:.1f} s start-up")
+        return timing
+
+    taken = between(theirs, lambda: shown_sweep(*ours).wall, max(1, rounds - 1))
+    ratios = [timing.scaled(WHOLE_TRIALS) / wall for timing, wall in taken]
+    scaled, wall = median(timing.scaled(WHOLE_TRIALS) for timing, _ in taken), median(wall for _, wall in taken)
+    measured = median(timing.wall for timing, _ in taken)
+    detail = (
+        f"{wall:.1f} s against {scaled:.0f} s, scaled from {measured:.0f} s for {PEER_TRIALS} trials with the start-up "
+        f"counted once; rounds {listed(ratios)}"
+    )
+    measure = (
+        f"whole command, mlp, {WHOLE_TRIALS} trials of {WHOLE_STEPS} updates, against hydra-optuna-sweeper with "
+        f"mlflow.log_metric for every value"
+    )
+    return Figure("peer", measure, median(ratios), 20, startup="included", detail=detail)
+
+
+def proposals(rounds: int) -> Figure:
+    """What the device waits for the sampler; and, to compare, what all calls of the proposer take for one trial."""
+    from benchmarks.proposals import measure
+
+    runs = [shown_sweep("train.steps=600", "study.n_trials=500", "sampler=tpe", CPU) for _ in range(rounds)]
+    parts = [100 * run.engine.waited / run.engine.seconds for run in runs]
+    waited, seconds = median(run.engine.waited for run in runs), median(run.engine.seconds for run in runs)
+    (row,) = measure(samplers=["tpe"], sizes=[500])
+    detail = f"{waited:.2f} s of {seconds:.1f} s; {runs[-1].engine}; rounds {listed(parts)}"
+    return Figure(
+        "proposals",
+        "time in which the device waits for proposals, 500 trials of 600 updates, TPE",
+        median(parts),
+        3,
+        unit="%",
+        at_most=True,
+        startup="not counted",
+        detail=f"{detail}; proposing, reporting and telling a trial after 500 others takes {row.trial:.0f} ms",
+    )
+
+
+MEASURES: Mapping[str, Measure] = {
+    "serial": serial,
+    "recording": recording,
+    "fused": fused,
+    "whole": whole,
+    "cnn": cnn,
+    "peer": peer_figure,
+    "proposals": proposals,
+}
+
+
+def report(machine: str, measures: Mapping[str, Measure], order: Sequence[str], rounds: int) -> int:
+    """Take the measures, show and keep their figures; 1 if one could not be taken. To be short is no error."""
+    figures: list[Figure] = []
+    failed: list[str] = []
+    began = time.perf_counter()
+    print(f"{machine}; commit {table.measured_commit()}", flush=True)
+    for name, measure in measures.items():
+        print(f"{name} ({time.perf_counter() - began:.0f} s)", flush=True)
+        try:
+            figure = measure(rounds)
+        except Exception:  # the other measures are worth taking all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        print(f"{name}: {figure.reached}, to reach {figure.to_reach}: {figure.verdict}", flush=True)
+        figures.append(figure)
+        path = table.save(machine, figures, order)
+    if figures:
+        print(f"\n{table.render(figures)}\nkept in {path.relative_to(table.ROOT)}")
+    if failed:
+        print(f"not taken, because of errors: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def asked(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
+    """What the command line asks for: `only` (names), `rounds`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--only", nargs="+", choices=list(known), default=list(known), metavar="NAME", help=", ".join(known)
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of each comparison; its median counts (3)")
+    parser.add_argument("--no-peer", action="store_true", help="leave out the measure that needs another environment")
+    parser.add_argument("--readme", action="store_true", help="measure nothing; put the kept figures into README.md")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The CPU's measures."""
+    options = asked("Measure the speed claims on the CPU.", MEASURES)
+    if options.readme:
+        table.refresh(Path(table.ROOT, "README.md"))
+        return 0
+    chosen = {name: MEASURES[name] for name in options.only if not (options.no_peer and name == "peer")}
+    return report(table.cpu(), chosen, list(MEASURES), options.rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What a practitioner writes by hand: one training after another, plain PyTorch, nothing recorded.
+
+It knows nothing of sweep, and does the same work as a trial of its default search: the split of the digits, models,
+optimizer, batches and evaluations are those of conf/.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+BATCH_SIZE = 64
+EVAL_EVERY = 100
+MOMENTUM = 0.9
+
+Record = Callable[[int, float, float], None]
+"""Takes step, rate and loss of an update."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures [n, 1, 8, 8] between 0 and 1 and labels [n], to train and to validate."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    val_inputs: Tensor
+    val_targets: Tensor
+
+
+def digits(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
+    """The digits, split as conf/dataset/digits.yaml splits them: 60 % to train, 20 % to validate, on the device."""
+    loaded = load_digits()
+    inputs = torch.from_numpy((loaded.images[:, None] / 16).astype(np.float32)).to(device, dtype)
+    targets = torch.from_numpy(loaded.target).to(device, torch.int64)
+    n = len(targets)
+    held_out = round(0.2 * n)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(n)).to(device)
+    train, val, _ = order.tensor_split([n - 2 * held_out, n - held_out])
+    return Data(inputs[train], targets[train], inputs[val], targets[val])
+
+
+def curve(
+    steps: int, lr: float = 0.05, decay_rate: float = 0.5, decay_steps: int = 120, warmup: int = 30
+) -> list[float]:
+    """The rate of every update: up to lr in a line, then lr * decay_rate ** (step / decay_steps) from there."""
+    decayed = (lr * decay_rate ** ((step - warmup) / decay_steps) for step in range(warmup, steps))
+    return [lr * step / warmup for step in range(min(warmup, steps))] + list(decayed)
+
+
+def batches(data: Data, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end; an epoch is put into its order at once, which is cheaper than batch by batch."""
+    epoch = 0
+    while True:
+        mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+        order = torch.randperm(len(data.train_targets), generator=torch.Generator().manual_seed(mixed))
+        order = order.to(data.train_inputs.device)
+        yield from zip(
+            data.train_inputs[order].split(BATCH_SIZE), data.train_targets[order].split(BATCH_SIZE), strict=True
+        )
+        epoch += 1
+
+
+def train(
+    build: Callable[[], nn.Module], data: Data, rates: Sequence[float], seed: int = 0, record: Record | None = None
+) -> tuple[float, float]:
+    """One training; val_loss and val_accuracy at its end. `record` is only for those who record."""
+    torch.manual_seed(seed)
+    model = build().to(data.train_inputs.device, data.train_inputs.dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rates[0], momentum=MOMENTUM)
+    criterion = nn.CrossEntropyLoss()
+    val_loss = val_accuracy = float("nan")
+    model.train()
+    for step, (rate, (inputs, targets)) in enumerate(zip(rates, batches(data, seed), strict=False)):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        if record is not None:
+            record(step, rate, loss.item())
+        if (step + 1) % EVAL_EVERY == 0 or step + 1 == len(rates):
+            val_loss, val_accuracy = evaluate(model, data)
+    return val_loss, val_accuracy
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
+    """Mean loss and accuracy over the validation split."""
+    model.eval()
+    outputs = model(data.val_inputs)
+    loss = nn.functional.cross_entropy(outputs, data.val_targets).item()
+    accuracy = (outputs.argmax(dim=1) == data.val_targets).float().mean().item()
+    model.train()
+    return loss, accuracy
+
+
+Training = Callable[[Sequence[float], int], object]
+"""Trains with these rates and this seed."""
+
+
+class Loop:
+    """A training, again and again, with the number of threads that is best for it.
+
+    Args:
+        training: to be repeated.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.threads = training, best_threads(training)
+
+    def speed(self, steps: int) -> float:
+        """Updates a second over trainings of `steps` updates."""
+        torch.set_num_threads(self.threads)
+        return speed(self.training, steps)
+
+
+def speed(training: Training, steps: int, seconds: float = 5.0) -> float:
+    """Updates a second over trainings of `steps` updates with different rates, as many whole ones as fill the time."""
+    rng = np.random.default_rng(0)
+    trained, began = 0, _now()
+    while (passed := _now() - began) < seconds:
+        training(curve(steps, lr=float(10 ** rng.uniform(-2, -0.5)), warmup=steps // 20), trained)
+        trained += 1
+    return trained * steps / passed
+
+
+def best_threads(training: Training, steps: int = 200) -> int:
+    """The faster number of threads, one or as many as there are cores, which torch is left with."""
+    choices = sorted({1, os.cpu_count() or 1})
+    found = dict.fromkeys(choices, 0.0)
+    for threads in choices * 2:  # in turns, as something else may have run meanwhile
+        torch.set_num_threads(threads)
+        found[threads] = max(found[threads], speed(training, steps, seconds=1.0))
+    best = max(found, key=found.__getitem__)
+    torch.set_num_threads(best)
+    return best
+
+
+def _now() -> float:
+    """The time, when what was asked of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,131 @@
+"""How long proposals take: milliseconds per call of the proposer, on SQLite, against the trials that there have been.
+
+`python -m benchmarks.proposals` prints a table. The trials before are drawn at random and have no evaluations.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import random
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.study import Study
+from optuna.trial import create_trial
+
+from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.expressions import parse
+from sweep.cli.main import Command
+from sweep.cli.plan import Plan, make_plan
+from sweep.config import SamplerConfig
+from sweep.core import Evaluation, Result, Status
+from sweep.search import OptunaProposer, open_study, pruner
+from sweep.search.distributions import distributions
+
+T = TypeVar("T")
+
+EVALUATIONS = 10
+"""Of each trial."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians over the trials asked, in milliseconds of wall time; the first call of each kind does not count.
+
+    Args:
+        trials: that the study had before.
+        open: of the study with its trials, once.
+        trial: all of one trial, its evaluations among it.
+        cpu: what the processor had of it.
+    """
+
+    sampler: str
+    trials: int
+    open: float
+    ask: float
+    annotate: float
+    report: float
+    tell: float
+    trial: float
+    cpu: float
+
+
+def measure(
+    samplers: Sequence[str] = ("random", "tpe"), sizes: Sequence[int] = (40, 500, 3000), asked: int = 20
+) -> Iterator[Row]:
+    """A row for each size and sampler.
+
+    Args:
+        sizes: trials before, ascending.
+        asked: trials asked and told for each row.
+    """
+    register_resolvers()
+    with TemporaryDirectory() as folder:
+        overrides = [f"study.storage=sqlite:///{folder}/optuna.db", "study.n_trials=1000000"]
+        plan = make_plan(Command(Composer(), parse(overrides), ()))
+        for size in sizes:
+            _fill(_study(plan), plan, size)
+            for name in samplers:
+                yield _row(plan, name, size, asked)
+
+
+def _study(plan: Plan) -> Study:
+    chosen = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
+    return open_study(plan.study, plan.name, plan.identity, chosen)[0]
+
+
+def _fill(study: Study, plan: Plan, size: int) -> None:
+    drawn = distributions(plan.space.branches[0])
+    draws = optuna.create_study(sampler=RandomSampler(seed=0))
+    for _ in range(size - len(study.get_trials(deepcopy=False))):
+        params = draws.ask(drawn).params
+        study.add_trial(create_trial(params=params, distributions=drawn, value=random()))
+
+
+def _row(plan: Plan, name: str, size: int, asked: int) -> Row:
+    times: dict[str, list[float]] = defaultdict(list)
+
+    def timed(kind: str, call: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        answer = call()
+        times[kind].append((time.perf_counter() - began) * 1e3)
+        return answer
+
+    source = timed("open", lambda: OptunaProposer(_study(plan), plan.space, SamplerConfig(name), plan.study))
+
+    def one() -> None:
+        trial = timed("ask", source.ask)
+        assert trial is not None
+        timed("annotate", partial(source.annotate, trial, "mlflow_run_id", "0" * 32))
+        for i in range(EVALUATIONS):
+            evaluation = Evaluation(trial.number, i, {plan.study.metric: 0.5})
+            timed("report", partial(source.report, trial, evaluation))
+            source.should_prune(trial)
+        timed("tell", partial(source.tell, trial, Result(trial.number, Status.COMPLETE, 0.5)))
+
+    for _ in range(asked + 1):
+        began = time.process_time()
+        timed("trial", one)
+        times["cpu"].append((time.process_time() - began) * 1e3)
+    first = times.pop("open")[0]
+    return Row(name, size, first, **{kind: median(taken[1:]) for kind, taken in times.items()})
+
+
+def table(rows: Iterator[Row]) -> Iterator[str]:
+    """The lines of a markdown table, each as soon as it is measured."""
+    columns = ["sampler", "trials", "open", "ask", "annotate", "report", "tell", "trial", "cpu"]
+    yield "| " + " | ".join(columns) + " |"
+    yield "|---|" + "---:|" * (len(columns) - 1)
+    for row in rows:
+        cells = [getattr(row, column) for column in columns]
+        yield "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    for line in table(measure()):
+        print(line, flush=True)

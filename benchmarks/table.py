@@ -1,0 +1,147 @@
+"""Figures, the table that they are shown in, and the files that keep them."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def measured_commit() -> str:
+    """The commit that is measured; with -dirty where the tree has been changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure, taken.
+
+    Args:
+        key: what `--only` calls it.
+        measure: what is measured, against what.
+        value: of the measure.
+        target: to be reached.
+        unit: "x" (a ratio), "%", or what is counted, such as "rows/s".
+        at_most: whether the target is to be stayed below, not to be reached.
+        startup: start-up and compiling, where they are not part of the measure.
+        detail: what the figure is made of.
+        commit, date, torch: of the measurement.
+    """
+
+    key: str
+    measure: str
+    value: float
+    target: float
+    unit: str = "x"
+    at_most: bool = False
+    startup: str = ""
+    detail: str = ""
+    commit: str = field(default_factory=measured_commit)
+    date: str = field(default_factory=lambda: date.today().isoformat())
+    torch: str = str(torch.__version__)
+
+    @property
+    def ok(self) -> bool:
+        return self.value < self.target if self.at_most else self.value >= self.target
+
+    @property
+    def reached(self) -> str:
+        return f"{number(self.value)}{self._suffix}"
+
+    @property
+    def to_reach(self) -> str:
+        return f"{'<' if self.at_most else '≥'} {self.target:,g}{self._suffix}"
+
+    @property
+    def verdict(self) -> str:
+        return "ok" if self.ok else "short"
+
+    @property
+    def _suffix(self) -> str:
+        return self.unit if self.unit == "x" else f" {self.unit}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands with commas: 0.934, 12.3, 123,000."""
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def render(figures: Sequence[Figure]) -> str:
+    """A markdown table of all there is to say of the figures."""
+    head = ["measure", "reached", "to reach", "", "start-up and compiling", "measured", "commit"]
+    rows = [[f.measure, f.reached, f.to_reach, f.verdict, f.startup, f.detail, f.commit] for f in figures]
+    return _markdown(head, rows)
+
+
+def render_short(figures: Sequence[Figure]) -> str:
+    """The table for README."""
+    head = ["measure", "reached", "to reach", "start-up and compiling"]
+    return _markdown(head, [[f.measure, f"**{f.reached}**", f.to_reach, f.startup] for f in figures])
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def cpu() -> str:
+    """Model and cores: AMD EPYC, 2 cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_cpu_model()}, {cores} cores"
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", information.read_text()) if information.exists() else None
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def slug(machine: str) -> str:
+    """A machine as the name of a file: amd-epyc-2-cores."""
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+
+
+def save(machine: str, figures: Sequence[Figure], order: Sequence[str], folder: Path = RESULTS) -> Path:
+    """Keep the figures of a machine, in place of earlier ones of the same measures; the path of the markdown."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{slug(machine)}.md"
+    earlier = _read(path.with_suffix(".json"))[1] if path.with_suffix(".json").exists() else []
+    by_key = {figure.key: figure for figure in [*earlier, *figures]}
+    kept = [by_key[key] for key in order if key in by_key]
+    content = {"machine": machine, "figures": [asdict(figure) for figure in kept]}
+    path.with_suffix(".json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    latest = max(kept, key=lambda figure: figure.date)
+    title = f"# {machine}\n\n{latest.date}, torch {latest.torch}, Python {platform.python_version()}\n\n"
+    path.write_text(title + render(kept))
+    return path
+
+
+def _read(path: Path) -> tuple[str, list[Figure]]:
+    content = json.loads(path.read_text())
+    return content["machine"], [Figure(**figure) for figure in content["figures"]]
+
+
+def refresh(page: Path, folder: Path = RESULTS) -> None:
+    """Put the kept figures of all machines between the markers of a page.
+
+    Raises:
+        ValueError: if the page does not have both markers.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} has no {BEGIN} ... {END}")
+    machines = [_read(path) for path in sorted(folder.glob("*.json"))]
+    tables = [f"{machine}:\n\n{render_short(figures)}" for machine, figures in machines]
+    page.write_text(f"{before}{BEGIN}\n" + "\n".join(tables) + f"{END}{after}")
