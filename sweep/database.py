@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -30,6 +31,26 @@ def is_database(uri: str) -> bool:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         return False
     return True
+
+
+class WriteAheadConnection(sqlite3.Connection):
+    """A connection to a SQLite file that is written ahead: a transaction takes a tenth of the time, and readers do not
+    wait for it. For the `factory` of `sqlite3.connect`.
+
+    The file keeps the mode (journal_mode=WAL). Beside it lie FILE-wal and FILE-shm while it is open: the three belong
+    together. In this mode synchronous=NORMAL is enough to keep the file whole, whatever happens; a crash of the program
+    loses nothing, a power cut the last transactions at most. Where the mode cannot be set (the file is in use, or its
+    file system has no shared memory), SQLite's defaults stay.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            (mode,) = self.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError:
+            return
+        if mode == "wal":
+            self.execute("PRAGMA synchronous=NORMAL")
 
 
 def check_database(key: str, uri: str, table: str) -> None:

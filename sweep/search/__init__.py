@@ -3,7 +3,7 @@
 from sweep.search.importance import importances
 from sweep.search.proposer import OptunaProposer
 from sweep.search.pruners import pruner
-from sweep.search.samplers import grid_size, sampler
+from sweep.search.samplers import grid_size, history_free, sampler
 from sweep.search.store import check_storage, check_study, open_study
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "check_storage",
     "check_study",
     "grid_size",
+    "history_free",
     "importances",
     "open_study",
     "pruner",

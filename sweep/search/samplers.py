@@ -1,7 +1,8 @@
 """Samplers whose proposal n is a function of (space, seed, n, history): nothing else is carried along.
 
-A sampler is made anew for every proposal. One that draws is seeded from (seed, n); quasi-random sequences keep
-their seed and take their point n. So a study that was interrupted goes on with the proposals it would have had.
+A sampler is made anew for every proposal (a grid once: it draws nothing). One that draws is seeded from (seed, n);
+quasi-random sequences keep their seed and take their point n. So a study that was interrupted goes on with the
+proposals it would have had.
 """
 
 import warnings
@@ -33,6 +34,23 @@ warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes:
 
 CONDITIONAL = ("tpe", "random")
 """Samplers that can search a space in which a choice decides which parameters there are."""
+
+HISTORY_FREE = ("random", "qmc", "grid")
+"""Samplers whose proposal n does not depend on the results of others."""
+
+
+class _TPE(TPESampler):
+    """TPESampler looks through all trials for the parameters that they have in common. Without a choice among groups
+    these are the space, as soon as a trial has ended.
+    """
+
+    space: dict[str, BaseDistribution] | None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self.space is None:
+            return super().infer_relative_search_space(study, trial)
+        told = (TrialState.COMPLETE, TrialState.PRUNED)
+        return self.space if Study.get_trials(study, deepcopy=False, states=told) else {}  # of all brackets
 
 
 class _QMCPoint(QMCSampler):
@@ -68,7 +86,9 @@ def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
         raise InvalidValueError("sampler", config.name, rule)
     mixed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
     if config.name == "tpe":
-        return build("sampler", config, TPESampler, seed=mixed, group=space.conditional)
+        tpe = build("sampler", config, _TPE, seed=mixed, group=space.conditional)
+        tpe.space = None if space.conditional or config.options.get("multivariate") is False else _relative(space)
+        return tpe
     if config.name == "grid":
         return build("sampler", config, _GridPoint, search_space=grid_values(space), seed=config.seed)
     if config.name == "qmc":
@@ -78,6 +98,16 @@ def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
     if config.name == "cmaes":
         return build("sampler", config, CmaEsSampler, seed=mixed, warn_independent_sampling=False)
     return build("sampler", config, GPSampler if config.name == "gp" else RandomSampler, seed=mixed)
+
+
+def _relative(space: Space) -> dict[str, BaseDistribution]:
+    """The parameters of a space of one branch that have more than one value, in the order in which TPE draws them."""
+    return {name: d for name, d in sorted(distributions(space.branches[0]).items()) if not d.single()}
+
+
+def history_free(config: SamplerConfig) -> bool:
+    """Whether a proposal does not depend on results: it is the same, asked for early or late."""
+    return config.name in HISTORY_FREE
 
 
 def grid_size(config: SamplerConfig, space: Space) -> int | None:

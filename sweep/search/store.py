@@ -8,11 +8,12 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
+from optuna.storages import RDBStorage
 from optuna.study import Study
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import StudyConfig
-from sweep.database import check_database, file_of, is_database
+from sweep.database import WriteAheadConnection, check_database, file_of, is_database
 from sweep.validation import InvalidValueError, refuse_difference
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -46,7 +47,7 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=config.storage,
+            storage=_storage(config.storage),
             direction=config.direction_of_metric,
             pruner=pruner,
             load_if_exists=True,
@@ -58,6 +59,13 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
         study.set_user_attr(UID, uuid.uuid4().hex)
         study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
     return study, study.user_attrs[UID]
+
+
+def _storage(uri: str) -> RDBStorage:
+    """Optuna's storage of a database; a SQLite file is written ahead."""
+    if file_of(uri) is None:
+        return RDBStorage(uri)
+    return RDBStorage(uri, engine_kwargs={"connect_args": {"factory": WriteAheadConnection}})
 
 
 def check_study(config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Proposal n is a function of (space, seed, n, history): one suite over every sampler."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sweep.cli.expressions import parse
 from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.core import Evaluation, Result, Status, Trial
-from sweep.search import OptunaProposer, open_study, pruner
+from sweep.search import OptunaProposer, history_free, open_study, pruner, samplers
 
 register_resolvers()
 
@@ -21,6 +22,7 @@ SAMPLERS = ["tpe", "random", "grid", "qmc", "cmaes", "gp"]
 FINITE = ["schedule.decay_rate=0.5,0.7,0.9", "schedule.decay_steps=range(5,20,5)", "warmup.steps=0", "optimizer.lr=0.1"]
 """A space that a grid can cover: 9 points."""
 HISTORY_FREE = ["random", "grid", "qmc"]
+CHOICE = ["schedule=exponential,cosine", "optimizer=momentum,adam"]
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
@@ -192,8 +194,7 @@ def test_a_grid_proposes_each_point_once_and_ends(tmp_path: Path) -> None:
 
 
 def test_a_choice_among_groups_draws_the_parameters_of_its_option_alone(tmp_path: Path) -> None:
-    choice = ["schedule=exponential,cosine", "optimizer=momentum,adam", "sampler=random", "study.n_trials=12"]
-    source = proposer(plan(tmp_path, *choice))
+    source = proposer(plan(tmp_path, *CHOICE, "sampler=random", "study.n_trials=12"))
     while (trial := source.ask()) is not None:
         finish(source, trial)
     seen = set()
@@ -241,6 +242,180 @@ def test_a_trial_released_on_request_has_not_crashed(tmp_path: Path) -> None:
         assert trial is not None
         assert trial.number == 0
         source.release(trial)
+
+
+def ask_all(source: OptunaProposer, most: int) -> list[Trial]:
+    """The trials that can be live at once, `most` of them at most."""
+    return list(islice(iter(source.ask, None), most))
+
+
+def test_as_many_trials_are_live_at_once_as_the_total_lacks(tmp_path: Path, sampler: str) -> None:
+    source = proposer(plan(tmp_path, *overrides(sampler)))
+    live = ask_all(source, 16)
+    assert [trial.number for trial in live] == list(range(9))
+    assert source.told == 0
+    for trial in reversed(live):
+        finish(source, trial)
+        assert source.ask() is None
+    assert (source.told, proposer(plan(tmp_path, *overrides(sampler))).told) == (9, 9)
+    if sampler == "grid":
+        assert len({tuple(trial.values.items()) for trial in live}) == 9
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_interrupted_while_many_were_live_they_are_resumed_in_their_order(
+    tmp_path: Path, sampler: str, crashed: bool
+) -> None:
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole, first = (proposer(plan(tmp_path / name, *overrides(sampler))) for name in "ab")
+    live = ask_all(first, 6)
+    for number in (4, 1):
+        finish(first, live[number])
+    for trial in reversed(live):
+        if trial.number not in (4, 1):
+            first.report(trial, Evaluation(trial.number, 20, {"val_loss": 1.0}))
+            if not crashed:
+                first.release(trial)
+    source = proposer(plan(tmp_path / "b", *overrides(sampler)))
+    resumed = ask_all(source, 4)
+    assert [(trial.number, trial.values) for trial in resumed] == [(n, live[n].values) for n in (0, 2, 3, 5)]
+    rest = ask_all(source, 16)
+    assert [trial.number for trial in rest] == [6, 7, 8]
+    for trial in (*rest, *resumed):
+        source.report(trial, Evaluation(trial.number, 20, {"val_loss": 1.0}))
+        finish(source, trial)
+    stored = source.study.get_trials()
+    assert [(t.number, t.state.name) for t in stored] == [(n, "COMPLETE") for n in range(9)]
+    assert all(set(t.intermediate_values) == {20, 100} for t in stored if t.number not in (4, 1))
+    if sampler in HISTORY_FREE:
+        while (trial := whole.ask()) is not None:
+            finish(whole, trial)
+        assert table(source) == table(whole)
+
+
+def test_trials_given_back_are_asked_for_again_in_their_order(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "sampler=random", "study.n_trials=6"))
+    live = ask_all(source, 4)
+    for number in (2, 0, 3):
+        source.release(live[number])
+    again = ask_all(source, 16)
+    assert [trial.number for trial in again] == [0, 2, 3, 4, 5]
+    assert [trial.values for trial in again[:3]] == [live[n].values for n in (0, 2, 3)]
+
+
+def test_the_timeout_begins_no_trial_beside_those_that_are_live(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "sampler=random", "study.timeout=1000"))
+    trial = source.ask()
+    assert trial is not None
+    source._began -= 1000
+    assert source.ask() is None
+    finish(source, trial)
+    assert source.told == 1
+
+
+def test_tpe_keeps_away_from_what_is_live(tmp_path: Path) -> None:
+    """Asked at once, its proposals are as different as those of draws: a live trial counts as a bad one."""
+    options = ["sampler.n_startup_trials=4", "study.n_trials=30", "space=none", "optimizer.lr=interval(0.01,1.01)"]
+    source = proposer(plan(tmp_path, *options))
+    for _ in range(10):
+        trial = source.ask()
+        assert trial is not None
+        finish(source, trial)
+    rates = sorted(trial.config.optimizer.lr for trial in ask_all(source, 16))
+    assert len(rates) == 16
+    assert min(np.diff(rates)) > 0
+    running = [t.params for t in source.study.get_trials() if t.state.name == "RUNNING"]
+    assert sorted(params["optimizer.lr"] for params in running) == rates
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_who_does_not_learn_may_be_asked_ahead(tmp_path: Path, name: str) -> None:
+    made = plan(tmp_path, *overrides(name))
+    assert proposer(made).history_free is history_free(made.sampler) is (name in HISTORY_FREE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["sampler.n_startup_trials=0"],
+        ["pruner=hyperband", "sampler.n_startup_trials=0"],
+        ["warmup.steps=5"],
+        CHOICE,
+    ],
+)
+def test_tpe_proposes_what_optunas_own_would(
+    tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = []
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        source = proposer(plan(tmp_path / folder, "sampler.n_startup_trials=3", "study.n_trials=16", *options))
+        live = ask_all(source, 2)
+        for trial in live:
+            source.tell(trial, Result(trial.number, Status.DIVERGED))
+        while (trial := source.ask()) is not None:
+            finish(source, trial)
+        tables.append(table(source))
+        monkeypatch.setattr(samplers, "_TPE", optuna.samplers.TPESampler)
+    assert tables[0] == tables[1]
+
+
+def test_what_is_in_memory_is_in_the_database(tmp_path: Path) -> None:
+    """Of trials of every state, whatever they note: a reader sees what the samplers see."""
+    source = proposer(plan(tmp_path, "sampler=tpe", "sampler.n_startup_trials=2", "study.n_trials=9", *CHOICE))
+    for number, trial in enumerate(ask_all(source, 5)):
+        source.annotate(trial, "mlflow_run_id", f"run{number}")
+        if number < 4:
+            source.report(trial, Evaluation(number, 20, {"val_loss": 0.1 * number}))
+            source.tell(trial, Result(number, (Status.PRUNED, Status.DIVERGED)[number % 2]))
+    source.release(trial)
+    trial = source.ask()
+    assert trial is not None
+    source.annotate(trial, "mlflow_run_id", "another")
+    again = source.ask()
+    assert again is not None
+    finish(source, again)
+    kept = optuna.load_study(study_name=source.study.study_name, storage=f"sqlite:///{tmp_path}/optuna.db").get_trials()
+    assert [_contents(t) for t in kept] == [_contents(t) for t in source._ledger.study.get_trials()]
+    assert [t.state.name for t in kept] == [*["PRUNED"] * 4, "RUNNING", "COMPLETE"]
+
+
+def _contents(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
+    noted = trial.user_attrs, trial.system_attrs, trial.intermediate_values
+    return trial.number, trial.state, trial.values, trial.params, trial.distributions, *noted
+
+
+def test_without_a_pruner_an_evaluation_is_written_when_its_trial_ends(tmp_path: Path) -> None:
+    for name, written in (("none", {}), ("median", {20: 1.0})):
+        source = proposer(plan(tmp_path, "sampler=random", f"pruner={name}"))
+        trial = source.ask()
+        assert trial is not None
+        source.report(trial, Evaluation(0, 20, {"val_loss": 1.0}))
+        assert source.study.get_trials()[0].intermediate_values == written
+        finish(source, trial)
+        assert set(source.study.get_trials()[0].intermediate_values) == {20, 100}
+
+
+def test_a_trial_that_another_program_has_queued_is_asked_for(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random", "study.n_trials=2")
+    proposer(made).study.enqueue_trial({"optimizer.lr": 0.125})
+    source = proposer(made)
+    for trial in ask_all(source, 3):
+        assert (trial.config.optimizer.lr == 0.125) is (trial.number == 0)
+        finish(source, trial)
+    stored = source.study.get_trials()
+    assert [(t.state.name, len(t.params)) for t in stored] == [("COMPLETE", 4)] * 2
+
+
+def test_an_ask_takes_no_longer_for_the_trials_that_there_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = proposer(plan(tmp_path, "sampler=random", "study.n_trials=20"))
+    monkeypatch.setattr(optuna.Study, "get_trials", None)
+    while (trial := source.ask()) is not None:
+        finish(source, trial)
+    assert source.told == 20
 
 
 def test_the_timeout_begins_no_further_trial(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""A study in memory, and the same study in its database."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+
+class Ledger:
+    """A study that is read and asked in memory, and whose trials are written to its database.
+
+    Samplers and pruners look at every trial of a study, several times for each proposal: in a database that takes
+    longer than to propose. In memory they see the same trials, so they answer the same. Nothing is written until
+    `keep`, which writes a new trial with all its values in one transaction: what is in the database was drawn whole.
+
+    One process alone may have a ledger of a study; what others write meanwhile is not seen.
+
+    Args:
+        stored: in its database. A ledger has its pruner, and its name, which hyperband's brackets depend on.
+    """
+
+    def __init__(self, stored: Study) -> None:
+        self._memory = InMemoryStorage()
+        self.study = optuna.create_study(
+            storage=self._memory, study_name=stored.study_name, direction=stored.direction, pruner=stored.pruner
+        )
+        self._memory_id = self._memory.get_study_id_from_name(stored.study_name)
+        self._storage, self._study_id = stored._storage, stored._study_id  # Optuna has no other way to its storage
+        trials = stored.get_trials(deepcopy=False)
+        self.study.add_trials(trials)
+        self._written = {t.number: _Written(t._trial_id, t) for t in trials if not t.state.is_finished()}
+
+    def __getitem__(self, number: int) -> FrozenTrial:
+        """The trial of that number as it is now; not to be changed."""
+        return self._memory.get_trial(self._memory.get_trial_id_from_study_id_trial_number(self._memory_id, number))
+
+    def keep(self, number: int) -> None:
+        """Write what is new of a trial. That it ended is written last."""
+        trial = self[number]
+        if number in self._written:
+            trial_id = self._written[number].trial_id
+            self._update(self._written[number], trial)
+        else:
+            trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
+        if trial.state.is_finished():
+            del self._written[number]
+        else:
+            self._written[number] = _Written(trial_id, trial)
+
+    def _update(self, written: "_Written", trial: FrozenTrial) -> None:
+        storage, trial_id = self._storage, written.trial_id
+        for name in trial.params:
+            if name not in written.params:  # of a trial that was queued, or begun by halves
+                distribution = trial.distributions[name]
+                internal = distribution.to_internal_repr(trial.params[name])
+                storage.set_trial_param(trial_id, name, internal, distribution)
+        for key, value in _new(written.system_attrs, trial.system_attrs):
+            storage.set_trial_system_attr(trial_id, key, value)
+        for key, value in _new(written.user_attrs, trial.user_attrs):
+            storage.set_trial_user_attr(trial_id, key, value)
+        for step in sorted(trial.intermediate_values.keys() - written.steps):
+            storage.set_trial_intermediate_value(trial_id, step, trial.intermediate_values[step])
+        if trial.state is not written.state:
+            storage.set_trial_state_values(trial_id, trial.state, trial.values)
+
+
+class _Written:
+    """What the database has of a trial that has not ended; copies, since a live trial changes what it was made from."""
+
+    def __init__(self, trial_id: int, trial: FrozenTrial) -> None:
+        self.trial_id, self.state = trial_id, trial.state
+        self.params, self.steps = set(trial.params), set(trial.intermediate_values)
+        self.system_attrs, self.user_attrs = dict(trial.system_attrs), dict(trial.user_attrs)
+
+
+def _new(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries that were not there, or were others."""
+    return [(key, value) for key, value in after.items() if key not in before or before[key] != value]
