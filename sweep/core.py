@@ -72,15 +72,17 @@ SERIES = ("", "G_", "D_")
 
 @dataclass(frozen=True)
 class Rows:
-    """The record of consecutive updates of one trial and one optimizer.
+    """The record of updates of one trial and one optimizer, in their order.
 
     Args:
         trial: its number.
-        first: the step of the first row; row i is update first + i.
+        first: the step of the first row.
         lr: float64 [n], the rate each update used.
         loss: float64 [n], the loss of each batch before its update; not finite only in the last row of a
             trial that diverged.
         series: one of SERIES.
+        kept: int64 [n], the update of each row, where not all of them are recorded; None where row i is
+            update first + i.
     """
 
     trial: int
@@ -88,11 +90,12 @@ class Rows:
     lr: np.ndarray
     loss: np.ndarray
     series: str = ""
+    kept: np.ndarray | None = None
 
     @property
     def steps(self) -> np.ndarray:
         """int64 [n]: the update of each row."""
-        return np.arange(self.first, self.first + len(self.lr))
+        return np.arange(self.first, self.first + len(self.lr)) if self.kept is None else self.kept
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ import numpy as np
 import yaml
 
 from sweep.core import Description, Event, Trial
-from sweep.report.figures import curve_picture
+from sweep.report.curve import curve_svg
 from sweep.report.text import heading, number
 from sweep.schedules import key_figures
+
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's where PyYAML was built with it: the same text, in a quarter of the time."""
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -48,8 +51,8 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
         tags["sweep.stalled_at"] = str(figures.stalled_at)
     train = {**config.resolved["train"], "more_steps": None}
     runnable = {"defaults": ["base", "_self_"], "mode": "train", **config.resolved, "train": train}
-    resolved = yaml.safe_dump(runnable, sort_keys=False).encode()
-    artifacts = {"config.yaml": resolved, "curve.png": curve_picture(curve, figures)}
+    resolved = yaml.dump(runnable, Dumper=DUMPER, sort_keys=False).encode()
+    artifacts = {"config.yaml": resolved, "curve.svg": curve_svg(curve, figures)}
     return Description(_name(trial), as_params(config.resolved), tags, artifacts)
 
 

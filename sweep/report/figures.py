@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sweep.schedules import KeyFigures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, VERMILION = "#0072b2", "#d55e00"
 COLOURS = (BLUE, "#e69f00", "#009e73", VERMILION, "#cc79a7", "#56b4e9", "#000000", "#8c6d1f")
@@ -42,7 +44,7 @@ def curves_picture(curves: Mapping[str, np.ndarray]) -> bytes:
     return _png(_together(curves) if len(curves) <= TOGETHER else _apart(curves))
 
 
-def _together(curves: Mapping[str, np.ndarray]) -> Figure:
+def _together(curves: Mapping[str, np.ndarray]) -> "Figure":
     figure = _figure(8.0, 4.5)
     axes = figure.add_subplot()
     for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
@@ -54,7 +56,7 @@ def _together(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _apart(curves: Mapping[str, np.ndarray]) -> Figure:
+def _apart(curves: Mapping[str, np.ndarray]) -> "Figure":
     """Panels in rows of five or six, all with the same axes."""
     across = 5 if len(curves) <= 25 else 6
     down = -(-len(curves) // across)
@@ -75,27 +77,30 @@ def _apart(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a moment, and most commands draw nothing
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _draw(axes: Axes, curve: np.ndarray, colour: str, label: str | None = None) -> None:
+def _draw(axes: "Axes", curve: np.ndarray, colour: str, label: str | None = None) -> None:
     axes.plot(np.arange(len(curve)), curve, color=colour, linewidth=1.8, drawstyle="steps-post", label=label)
     _limits(axes, [curve])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _limits(axes: Axes, curves: Collection[np.ndarray]) -> None:
+def _limits(axes: "Axes", curves: Collection[np.ndarray]) -> None:
     """From zero, or from the lowest rate where one is below it."""
     length = max(len(curve) for curve in curves)
     low, high = min(float(curve.min()) for curve in curves), max(float(curve.max()) for curve in curves)
     axes.set(xlim=(0, max(length - 1, 1)), ylim=(1.05 * min(low, 0.0), 1.05 * high))
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     picture = BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()

@@ -1,5 +1,9 @@
 """The record: rows -> MLflow -> rows. Only importer of mlflow."""
 
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
 from sweep.tracking.links import (
     artifact_page,
     compare_page,

@@ -1,19 +1,14 @@
 """The runs that hold others: of a study its trials, of a comparison its studies and finals."""
 
 import json
-import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Run
 
 from sweep.core import Trial
+from sweep.tracking.bulk import Change, now_ms, point
 from sweep.tracking.store import Store
-
-PARAMS_AT_ONCE = 100
-"""The most that MLflow takes in one batch."""
 
 
 class Parent(Protocol):
@@ -25,8 +20,8 @@ class Parent(Protocol):
     def children(self) -> list[tuple[int, Run]]:
         """Number and run of the trials that are already recorded."""
 
-    def add(self, number: int, value: float) -> None:
-        """Take the objective of a trial that ended as complete, once."""
+    def add(self, number: int, value: float) -> Change:
+        """Take the objective of a trial that ended as complete, once; what is to be written of the run then."""
 
 
 class ParentRun:
@@ -50,7 +45,7 @@ class ParentRun:
 
     def create(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Create the run."""
-        self.run_id = create_run(self.store, self.name, {**self.tags, **tags}, params)
+        self.run_id = self.store.writer.create(self.store.experiment_id, self.name, {**self.tags, **tags}, params)
 
     def reopen(self) -> None:
         """Go on with a run that exists."""
@@ -58,13 +53,11 @@ class ParentRun:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        for key, value in tags.items():
-            self.store.client.set_tag(self.run_id, key, value)
+        self.store.writer.write([Change(self.run_id, tags=tags)])
 
     def attach(self, files: Mapping[str, bytes]) -> None:
         """Keep files with the run, name -> contents."""
-        for name, content in files.items():
-            log_artifact(self.store, self.run_id, name, content)
+        self.store.writer.attach(self.run_id, files)
 
     def finish(self, status: str) -> None:
         """End the run: FINISHED, KILLED where it was interrupted, FAILED."""
@@ -109,15 +102,17 @@ class StudyRun(ParentRun):
         runs = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"})
         return [(int(run.data.tags["sweep.trial"]), run) for run in runs]
 
-    def add(self, number: int, value: float) -> None:
-        """Record the metric of a complete trial, once."""
+    def add(self, number: int, value: float) -> Change:
+        """The metric of a complete trial and the best so far, once."""
         if number in self._values:
-            return
+            return Change(self.run_id)
         self._values[number] = value
         assert self.best is not None
         best, now = self.best[0], now_ms()
-        rows = [Metric(self.metric, value, now, number), Metric(f"best_{self.metric}", best, now, number)]
-        self.store.client.log_batch(self.run_id, metrics=rows)
+        return Change(
+            self.run_id,
+            points=[point(self.metric, number, now, value), point(f"best_{self.metric}", number, now, best)],
+        )
 
 
 class ComparisonRun(ParentRun):
@@ -183,29 +178,7 @@ class FinalRuns:
     def children(self) -> list[tuple[int, Run]]:
         return [(int(run.data.tags["sweep.seed"]), run) for run in self.comparison.store.search(self._of)]
 
-    def add(self, number: int, value: float) -> None:
-        if number not in self._added:
-            self._added.add(number)
-            self.comparison.store.client.log_metric(self.comparison.run_id, self._key, value, now_ms(), number)
-
-
-def create_run(store: Store, name: str, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-    """A new run; its id."""
-    run_id: str = store.client.create_run(store.experiment_id, run_name=name, tags=dict(tags)).info.run_id
-    entities = [Param(key, value) for key, value in params.items()]
-    for first in range(0, len(entities), PARAMS_AT_ONCE):
-        store.client.log_batch(run_id, params=entities[first : first + PARAMS_AT_ONCE])
-    return run_id
-
-
-def log_artifact(store: Store, run_id: str, name: str, content: bytes) -> None:
-    """A file of a run."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        store.client.log_artifact(run_id, str(path))
-
-
-def now_ms() -> int:
-    """MLflow's time: milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    def add(self, number: int, value: float) -> Change:
+        points = [] if number in self._added else [point(self._key, number, now_ms(), value)]
+        self._added.add(number)
+        return Change(self.comparison.run_id, points)

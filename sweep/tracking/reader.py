@@ -112,8 +112,9 @@ class MlflowReader:
 
     def rows(self, run_id: str, series: str = "") -> Rows:
         lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))
+        steps = np.array([m.step for m in lr], dtype=np.int64)
         first = lr[0].step if lr else 0
-        return Rows(-1, first, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series)
+        return Rows(-1, first, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series, steps)
 
     def progress(self, run_id: str, trial: int) -> list[Progress]:
         """What an engine gave of a run that ended by itself, from evaluation to evaluation, as progress of `trial`.
@@ -155,9 +156,11 @@ class MlflowReader:
 
 def _cut(rows: Rows, step: int) -> tuple[Rows, Rows]:
     """The rows of the updates before `step`, and those from it on."""
-    n = step - rows.first
-    before = replace(rows, lr=rows.lr[:n], loss=rows.loss[:n])
-    return before, replace(rows, first=step, lr=rows.lr[n:], loss=rows.loss[n:])
+    steps = rows.steps
+    n = int(np.searchsorted(steps, step))
+    first = int(steps[n]) if n < len(steps) else step
+    before = replace(rows, lr=rows.lr[:n], loss=rows.loss[:n], kept=steps[:n])
+    return before, replace(rows, first=first, lr=rows.lr[n:], loss=rows.loss[n:], kept=steps[n:])
 
 
 def _trial(run: Run) -> TrialRecord:

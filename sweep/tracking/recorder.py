@@ -1,18 +1,15 @@
 """Rows into MLflow: a run per trial."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from mlflow.entities import Metric
 
 from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
-from sweep.tracking.parents import Parent, create_run, log_artifact, now_ms
+from sweep.tracking.bulk import Change, Points, joined, now_ms, point
+from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.store import Store
-
-METRICS_AT_ONCE = 1000
-"""The most that MLflow takes in one batch."""
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -25,8 +22,53 @@ BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
 """How a trial ends that depends on nothing but its own training."""
 
 
+@dataclass
+class OpenRun:
+    """What is to be written of an open trial when it ends.
+
+    Args:
+        run_id: of its run.
+        training: its tag `sweep.training`.
+        clock: milliseconds since 1970, of the last rows taken.
+        known: key -> steps that are recorded already, of a trial that goes on.
+        parts: key -> points, in the order of their arrival.
+        last: key -> the last point, where it is not among the parts: its step is not one that is recorded.
+        tags: beside those that it was opened with.
+        events: all so far.
+    """
+
+    run_id: str
+    training: str | None
+    clock: int
+    known: Mapping[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, list[Points]] = field(default_factory=dict)
+    last: dict[str, Points] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    events: Sequence[Event] = ()
+
+    def take(self, points: Points) -> None:
+        """Take points of one metric."""
+        self.parts.setdefault(points.key, []).append(points)
+
+    def take_every(self, points: Points, every: int) -> None:
+        """Take points of one metric whose step `every` divides; and the last one, unless others follow it."""
+        kept = points.steps % every == 0
+        self.take(points.at(kept))
+        self.last.pop(points.key, None)
+        if not kept[-1]:
+            self.last[points.key] = points.at(slice(-1, None))
+
+    @property
+    def points(self) -> list[Points]:
+        """All that is to be written: for each metric, what is not recorded yet."""
+        every = [joined([*parts, *([self.last[key]] if key in self.last else [])]) for key, parts in self.parts.items()]
+        return [one.at(~np.isin(one.steps, self.known[one.key])) if one.key in self.known else one for one in every]
+
+
 class MlflowRecorder:
     """One MLflow run per trial, its rows written when it ends. Trials with the same tag `sweep.training` are twins.
+
+    Of a run that has the tag `sweep.status` everything is recorded; a database gets all of it in one transaction.
 
     Args:
         store: where to record.
@@ -47,13 +89,8 @@ class MlflowRecorder:
         self.store, self.parent, self._goes_on = store, parent, goes_on
         self._describe, self._on_open = describe, on_open
         self._runs: dict[int, str] = {}
-        self._pending: dict[int, list[Metric]] = {}
-        self._clock: dict[int, int] = {}
-        self._events: dict[int, Sequence[Event]] = {}
-        self._known: dict[int, set[tuple[str, int]]] = {}
-        """Key and step of what is recorded already of each open trial that goes on."""
-        self._open: dict[int, str | None] = {}
-        """The training of each open trial, in the order of their opening."""
+        self._open: dict[int, OpenRun] = {}
+        """In the order of their opening."""
         self._trained: dict[str, tuple[int, str]] = {}
         """Trial and run of each training that was trained to its own end."""
         self._leftover: dict[int, list[str]] = {}
@@ -70,108 +107,98 @@ class MlflowRecorder:
             self.store.client.delete_run(run_id)
         self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
-        run_id = self._begin(trial, description) if trial.state is None else self._go_on(trial)
-        self._runs[trial.number], self._pending[trial.number] = run_id, []
-        self._clock[trial.number] = now_ms()
-        self._open[trial.number] = description.tags.get("sweep.training")
+        training = description.tags.get("sweep.training")
+        if trial.state is None:
+            self._open[trial.number] = OpenRun(self._begin(trial, description), training, now_ms())
+        else:
+            self._open[trial.number] = self._go_on(training)
+        run_id = self._runs[trial.number] = self._open[trial.number].run_id
         self._on_open(trial, run_id)
 
     def _begin(self, trial: Trial, description: Description) -> str:
         """A new run."""
         kind = self.parent.child_tags(trial) if self.parent else {"sweep.kind": "train"}
-        run_id = create_run(self.store, description.name, {**description.tags, **kind}, description.params)
-        for name, content in description.artifacts.items():
-            log_artifact(self.store, run_id, name, content)
-        return run_id
+        tags, files = {**description.tags, **kind}, description.artifacts
+        return self.store.writer.create(self.store.experiment_id, description.name, tags, description.params, files)
 
-    def _go_on(self, trial: Trial) -> str:
+    def _go_on(self, training: str | None) -> OpenRun:
         """The run that a trial with a state has. A command that ended before it kept its state may be in it too."""
         assert self._goes_on is not None
         client = self.store.client
         keys = client.get_run(self._goes_on).data.metrics
-        histories = [client.get_metric_history(self._goes_on, key) for key in keys]
-        self._known[trial.number] = {(m.key, m.step) for history in histories for m in history}
+        known = {key: np.array([m.step for m in client.get_metric_history(self._goes_on, key)]) for key in keys}
         client.update_run(self._goes_on, status="RUNNING")
-        return self._goes_on
+        return OpenRun(self._goes_on, training, now_ms(), known)
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""
         return self._runs[trial.number]
 
     def twin_of(self, trial: Trial) -> int | None:
-        training = self._open[trial.number]
+        training = self._open[trial.number].training
         if training is None:
             return None
         if training in self._trained:
             return self._trained[training][0]
-        first = next(number for number, of in self._open.items() if of == training)
+        first = next(number for number, of in self._open.items() if of.training == training)
         return None if first == trial.number else first
 
     def replay(self, trial: Trial) -> list[Progress]:
-        training = self._open[trial.number]
-        assert training is not None
-        twin, run_id = self._trained[training]
-        self.store.client.set_tag(self._runs[trial.number], "sweep.twin_of", str(twin))
+        opened = self._open[trial.number]
+        assert opened.training is not None
+        twin, run_id = self._trained[opened.training]
+        opened.tags["sweep.twin_of"] = str(twin)
         recorded = MlflowReader(self.store).progress(run_id, trial.number)
         return [replace(progress, twin_of=twin) for progress in recorded]
 
     def record(self, rows: Rows) -> None:
-        now = now_ms()
-        times = np.linspace(self._clock[rows.trial], now, len(rows.lr) + 1)[1:].astype(np.int64).tolist()
-        self._clock[rows.trial] = now
-        steps = rows.steps.tolist()
-        for key, column in (("lr", rows.lr), ("loss", rows.loss)):
-            values = np.where(np.isfinite(column), column, np.nan).tolist()  # MLflow would store inf as a number
-            self._pending[rows.trial] += [
-                Metric(rows.series + key, value, at, step) for value, at, step in zip(values, times, steps, strict=True)
-            ]
+        opened, now = self._open[rows.trial], now_ms()
+        times = np.linspace(opened.clock, now, len(rows.lr) + 1)[1:].astype(np.int64)
+        opened.clock = now
+        if len(rows.lr):
+            steps = rows.steps
+            for key, column in (("lr", rows.lr), ("loss", rows.loss)):
+                values = np.where(np.isfinite(column), column, np.nan)  # MLflow would store inf as a number
+                opened.take_every(Points(rows.series + key, steps, times, values), self.store.every)
 
     def evaluate(self, evaluation: Evaluation) -> None:
-        now = now_ms()
-        self._pending[evaluation.trial] += [
-            Metric(key, value, now, evaluation.step) for key, value in evaluation.metrics.items()
-        ]
+        opened, now = self._open[evaluation.trial], now_ms()
+        for key, value in evaluation.metrics.items():
+            opened.take(point(key, evaluation.step, now, value))
 
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
-        self._events[trial.number] = events
+        self._open[trial.number].events = events
 
     def close(self, trial: Trial, result: Result) -> None:
-        run_id, known = self._runs[trial.number], self._known.pop(trial.number, set())
-        pending = [metric for metric in self._pending.pop(trial.number) if (metric.key, metric.step) not in known]
-        for first in range(0, len(pending), METRICS_AT_ONCE):
-            self.store.client.log_batch(run_id, metrics=pending[first : first + METRICS_AT_ONCE])
-        if events := self._events.pop(trial.number, ()):
-            self._describe_again(trial, events)
-        if self.parent and result.value is not None:
-            self.parent.add(trial.number, result.value)
-        self.store.client.set_terminated(run_id, RUN_STATUS[result.status])
-        self.store.client.set_tag(run_id, "sweep.status", result.status.value)  # last: what has it is whole
-        training = self._open.pop(trial.number)
+        opened = self._open[trial.number]
+        tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
+        ended = Change(opened.run_id, opened.points, tags, RUN_STATUS[result.status])
+        parent = [self.parent.add(trial.number, result.value)] if self.parent and result.value is not None else []
+        self.store.writer.write([ended, *parent])
+        del self._open[trial.number]
         if result.status in BY_THEMSELVES:
-            self._remember(training, trial.number, run_id)
+            self._remember(opened.training, trial.number, opened.run_id)
 
-    def _describe_again(self, trial: Trial, events: Sequence[Event]) -> None:
-        """Replace what was said of a curve that events have changed since."""
-        run_id, description = self._runs[trial.number], self._describe(trial, events)
-        for key, value in {**description.tags, "sweep.event": " ".join(map(str, events))}.items():
-            self.store.client.set_tag(run_id, key, value)
-        for name, content in description.artifacts.items():
-            log_artifact(self.store, run_id, name, content)
+    def _described_again(self, trial: Trial, opened: OpenRun) -> dict[str, str]:
+        """Replace what was said of a curve that events have changed since: the files at once; the tags."""
+        if not opened.events:
+            return {}
+        description = self._describe(trial, opened.events)
+        self.store.writer.attach(opened.run_id, description.artifacts)
+        return {**description.tags, "sweep.event": " ".join(map(str, opened.events))}
 
     def give_up(self, numbers: Iterable[int]) -> None:
         """End as FAILED what crashed trials left, which will not be trained again."""
         for number in numbers:
             for run_id in self._leftover.pop(number, []):
-                self.store.client.set_tag(run_id, "sweep.status", Status.FAILED.value)
-                self.store.client.set_terminated(run_id, RUN_STATUS[Status.FAILED])
+                failed = Change(run_id, tags={"sweep.status": Status.FAILED.value}, ended=RUN_STATUS[Status.FAILED])
+                self.store.writer.write([failed])
 
     def interrupt(self, trial: Trial) -> None:
         """End the run as KILLED, without rows; the next attempt deletes it."""
-        self._events.pop(trial.number, None)
-        if self._pending.pop(trial.number, None) is not None:
+        if self._open.pop(trial.number, None) is not None:
             self.store.client.set_terminated(self._runs[trial.number], "KILLED")
             self._leftover[trial.number] = [self._runs.pop(trial.number)]
-            self._open.pop(trial.number, None)
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:
         """A trial that its twins can be played back from: the one that was trained, not one of its twins."""

@@ -1,13 +1,15 @@
 """The MLflow store: opened, or refused before anything is written."""
 
+import atexit
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import overload
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
@@ -15,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
 from sweep.database import check_database, file_of, is_database
+from sweep.tracking.bulk import Writer, writer_of
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -23,11 +26,21 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Store:
-    """A client and the experiment it works in."""
+    """A client and the experiment it works in.
+
+    Args:
+        every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
+    """
 
     client: MlflowClient
     experiment_id: str
     experiment: str
+    every: int = 1
+
+    @cached_property
+    def writer(self) -> Writer:
+        """How runs are written."""
+        return writer_of(self.client)
 
     def holds(self, run_id: str) -> bool:
         """Whether the experiment has that run, and it is not deleted."""
@@ -86,14 +99,30 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
     client = MlflowClient(tracking_uri=config.uri if file is None else f"sqlite:///{file.absolute()}")
     try:
         experiment = client.get_experiment_by_name(config.experiment)
-        if experiment is None:
-            return Store(client, client.create_experiment(config.experiment), config.experiment) if create else None
+        if experiment is None and not create:
+            return None
+        experiment_id = client.create_experiment(config.experiment) if experiment is None else experiment.experiment_id
     except MlflowException as error:
         raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {error}") from error
-    if experiment.lifecycle_stage != "active":
+    if experiment is not None and experiment.lifecycle_stage != "active":
         rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
-    return Store(client, experiment.experiment_id, config.experiment)
+    if file is not None:
+        atexit.register(
+            client._tracking_client.store.engine.dispose
+        )  # the last to close it takes the log into the file
+    if create and file is not None:
+        _write_ahead(file)
+    return Store(client, experiment_id, config.experiment, config.every)
+
+
+def _write_ahead(file: Path) -> None:
+    """Let others read while this process writes, and write once what is written: SQLite's write-ahead log.
+
+    The file keeps it. Where another process has it open just now, or the file system cannot do it, all works without.
+    """
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _reason(error: Exception) -> str:

@@ -95,6 +95,7 @@ class EngineProcess:
         self._work, self._on_chosen = work, on_chosen
         self._account: Account | None = None
         self._live: dict[int, Trial] = {}
+        self._reached: list[tuple[int, Progress]] = []
         self._tickets = 0
         self._first: float | None = None
 
@@ -132,19 +133,24 @@ class EngineProcess:
             self._pipe.send(("stop", ticket, trial))
 
     def advance(self) -> list[Progress]:
-        """What was reached since; nothing after PATIENCE seconds in which nothing was."""
+        """What was reached since, one boundary of a trial at a time; nothing after PATIENCE seconds without any."""
         if not self._live:
             return []
-        reached: list[Progress] = []
-        while self._pipe.poll(0 if reached else PATIENCE):
-            _, (events, account, first) = self._receive()
-            self._account, self._first = account, first
-            for ticket, progress in events:
-                if ticket in self._live:  # else it was stopped, and went on for a while
-                    reached.append(progress)
-                    if progress.status is not None:
-                        del self._live[ticket]
-        return reached
+        while self._pipe.poll(0 if self._reached else PATIENCE):
+            _, (events, self._account, self._first) = self._receive()
+            self._reached += events
+        first: dict[int, Progress] = {}
+        later: list[tuple[int, Progress]] = []
+        for ticket, progress in self._reached:
+            if ticket in first:
+                later.append((ticket, progress))
+            elif ticket in self._live:  # else it was stopped, and went on for a while
+                first[ticket] = progress
+        self._reached = later
+        for ticket, progress in first.items():
+            if progress.status is not None:
+                del self._live[ticket]
+        return list(first.values())
 
     def finished(self) -> Account:
         """The account, once everything is recorded."""

@@ -74,7 +74,7 @@ def test_a_trial_is_described_by_what_was_drawn() -> None:
     assert description.params["schedule.decay_rate"] == "0.5"
     assert description.params["model.hidden"] == "[128]"
     assert description.params["optimizer.clip_norm"] == "null"
-    assert description.artifacts["curve.png"].startswith(b"\x89PNG")
+    assert description.artifacts["curve.svg"].startswith(b"<svg")
 
 
 def test_after_events_a_trial_is_described_by_the_curve_they_made() -> None:
@@ -84,7 +84,7 @@ def test_after_events_a_trial_is_described_by_the_curve_they_made() -> None:
     assert "sweep.half_life" not in before.tags
     assert float(after.tags["sweep.half_life"]) == 100
     assert after.tags["sweep.curve"] != before.tags["sweep.curve"]
-    assert after.artifacts["curve.png"] != before.artifacts["curve.png"]
+    assert after.artifacts["curve.svg"] != before.artifacts["curve.svg"]
     assert after.tags["sweep.training"] == before.tags["sweep.training"]
     assert (after.name, after.params) == (before.name, before.params)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
-from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, StudyRun
+from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, StudyRun, bulk
 
 ASKED = {"trials": 2, "seeds": 2, "first_seed": 1, "confidence": 0.95, "target": None, "test": "t"}
 
@@ -95,7 +95,7 @@ def test_finals_stand_below_the_comparison_and_their_results_on_it(store: Store)
     expected = {"sweep.kind": "final", "sweep.trial": "0", "sweep.seed": "1", "sweep.study_run": study.run_id}
     assert expected.items() <= tags.items()
     assert tags["mlflow.parentRunId"] == run.run_id
-    finals(store, run, study, winner=0).add(1, 0.9)  # it has that of seed 1
+    store.writer.write([finals(store, run, study, winner=0).add(1, 0.9)])  # it has that of seed 1
     history = store.client.get_metric_history(run.run_id, "test_loss/digits/cosine trial 0")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
 
@@ -103,12 +103,17 @@ def test_finals_stand_below_the_comparison_and_their_results_on_it(store: Store)
 def test_a_final_that_was_killed_before_it_was_whole_is_trained_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows are there, its result on the comparison too; its end is not."""
+    """A server has its rows, and its result on the comparison; a database has nothing: neither has its end."""
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
     run = comparison_run(store)
     study = tuned(store, run, "cosine", 0.5)
     run.compares({("digits", "cosine"): study.run_id})
     with monkeypatch.context() as patch:
-        patch.setattr(type(store.client), "set_terminated", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(type(store.client), "set_terminated", killed)
+        patch.setattr(bulk, "_write_tags", killed)
         with pytest.raises(KeyboardInterrupt):
             train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.1)
     (family,) = MlflowReader(store).comparison("mine").families  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
 """What is recorded is what is read, by this project's reader and by MLflow's own client."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
     if events:
         tags["sweep.curve"] = "cut"
     picture = b"picture" + tags["sweep.curve"].encode()
-    return Description(f"{trial.number:03d}", params, tags, {"config.yaml": b"mode: train\n", "curve.png": picture})
+    return Description(f"{trial.number:03d}", params, tags, {"config.yaml": b"mode: train\n", "curve.svg": picture})
 
 
 def trial(number: int) -> Trial:
@@ -58,6 +59,40 @@ def test_every_step_is_read_back_once_and_equal(store: Store) -> None:
     assert [m.step for m in store.client.get_metric_history(run_id, "val_loss")] == [700, 1500]
 
 
+@pytest.mark.parametrize(("every", "last"), [(7, [1498, 1499]), (1499, [0, 1499]), (10_000, [0, 1499])])
+def test_of_every_so_many_updates_one_is_recorded_and_the_last(store: Store, every: int, last: list[int]) -> None:
+    thinned = replace(store, every=every)
+    recorder = MlflowRecorder(thinned, describe, study_run(thinned))
+    train(recorder, 0)
+    rows = MlflowReader(thinned).rows(recorder.run_id(trial(0)))
+    assert rows.steps.tolist() == sorted({*range(0, 1500, every), 1499})
+    assert rows.steps[-2:].tolist() == last
+    assert np.array_equal(rows.lr, 0.1 / (rows.steps + 1))
+    assert np.array_equal(rows.loss, 1.0 + rows.steps / 7)
+    for key in ("val_loss", "global_step"):
+        assert [m.step for m in store.client.get_metric_history(recorder.run_id(trial(0)), key)] == [700, 1500]
+    assert store.client.get_run(recorder.run_id(trial(0))).data.metrics["lr"] == 0.1 / 1500
+
+
+def test_a_thinned_record_goes_on_with_each_step_once(store: Store) -> None:
+    """The second command records again what the first one, which ended before it kept its state, has recorded."""
+    thinned = replace(store, every=4)
+    first = MlflowRecorder(thinned, describe)
+    first.open(trial(0))
+    first.record(Rows(0, 0, lr=np.arange(10) / 10, loss=np.ones(10)))
+    first.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    run_id = first.run_id(trial(0))
+    going_on = replace(trial(0), first=6, state="kept")
+    second = MlflowRecorder(thinned, describe, goes_on=run_id)
+    second.open(going_on)
+    second.record(Rows(0, 6, lr=np.arange(6, 15) / 10, loss=np.ones(9)))
+    second.close(going_on, Result(0, Status.COMPLETE, 0.5))
+    rows = MlflowReader(thinned).rows(run_id)
+    assert rows.steps.tolist() == [0, 4, 8, 9, 12, 14]
+    assert np.array_equal(rows.lr, rows.steps / 10)
+    assert store.client.get_run(run_id).data.metrics["lr"] == 1.4
+
+
 def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) -> None:
     parent = study_run(store)
     recorder = MlflowRecorder(store, describe, parent)
@@ -70,7 +105,7 @@ def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) 
     expected = {"kind": "trial", "trial": "3", "status": "complete", "half_life": "12.5", "curve": "abc"}
     assert tags == {f"sweep.{key}": value for key, value in expected.items()}
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.png"}
+    assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.svg"}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +170,7 @@ def test_the_parent_shows_each_value_and_the_best_so_far_once(store: Store) -> N
     for number, value in enumerate([0.5, 0.7, 0.3]):
         train(recorder, number, value)
     parent = study_run(store)
-    parent.add(2, 0.3)
+    store.writer.write([parent.add(2, 0.3)])
     parent.finish("FINISHED")
     history = {key: store.client.get_metric_history(parent.run_id, key) for key in ("val_loss", "best_val_loss")}
     assert [(m.step, m.value) for m in history["val_loss"]] == [(0, 0.5), (1, 0.7), (2, 0.3)]
@@ -190,7 +225,7 @@ def test_events_are_a_tag_and_what_was_said_of_the_curve_is_said_anew(store: Sto
 
     def recorded(number: int) -> tuple[str | None, str, bytes]:
         run = store.client.get_run(recorder.run_id(trial(number)))
-        picture = Path(store.client.download_artifacts(run.info.run_id, "curve.png", str(tmp_path)))
+        picture = Path(store.client.download_artifacts(run.info.run_id, "curve.svg", str(tmp_path)))
         return run.data.tags.get("sweep.event"), run.data.tags["sweep.curve"], picture.read_bytes()
 
     assert recorded(0) == ("warmup_end@20 plateau@40", "cut", b"picturecut")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def take(recorder: MlflowRecorder, number: int, progress: Sequence[Progress], st
     """Record what an engine gave, or what is played back, as an opened trial's; its run."""
     for reached in progress:
         for part in reached.rows:
-            recorder.record(Rows(number, part.first, part.lr, part.loss, part.series))
+            recorder.record(replace(part, trial=number))
         if reached.evaluation:
             recorder.evaluate(Evaluation(number, reached.evaluation.step, reached.evaluation.metrics))
         if reached.events:
@@ -182,6 +183,20 @@ def test_a_twin_has_a_run_of_its_own_with_the_same_points(store: Store, training
         assert twin.data.tags.get(tag) == trained.data.tags.get(tag)
     assert (twin.data.tags["sweep.twin_of"], trained.data.tags.get("sweep.twin_of")) == ("0", None)
     assert [f.path for f in store.client.list_artifacts(second)] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
+def test_a_twin_of_a_thinned_record_has_the_same_points(store: Store, training: Training) -> None:
+    recorder = recorder_of(replace(store, every=7), "aa")
+    recorder.open(trial(0))
+    first = take(recorder, 0, training())
+    recorder.open(trial(1))
+    given, found = training(), recorder.replay(trial(1))
+    assert [(p.status, p.events) for p in found] == [(p.status, list(p.events)) for p in given]
+    assert [p.evaluation and p.evaluation.step for p in found] == [p.evaluation and p.evaluation.step for p in given]
+    boundaries = [(p.evaluation.step, rows) for p in found if p.evaluation for rows in p.rows if not rows.series]
+    assert all((rows.steps < step).all() for step, rows in boundaries)
+    assert metrics(store, take(recorder, 1, found)) == metrics(store, first)
 
 
 def test_only_what_ended_by_itself_stands_for_another(store: Store) -> None:

@@ -1,0 +1,122 @@
+"""The learning rate of one trial as SVG text: nothing is rendered, which makes it cheap enough for every trial."""
+
+import math
+
+import numpy as np
+
+from sweep.report.figures import BLUE, VERMILION
+from sweep.schedules import KeyFigures
+
+WIDTH, HEIGHT = 640, 360
+LEFT, RIGHT, TOP, BOTTOM = 78, 622, 16, 312
+"""Pixels: of the picture, and where its axes end in it."""
+COLUMNS = RIGHT - LEFT
+TICKS = 6
+"""About as many on each axis."""
+
+FRAME = f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" \
+font-family="system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif" font-size="13" fill="#333">
+<title>learning rate against the step</title>
+<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
+{{grid}}
+<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="#888"/>
+{{labels}}
+<text x="{(LEFT + RIGHT) / 2:g}" y="{HEIGHT - 10}" text-anchor="middle">step</text>
+<text transform="translate(18 {(TOP + BOTTOM) / 2:g}) rotate(-90)" text-anchor="middle">learning rate</text>
+<path d="{{line}}" fill="none" stroke="{BLUE}" stroke-width="1.8" stroke-linejoin="round"/>
+{{mark}}</svg>
+"""
+
+
+def curve_svg(curve: np.ndarray, figures: KeyFigures) -> bytes:
+    """An SVG of the learning rate against the step, each holding until the next, with the step at which it stalls.
+
+    Where there are more steps than pixels across, each column of pixels shows the lowest and the highest of its rates.
+
+    Args:
+        curve: float64 [T].
+    """
+    low, high = min(float(curve.min()), 0.0), max(float(curve.max()), 0.0)
+    if low == high:
+        high = 1.0
+    across = _Axis(0.0, float(max(len(curve) - 1, 1)), LEFT, RIGHT)
+    up = _Axis(1.05 * low, 1.05 * high, BOTTOM, TOP)
+    steps, rates = across.ticks(whole=True), up.ticks()
+    grid = "".join(f"M{x} {TOP}V{BOTTOM}" for x, _ in steps) + "".join(f"M{LEFT} {y}H{RIGHT}" for y, _ in rates)
+    labels = [f'<text x="{x}" y="{BOTTOM + 20}" text-anchor="middle">{text}</text>' for x, text in steps]
+    labels += [f'<text x="{LEFT - 8}" y="{y + 4.5:g}" text-anchor="end">{text}</text>' for y, text in rates]
+    text = FRAME.format(
+        grid=f'<path d="{grid}" fill="none" stroke="#ddd"/>',
+        labels="\n".join(labels),
+        line=_line(curve, across, up),
+        mark=_stall(figures, across, up),
+    )
+    return text.encode()
+
+
+class _Axis:
+    """From values to pixels.
+
+    Args:
+        low, high: the values at its ends.
+        begin, end: the pixels there.
+    """
+
+    def __init__(self, low: float, high: float, begin: float, end: float) -> None:
+        self.low, self.high, self.begin = low, high, begin
+        self.scale = (end - begin) / (high - low)
+
+    def at(self, values: np.ndarray) -> np.ndarray:
+        """Pixels, to a tenth."""
+        return (self.begin + (values - self.low) * self.scale).round(1)
+
+    def ticks(self, whole: bool = False) -> list[tuple[float, str]]:
+        """Pixel and label of the multiples of 1, 2 or 5 times a power of ten, about TICKS of them."""
+        raw = (self.high - self.low) / TICKS
+        power = math.floor(math.log10(raw))
+        factor = next(f for f in (1, 2, 5, 10) if f * 10.0**power >= raw * (1 - 1e-9))
+        if whole and power < 0:
+            factor, power = 1, 0
+        apart = factor * 10.0**power
+        numbers = range(math.ceil(self.low / apart - 1e-9), math.floor(self.high / apart + 1e-9) + 1)
+        values = [float(f"{n * factor}e{power}") for n in numbers]
+        pixels = self.at(np.array(values)).tolist()
+        return list(zip(pixels, map(_label, values), strict=True))
+
+
+def _label(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e7 else f"{value:.6g}"
+
+
+def _line(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
+    """The path of a line that holds each rate until the next step: M x y, then H x V y for each."""
+    if len(curve) > 2 * COLUMNS:
+        return _envelope(curve, across, up)
+    turns = np.flatnonzero(np.diff(curve, prepend=np.nan) != 0)  # a rate that stays the same is one line
+    x, y = across.at(turns).tolist(), up.at(curve[turns]).tolist()
+    last = across.at(np.array([max(len(curve) - 1, 1)])).item()
+    return f"M{x[0]:g} {y[0]:g}" + "".join(f"H{a:g}V{b:g}" for a, b in zip(x[1:], y[1:], strict=True)) + f"H{last:g}"
+
+
+def _envelope(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
+    """Down and up through the highest and lowest rate of each column of pixels, from its first rate to its last."""
+    starts = np.linspace(0, len(curve), COLUMNS, endpoint=False).astype(np.int64)
+    ends = np.append(starts[1:], len(curve)) - 1
+    reached = (curve[starts], np.maximum.reduceat(curve, starts), np.minimum.reduceat(curve, starts), curve[ends])
+    x, columns = across.at(starts).tolist(), zip(*(up.at(rates).tolist() for rates in reached), strict=True)
+    drawn = "".join(f"H{a:g}V{b:g}" + "".join(f"V{y:g}" for y in ys) for a, (b, *ys) in zip(x, columns, strict=True))
+    return f"M{x[0]:g} {up.at(curve[:1]).item():g}{drawn}H{RIGHT}"
+
+
+def _stall(figures: KeyFigures, across: _Axis, up: _Axis) -> str:
+    """Where the rest of the horizon is wasted: a line and the word, on the side that has room for it."""
+    if figures.stalled_at is None or not figures.wasted:
+        return ""
+    x = across.at(np.array([figures.stalled_at])).item()
+    room = x < RIGHT - 60
+    place = f'x="{x + 6 if room else x - 6:g}" y="{up.at(np.array([figures.peak])).item() + 12:g}"'
+    return (
+        f'<path d="M{x:g} {TOP}V{BOTTOM}" stroke="{VERMILION}" stroke-width="1.2" stroke-dasharray="5 3"/>\n'
+        f'<text {place} fill="{VERMILION}" text-anchor="{"start" if room else "end"}">stalls</text>\n'
+    )

@@ -1,0 +1,352 @@
+"""Runs written at once: into a database in one transaction with its own bulk insert, to a server batch by batch."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import chain, islice, repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, Metric, Param, RunStatus, RunTag, SourceType
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.tracking.dbmodels.models import (
+    SqlExperiment,
+    SqlLatestMetric,
+    SqlMetric,
+    SqlParam,
+    SqlRun,
+    SqlTag,
+)
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
+from mlflow.utils.uri import append_to_uri_path
+from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+METRICS_AT_ONCE = 1000
+"""The most that MLflow takes in one batch."""
+PARAMS_AT_ONCE = 100
+"""The most that MLflow takes in one batch."""
+ROWS_AT_ONCE = 20_000
+"""Rows that are Python objects at the same time, on their way from an array into a database."""
+
+HIGHEST = float(np.finfo(np.float64).max)
+"""What MLflow stores of infinity in a database."""
+
+EXPERIMENTS, RUNS, TAGS, PARAMS = SqlExperiment.__table__, SqlRun.__table__, SqlTag.__table__, SqlParam.__table__
+METRICS, LATEST = SqlMetric.__table__, SqlLatestMetric.__table__
+COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
+
+# Built once: it takes SQLAlchemy longer to build a statement than SQLite to carry it out.
+EXPERIMENT = select(EXPERIMENTS).where(EXPERIMENTS.c.experiment_id == bindparam("of"))
+STAGE = select(RUNS.c.lifecycle_stage).where(RUNS.c.run_uuid == bindparam("of"))
+PLACE = select(RUNS.c.artifact_uri).where(RUNS.c.run_uuid == bindparam("of"))
+LAST = select(LATEST).where(LATEST.c.run_uuid == bindparam("of")).with_for_update()
+ADD_RUN, ADD_TAGS, ADD_PARAMS, ADD_LATEST = map(insert, (RUNS, TAGS, PARAMS, LATEST))
+END = update(RUNS).where(RUNS.c.run_uuid == bindparam("of")).values(status=bindparam("is"), end_time=bindparam("at"))
+DROP_TAG = delete(TAGS).where(TAGS.c.run_uuid == bindparam("of"), TAGS.c.key == bindparam("which"))
+DROP_LATEST = delete(LATEST).where(LATEST.c.run_uuid == bindparam("of"), LATEST.c.key == bindparam("which"))
+
+Latest = tuple[int, int, float, bool]
+"""Step, time, value of a metric's last point; whether it is no number."""
+
+Texts = Mapping[str, str]
+Files = Mapping[str, bytes]
+"""Name -> contents."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one metric.
+
+    Args:
+        key: its name.
+        steps: int64 [n].
+        times: int64 [n], milliseconds since 1970.
+        values: float64 [n]; NaN is kept as NaN, infinity as the largest number.
+    """
+
+    key: str
+    steps: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def at(self, index: np.ndarray | slice) -> "Points":
+        """Some of the points."""
+        return Points(self.key, self.steps[index], self.times[index], self.values[index])
+
+
+def point(key: str, step: int, at: int, value: float) -> Points:
+    """One point."""
+    return Points(key, np.array([step]), np.array([at]), np.array([value], dtype=np.float64))
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """Points of one metric after one another."""
+    columns = zip(*((part.steps, part.times, part.values) for part in parts), strict=True)
+    return Points(parts[0].key, *map(np.concatenate, columns))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is written of a run.
+
+    Args:
+        points: at most one of each metric; none of them is in the record yet.
+        tags: replace those of the same name.
+        ended: MLflow's status, of a run that ends.
+    """
+
+    run_id: str
+    points: Sequence[Points] = ()
+    tags: Texts = field(default_factory=dict)
+    ended: str | None = None
+
+
+class Writer(Protocol):
+    """How runs get into a store."""
+
+    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
+        """A new run, RUNNING, with files; its id."""
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write changes of active runs, each of another run."""
+
+    def attach(self, run_id: str, files: Files) -> None:
+        """Keep files with a run; they replace those of the same name."""
+
+
+def writer_of(client: MlflowClient) -> Writer:
+    """The fastest there is for the store that a client writes to."""
+    store = client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
+    return DatabaseWriter(client, store) if isinstance(store, SqlAlchemyStore) else ClientWriter(client)
+
+
+class ClientWriter:
+    """Whatever MLflow's client can write to: a server, a plug-in's store.
+
+    What a change says of points comes first, the tags last: a run that has them is whole.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
+        run_id: str = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        entities = [Param(key, value) for key, value in params.items()]
+        for first in range(0, len(entities), PARAMS_AT_ONCE):
+            self._client.log_batch(run_id, params=entities[first : first + PARAMS_AT_ONCE])
+        if files:
+            self.attach(run_id, files)
+        return run_id
+
+    def write(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            for batch in _batches(change.points):
+                self._client.log_batch(change.run_id, metrics=batch)
+        for change in changes:
+            if change.ended is not None:
+                self._client.set_terminated(change.run_id, change.ended)
+            if change.tags:
+                self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in change.tags.items()])
+
+    def attach(self, run_id: str, files: Files) -> None:
+        with _folder(files) as folder:
+            self._client.log_artifacts(run_id, folder)
+
+
+class DatabaseWriter:
+    """MLflow's own tables, by SQLAlchemy Core: `log_batch` makes an object of every row, at 70 microseconds each.
+
+    Each call is one transaction of MLflow's own session, with its time limits: it is written whole or not at all.
+    What is written is what `create_run`, `log_batch`, `set_terminated` and `set_tag` would leave.
+
+    Args:
+        store: of the client.
+    """
+
+    def __init__(self, client: MlflowClient, store: SqlAlchemyStore) -> None:
+        self._client, self._session = client, store.ManagedSessionMaker
+        self._insert = insert(METRICS).compile(dialect=store.engine.dialect)
+
+    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
+        run_id, checked = uuid.uuid4().hex, [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
+        with self._session(read_only=False) as session:
+            connection = session.connection()
+            found = connection.execute(EXPERIMENT, {"of": int(experiment_id)}).one()
+            _refuse_deleted("experiment", experiment_id, found.lifecycle_stage)
+            run = {
+                "run_uuid": run_id,
+                "name": name,
+                "source_type": SourceType.to_string(SourceType.UNKNOWN),
+                "source_name": "",
+                "entry_point_name": "",
+                "user_id": tags.get(MLFLOW_USER, "unknown"),
+                "status": RunStatus.to_string(RunStatus.RUNNING),
+                "start_time": now_ms(),
+                "source_version": "",
+                "lifecycle_stage": LifecycleStage.ACTIVE,
+                "artifact_uri": append_to_uri_path(  # type: ignore[no-untyped-call]
+                    found.artifact_location, run_id, SqlAlchemyStore.ARTIFACTS_FOLDER_NAME
+                ),
+                "experiment_id": found.experiment_id,
+            }
+            connection.execute(ADD_RUN, run)
+            of_run = {**tags, MLFLOW_RUN_NAME: name}
+            connection.execute(ADD_TAGS, [_row(run_id, key=k, value=v) for k, v in of_run.items()])
+            if checked:
+                connection.execute(ADD_PARAMS, [_row(run_id, key=p.key, value=p.value) for p in checked])
+        if files:
+            self._keep(run["artifact_uri"], files)
+        return run_id
+
+    def write(self, changes: Sequence[Change]) -> None:
+        with self._session(read_only=False) as session:
+            connection = session.connection()
+            for change in changes:
+                stage = connection.execute(STAGE, {"of": change.run_id}).scalar_one()
+                _refuse_deleted("run", change.run_id, stage)
+                if change.ended is not None:
+                    connection.execute(END, {"of": change.run_id, "is": change.ended, "at": now_ms()})
+                stored = [_stored(points) for points in change.points if len(points)]
+                self._write_points(connection, change.run_id, stored)
+                _write_latest(connection, change.run_id, {one.points.key: one.latest for one in stored})
+                _write_tags(connection, change.run_id, change.tags)
+
+    def attach(self, run_id: str, files: Files) -> None:
+        with self._session() as session:
+            uri = session.execute(PLACE, {"of": run_id}).scalar_one()
+        self._keep(uri, files)
+
+    def _keep(self, uri: str, files: Files) -> None:
+        """Files where a run has its artifacts."""
+        repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
+        if isinstance(repository, LocalArtifactRepository):
+            for name, content in files.items():
+                repository.log_artifact_from_stream(BytesIO(content), name)
+        else:
+            with _folder(files) as folder:
+                repository.log_artifacts(folder)  # type: ignore[no-untyped-call]
+
+    def _write_points(self, connection: Connection, run_id: str, stored: Sequence["_Stored"]) -> None:
+        """Given to the driver as they are: there is nothing in them that SQLAlchemy would have to convert."""
+        names = self._insert.positiontup or COLUMNS
+        rows = chain.from_iterable(part for one in stored for part in one.rows(run_id, names))
+        while batch := list(islice(rows, ROWS_AT_ONCE)):
+            given = batch if self._insert.positional else [dict(zip(names, row, strict=True)) for row in batch]
+            connection.exec_driver_sql(str(self._insert), given)
+
+
+def now_ms() -> int:
+    """MLflow's time: milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Points as they stand in a database: once each, with a number where there is none.
+
+    Args:
+        nan: bool [n]; there the value is 0.
+    """
+
+    points: Points
+    nan: np.ndarray
+
+    def rows(self, run_id: str, names: Sequence[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
+        """For the table metrics, with its columns in this order, some at a time."""
+        for first in range(0, len(self.points), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            points = self.points.at(part)
+            columns = {
+                "key": repeat(points.key),
+                "value": points.values.tolist(),
+                "timestamp": points.times.tolist(),
+                "step": points.steps.tolist(),
+                "is_nan": self.nan[part].tolist(),
+                "run_uuid": repeat(run_id),
+            }
+            yield zip(*(columns[name] for name in names), strict=False)
+
+    @property
+    def latest(self) -> Latest:
+        """MLflow's rule: the greatest step, of these the greatest time, of these the greatest value."""
+        points = self.points
+        last = np.lexsort((points.values, points.times, points.steps))[-1]
+        row = (points.steps[last], points.times[last], points.values[last], self.nan[last])
+        step, at, value, nan = (entry.item() for entry in row)
+        return step, at, value, nan
+
+
+def _stored(points: Points) -> _Stored:
+    _validate_metric(points.key, float(points.values[0]), int(points.times.min()), int(points.steps[0]))  # type: ignore[no-untyped-call]
+    nan = np.isnan(points.values)
+    values = np.nan_to_num(points.values, nan=0.0, posinf=HIGHEST, neginf=-HIGHEST)
+    clean = Points(points.key, points.steps, points.times, values)
+    if (np.diff(points.steps) > 0).all():
+        return _Stored(clean, nan)
+    rows = np.rec.fromarrays([points.steps, points.times, values, nan])
+    first = np.sort(np.unique(rows, return_index=True)[1])
+    return _Stored(clean.at(first), nan[first])
+
+
+def _write_latest(connection: Connection, run_id: str, latest: Mapping[str, Latest]) -> None:
+    """Take the latest point of each metric, where it is later than the one that is known."""
+    found = connection.execute(LAST, {"of": run_id}) if latest else ()
+    known = {row.key: (row.step, row.timestamp, row.value) for row in found}
+    newer = {key: row for key, row in latest.items() if key not in known or row[:3] > known[key]}
+    if newer:
+        if replaced := newer.keys() & known.keys():
+            connection.execute(DROP_LATEST, [{"of": run_id, "which": key} for key in sorted(replaced)])
+        names = ("step", "timestamp", "value", "is_nan")
+        rows = [_row(run_id, key=key, **dict(zip(names, row, strict=True))) for key, row in newer.items()]
+        connection.execute(ADD_LATEST, rows)
+
+
+def _write_tags(connection: Connection, run_id: str, tags: Texts) -> None:
+    checked = [_validate_tag(*tag) for tag in tags.items()]  # type: ignore[no-untyped-call]
+    if checked:
+        connection.execute(DROP_TAG, [{"of": run_id, "which": tag.key} for tag in checked])
+        connection.execute(ADD_TAGS, [_row(run_id, key=tag.key, value=tag.value) for tag in checked])
+
+
+def _row(run_id: str, **columns: Any) -> dict[str, Any]:
+    return {"run_uuid": run_id, **columns}
+
+
+def _refuse_deleted(what: str, which: str, stage: str) -> None:
+    if stage != LifecycleStage.ACTIVE:
+        raise MlflowException(f"The {what} {which} must be active to be written to; it is {stage}.")
+
+
+def _batches(points: Sequence[Points]) -> Iterator[list[Metric]]:
+    """The points of several metrics, in batches as large as MLflow takes them."""
+    batch: list[Metric] = []
+    for one in points:
+        for step, at, value in zip(one.steps.tolist(), one.times.tolist(), one.values.tolist(), strict=True):
+            batch.append(Metric(one.key, value, at, step))
+            if len(batch) == METRICS_AT_ONCE:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _folder(files: Files) -> Iterator[str]:
+    """A folder with these files for the duration of a with block."""
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        yield folder
