@@ -201,7 +201,7 @@ def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> D
 
 
 def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
-    """Trials until the total is reached, or a signal comes; ends the run of the study, with an account of the engine."""
+    """Trials until the total is reached, or a signal comes; the run of the study gets an account of the engine."""
     proposer, plan = opened.proposer, opened.plan
     run.reopen()
     recorder = MlflowRecorder(
