@@ -21,6 +21,11 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+def chosen_rows(tensor: Tensor, order: Tensor) -> Tensor:
+    """tensor[order], [*order.shape, ...]: several times as fast as by index on a CPU."""
+    return tensor.index_select(0, order.reshape(-1)).reshape(*order.shape, *tensor.shape[1:])
+
+
 class Batches:
     """Batch s of a training: a slice of the permutation that (seed, epoch of s) gives.
 
@@ -53,4 +58,5 @@ class Batches:
                 step += 1
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        return moved(self.split.inputs[chosen], self.device), moved(self.split.targets[chosen], self.device)
+        inputs, targets = chosen_rows(self.split.inputs, chosen), chosen_rows(self.split.targets, chosen)
+        return moved(inputs, self.device), moved(targets, self.device)

@@ -15,7 +15,7 @@ from sweep.core import Evaluation, Event, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
-from sweep.training.batches import Batches, moved
+from sweep.training.batches import Batches, chosen_rows, moved
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
 from sweep.training.rules import rule_of
@@ -250,18 +250,17 @@ class FusedEngine(Task):
                 clip_norm[index] = config.optimizer.clip_norm
             if config.average.decay is not None:
                 share[:, index] = 1 - average_decay(config.average.decay, steps)
-        losses = torch.empty((length, slots), dtype=self.dtype, device=self.device)
-        on_device = [self._moved(array) for array in (coefficients, keys, clip_norm, share)]
-        table, draws, clips, shares = on_device
-        source = self.data.train.inputs.device
-        order, here = moved(chosen, source), None if present is None else moved(present, self.device)
-        for i in range(length):
-            inputs = moved(self.data.train.inputs[order[i]], self.device)
-            targets = moved(self.data.train.targets[order[i]], self.device)
-            stack.update(inputs, targets, None if here is None else here[i], table[i], draws[i], clips, shares[i])
-            losses[i] = stack.loss
-        host = losses.cpu()
-        array: np.ndarray = host.double().numpy()
+        table, draws, shares = (self._moved(array).unbind() for array in (coefficients, keys, share))
+        clips = self._moved(clip_norm)
+        order = moved(chosen, self.data.train.inputs.device)
+        targets = moved(chosen_rows(self.data.train.targets, order), self.device).unbind()
+        here = [None] * length if present is None else moved(present, self.device).unbind()
+        losses = []
+        for i, batch in enumerate(order.unbind()):
+            inputs = moved(chosen_rows(self.data.train.inputs, batch), self.device)
+            stack.update(inputs, targets[i], here[i], table[i], draws[i], clips, shares[i])
+            losses.append(stack.loss.clone())
+        array: np.ndarray = torch.stack(losses).cpu().double().numpy()
         return array
 
     def _moved(self, array: np.ndarray) -> Tensor:

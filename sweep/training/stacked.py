@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ class Stack:
         )
         self.update: Callable[..., None] = self._update
         if compiled:
-            self.update = torch.compile(self._update, fullgraph=True, dynamic=False)
+            self.update = _compiled(self._update)
 
     @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:
@@ -233,6 +234,25 @@ class Stack:
 
         loss, right = vmap(measured)(self.average if averaged else self.params, self.buffers)
         return loss, right
+
+
+def _compiled(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, compiled as one graph for the tensors that it is first called with.
+
+    Whether they are still the same is not asked at every call, which would take a tenth of the time: a stack keeps its
+    tensors. torch keeps what it has compiled with the code of a function, so each stack gets a copy of its own.
+    """
+    assert isinstance(method, MethodType)
+    assert isinstance(method.__func__, FunctionType)
+    function = method.__func__
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    compiled: Callable[..., None] = torch.compile(
+        MethodType(own, method.__self__),
+        fullgraph=True,
+        dynamic=False,
+        options={"guard_filter_fn": lambda guards: [False] * len(guards)},
+    )
+    return compiled
 
 
 def per_example(outputs: Tensor, targets: Tensor, classification: bool) -> Tensor:
