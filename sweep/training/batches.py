@@ -16,6 +16,8 @@ def steps_per_epoch(n_examples: int, batch_size: int) -> int:
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; on its way to a GPU through pinned memory, so that the host does not wait."""
+    if tensor.device == device:
+        return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
@@ -58,5 +60,5 @@ class Batches:
                 step += 1
 
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = chosen_rows(self.split.inputs, chosen), chosen_rows(self.split.targets, chosen)
+        inputs, targets = self.split.inputs.index_select(0, chosen), self.split.targets.index_select(0, chosen)
         return moved(inputs, self.device), moved(targets, self.device)

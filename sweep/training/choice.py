@@ -46,8 +46,8 @@ class Work:
         return self.trials * self.like[0].train.steps
 
     @property
-    def most_slots(self) -> int:
-        """Slots that leave a sampler that learns something to learn from."""
+    def fair_slots(self) -> int:
+        """The most slots that leave a sampler that learns something to learn from."""
         return max(self.trials // SHARE if self.learns else self.trials, 1)
 
 
@@ -96,7 +96,7 @@ class _Chooser:
 
     def auto(self) -> Chosen:
         work, wanted = self.work, self.config.slots
-        if wanted is None and work.most_slots < FEWEST:
+        if wanted is None and work.fair_slots < FEWEST:
             return self.serial(f"{work.trials} trials are too few to train several at once" + self._learning())
         serial = SerialEngine(self.data, self.device, self.precision)
         alone = serial.rate(self.plain, 10)
@@ -172,7 +172,8 @@ class _Chooser:
         if self.config.slots is not None:
             return [self.config.slots]
         usual = ON_GPU if self.device.type == "cuda" else ON_CPU
-        return [slots for slots in usual if slots <= self.work.most_slots] or [self.work.most_slots]
+        most = self.work.fair_slots if self.config.name == "auto" else self.work.trials
+        return [slots for slots in usual if slots <= most] or [most]
 
     def _learning(self) -> str:
         return ": its sampler learns from each" if self.work.learns else ""

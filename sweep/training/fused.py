@@ -181,7 +181,11 @@ class FusedEngine(Task):
             ragged=len(self.data.train) % config.train.batch_size != 0,
         )
         self._batch_size = config.train.batch_size
-        self._stack = Stack(state, shape, len(self._slots), self.device, self._compiled)
+        self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
+        if self.device.type == "cuda":
+            some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self.data.train.inputs.device)
+            inputs, targets = chosen_rows(self.data.train.inputs, some), chosen_rows(self.data.train.targets, some)
+            self._stack.capture(moved(inputs, self.device), moved(targets, self.device))
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""

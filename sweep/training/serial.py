@@ -114,10 +114,12 @@ class SerialEngine(Task):
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
         rates = np.empty(end - begin)
         losses = torch.empty(end - begin, device=self.device, dtype=self.dtype)
+        parameters = list(model.parameters())
         model.train()
         for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
             set_rate(optimizer, slot.curve[begin + row])
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
+                parameter.grad = None
             losses[row] = self.backward(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
@@ -157,7 +159,7 @@ class SerialEngine(Task):
             for first in range(0, len(split), EVALUATION_BATCH):
                 inputs = split.inputs[first : first + EVALUATION_BATCH].to(self.device)
                 targets = split.targets[first : first + EVALUATION_BATCH].to(self.device)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                with self.computing():
                     outputs = model(inputs)
                     loss += self.loss(outputs, targets) * len(inputs)
                 if self.data.classification:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy, mse_loss
 
+from sweep.training.captured import Captured
 from sweep.training.dropout import SeededDropout
 from sweep.training.rules import UpdateRule
 from sweep.training.state import TrainState
@@ -140,6 +142,18 @@ class Stack:
             self.update = _compiled(self._update)
 
     @torch.no_grad()
+    def capture(self, inputs: Tensor, targets: Tensor) -> None:
+        """Let updates be replayed as a CUDA graph; before any trial is in a slot.
+
+        Args:
+            inputs, targets: like those of an update.
+        """
+        shape, slots = self.shape, torch.zeros(self.slots, dtype=self.loss.dtype, device=self.device)
+        present = torch.ones(inputs.shape[:2], dtype=self.loss.dtype, device=self.device) if shape.ragged else None
+        table = slots.expand(shape.n_groups, len(shape.rule.names), self.slots)
+        self.update = Captured(self.update, (inputs, targets, present, table, slots.long(), slots, slots))
+
+    @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:
         """Put a trial that has not begun into a slot."""
         for name, p in state.model.named_parameters():
@@ -205,7 +219,7 @@ class Stack:
             given |= {f"{name}.present": present for name, _ in self._norms}
         for _, dropout in self._dropouts:
             dropout.uses = 0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.shape.autocast):
+        with self._computing():
             outputs = functional_call(self._trained, given, (x,))
             losses = per_example(outputs, y, self.shape.classification)
         loss = losses.mean() if present is None else (losses * present).sum() / present.sum()
@@ -217,6 +231,12 @@ class Stack:
             seen["mistakes"] = (wrong if present is None else wrong & (present > 0)).sum()
         return loss, seen
 
+    def _computing(self) -> AbstractContextManager[object]:
+        """torch's autocast, which keeps nothing from one pass to the next: a CUDA graph could not."""
+        if not self.shape.autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
         """Of every slot the sum of the losses and the number of right answers over these examples, each [slots].
@@ -226,7 +246,7 @@ class Stack:
         """
 
         def measured(params: Tensors, buffers: Tensors) -> tuple[Tensor, Tensor]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.shape.autocast):
+            with self._computing():
                 outputs = functional_call(self._evaluated, {**params, **buffers}, (inputs,))
                 loss = per_example(outputs, targets, self.shape.classification).sum()
             right = (outputs.argmax(dim=1) == targets).sum() if self.shape.classification else torch.zeros(())

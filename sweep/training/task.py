@@ -1,5 +1,7 @@
 """What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -94,13 +96,17 @@ class Task:
 
     def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss; the mistakes among the examples are counted where a reaction asks."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.computing():
             outputs = state.model(inputs)
             loss: Tensor = self.loss(outputs, targets)
         if state.mistakes is not None:
             state.mistakes += (outputs.detach().argmax(dim=1) != targets).sum()
             state.seen += len(inputs)
         return loss
+
+    def computing(self) -> AbstractContextManager[object]:
+        """The precision that a model is evaluated in; nothing where it is that of its parameters."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def splits(self, trial: Trial, step: int) -> dict[str, Split]:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""

@@ -573,9 +573,9 @@ def test_after_a_trial_that_diverged_the_next_trains_as_ever(make_engine, make_t
     linear = Component("model", "models.mlp.MLP", {"hidden": []})
     broken = make_trial(0, model=linear, optimizer="sgd", lr=1e6, batch_size=16, steps=60, eval_every=100)
     sound = make_trial(1, optimizer="sgd", lr=0.05, batch_size=16)
-    histories = train(make_engine(line), broken, sound)
-    assert histories[0].status is Status.DIVERGED
-    assert histories[1].loss == train(make_engine(line), sound)[1].loss
+    engine = make_engine(line)
+    assert train(engine, broken)[0].status is Status.DIVERGED
+    assert train(engine, sound)[1].loss == train(make_engine(line), sound)[1].loss
 
 
 # --- what a trial draws
