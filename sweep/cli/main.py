@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
+from sweep import forking
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
 from sweep.validation import InvalidValueError, one_of
@@ -62,6 +63,8 @@ def _carry_out(command: Command) -> int:
     datasets = command.request.datasets
     if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))
+    if mode in ("search", "compare"):
+        forking.prepare()
     if sys.stdout.isatty():
         print("starting ...", flush=True)  # the imports take seconds
     from sweep.cli import modes  # imports torch, mlflow and optuna, which --help and --cfg do without

@@ -4,7 +4,6 @@ The process that asks, records and tells hands over trials, more than there are 
 are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens.
 """
 
-import multiprocessing
 import os
 import queue
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sweep import forking
 from sweep.config import EngineConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
@@ -85,9 +85,8 @@ class EngineProcess:
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
     ) -> None:
-        context: Any = multiprocessing.get_context(_start_method())
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        self._pipe, theirs = forking.context().Pipe()
+        self._process = forking.context().Process(
             target=_serve, args=(theirs, config, data, str(device), work), name="sweep-engine", daemon=True
         )
         self._process.start()
@@ -178,27 +177,13 @@ class EngineProcess:
         return kind, content
 
 
-def prepare() -> None:
-    """Let the server begin that engines' processes are forked from, which imports what they need meanwhile."""
-    if _start_method() == "forkserver":
-        from multiprocessing import forkserver
-
-        multiprocessing.set_forkserver_preload(["sweep.training"])
-        forkserver.ensure_running()
-
-
-def _start_method() -> str:
-    """Not fork: a process that has computed with threads, or on a GPU, cannot be forked."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-
-
 def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
     """The engine's process: choose, then train what is handed over."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)  # a terminal sends them to all its processes; the owner decides
     try:
         began = time.monotonic()
-        _compile_in_this_process()
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
         chosen = choose(config, data, torch.device(device), work)
         account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
         pipe.send(("chosen", account))
@@ -209,12 +194,6 @@ def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, w
         with suppress(OSError):
             pipe.send(("error", traceback.format_exc()))
             pipe.close()
-
-
-def _compile_in_this_process() -> None:
-    import torch._inductor.config as inductor
-
-    inductor.compile_threads = 1
 
 
 class _Server:

@@ -17,7 +17,7 @@ class Captured:
 
     def __init__(self, update: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:
         self.inputs = [None if given is None else given.clone() for given in inputs]
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(3):
