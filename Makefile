@@ -23,7 +23,7 @@ docs: .venv/installed-dev  ## draw the pictures of docs/; needs Chromium
 	$(BIN)/python docs/screenshots.py
 
 test: .venv/installed-dev  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/installed-dev  ## lint and check types
 	$(BIN)/ruff check .

@@ -135,6 +135,7 @@ class EngineProcess:
         """What was reached since, one boundary of a trial at a time; nothing after PATIENCE seconds without any."""
         if not self._live:
             return []
+        self.account  # noqa: B018 (what comes first is which engine it is)
         while self._pipe.poll(0 if self._reached else PATIENCE):
             _, (events, self._account, self._first) = self._receive()
             self._reached += events

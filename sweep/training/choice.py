@@ -113,7 +113,7 @@ class _Chooser:
         if together < 1.1 * alone:
             torch.set_num_threads(ALL_THREADS)
             return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
-        return replace(chosen, why=f"{said}{chosen.why}")
+        return replace(chosen, why="; ".join([said, *filter(None, [chosen.why])]))
 
     def fused(self, why: str) -> Chosen:
         """The fused engine with the slots that are fastest, compiled where that is repaid."""
@@ -127,7 +127,7 @@ class _Chooser:
             faster = self._rate(compiled)
         except Exception as error:  # whatever a compiler finds
             said = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-            return Chosen(engine, False, f"{why}; could not be compiled ({said})".removeprefix("; "))
+            return Chosen(engine, False, "; ".join([*filter(None, [why]), f"could not be compiled ({said})"]))
         if asked is not True and faster < rate:
             return Chosen(engine, False, why)
         return Chosen(compiled, True, why)

@@ -244,18 +244,6 @@ def test_a_compiled_update_is_the_same_to_rounding(make_trial, train, digits, mo
 # --- what cannot be stacked
 
 
-class Drawing(nn.Module):
-    """Draws numbers of its own while training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = x.flatten(1)
-        return self.linear(x + 0.1 * torch.randn_like(x) if self.training else x)
-
-
 def test_trials_of_different_structure_are_refused_together(make_trial, digits):
     engine = fused(digits, slots=2)
     engine.start(make_trial(0))

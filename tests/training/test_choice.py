@@ -1,0 +1,179 @@
+"""Which engine is chosen, and what is said of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sweep.config import Component, EngineConfig
+from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, refuse_unstackable
+from sweep.training.choice import choose
+
+AUTO, SERIAL, FUSED = EngineConfig("auto"), EngineConfig("serial"), EngineConfig("fused")
+
+
+class Drawing(nn.Module):
+    """Draws numbers of its own while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
+class Centred(nn.Module):
+    """Looks at the whole batch, also at the rows that fill it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x - x.mean(0) if self.training else x)
+
+
+class Asking(nn.Module):
+    """Decides by its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.linear(x.flatten(1))
+        return x * 2 if float(x.sum()) > 0 else x
+
+
+@pytest.fixture
+def work(make_trial):
+    """So many trials of 100,000 updates."""
+
+    def make(trials=64, *, learns=False, steps=100_000, compiling="auto", **keys):
+        config = make_trial(steps=steps, **keys).config
+        return Work([replace(config, train=replace(config.train, compile=compiling))], trials, learns)
+
+    return make
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """Sets the updates per second that are measured: of one trial alone, and by slots, eager and compiled."""
+
+    def set_rates(alone, eager, compiled=None):
+        def rate(engine, config, updates):
+            if compiled is None and engine._compiled:
+                raise RuntimeError("no working C++ compiler\nsecond line")
+            found = (compiled if engine._compiled else eager)[engine.slots]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        monkeypatch.setattr(SerialEngine, "rate", lambda engine, config, updates: alone)
+        monkeypatch.setattr(FusedEngine, "rate", rate)
+
+    return set_rates
+
+
+def test_what_is_asked_for_is_taken(digits, work):
+    chosen = choose(SERIAL, digits, CPU, work())
+    assert (chosen.name, chosen.slots, chosen.compiled, chosen.why) == ("serial", 1, False, "as asked for")
+    chosen = choose(EngineConfig("fused", 5), digits, CPU, work(compiling=False))
+    assert (chosen.name, chosen.slots, chosen.compiled, chosen.why) == ("fused", 5, False, "as asked for")
+
+
+def test_auto_takes_the_slots_that_are_fastest(digits, work, rates):
+    rates(1000, {8: 3000.0, 16: 5000.0, 32: 5100.0}, {16: 9000.0})
+    chosen = choose(AUTO, digits, CPU, work())
+    assert (chosen.name, chosen.slots, chosen.compiled) == ("fused", 16, True)
+    assert chosen.why == "9,000 updates a second, 1,000 one trial at a time"
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "compiled"),
+    [("auto", 100_000, True), ("auto", 1000, False), (True, 1000, True), (False, 100_000, False)],
+)
+def test_it_is_compiled_where_the_work_left_repays_it_or_as_asked(digits, work, rates, asked, steps, compiled):
+    rates(1000, {8: 3000.0, 16: 5000.0, 32: 5100.0}, {16: 9000.0})
+    assert choose(AUTO, digits, CPU, work(compiling=asked, steps=steps)).compiled == compiled
+
+
+def test_what_is_slower_compiled_is_not_compiled(digits, work, rates):
+    rates(1000, {8: 3000.0, 16: 5000.0, 32: 5100.0}, {16: 4000.0})
+    assert not choose(AUTO, digits, CPU, work()).compiled
+    assert choose(AUTO, digits, CPU, work(compiling=True)).compiled
+
+
+def test_without_a_compiler_it_goes_on_and_says_so(digits, work, rates):
+    rates(1000, {8: 3000.0, 16: 5000.0, 32: 5100.0})
+    chosen = choose(AUTO, digits, CPU, work())
+    assert (chosen.name, chosen.compiled) == ("fused", False)
+    assert chosen.why.endswith("1,000 one trial at a time; could not be compiled (no working C++ compiler)")
+
+
+def test_auto_is_never_slower_than_serial(digits, work, rates):
+    rates(1000, {8: 900.0, 16: 1050.0, 32: 1050.0}, {16: 1050.0})
+    chosen = choose(AUTO, digits, CPU, work())
+    assert (chosen.name, chosen.slots) == ("serial", 1)
+    assert chosen.why.startswith("16 trials at once are not faster: 1,050 updates a second, 1,000 one trial at a time")
+
+
+def test_slots_that_the_memory_does_not_hold_are_not_taken(digits, work, rates):
+    rates(1000, {8: 3000.0, 16: torch.OutOfMemoryError(), 32: 1e9}, {8: 4000.0})
+    assert choose(AUTO, digits, CPU, work()).slots == 8
+    rates(1000, {8: torch.OutOfMemoryError(), 16: 1.0, 32: 1.0})
+    assert choose(AUTO, digits, CPU, work()).why == "the memory of cpu does not hold 8 trials at once"
+
+
+def test_a_sampler_that_learns_keeps_most_results_to_learn_from(digits, work, rates):
+    rates(1000, {4: 2000.0, 8: 3000.0, 16: 5000.0}, {4: 2000.0, 8: 4000.0, 16: 9000.0})
+    assert choose(AUTO, digits, CPU, work(128, learns=True)).slots == 16
+    assert choose(AUTO, digits, CPU, work(127, learns=True)).slots == 8
+    assert choose(AUTO, digits, CPU, work(32, learns=True)).slots == 4
+    few = choose(AUTO, digits, CPU, work(31, learns=True))
+    assert few.why == "31 trials are too few to train several at once: its sampler learns from each"
+    assert choose(AUTO, digits, CPU, work(3)).why == "3 trials are too few to train several at once"
+
+
+def test_little_work_is_done_at_once(digits, work, rates):
+    rates(1000, {})
+    assert choose(AUTO, digits, CPU, work(40, steps=100)).why.startswith("4,000 updates are done sooner than")
+
+
+def test_slots_that_were_measured_are_free_again(digits, work):
+    engine = choose(EngineConfig("fused", 5), digits, CPU, work(compiling=False)).engine
+    assert engine.free == 5
+    assert engine.advance() == []
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Drawing, r"cannot be stacked: .*random"),
+        (Centred, "gives other losses stacked than alone"),
+        (Asking, "cannot be stacked"),
+    ],
+)
+def test_a_model_that_cannot_be_stacked_is_trained_alone_and_it_is_said_why(digits, work, model, reason):
+    given = work(model=Component("model", f"{__name__}.{model.__name__}", {}, trusted=(__name__,)), compiling=False)
+    with pytest.raises(NotStackableError, match=reason):
+        refuse_unstackable(digits, CPU, given.like)
+    chosen = choose(AUTO, digits, CPU, given)
+    assert chosen.name == "serial"
+    assert model.__name__ in chosen.why
+
+
+def test_trials_of_different_structure_are_not_stacked(digits, make_trial):
+    like = [make_trial(batch_size=size).config for size in (32, 64)]
+    with pytest.raises(NotStackableError, match=r"^the trials differ in train\.batch_size$"):
+        refuse_unstackable(digits, CPU, like)
+
+
+@pytest.mark.parametrize("model", ["models.mlp.MLP", "models.cnn.CNN"])
+def test_the_models_that_ship_can_be_stacked(digits, make_trial, model):
+    dropping = Component("model", model, {"dropout": 0.5})
+    refuse_unstackable(digits, CPU, [make_trial(model=dropping, precision="bf16").config])
