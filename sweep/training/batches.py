@@ -28,6 +28,12 @@ def chosen_rows(tensor: Tensor, order: Tensor) -> Tensor:
     return tensor.index_select(0, order.reshape(-1)).reshape(*order.shape, *tensor.shape[1:])
 
 
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """int64 [n], on the CPU: the order of an epoch of a training with that seed."""
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))
+
+
 class Batches:
     """Batch s of a training: a slice of the permutation that (seed, epoch of s) gives.
 
@@ -44,9 +50,7 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """int64 [n_train]: the permutation of an epoch, the same on every device."""
-        mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(mixed)
-        return moved(torch.randperm(len(self.split), generator=generator), self.split.inputs.device)
+        return moved(permutation(len(self.split), self.seed, epoch), self.split.inputs.device)
 
     def range(self, begin: int, end: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The (inputs, targets) of the updates begin..end-1."""

@@ -15,11 +15,11 @@ from sweep.core import Evaluation, Event, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
-from sweep.training.batches import Batches, chosen_rows, moved
+from sweep.training.batches import Batches, chosen_rows, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
 from sweep.training.rules import rule_of
-from sweep.training.stacked import Shape, Stack, grouped
+from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
 from sweep.training.task import EVALUATION_BATCH, Task, boundary, broken, sound
 
@@ -109,7 +109,6 @@ class FusedEngine(Task):
         self._slots: list[_Slot | None] = [None] * slots
         self._compiled = compiled
         self._stack: Stack | None = None
-        self._padded = lru_cache(maxsize=4 * slots)(self._padded_order)
         if like:
             self._prepare(like)
 
@@ -133,8 +132,8 @@ class FusedEngine(Task):
         _refuse_difference(self._structure, structure)
         index, config = self._slots.index(None), trial.config
         self._stack.fill(index, state)
-        groups = state.optimizer.param_groups
-        recorded = next(i for i, group in enumerate(groups) if group is recorded_group(state.optimizer))
+        recorded = state.optimizer.param_groups.index(recorded_group(state.optimizer))
+        groups = [{key: value for key, value in g.items() if key != "params"} for g in state.optimizer.param_groups]
         curve = config.schedule.curve(max(trial.last, config.train.steps))
         self._slots[index] = _Slot(trial, index, state.batches, groups, curve, recorded)
 
@@ -142,10 +141,8 @@ class FusedEngine(Task):
         self._slots = [None if slot and slot.trial.number == trial.number else slot for slot in self._slots]
 
     def advance(self) -> list[Progress]:
-        while any(self._slots):
-            if reached := self._advance():
-                return reached
-        return []
+        """To the nearest boundary, or LONGEST updates; of the latter nothing is reached but where a trial diverged."""
+        return self._advance() if any(self._slots) else []
 
     def rate(self, config: RunConfig, updates: int) -> float:
         """Updates per second over all slots, measured with trials of this configuration, which give nothing."""
@@ -181,6 +178,7 @@ class FusedEngine(Task):
             ragged=len(self.data.train) % config.train.batch_size != 0,
         )
         self._batch_size = config.train.batch_size
+        self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
             some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self.data.train.inputs.device)
@@ -195,6 +193,9 @@ class FusedEngine(Task):
             rule = rule_of(state.optimizer)
         except ValueError as error:
             raise NotStackableError(str(error)) from error
+        for module in state.model.modules():
+            if isinstance(module, NORMS) and not module.track_running_stats:
+                raise NotStackableError("a BatchNorm without running statistics is evaluated by its batch")
         model = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         return {
             "model": (config.model.target, repr(dict(config.model.arguments)), model),
@@ -213,13 +214,13 @@ class FusedEngine(Task):
         """Train to the nearest boundary, or as far as is gone without looking; what was reached."""
         live = [slot for slot in self._slots if slot is not None]
         length = min(LONGEST, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
-        losses = self._train(live, length)
+        losses, rates = self._train(live, length)
         reached, measured = [], []
         for slot in live:
             own = losses[:, slot.index]
             bad = np.flatnonzero(~np.isfinite(own))
             made = int(bad[0]) + 1 if bad.size else length
-            slot.lr.append(slot.curve[slot.step : slot.step + made] * 1.0)
+            slot.lr.append(rates[:made, slot.index])
             slot.loss.append(own[:made])
             begin = slot.step
             slot.step += made
@@ -231,8 +232,8 @@ class FusedEngine(Task):
         self.use.offered += length * len(self._slots)
         return reached + self._measured(measured)
 
-    def _train(self, live: Sequence[_Slot], length: int) -> np.ndarray:
-        """That many updates of every live slot; the losses, float64 [length, slots]."""
+    def _train(self, live: Sequence[_Slot], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """That many updates of every live slot; the losses and the rates that were used, float64 [length, slots]."""
         stack = self._stack
         assert stack is not None
         slots, rule = len(self._slots), stack.shape.rule
@@ -240,14 +241,17 @@ class FusedEngine(Task):
         present = torch.ones((length, slots, self._batch_size), dtype=self.dtype) if stack.shape.ragged else None
         coefficients = np.zeros((length, stack.shape.n_groups, len(rule.names), slots))
         keys = np.zeros((length, slots), dtype=np.int64)
-        clip_norm, share = np.full(slots, np.inf), np.zeros((length, slots))
+        clip_norm, share, rates = np.full(slots, np.inf), np.zeros((length, slots)), np.zeros((length, slots))
         for slot in live:
             begin, end, index, config = slot.step, slot.step + length, slot.index, slot.trial.config
             steps, lr = np.arange(begin, end), slot.curve[begin:end]
             self._choose(slot, begin, end, chosen, present)
             for number, group in enumerate(slot.groups):
-                for i, value in enumerate(rule.coefficients(group, lr * group["lr_factor"], steps)):
+                used = lr * group["lr_factor"]
+                for i, value in enumerate(rule.coefficients(group, used, steps)):
                     coefficients[:, number, i, index] = value
+                if number == slot.recorded:
+                    rates[:, index] = used
             if stack.draws:
                 keys[:, index] = update_keys(slot.trial.seed, begin, end)
             if config.optimizer.clip_norm is not None:
@@ -264,8 +268,7 @@ class FusedEngine(Task):
             inputs = moved(chosen_rows(self.data.train.inputs, batch), self.device)
             stack.update(inputs, targets[i], here[i], table[i], draws[i], clips, shares[i])
             losses.append(stack.loss.clone())
-        array: np.ndarray = torch.stack(losses).cpu().double().numpy()
-        return array
+        return torch.stack(losses).cpu().double().numpy(), rates
 
     def _moved(self, array: np.ndarray) -> Tensor:
         """On the device; numbers in the precision of the training."""
@@ -287,8 +290,7 @@ class FusedEngine(Task):
 
     def _padded_order(self, seed: int, epoch: int) -> Tensor:
         """The batches of an epoch, [per_epoch, batch]; the last is filled up with its own first example."""
-        batches = Batches(self.data.train, self._batch_size, seed, torch.device("cpu"))
-        order = batches.order(epoch).cpu()
+        order = permutation(len(self.data.train), seed, epoch)
         short = -len(order) % self._batch_size
         first = order[len(order) - len(order) % self._batch_size] if short else 0
         return torch.cat([order, torch.full((short,), int(first), dtype=torch.int64)]).reshape(-1, self._batch_size)
@@ -332,42 +334,46 @@ class FusedEngine(Task):
         slot.seen = slot.step
 
     def _measure(self, slots: Sequence[_Slot]) -> dict[int, dict[str, float]]:
-        """The metrics of these slots by their index, as the serial engine has them."""
+        """The metrics of these slots by their index, as the serial engine has them.
+
+        On a GPU all at once. On a CPU that gains nothing, and one by one they do not depend on how many there are.
+        """
         stack = self._stack
         assert stack is not None
-        splits: dict[str, Split] = {}
-        for slot in slots:
-            splits |= self.splits(slot.trial, slot.step)
-        found: dict[str, Sequence[float]] = {}
-        for name, split in splits.items():
-            found |= self._evaluate(stack, name, split, averaged=False)
-            if stack.shape.averages:
-                found |= self._evaluate(stack, name, split, averaged=True)
+        metrics: dict[int, dict[str, float]] = {slot.index: {} for slot in slots}
+        for together in [slots] if self.device.type == "cuda" else [[slot] for slot in slots]:
+            for name in ("val", "test"):
+                tested = {slot.index: self.splits(slot.trial, slot.step).get(name) for slot in together}
+                chosen = [index for index, split in tested.items() if split is not None]
+                for averaged in (False, True)[: 1 + stack.shape.averages] if chosen else ():
+                    for index, own in self._evaluate(stack, chosen, name, averaged).items():
+                        metrics[index] |= own
         mistakes = stack.mistakes.tolist() if stack.shape.counts else []
-        metrics = {}
         for slot in slots:
-            wanted = self.splits(slot.trial, slot.step)
-            own = {name: values[slot.index] for name, values in found.items() if name.partition("_")[0] in wanted}
             if stack.shape.counts:
-                own[TRAIN_ERROR] = mistakes[slot.index] / _examples(slot.batches, slot.seen, slot.step)
-            metrics[slot.index] = own | {"global_step": float(slot.step)}
+                examples = _examples(slot.batches, slot.seen, slot.step)
+                metrics[slot.index][TRAIN_ERROR] = mistakes[slot.index] / examples
+            metrics[slot.index]["global_step"] = float(slot.step)
         return metrics
 
-    def _evaluate(self, stack: Stack, name: str, split: Split, averaged: bool) -> dict[str, Sequence[float]]:
-        """Mean loss over a split, and the accuracy of a classification, of every slot."""
-        loss = torch.zeros(len(self._slots), device=self.device, dtype=self.dtype)
-        right = torch.zeros(len(self._slots), device=self.device)
-        at_once = max(1, 4 * EVALUATION_BATCH // len(self._slots))
+    def _evaluate(self, stack: Stack, slots: Sequence[int], name: str, averaged: bool) -> dict[int, dict[str, float]]:
+        """Mean loss over a split, and the accuracy of a classification, of these slots."""
+        split: Split = getattr(self.data, name)
+        loss = torch.zeros(len(slots), device=self.device, dtype=self.dtype)
+        right = torch.zeros(len(slots), device=self.device)
+        at_once = max(1, EVALUATION_BATCH // len(slots))
         for first in range(0, len(split), at_once):
             inputs = split.inputs[first : first + at_once].to(self.device)
             targets = split.targets[first : first + at_once].to(self.device)
-            losses, rights = stack.evaluate(inputs, targets, averaged)
+            losses, rights = stack.evaluate(slots, inputs, targets, averaged)
             loss += losses
             right += rights
         suffix = "_ema" if averaged else ""
-        found: dict[str, Sequence[float]] = {f"{name}_loss{suffix}": [value / len(split) for value in loss.tolist()]}
-        if self.data.classification:
-            found[f"{name}_accuracy{suffix}"] = [value / len(split) for value in right.tolist()]
+        found: dict[int, dict[str, float]] = {}
+        for slot, of_loss, of_right in zip(slots, loss.tolist(), right.tolist(), strict=True):
+            found[slot] = {f"{name}_loss{suffix}": of_loss / len(split)}
+            if self.data.classification:
+                found[slot][f"{name}_accuracy{suffix}"] = of_right / len(split)
         return found
 
 

@@ -61,7 +61,8 @@ class SerialEngine(Task):
         return slot
 
     def stop(self, trial: Trial) -> None:
-        self._slot = None
+        if self._slot is not None and self._slot.trial.number == trial.number:
+            self._slot = None
 
     def advance(self) -> list[Progress]:
         slot = self._slot

@@ -1,7 +1,7 @@
 """Many trials of one model as one: parameters stacked [slots, ...], one forward, one backward, one update."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FunctionType, MethodType
@@ -65,11 +65,12 @@ class StackableNorm(nn.Module):
         return normal.to(given)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        batches = self.num_batches_tracked + 1
+        """New statistics; a norm that is used twice in one pass goes on from its own."""
+        batches = self.updates.get("num_batches_tracked", self.num_batches_tracked) + 1
         share = 1 / batches.to(mean.dtype) if self.momentum is None else self.momentum
         self.updates = {
-            "running_mean": (1 - share) * self.running_mean + share * mean,
-            "running_var": (1 - share) * self.running_var + share * variance,
+            "running_mean": (1 - share) * self.updates.get("running_mean", self.running_mean) + share * mean,
+            "running_var": (1 - share) * self.updates.get("running_var", self.running_var) + share * variance,
             "num_batches_tracked": batches,
         }
 
@@ -238,8 +239,10 @@ class Stack:
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
-        """Of every slot the sum of the losses and the number of right answers over these examples, each [slots].
+    def evaluate(
+        self, slots: Sequence[int], inputs: Tensor, targets: Tensor, averaged: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Of some slots the sum of the losses and the number of right answers over these examples, each [len(slots)].
 
         Args:
             averaged: whether with the average of the weights.
@@ -249,10 +252,11 @@ class Stack:
             with self._computing():
                 outputs = functional_call(self._evaluated, {**params, **buffers}, (inputs,))
                 loss = per_example(outputs, targets, self.shape.classification).sum()
-            right = (outputs.argmax(dim=1) == targets).sum() if self.shape.classification else torch.zeros(())
+            right = (outputs.argmax(dim=1) == targets).sum() if self.shape.classification else loss.new_zeros(())
             return loss, right
 
-        loss, right = vmap(measured)(self.average if averaged else self.params, self.buffers)
+        weights = self.average if averaged else self.params
+        loss, right = vmap(measured)(_of(weights, slots), _of(self.buffers, slots))
         return loss, right
 
 
@@ -273,6 +277,13 @@ def _compiled(method: Callable[..., None]) -> Callable[..., None]:
         options={"guard_filter_fn": lambda guards: [False] * len(guards)},
     )
     return compiled
+
+
+def _of(tensors: Tensors, slots: Sequence[int]) -> Tensors:
+    """Of some slots; of a single one without a copy."""
+    if len(slots) == 1:
+        return {name: tensor[slots[0] : slots[0] + 1] for name, tensor in tensors.items()}
+    return {name: tensor[list(slots)] for name, tensor in tensors.items()}
 
 
 def per_example(outputs: Tensor, targets: Tensor, classification: bool) -> Tensor:
