@@ -134,6 +134,16 @@ def test_auto_says_what_it_chose_and_why(sweep: Callable[..., Answer], folder: P
     assert "engine: serial (Lion has no update rule for many trials at once" in answer.out
 
 
+@pytest.mark.parametrize("engine", ["serial", "fused"])
+def test_a_pruner_beside_trials_that_are_asked_ahead(sweep: Callable[..., Answer], folder: Path, engine: str) -> None:
+    often = ["train.steps=60", "train.eval_every=5", "pruner=median", "sampler=random", "study.n_trials=24"]
+    answer = sweep(*SMALL, *often, f"engine={engine}", "train.compile=false")
+    assert answer.status == 0, answer.err
+    ended = [run.data.tags["sweep.status"] for run in runs(folder, "trial")]
+    assert len(ended) == 24
+    assert {"complete", "pruned"} == set(ended)
+
+
 def test_final_runs_of_a_comparison_fill_slots_too(sweep: Callable[..., Answer], folder: Path) -> None:
     compared = ["mode=compare", "compare.schedules=[constant,cosine]", "compare.trials=2", "compare.seeds=3"]
     answer = sweep(*SMALL, *compared, *FUSED)

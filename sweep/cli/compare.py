@@ -182,5 +182,5 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
         like = [of_family.trials[0].config]
-        with engine_of(family.plan, like, total, learns=False, out=out) as engine, display:
+        with engine_of(family.plan, like, total, False, out, stop) as engine, display:
             study.run(study.FixedTrials(of_family.trials), engine, recorder, display, judged, stop)

@@ -64,10 +64,12 @@ class Display:
         """Updates completed by each trial in training."""
         self._twin_of: int | None = None
         self._events: dict[int, Sequence[Event]] = {}
-        self._span = steps - first
+        self._span, self._first, self._before = steps - first, first, 0
         self._live = console.is_terminal
-        self._said = self._began = time.monotonic()
-        self._updates = 0
+        self._said = time.monotonic()
+        self._began: float | None = None
+        """When the first trial reached something: what came before is no measure of what is to come."""
+        self._ended = 0
         self._bar = Bar(
             TextColumn("{task.fields[trial]}"),
             BarColumn(bar_width=8),
@@ -78,7 +80,7 @@ class Display:
             transient=True,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=self._updates_left, trial="", state="")
+        self._task = self._bar.add_task("", total=self._uncovered, trial="starting", state="")
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -98,6 +100,8 @@ class Display:
         self._show(trial, 0, None)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
+        if self._began is None:
+            self._began, self._before = time.monotonic(), len(progress.rows[-1].lr)
         rows, self._twin_of = progress.rows[-1], progress.twin_of
         self._steps[trial.number] = step = rows.first + len(rows.lr)
         if self._single:
@@ -106,7 +110,6 @@ class Display:
         self._events[trial.number] = progress.events
         if progress.evaluation is not None:
             self._metrics = progress.evaluation.metrics
-        self._updates += len(rows.lr)
         self._show(trial, step, float(rows.loss[-1]))
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
@@ -114,6 +117,7 @@ class Display:
 
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
+        self._ended += 1
         self._said = time.monotonic()
         step = self._steps.pop(trial.number)
         if self._single:
@@ -122,7 +126,7 @@ class Display:
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
             self._say_trial(trial, result, step)
-        self._bar.update(self._task, completed=self._updates, total=self._updates + self._updates_left)
+        self._bar.update(self._task, completed=self._covered, total=self._covered + self._uncovered)
 
     def _say_trial(self, trial: Trial, result: Result, step: int) -> None:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
@@ -150,15 +154,15 @@ class Display:
 
     def _show(self, trial: Trial, step: int, loss: float | None) -> None:
         text = "training" if self._single else f"{self.done}/{self.total} done  {self._training(trial)}"
-        self._bar.update(self._task, completed=self._updates, trial=text, state=self._state(step, loss))
+        self._bar.update(self._task, completed=self._covered, trial=text, state=self._state(step, loss))
 
     def _training(self, trial: Trial) -> str:
         """What is in training: a trial, or how many."""
-        return f"{len(self._steps)} {self._noun}s" if len(self._steps) > 1 else f"{self._noun} {trial.number}"
+        return f"{len(self._steps)} at once" if len(self._steps) > 1 else f"{self._noun} {trial.number}"
 
     def _state(self, step: int, loss: float | None) -> str:
         low = min(self._steps.values(), default=step)
-        parts = [f"step {step}/{self.steps}" if low == step else f"step {low} to {max(self._steps.values())}"]
+        parts = [f"step {step}/{self.steps}" if low == step else f"steps {low} to {max(self._steps.values())}"]
         if loss is not None and len(self._steps) <= 1:
             parts.append(f"loss {number(loss)}")
         if self._best is not None:
@@ -166,12 +170,21 @@ class Display:
         return "  ".join(parts)
 
     def _left(self) -> str:
-        """The time left, at the pace so far."""
-        if not self._updates or not self._updates_left:
+        """The time left, at the pace so far; nothing where that says little yet."""
+        if self._began is None or not self._uncovered:
             return ""
-        seconds = round((time.monotonic() - self._began) / self._updates * self._updates_left)
+        covered = self._covered - self._before
+        if covered < self._span / 2:
+            return ""
+        seconds = round((time.monotonic() - self._began) / covered * self._uncovered)
         return f", {seconds // 60}:{seconds % 60:02d} left"
 
     @property
-    def _updates_left(self) -> int:
-        return (max(self.total - self.done, 0) + self._later) * self._span
+    def _covered(self) -> int:
+        """Updates that this command has behind it; those that a trial ended without are, too."""
+        return self._ended * self._span + sum(step - self._first for step in self._steps.values())
+
+    @property
+    def _uncovered(self) -> int:
+        begun = sum(step - self._first for step in self._steps.values())
+        return (max(self.total - self.done, 0) + self._later) * self._span - begun

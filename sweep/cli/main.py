@@ -69,7 +69,11 @@ def _carry_out(command: Command) -> int:
         print("starting ...", flush=True)  # the imports take seconds
     from sweep.cli import modes  # imports torch, mlflow and optuna, which --help and --cfg do without
 
-    return int(getattr(modes, mode)(command))
+    try:
+        return int(getattr(modes, mode)(command))
+    except modes.EngineError as error:
+        print(f"sweep: {error}\nsweep: what is recorded stays; the same command goes on", file=sys.stderr)
+        return FAILED
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:

@@ -45,10 +45,10 @@ from sweep.report import (
 )
 from sweep.schedules import key_figures
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, open_store, serving
-from sweep.training import SerialEngine, checkpoints, choose_device
+from sweep.training import EngineError, SerialEngine, checkpoints, choose_device
 from sweep.validation import InvalidValueError
 
-__all__ = ["compare", "preview", "report", "search", "train", "ui"]
+__all__ = ["EngineError", "compare", "preview", "report", "search", "train", "ui"]
 
 
 def train(command: Command) -> int:

@@ -96,7 +96,9 @@ def say_failed(opened: Search, out: Console) -> None:
         say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
-def engine_of(plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, out: Console) -> EngineProcess:
+def engine_of(
+    plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, out: Console, interrupted: Callable[[], bool]
+) -> EngineProcess:
     """The engine that trains trials of a plan; it says what it is.
 
     Args:
@@ -104,9 +106,9 @@ def engine_of(plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, 
         trials: how many.
         learns: whether which they are depends on the results of others.
     """
-    work = Work(like, trials, learns)
+    work, device = Work(like, trials, learns), choose_device(plan.first.train)
     return EngineProcess(
-        plan.engine, plan.data, choose_device(plan.first.train), work, lambda account: say(out, engine_text(account))
+        plan.engine, plan.data, device, work, lambda account: say(out, engine_text(account)), interrupted
     )
 
 
@@ -209,7 +211,8 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
     )
     try:
         if not opened.done:
-            with engine_of(plan, extremes(plan), opened.left, not proposer.history_free, display.console) as engine:
+            learns = not proposer.history_free
+            with engine_of(plan, extremes(plan), opened.left, learns, display.console, interrupted) as engine:
                 with display:
                     study.run(proposer, engine, recorder, display, plan.study.metric, interrupted)
                 run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})

@@ -65,12 +65,12 @@ class OptunaProposer:
         """An interrupted trial under its own number, or a new proposal until the total is reached."""
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
+        if self.told + len(self._live) >= self.total:
+            return None
         while self._left:
             frozen = self._ledger[self._left.pop(0)]
             if not self._give_up(frozen):
                 return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
-        if self.told + len(self._live) >= self.total:
-            return None
         self._ledger.study.sampler = self._sampler(self._n_trials)
         live = self._ledger.study.ask()
         self._n_trials = max(self._n_trials, live.number + 1)

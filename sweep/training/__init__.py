@@ -1,7 +1,7 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
 from sweep.training import checkpoints
-from sweep.training.apart import Account, EngineProcess
+from sweep.training.apart import Account, EngineError, EngineProcess
 from sweep.training.batches import steps_per_epoch
 from sweep.training.choice import Work, refuse_unstackable
 from sweep.training.device import CPU, choose_device
@@ -12,6 +12,7 @@ from sweep.training.task import Task
 __all__ = [
     "CPU",
     "Account",
+    "EngineError",
     "EngineProcess",
     "FusedEngine",
     "NotStackableError",

@@ -35,6 +35,10 @@ GRACE = 2.0
 """Seconds in which a process that is told to end may do so by itself."""
 
 
+class EngineError(RuntimeError):
+    """The training failed, or its process ended."""
+
+
 @dataclass
 class Account:
     """What an engine did, up to the last trial that was started.
@@ -75,6 +79,7 @@ class EngineProcess:
         device: where to train.
         work: what is to be trained.
         on_chosen: told the account as soon as the engine is chosen.
+        interrupted: asked while that is waited for.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class EngineProcess:
         device: torch.device,
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._pipe, theirs = forking.context().Pipe()
         self._process = forking.context().Process(
@@ -91,7 +97,7 @@ class EngineProcess:
         )
         self._process.start()
         theirs.close()
-        self._work, self._on_chosen = work, on_chosen
+        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
         self._account: Account | None = None
         self._live: dict[int, Trial] = {}
         self._reached: list[tuple[int, Progress]] = []
@@ -106,7 +112,10 @@ class EngineProcess:
 
     @property
     def free(self) -> int:
-        """Trials that can be handed over: those that are asked ahead included."""
+        """Trials that can be handed over: those that are asked ahead included. None once the search is interrupted."""
+        while not self._chosen(PATIENCE):
+            if self._interrupted():
+                return 0
         account = self.account
         ahead = account.slots if account.name == "fused" else 0 if self._work.learns else 1
         return account.slots + ahead - len(self._live)
@@ -114,47 +123,55 @@ class EngineProcess:
     @property
     def account(self) -> Account:
         """What the engine did so far; waits until it is chosen."""
-        while self._account is None:
-            kind, content = self._receive()
-            assert kind == "chosen"
-            self._account = content
-            self._on_chosen(content)
+        while not self._chosen(PATIENCE):
+            pass
+        assert self._account is not None
         return self._account
+
+    def _chosen(self, patience: float) -> bool:
+        """Whether the engine is chosen; waits that many seconds for it."""
+        if self._account is None and self._pipe.poll(patience):
+            _, self._account = self._receive()
+            self._on_chosen(self._account)
+        return self._account is not None
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
         self._live[self._tickets] = trial
-        self._pipe.send(("start", self._tickets, trial))
+        self._send("start", self._tickets, trial)
 
     def stop(self, trial: Trial) -> None:
         for ticket in [ticket for ticket, live in self._live.items() if live is trial]:
             del self._live[ticket]
-            self._pipe.send(("stop", ticket, trial))
+            self._send("stop", ticket, trial)
 
     def advance(self) -> list[Progress]:
-        """What was reached since, one boundary of a trial at a time; nothing after PATIENCE seconds without any."""
+        """What was reached since, in its order, one boundary of a trial at a time; nothing after PATIENCE seconds.
+
+        What the engine reaches meanwhile stays in the pipe.
+        """
         if not self._live:
             return []
         self.account  # noqa: B018 (what comes first is which engine it is)
-        while self._pipe.poll(0 if self._reached else PATIENCE):
+        while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
             _, (events, self._account, self._first) = self._receive()
             self._reached += events
-        first: dict[int, Progress] = {}
-        later: list[tuple[int, Progress]] = []
-        for ticket, progress in self._reached:
-            if ticket in first:
-                later.append((ticket, progress))
-            elif ticket in self._live:  # else it was stopped, and went on for a while
-                first[ticket] = progress
-        self._reached = later
-        for ticket, progress in first.items():
-            if progress.status is not None:
-                del self._live[ticket]
-        return list(first.values())
+        return reached
+
+    def _taken(self) -> list[Progress]:
+        """The next of what was reached, up to the second boundary of one trial."""
+        taken: dict[int, Progress] = {}
+        while self._reached and self._reached[0][0] not in taken:
+            ticket, progress = self._reached.pop(0)
+            if ticket in self._live:  # else it was stopped, and went on for a while
+                taken[ticket] = progress
+                if progress.status is not None:
+                    del self._live[ticket]
+        return list(taken.values())
 
     def finished(self) -> Account:
         """The account, once everything is recorded."""
-        account = self.account
+        account = self._account or Account()
         account.seconds = 0.0 if self._first is None else time.time() - self._first
         return account
 
@@ -171,11 +188,24 @@ class EngineProcess:
         try:
             kind, content = self._pipe.recv()
         except (EOFError, OSError) as error:
-            self._process.join(1)
-            raise RuntimeError(f"the training process ended (exit code {self._process.exitcode})") from error
+            raise self._ended() from error
         if kind == "error":
-            raise RuntimeError(f"the training failed:\n{content}")
+            raise EngineError(f"the training failed:\n{content}")
         return kind, content
+
+    def _send(self, kind: str, ticket: int, trial: Trial) -> None:
+        try:
+            self._pipe.send((kind, ticket, trial))
+        except OSError as error:
+            while self._pipe.poll():  # what it said last is why
+                self._receive()
+            raise self._ended() from error
+
+    def _ended(self) -> "EngineError":
+        self._process.join(1)
+        code = self._process.exitcode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
+        return EngineError(f"the training process {how}")
 
 
 def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
@@ -184,6 +214,8 @@ def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, w
         signal.signal(name, signal.SIG_IGN)  # a terminal sends them to all its processes; the owner decides
     try:
         began = time.monotonic()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
         chosen = choose(config, data, torch.device(device), work)
         account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
@@ -203,12 +235,13 @@ class _Server:
     def __init__(self, pipe: Connection, chosen: Chosen, account: Account) -> None:
         self.pipe, self.engine, self.account = pipe, chosen.engine, account
         self.waiting: list[tuple[int, Trial]] = []
-        self.tickets: dict[int, tuple[int, Trial]] = {}
+        self.tickets: dict[int, int] = {}
+        """Of the trials in the engine, by their number."""
         self.first: float | None = None
         self.idle = 0.0
         self.expecting = True  # trials, for slots that are free
         self.ended = False
-        self.inbox: queue.SimpleQueue[tuple[str, int, Trial]] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._take, daemon=True).start()
 
     def _take(self) -> None:
@@ -220,6 +253,8 @@ class _Server:
                     return
         except (EOFError, OSError):
             os._exit(1)  # the owner is gone: what it has not recorded is trained again
+        except BaseException as error:  # a trial that cannot be unpickled
+            self.inbox.put(("unreadable", 0, error))
 
     def run(self) -> None:
         while not self.ended:
@@ -235,8 +270,12 @@ class _Server:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self.account.updates += sum(len(rows.lr) for progress in reached for rows in progress.rows)
-        events = [(self.tickets[progress.trial][0], replace(progress, state=None)) for progress in reached]
-        self.pipe.send(("reached", (events, self.account, self.first)))
+        events = [(self.tickets[progress.trial], replace(progress, state=None)) for progress in reached]
+        for progress in reached:
+            if progress.status is not None:
+                del self.tickets[progress.trial]
+        if events:
+            self.pipe.send(("reached", (events, self.account, self.first)))
 
     def _read(self) -> None:
         """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
@@ -253,23 +292,26 @@ class _Server:
         if self.first is not None:
             self.idle += (time.monotonic() - began) * self.engine.free / self.account.slots
 
-    def _heed(self, kind: str, ticket: int, trial: Trial) -> None:
+    def _heed(self, kind: str, ticket: int, trial: Any) -> None:
         """Do what the owner says."""
+        if kind == "unreadable":
+            raise trial
         if kind == "end":
             self.ended = True
         elif kind == "start":
             self.waiting.append((ticket, trial))
         elif ticket in dict(self.waiting):
             self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
-        elif self.tickets.get(trial.number, (0, trial))[0] == ticket:
+        elif self.tickets.get(trial.number) == ticket:
             self.engine.stop(trial)
+            del self.tickets[trial.number]
             self.expecting = True
 
     def _fill(self) -> None:
         """Start what waits, as far as there are slots; what was idle until now was waiting for it."""
         while self.waiting and self.engine.free:
             ticket, trial = self.waiting.pop(0)
-            self.tickets[trial.number] = ticket, trial
+            self.tickets[trial.number] = ticket
             self.engine.start(trial)
             self.first = self.first or time.time()
             self.account.waited, self.idle = self.account.waited + self.idle, 0.0

@@ -1,5 +1,6 @@
 """Which engine suits a model, a machine, and the work that is left."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,22 +8,28 @@ import numpy as np
 import torch
 
 from sweep.config import EngineConfig, RunConfig
-from sweep.core import Trial
+from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
 from sweep.training.device import ALL_THREADS
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
+from sweep.training.task import Task
 
 FEWEST = 4
 """Slots below which it is not worth while to fuse."""
 SHORT = 5.0
 """Seconds of work of the serial engine that are over before another would have been tried."""
 LONG = 30.0
-"""Seconds of work that repay compiling: it takes 5 to 20 s, and makes up for it by a factor of 2 or so."""
+"""Seconds of work that repay compiling a model of up to 16 weights and biases, and in proportion one of more.
+
+It takes 5 to 20 s, and makes up for it by a factor of 2 or so.
+"""
 STEP = 0.008
 """Seconds of a step that is worth sharing among threads."""
 SHARE = 8
-"""A sampler that learns from results sees all but an n-th of them at most when it proposes."""
+"""Of the trials of a sampler that learns, at most an n-th are trained at once (and as many again asked ahead)."""
+LONGEST_PROBE = 2000
+"""Updates of one trial that are tried at most."""
 ON_CPU, ON_GPU = (8, 16, 32), (32, 128, 512)
 """Slots to try."""
 
@@ -43,12 +50,17 @@ class Work:
 
     @property
     def updates(self) -> int:
+        """Of all trials together."""
         return self.trials * self.like[0].train.steps
 
     @property
     def fair_slots(self) -> int:
         """The most slots that leave a sampler that learns something to learn from."""
         return max(self.trials // SHARE if self.learns else self.trials, 1)
+
+    def filled(self, slots: int) -> float:
+        """Part of the slots that are in use when trials of one length are trained in rounds, the last one not full."""
+        return self.trials / (slots * -(-self.trials // slots))
 
 
 @dataclass(frozen=True)
@@ -82,91 +94,105 @@ def choose(config: EngineConfig, data: Dataset, device: torch.device, work: Work
     chooser = _Chooser(config, data, device, work)
     if config.name == "serial":
         return chooser.serial("as asked for")
-    return chooser.fused("as asked for") if config.name == "fused" else chooser.auto()
+    return chooser.fused() if config.name == "fused" else chooser.auto()
 
 
 class _Chooser:
     def __init__(self, config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> None:
-        self.config, self.data, self.device, self.work = config, data, device, work
-        self.plain = work.like[0]
-        self.precision = self.plain.train.precision
+        self.config, self.device, self.work = config, device, work
+        self.precision = work.like[0].train.precision
+        self.data = Task(data, device, self.precision).data  # placed once, for all that are tried
+        self.asked = work.like[0].train.compile
+        train = work.like[0].train
+        self.probe = replace(work.like[0], train=replace(train, steps=max(train.steps, LONGEST_PROBE + 2)))
+        self.threads = torch.get_num_threads()
 
     def serial(self, why: str) -> Chosen:
+        torch.set_num_threads(ALL_THREADS)
         return Chosen(SerialEngine(self.data, self.device, self.precision), False, why)
 
     def auto(self) -> Chosen:
         work, wanted = self.work, self.config.slots
         if wanted is None and work.fair_slots < FEWEST:
-            return self.serial(f"{work.trials} trials are too few to train several at once" + self._learning())
+            learning = ": its sampler learns from each" if work.learns else ""
+            return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
         serial = SerialEngine(self.data, self.device, self.precision)
-        alone = serial.rate(self.plain, 10)
+        alone = serial.rate(self.probe, 10)
         if wanted is None and work.updates / alone < SHORT:
             return self.serial(f"{work.updates:,} updates are done sooner than another engine could be tried")
         try:
             refuse_unstackable(self.data, self.device, work.like)
-            chosen = self.fused("")
+            chosen, together = self._fastest_fused()
         except NotStackableError as error:
             return self.serial(str(error))
-        alone = max(alone, serial.rate(self.plain, max(10, int(alone * 0.2))))
-        together = self._rate(chosen.engine)
+        except Exception as error:  # whatever a device or a model finds to refuse
+            return self.serial(f"many at once could not be tried: {_first_line(error)}")
+        alone = max(alone, serial.rate(self.probe, min(LONGEST_PROBE, max(10, int(alone * 0.2)))))
         said = f"{together:,.0f} updates a second, {alone:,.0f} one trial at a time"
-        if together < 1.1 * alone:
-            torch.set_num_threads(ALL_THREADS)
+        if together * work.filled(chosen.slots) < 1.1 * alone:
             return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
+        torch.set_num_threads(self.threads)
         return replace(chosen, why="; ".join([said, *filter(None, [chosen.why])]))
 
-    def fused(self, why: str) -> Chosen:
-        """The fused engine with the slots that are fastest, compiled where that is repaid."""
-        engine, rate = self._fastest()
-        left = self.work.updates / rate
-        asked = self.plain.train.compile
-        if asked is False or (asked == "auto" and left < LONG):
-            return Chosen(engine, False, why)
+    def fused(self) -> Chosen:
+        chosen, rate = self._fastest_fused()
+        why = "as asked for" if self.config.slots is not None else f"{rate:,.0f} updates a second"
+        return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]))
+
+    def _fastest_fused(self) -> tuple[Chosen, float]:
+        """The fused engine with the slots that are fastest, compiled where that is repaid; its updates a second."""
+        engine, rate = self._fastest_slots()
+        repays = LONG * max(1.0, len(engine.weights) / 16)
+        if self.asked is False or (self.asked == "auto" and self.work.updates / rate < repays):
+            return Chosen(engine, False, ""), rate
         try:
             compiled = FusedEngine(self.data, self.device, self.precision, engine.slots, self.work.like, compiled=True)
             faster = self._rate(compiled)
         except Exception as error:  # whatever a compiler finds
-            said = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-            return Chosen(engine, False, "; ".join([*filter(None, [why]), f"could not be compiled ({said})"]))
-        if asked is not True and faster < rate:
-            return Chosen(engine, False, why)
-        return Chosen(compiled, True, why)
+            return Chosen(engine, False, f"could not be compiled ({_first_line(error)})"), rate
+        if self.asked is not True and faster < rate:
+            return Chosen(engine, False, ""), rate
+        return Chosen(compiled, True, ""), faster
 
-    def _fastest(self) -> tuple[FusedEngine, float]:
+    def _fastest_slots(self) -> tuple[FusedEngine, float]:
         """The engine with the number of slots, and of threads, that makes most updates a second; and how many."""
         best: tuple[FusedEngine, float] | None = None
         for slots in self._candidates():
             try:
                 engine = FusedEngine(self.data, self.device, self.precision, slots, self.work.like)
-                rate = self._rate_with_threads(engine)
-            except torch.OutOfMemoryError:
+                rate, threads = self._rate_with_threads(engine)
+            except NotStackableError:
+                raise
+            except RuntimeError as error:  # more than the memory holds; torch has several names for it
+                if best is None:
+                    raise NotStackableError(f"{slots} trials at once: {_first_line(error)}") from error
                 break
-            if best is not None and rate < 1.1 * best[1]:
+            if best is not None and rate * self.work.filled(slots) < 1.1 * best[1] * self.work.filled(best[0].slots):
                 break
-            best = engine, rate
-        if best is None:
-            raise NotStackableError(f"the memory of {self.device} does not hold {self._candidates()[0]} trials at once")
+            best, self.threads = (engine, rate), threads
+            _forget_others()
+        assert best is not None
+        torch.set_num_threads(self.threads)
         return best
 
     def _rate(self, engine: FusedEngine | SerialEngine) -> float:
-        return engine.rate(self.plain, 6)
+        return engine.rate(self.probe, 6)
 
-    def _rate_with_threads(self, engine: FusedEngine) -> float:
-        """The rate, and as many threads set as give it.
+    def _rate_with_threads(self, engine: FusedEngine) -> tuple[float, int]:
+        """The rate, and with how many threads.
 
         One where a step is short: others would have to be waited for at every operation, on a machine that also
         records.
         """
         if self.device.type != "cpu":
-            return self._rate(engine)
+            return self._rate(engine), ALL_THREADS
         torch.set_num_threads(1)
+        alone = self._rate(engine)
+        if engine.slots / alone <= STEP:
+            return alone, 1
+        torch.set_num_threads(ALL_THREADS)
         rate = self._rate(engine)
-        if engine.slots / rate > STEP:
-            torch.set_num_threads(ALL_THREADS)
-            rate, alone = self._rate(engine), rate
-            if rate < 1.1 * alone:
-                torch.set_num_threads(1)
-        return rate
+        return (rate, ALL_THREADS) if rate >= 1.1 * alone else (alone, 1)
 
     def _candidates(self) -> Sequence[int]:
         if self.config.slots is not None:
@@ -175,41 +201,71 @@ class _Chooser:
         most = self.work.fair_slots if self.config.name == "auto" else self.work.trials
         return [slots for slots in usual if slots <= most] or [most]
 
-    def _learning(self) -> str:
-        return ": its sampler learns from each" if self.work.learns else ""
+
+def _forget_others() -> None:
+    """Give back what engines held that were tried and are not used: they refer to themselves."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, as far as it fits into a line; in words of ours where torch's are about its own workings."""
+    text = str(error).strip()
+    if "random operation" in text or "randomness" in text:
+        return "it draws random numbers of its own"
+    if "data-dependent control flow" in text or ".item()" in text:
+        return "it decides by the values of a tensor"
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= 120 else line[:120].rpartition(" ")[0] + " ..."
 
 
 def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunConfig]) -> None:
     """Try whether trials of these configurations can be trained in one step, and give what they give alone.
 
-    A few updates of two seeds in float64, over part of the data, with an epoch's smaller last batch among them.
+    A few updates of two seeds in float64, over part of the data, with an epoch's smaller last batch among them, and an
+    evaluation.
 
     Raises:
         NotStackableError: says why not.
     """
-    batch = like[0].train.batch_size
+    batch, model = like[0].train.batch_size, like[0].model.target
     exact = "float32" if device.type == "mps" else "float64"
     n = min(len(data.train), 2 * batch + len(data.train) % batch)
-    part = Split(data.train.inputs[:n], data.train.targets[:n])
-    small = replace(data, train=part, val=Split(data.val.inputs[:8], data.val.targets[:8]))
-    fused = FusedEngine(small, device, exact, 2, like)
+    small = replace(
+        data,
+        train=Split(data.train.inputs[:n], data.train.targets[:n]),
+        val=Split(data.val.inputs[:64], data.val.targets[:64]),
+    )
     trials = [Trial(number, _short(like[0]), number) for number in (0, 1)]
     try:
+        fused = FusedEngine(small, device, exact, 2, like)
         for trial in trials:
             fused.start(trial)
-        together = {progress.trial: progress.rows[0].loss for progress in fused.advance()}
+        together = {progress.trial: progress for progress in fused.advance()}
     except NotStackableError:
         raise
     except Exception as error:  # whatever a model does that cannot be done for many at once
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NotStackableError(f"{like[0].model.target} cannot be stacked: {reason[:160]}") from error
+        raise NotStackableError(f"{model} cannot be stacked: {_first_line(error)}") from error
     serial = SerialEngine(small, device, exact)
     for trial in trials:
         serial.start(trial)
         (alone,) = serial.advance()
-        if not np.allclose(together[trial.number], alone.rows[0].loss, rtol=1e-7 if exact == "float64" else 1e-3):
+        if not _agree(together.get(trial.number), alone, rtol=1e-7 if exact == "float64" else 1e-3):
             rule = "gives other losses stacked than alone: it may draw numbers, or look at a batch, in a way of its own"
-            raise NotStackableError(f"{like[0].model.target} {rule}")
+            raise NotStackableError(f"{model} {rule}")
+
+
+def _agree(found: Progress | None, expected: Progress, rtol: float) -> bool:
+    """Whether the losses of a trial are the same, and what was evaluated, to rounding."""
+    if found is None or found.evaluation is None or expected.evaluation is None:
+        return found is expected
+    losses = found.rows[0].loss, expected.rows[0].loss
+    metrics = found.evaluation.metrics, expected.evaluation.metrics
+    if len(losses[0]) != len(losses[1]) or metrics[0].keys() != metrics[1].keys():
+        return False
+    same = [np.allclose(metrics[0][key], value, rtol=rtol, equal_nan=True) for key, value in metrics[1].items()]
+    return bool(np.allclose(*losses, rtol=rtol, equal_nan=True)) and all(same)
 
 
 def _short(config: RunConfig) -> RunConfig:

@@ -1,7 +1,7 @@
 """The fused engine: many slots, trained in one step."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -143,6 +143,11 @@ class FusedEngine(Task):
     def advance(self) -> list[Progress]:
         """To the nearest boundary, or LONGEST updates; of the latter nothing is reached but where a trial diverged."""
         return self._advance() if any(self._slots) else []
+
+    @property
+    def weights(self) -> Collection[str]:
+        """The names of what is trained."""
+        return () if self._stack is None else self._stack.params.keys()
 
     def rate(self, config: RunConfig, updates: int) -> float:
         """Updates per second over all slots, measured with trials of this configuration, which give nothing."""

@@ -82,6 +82,32 @@ def test_boundaries_of_a_trial_come_one_at_a_time_in_order(apart, make_trial):
     assert progress.status is Status.COMPLETE
 
 
+def test_what_is_reached_comes_in_its_order(apart, make_trial):
+    """No boundary of the next trial before the end of the one before it: a pruner compares with what has ended."""
+    engine = apart(learns=False)
+    engine.start(make_trial(0, steps=30, eval_every=10))
+    engine.start(make_trial(1, steps=30, eval_every=10))
+    engine.account  # noqa: B018 (waits until it is chosen)
+    time.sleep(2)
+    came = []
+    while engine.free < 2:
+        came += [(progress.trial, progress.evaluation.step) for progress in reached(engine)]
+    assert came == [(0, 10), (0, 20), (0, 30), (1, 10), (1, 20), (1, 30)]
+
+
+def test_a_stop_that_comes_late_does_not_stop_the_next_trial(apart, make_trial):
+    engine = apart(learns=False)
+    engine.start(first := make_trial(0, steps=20, eval_every=10))
+    engine.start(make_trial(1, steps=2000, eval_every=100))
+    reached(engine)
+    time.sleep(0.3)  # the first has ended there, but not here
+    engine.stop(first)
+    steps = []
+    while engine.free < 2:
+        steps += [progress.evaluation.step for progress in reached(engine)]
+    assert steps == list(range(100, 2001, 100))
+
+
 def test_what_a_stopped_trial_reached_meanwhile_is_forgotten(apart, make_trial):
     engine = apart()
     engine.start(trial := make_trial(0, steps=50, eval_every=10))
@@ -119,7 +145,7 @@ def test_a_process_that_was_killed_is_noticed(apart, make_trial):
     engine.start(make_trial(0, steps=100_000, eval_every=10))
     reached(engine)
     os.kill(engine._process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"the training process ended \(exit code -9\)"):
+    with pytest.raises(RuntimeError, match=r"^the training process was killed by signal 9$"):
         until_it_raises(engine)
 
 

@@ -49,6 +49,21 @@ class Asking(nn.Module):
         return x * 2 if float(x.sum()) > 0 else x
 
 
+class Remembering(nn.Module):
+    """Evaluates with what it has seen while training, in a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("seen", torch.zeros(64))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.seen = 0.5 * self.seen + 0.5 * x.detach()[0]
+        return self.linear(x if self.training else x + self.seen)
+
+
 @pytest.fixture
 def work(make_trial):
     """So many trials of 100,000 updates."""
@@ -125,8 +140,8 @@ def test_auto_is_never_slower_than_serial(digits, work, rates):
 def test_slots_that_the_memory_does_not_hold_are_not_taken(digits, work, rates):
     rates(1000, {8: 3000.0, 16: torch.OutOfMemoryError(), 32: 1e9}, {8: 4000.0})
     assert choose(AUTO, digits, CPU, work()).slots == 8
-    rates(1000, {8: torch.OutOfMemoryError(), 16: 1.0, 32: 1.0})
-    assert choose(AUTO, digits, CPU, work()).why == "the memory of cpu does not hold 8 trials at once"
+    rates(1000, {8: torch.OutOfMemoryError("out of memory"), 16: 1.0, 32: 1.0})
+    assert choose(AUTO, digits, CPU, work()).why == "8 trials at once: out of memory"
 
 
 def test_a_sampler_that_learns_keeps_most_results_to_learn_from(digits, work, rates):
@@ -137,6 +152,19 @@ def test_a_sampler_that_learns_keeps_most_results_to_learn_from(digits, work, ra
     few = choose(AUTO, digits, CPU, work(31, learns=True))
     assert few.why == "31 trials are too few to train several at once: its sampler learns from each"
     assert choose(AUTO, digits, CPU, work(3)).why == "3 trials are too few to train several at once"
+
+
+def test_a_last_round_that_is_not_full_counts(digits, work, rates):
+    """9 trials over 8 slots take as long as 16."""
+    rates(1000, {8: 1500.0, 16: 1500.0}, {8: 1500.0})
+    assert choose(AUTO, digits, CPU, work(9)).name == "serial"
+    assert choose(AUTO, digits, CPU, work(16)).name == "fused"
+
+
+def test_a_horizon_shorter_than_what_is_tried(digits, work):
+    chosen = choose(EngineConfig("auto", 2), digits, CPU, work(4, steps=3, compiling=False))
+    assert chosen.name in ("serial", "fused")
+    assert chosen.engine.free == chosen.slots
 
 
 def test_little_work_is_done_at_once(digits, work, rates):
@@ -153,9 +181,10 @@ def test_slots_that_were_measured_are_free_again(digits, work):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Drawing, r"cannot be stacked: .*random"),
+        (Drawing, "cannot be stacked: it draws random numbers of its own"),
         (Centred, "gives other losses stacked than alone"),
-        (Asking, "cannot be stacked"),
+        (Asking, "cannot be stacked: it decides by the values of a tensor"),
+        (Remembering, "gives other losses stacked than alone"),
     ],
 )
 def test_a_model_that_cannot_be_stacked_is_trained_alone_and_it_is_said_why(digits, work, model, reason):

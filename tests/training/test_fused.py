@@ -40,12 +40,22 @@ class Normed(nn.Module):
         return self.layers(x)
 
 
+class Twice(nn.Module):
+    """Uses one norm twice in a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.last(self.norm(torch.relu(self.norm(self.first(x.flatten(1))))))
+
+
 OWN = (__name__,)
 MODELS = {
     "mlp": Component("model", "models.mlp.MLP", {"hidden": [16]}),
     "cnn": Component("model", "models.cnn.CNN", {"channels": [3, 4], "hidden": 8}),
     "norm": Component("model", f"{__name__}.Normed", {}, trusted=OWN),
-    "cumulative norm": Component("model", f"{__name__}.Normed", {"momentum": None}, trusted=OWN),
     "dropout": Component("model", "models.mlp.MLP", {"hidden": [16, 16], "dropout": 0.3}),
 }
 RATES = {"rmsprop": 1e-3, "adam": 2e-3, "adamw": 2e-3, "adagrad": 0.02}
@@ -137,6 +147,15 @@ def test_what_else_a_training_can_have(make_trial, train, digits, keys):
     for trial in trials:
         assert_same(together[trial.number], one_by_one[trial.number])
     assert {len(set(history.lr)) > 1 for history in together.values()} == {"decay" in keys or "warmup" in keys}
+
+
+@pytest.mark.parametrize("model", ["Twice", "Normed"])
+def test_running_statistics_are_the_serial_engine_s(make_trial, train, digits, model):
+    given = Component("model", f"{__name__}.{model}", {"momentum": None} if model == "Normed" else {}, trusted=OWN)
+    trials = [make_trial(n, seed=n, model=given, steps=60) for n in range(3)]
+    together = train(fused(digits, slots=2), *trials)
+    for number, history in train(serial(digits), *trials).items():
+        assert_same(together[number], history)
 
 
 def test_clipping_is_each_trial_s_own(make_trial, train, digits):
