@@ -1,6 +1,6 @@
 """From composed configuration to typed configuration and space: no untyped configuration past here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
@@ -246,15 +246,21 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
             rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
-    return Branch(selection, dimensions, lambda values: _configured(config, dimensions, values), plain.identity)
+    return Branch(selection, dimensions, _configurer(config, dimensions), plain.identity)
 
 
-def _configured(config: DictConfig, dimensions: tuple[Dimension, ...], values: Mapping[str, Any]) -> RunConfig:
-    drawn = config.copy()
-    for dim in dimensions:
-        if dim.key in values:
-            OmegaConf.update(drawn, dim.key, values[dim.key])
-    return run_config(drawn)
+def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callable[[Mapping[str, Any]], RunConfig]:
+    """What makes values the configuration of a trial."""
+    used_again = config.copy()  # where every dimension is given: a copy takes longer than all the rest
+
+    def configured(values: Mapping[str, Any]) -> RunConfig:
+        drawn = used_again if all(dim.key in values for dim in dimensions) else config.copy()
+        for dim in dimensions:
+            if dim.key in values:
+                OmegaConf.update(drawn, dim.key, values[dim.key])
+        return run_config(drawn)
+
+    return configured
 
 
 def _known_elsewhere(key: str) -> bool:
