@@ -5,10 +5,9 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import overload
 
 from mlflow import MlflowClient
@@ -16,7 +15,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
-from sweep.database import check_database, file_of, is_database
+from sweep.database import WriteAheadConnection, check_database, file_of, is_database
 from sweep.tracking.bulk import Writer, writer_of
 from sweep.validation import InvalidValueError
 
@@ -112,17 +111,8 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
             client._tracking_client.store.engine.dispose
         )  # the last to close it takes the log into the file
     if create and file is not None:
-        _write_ahead(file)
+        sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
     return Store(client, experiment_id, config.experiment, config.every)
-
-
-def _write_ahead(file: Path) -> None:
-    """Let others read while this process writes, and write once what is written: SQLite's write-ahead log.
-
-    The file keeps it. Where another process has it open just now, or the file system cannot do it, all works without.
-    """
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(file)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _reason(error: Exception) -> str:

@@ -132,8 +132,9 @@ class FusedEngine(Task):
         _refuse_difference(self._structure, structure)
         index, config = self._slots.index(None), trial.config
         self._stack.fill(index, state)
-        recorded = state.optimizer.param_groups.index(recorded_group(state.optimizer))
-        groups = [{key: value for key, value in g.items() if key != "params"} for g in state.optimizer.param_groups]
+        given, own_rate = state.optimizer.param_groups, recorded_group(state.optimizer)
+        recorded = next(i for i, group in enumerate(given) if group is own_rate)  # tensors have no answer to ==
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in given]
         curve = config.schedule.curve(max(trial.last, config.train.steps))
         self._slots[index] = _Slot(trial, index, state.batches, groups, curve, recorded)
 
