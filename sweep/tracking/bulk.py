@@ -51,7 +51,9 @@ STAGE = select(RUNS.c.lifecycle_stage).where(RUNS.c.run_uuid == bindparam("of"))
 PLACE = select(RUNS.c.artifact_uri).where(RUNS.c.run_uuid == bindparam("of"))
 LAST = select(LATEST).where(LATEST.c.run_uuid == bindparam("of")).with_for_update()
 ADD_RUN, ADD_TAGS, ADD_PARAMS, ADD_LATEST = map(insert, (RUNS, TAGS, PARAMS, LATEST))
-END = update(RUNS).where(RUNS.c.run_uuid == bindparam("of")).values(status=bindparam("is"), end_time=bindparam("at"))
+OF_RUN = update(RUNS).where(RUNS.c.run_uuid == bindparam("of"))
+SET_STATUS = OF_RUN.values(status=bindparam("is"), end_time=bindparam("at"))
+KILL = OF_RUN.where(RUNS.c.status == "RUNNING").values(status="KILLED", end_time=bindparam("at"))
 DROP_TAG = delete(TAGS).where(TAGS.c.run_uuid == bindparam("of"), TAGS.c.key == bindparam("which"))
 DROP_LATEST = delete(LATEST).where(LATEST.c.run_uuid == bindparam("of"), LATEST.c.key == bindparam("which"))
 
@@ -105,13 +107,13 @@ class Change:
     Args:
         points: at most one of each metric; none of them is in the record yet.
         tags: replace those of the same name.
-        ended: MLflow's status, of a run that ends.
+        status: MLflow's. FINISHED, FAILED and KILLED end the run, now; RUNNING opens it again: it has no end.
     """
 
     run_id: str
     points: Sequence[Points] = ()
     tags: Texts = field(default_factory=dict)
-    ended: str | None = None
+    status: str | None = None
 
 
 class Writer(Protocol):
@@ -125,6 +127,9 @@ class Writer(Protocol):
 
     def attach(self, run_id: str, files: Files) -> None:
         """Keep files with a run; they replace those of the same name."""
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run that must not count; one that is RUNNING is ended as KILLED first."""
 
 
 def writer_of(client: MlflowClient) -> Writer:
@@ -156,14 +161,21 @@ class ClientWriter:
             for batch in _batches(change.points):
                 self._client.log_batch(change.run_id, metrics=batch)
         for change in changes:
-            if change.ended is not None:
-                self._client.set_terminated(change.run_id, change.ended)
+            if change.status == "RUNNING":
+                self._client.update_run(change.run_id, change.status)  # MLflow has no request that takes an end away
+            elif change.status is not None:
+                self._client.set_terminated(change.run_id, change.status)
             if change.tags:
                 self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in change.tags.items()])
 
     def attach(self, run_id: str, files: Files) -> None:
         with _folder(files) as folder:
             self._client.log_artifacts(run_id, folder)
+
+    def delete(self, run_id: str) -> None:
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
+        self._client.delete_run(run_id)
 
 
 class DatabaseWriter:
@@ -217,8 +229,9 @@ class DatabaseWriter:
             for change in changes:
                 stage = connection.execute(STAGE, {"of": change.run_id}).scalar_one()
                 _refuse_deleted("run", change.run_id, stage)
-                if change.ended is not None:
-                    connection.execute(END, {"of": change.run_id, "is": change.ended, "at": now_ms()})
+                if change.status is not None:
+                    at = None if change.status == "RUNNING" else now_ms()
+                    connection.execute(SET_STATUS, {"of": change.run_id, "is": change.status, "at": at})
                 stored = [_stored(points) for points in change.points if len(points)]
                 self._write_points(connection, change.run_id, stored)
                 _write_latest(connection, change.run_id, {one.points.key: one.latest for one in stored})
@@ -228,6 +241,11 @@ class DatabaseWriter:
         with self._session() as session:
             uri = session.execute(PLACE, {"of": run_id}).scalar_one()
         self._keep(uri, files)
+
+    def delete(self, run_id: str) -> None:
+        with self._session(read_only=False) as session:
+            session.connection().execute(KILL, {"of": run_id, "at": now_ms()})
+        self._client.delete_run(run_id)
 
     def _keep(self, uri: str, files: Files) -> None:
         """Files where a run has its artifacts."""

@@ -191,7 +191,7 @@ class MlflowRecorder:
         """End as FAILED what crashed trials left, which will not be trained again."""
         for number in numbers:
             for run_id in self._leftover.pop(number, []):
-                failed = Change(run_id, tags={"sweep.status": Status.FAILED.value}, ended=RUN_STATUS[Status.FAILED])
+                failed = Change(run_id, tags={"sweep.status": Status.FAILED.value}, status=RUN_STATUS[Status.FAILED])
                 self.store.writer.write([failed])
 
     def interrupt(self, trial: Trial) -> None:

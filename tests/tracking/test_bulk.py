@@ -142,7 +142,30 @@ def test_a_run_that_was_deleted_is_not_written_to(store: Store) -> None:
     run_id = store.writer.create(store.experiment_id, "name", {}, {})
     store.client.delete_run(run_id)
     with pytest.raises(MlflowException, match="active"):
-        store.writer.write([Change(run_id, [points("lr", [0], [1.0])], ended="FINISHED")])
+        store.writer.write([Change(run_id, [points("lr", [0], [1.0])], status="FINISHED")])
+
+
+def test_a_run_ends_and_goes_on(store: Store) -> None:
+    """MLflow has no request that takes the end of a run away: that of one that goes on is kept by a server."""
+    run_id = store.writer.create(store.experiment_id, "name", {}, {})
+    for status in ("FAILED", "RUNNING", "KILLED", "RUNNING", "FINISHED"):
+        store.writer.write([Change(run_id, status=status)])
+        info = store.client.get_run(run_id).info
+        assert info.status == status
+        if status != "RUNNING":
+            assert info.end_time >= info.start_time
+        elif isinstance(store.writer, DatabaseWriter):
+            assert info.end_time is None
+
+
+@pytest.mark.parametrize(("status", "left"), [("RUNNING", "KILLED"), ("FAILED", "FAILED")])
+def test_a_run_that_must_not_count_is_deleted_and_does_not_run(store: Store, status: str, left: str) -> None:
+    run_id = store.writer.create(store.experiment_id, "name", {}, {})
+    store.writer.write([Change(run_id, status=status)])
+    store.writer.delete(run_id)
+    info = store.client.get_run(run_id).info
+    assert (info.lifecycle_stage, info.status) == ("deleted", left)
+    assert info.end_time is not None
 
 
 def test_a_server_gets_its_rows_in_batches_and_a_database_in_one(store: Store) -> None:
