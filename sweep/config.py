@@ -186,7 +186,7 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir")
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
@@ -199,7 +199,8 @@ class TrainConfig:
         accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
         more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
             schedule stay those of T; beyond it the schedule goes on.
-        checkpoint_dir: folder of the states that trainings ended with.
+        checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
+        checkpoint_seconds: of training between two checkpoints, > 0.
     """
 
     steps: int
@@ -212,6 +213,7 @@ class TrainConfig:
     more_steps: int | None = None
     checkpoint_dir: str = "checkpoints"
     compile: bool | str = "auto"
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -227,6 +229,7 @@ class TrainConfig:
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
+        real("checkpoint_seconds", self.checkpoint_seconds, above=0)
         if self.more_steps is not None:
             whole("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():

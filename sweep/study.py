@@ -2,8 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from sweep.core import Engine, Evaluation, Event, Monitor, Progress, Proposer, Recorder, Result, Status, Trial
+from sweep.core import (
+    Checkpoint,
+    Checkpoints,
+    Engine,
+    Evaluation,
+    Event,
+    Monitor,
+    Progress,
+    Proposer,
+    Recorder,
+    Result,
+    Snapshot,
+    Status,
+    Trial,
+)
 
 
 class FixedTrials:
@@ -28,6 +43,9 @@ class FixedTrials:
 
     def tell(self, trial: Trial, result: Result) -> None:
         self.results.append(result)
+
+    def kept(self, trial: Trial) -> None:
+        """Nothing depends on it."""
 
     def release(self, trial: Trial) -> None:
         self._waiting = sorted([trial, *self._waiting], key=self._trials.index)
@@ -58,7 +76,7 @@ class TrainedOnce:
     def start(self, trial: Trial) -> None:
         """Train a trial, or play its twin back, or let it wait for its twin. The trial's record is open."""
         self._live.add(trial.number)
-        twin = self._recorder.twin_of(trial)
+        twin = self._recorder.twin_of(trial) if trial.state is None else None
         if twin is None:
             self._engine.start(trial)
         elif twin in self._live:
@@ -78,6 +96,10 @@ class TrainedOnce:
                 self._live.remove(progress.trial)
         return reached
 
+    def snapshots(self) -> list[Progress]:
+        """Those of the engine. What is played back, or waits, needs none: it is played back from its start again."""
+        return self._engine.snapshots()
+
     def stop(self, trial: Trial) -> None:
         self._live.remove(trial.number)
         waited = self._waiting.pop(trial.number, None) is not None
@@ -90,69 +112,140 @@ def run(
     proposer: Proposer,
     engine: Engine,
     recorder: Recorder,
+    checkpoints: Checkpoints,
     monitor: Monitor,
     metric: str,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Fill the free slots, advance, record, report, stop what should be pruned, tell; until no trial is left.
 
-    A trial's record is closed before it is told: what was told is recorded. When `interrupted` answers true, or
-    anything raises, the live trials are left as interrupted, to be trained again from their start. Trials that are the
-    same training are trained once; the others go through the same steps with what is recorded of it.
+    A trial's record is closed before it is told: what was told is recorded. Whatever the engine gives the state of is
+    kept in a checkpoint, and only then brought into the record. When `interrupted` answers true, that is done with all
+    live trials; when anything raises, they go on from their last checkpoints another time. Trials that are the same
+    training are trained once; the others go through the same steps with what is recorded of it.
 
     Args:
         metric: the evaluation's entry that is the objective; judged at the end of the horizon.
         interrupted: asked between two boundaries.
     """
-    live: dict[int, Trial] = {}
-    engine = TrainedOnce(engine, recorder)
+    loop = _Loop(proposer, TrainedOnce(engine, recorder), recorder, checkpoints, monitor, metric)
     try:
-        while not interrupted():
-            while engine.free and (trial := proposer.ask()) is not None:
-                live[trial.number] = trial
-                recorder.open(trial)
-                engine.start(trial)
-                monitor.started(trial)
-            if not live:
-                return
-            for progress in engine.advance():
-                trial = live[progress.trial]
-                result = _take(trial, progress, proposer, recorder, metric)
-                monitor.progressed(trial, progress)
-                if result is None:
-                    continue
-                if progress.status is None:
-                    engine.stop(trial)
-                recorder.close(trial, result)
-                proposer.tell(trial, result)
-                del live[trial.number]
-                monitor.ended(trial, result)
-        for trial in live.values():
-            engine.stop(trial)
-            recorder.interrupt(trial)
-            proposer.release(trial)
-    except BaseException as error:
-        for trial in live.values():
+        while loop.fill(interrupted) and not interrupted():
+            for progress in loop.engine.advance():
+                loop.take(progress)
+        if loop.live:
+            loop.halt()
+    except BaseException:
+        for live in loop.live.values():
             with suppress(Exception):  # the record may be what failed; what raised first is what to tell
-                recorder.interrupt(trial)
-                if isinstance(error, KeyboardInterrupt):
-                    proposer.release(trial)
+                recorder.interrupt(live.trial)
         raise
 
 
-def _take(trial: Trial, progress: Progress, proposer: Proposer, recorder: Recorder, metric: str) -> Result | None:
-    """Record and report what happened at a boundary; the result if the trial ends there."""
-    for rows in progress.rows:
-        recorder.record(rows)
-    evaluation = progress.evaluation
-    if evaluation is not None:
-        recorder.evaluate(evaluation)
-        if progress.status is not Status.DIVERGED:
-            proposer.report(trial, evaluation)
-    if progress.events:
-        recorder.mark(trial, progress.events)
-    if progress.status is Status.COMPLETE and evaluation is not None:
-        return Result(trial.number, Status.COMPLETE, evaluation.metrics[metric], progress.state)
-    if progress.status is not None:
-        return Result(trial.number, progress.status)
-    return Result(trial.number, Status.PRUNED) if proposer.should_prune(trial, progress.events) else None
+@dataclass
+class _Live:
+    """A trial in training, and its evaluations so far."""
+
+    trial: Trial
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+
+@dataclass
+class _Loop:
+    proposer: Proposer
+    engine: TrainedOnce
+    recorder: Recorder
+    checkpoints: Checkpoints
+    monitor: Monitor
+    metric: str
+    live: dict[int, _Live] = field(default_factory=dict)
+
+    def fill(self, interrupted: Callable[[], bool]) -> bool:
+        """Begin as many trials as there are slots; whether any is live."""
+        while not interrupted() and self.engine.free and (trial := self.proposer.ask()) is not None:
+            self._begin(trial)
+        return bool(self.live)
+
+    def _begin(self, trial: Trial) -> None:
+        """Train a trial from where it stands; one that is recorded to its end is only told."""
+        ended = self.recorder.ended(trial)
+        if ended is not None:
+            self._tell_recorded(trial, ended)
+            return
+        checkpoint = self.checkpoints.latest(trial)
+        live = self.live[trial.number] = _Live(trial)
+        goes_on = self.recorder.open(trial, None if checkpoint is None else checkpoint.record)
+        if checkpoint is not None and goes_on:
+            live.trial = replace(trial, state=checkpoint.state)
+            live.evaluations += checkpoint.evaluations
+            for evaluation in checkpoint.evaluations:
+                self.proposer.report(trial, evaluation)
+        self.engine.start(live.trial)
+        self.monitor.started(live.trial)
+
+    def _tell_recorded(self, trial: Trial, recorded: Sequence[Progress]) -> None:
+        self.monitor.started(trial)
+        for progress in recorded:
+            if progress.evaluation is not None and progress.status is not Status.DIVERGED:
+                self.proposer.report(trial, progress.evaluation)
+            self.monitor.progressed(trial, progress)
+        result = self._result(trial, recorded[-1])
+        assert result is not None
+        self._tell(trial, result)
+
+    def take(self, progress: Progress) -> None:
+        """Record and report what was reached; keep a state; end what ends there, or should be pruned."""
+        live, evaluation = self.live[progress.trial], progress.evaluation
+        trial = live.trial
+        for rows in progress.rows:
+            self.recorder.record(rows)
+        if evaluation is not None:
+            live.evaluations.append(evaluation)
+            self.recorder.evaluate(evaluation)
+            if progress.status is not Status.DIVERGED:
+                self.proposer.report(trial, evaluation)
+        if progress.events:
+            self.recorder.mark(trial, progress.events)
+        if progress.state is not None and progress.status is None:
+            self.checkpoints.save(trial, self._checkpoint(live, progress.state))
+            self.recorder.flush(trial)
+            self.proposer.kept(trial)
+        self.monitor.progressed(trial, progress)
+        result = self._result(trial, progress)
+        if result is None and evaluation is not None and self.proposer.should_prune(trial, progress.events):
+            result = Result(trial.number, Status.PRUNED)
+            self.engine.stop(trial)
+        if result is not None:
+            last = None if progress.state is None else self._checkpoint(live, progress.state)
+            self.recorder.close(trial, result)
+            del self.live[trial.number]
+            self._tell(trial, result, last)
+
+    def _checkpoint(self, live: _Live, state: Snapshot) -> Checkpoint:
+        trial = live.trial
+        return Checkpoint(trial.first, trial.last, state, live.evaluations, self.recorder.pending(trial))
+
+    def _result(self, trial: Trial, progress: Progress) -> Result | None:
+        """How the trial has ended, if it has."""
+        if progress.status is Status.COMPLETE and progress.evaluation is not None:
+            return Result(trial.number, Status.COMPLETE, progress.evaluation.metrics[self.metric])
+        return None if progress.status is None else Result(trial.number, progress.status)
+
+    def _tell(self, trial: Trial, result: Result, last: Checkpoint | None = None) -> None:
+        """Tell a trial whose record is closed.
+
+        Args:
+            last: where it ended, if that is to be kept.
+        """
+        self.proposer.tell(trial, result)
+        self.checkpoints.end(trial, last if trial.keeps_state else None)
+        self.monitor.ended(trial, result)
+
+    def halt(self) -> None:
+        """Keep the live trials where they stand, and give them back."""
+        for progress in self.engine.snapshots():
+            if progress.trial in self.live:  # it may have been pruned on the way
+                self.take(progress)
+        for live in list(self.live.values()):
+            self.recorder.interrupt(live.trial)
+            self.proposer.release(live.trial)

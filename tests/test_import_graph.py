@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "config": {"schedules", "validation"},
     "space": {"config", "core", "validation"},
     "database": {"validation"},
+    "checkpoints": {"core", "validation"},
     "data": {"config", "validation"},
     "training": {"config", "core", "data", "forking", "schedules", "validation"},
     "search": {"config", "core", "database", "space", "validation"},
@@ -24,8 +25,8 @@ MAY_IMPORT = {
     "comparison": {"core"},
     "report": {"comparison", "core", "schedules"},
     "cli": {
-        "comparison", "config", "core", "data", "database", "forking", "report", "schedules", "search", "space",
-        "study", "tracking", "training", "validation",
+        "checkpoints", "comparison", "config", "core", "data", "database", "forking", "report", "schedules", "search",
+        "space", "study", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -17,6 +17,7 @@ from sweep.cli.search import (
     carry_out,
     check,
     checked_store,
+    checkpoints_of,
     display_of,
     engine_of,
     open_search,
@@ -31,6 +32,7 @@ from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe
 from sweep.search import check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.training import Work
 from sweep.validation import refuse_difference
 
 
@@ -181,6 +183,11 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         later = sum(len(others.trials) for others in left[index + 1 :])
         display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
-        like = [of_family.trials[0].config]
-        with engine_of(family.plan, like, total, False, out, stop) as engine, display:
-            study.run(study.FixedTrials(of_family.trials), engine, recorder, display, judged, stop)
+        plan, like = family.plan, of_family.trials[0].config
+        name = f"{plan.name}.finals-{of_family.of}"
+        checkpoints = checkpoints_of(like, plan.data, name, study_run, out)
+        work = Work([like], total, learns=False)
+        with engine_of(plan.engine, plan.data, work, config.max_retries, out, stop) as engine, display:
+            study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, display, judged, stop)
+        if not stop():
+            checkpoints.sweep()

@@ -1,6 +1,7 @@
 """From arguments to an exit status."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,14 @@ from omegaconf import DictConfig
 from sweep import forking
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
+from sweep.cli.interrupt import ending_at_signals
 from sweep.validation import InvalidValueError, one_of
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk without room says, and a quota."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if information:
             return _inform(information, flags, overrides)
-        return _carry_out(Command(Composer(flags.config_dir, flags.config_name), parse(overrides), _given(flags)))
+        command = Command(Composer(flags.config_dir, flags.config_name), parse(overrides), _given(flags))
+        with ending_at_signals():
+            return _carry_out(command)
     except InvalidValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"sweep: {error.strerror}{where}; free some space, and the same command goes on", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("sweep: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -11,6 +11,7 @@ from subprocess import TimeoutExpired
 from omegaconf import DictConfig
 
 from sweep import study
+from sweep.checkpoints import CheckpointFiles
 from sweep.cli import build
 from sweep.cli.compare import compare
 from sweep.cli.display import Display, console, say
@@ -18,7 +19,7 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
-from sweep.cli.search import search
+from sweep.cli.search import checkpoints_of, engine_of, search
 from sweep.cli.show import (
     address,
     comparison_links,
@@ -30,8 +31,8 @@ from sweep.cli.show import (
     ui_command,
 )
 from sweep.comparison import compare as compared
-from sweep.config import RunConfig, TrackingConfig
-from sweep.core import ComparisonRecord, Status, Trial
+from sweep.config import EngineConfig, RunConfig, TrackingConfig
+from sweep.core import Checkpoint, ComparisonRecord, Status, Trial
 from sweep.data import load
 from sweep.report import (
     curve_picture,
@@ -44,8 +45,16 @@ from sweep.report import (
     warnings,
 )
 from sweep.schedules import key_figures
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, open_store, serving
-from sweep.training import EngineError, SerialEngine, checkpoints, choose_device
+from sweep.tracking import (
+    MlflowReader,
+    MlflowRecorder,
+    Store,
+    TrainingRuns,
+    open_store,
+    recorded_run,
+    serving,
+)
+from sweep.training import CPU, EngineError, Task, Work
 from sweep.validation import InvalidValueError
 
 __all__ = ["EngineError", "compare", "preview", "report", "search", "train", "ui"]
@@ -58,51 +67,64 @@ def train(command: Command) -> int:
     """
     config, run = _single(command, "mode=train trains one configuration")
     tracking, judged = build.tracking_config(config), build.study_config(config)
+    engine = _alone(build.engine_config(config))
     base, data, out = address(command, tracking), load(run.dataset), console()
-    device = choose_device(run.train)
-    engine = SerialEngine(data, device, run.train.precision)
-    engine.check(run)
+    Task(data, CPU, run.train.precision).check(run)
     judged.check_metric(data.classification, run.average)
-    trial = Trial(0, run, run.train.seed)
-    path = Path(run.train.checkpoint_dir) / f"{training_name(trial, data.digest)}.pt"
-    goes_on = _going_on(run, path)
-    if goes_on is not None:
-        state = checkpoints.restore(path, trial, engine.data, device)
-        trial = replace(trial, state=state, first=state.global_step)
-    checkpoints.prepare(path)
+    trial = Trial(0, run, run.train.seed, keeps_state=True)
+    name = training_name(trial, data.digest)
+    checkpoints = checkpoints_of(run, data, name, name, out)
+    trial, checkpoint = _going_on(trial, checkpoints)
+    checkpoints.prepare()
+    goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
     store = _store_with(tracking, goes_on)
-    recorder = MlflowRecorder(store, describe, goes_on=goes_on)
+    recorder = MlflowRecorder(store, describe, TrainingRuns(store, name, goes_on))
     proposer = study.FixedTrials([trial])
-    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=trial.first)
-    if goes_on is not None:
-        say(out, f"goes on from step {trial.first}, kept in {path}")
-    with interruptible(display.say) as interrupted, display:
-        study.run(proposer, engine, recorder, display, judged.metric, interrupted)
+    begun = 0 if checkpoint is None else checkpoint.state.step
+    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
+    if checkpoint is not None:
+        say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
+    work = Work([run], 1, learns=False)
+    with (
+        interruptible(display.say) as interrupted,
+        engine_of(engine, data, work, judged.max_retries, out, interrupted) as trains,
+        display,
+    ):
+        study.run(proposer, trains, recorder, checkpoints, display, judged.metric, interrupted)
     if not proposer.results:
-        say(out, f"interrupted: the same command trains again from step {trial.first}")
+        kept = checkpoints.latest(trial)
+        say(out, f"interrupted: the same command goes on from step {0 if kept is None else kept.state.step}")
         return INTERRUPTED
     (result,) = proposer.results
-    if result.state is not None and result.state.global_step >= _kept_step(path):  # a longer one stays
-        checkpoints.save(path, result.state, {"run_id": recorder.run_id(trial)})
-    events = () if result.state is None else result.state.events
+    events = display.events.get(trial.number, ())
     say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
     return DONE if result.status is Status.COMPLETE else FAILED
 
 
-def _going_on(run: RunConfig, path: Path) -> str | None:
-    """The MLflow run of the training that a kept state goes on; None where it begins anew."""
-    if not path.exists():
-        return None
-    kept = checkpoints.about(path)
-    finished = run.train.more_steps is None and kept["global_step"] >= run.train.steps
-    return None if finished else str(kept.get("run_id"))
+def _alone(config: EngineConfig) -> EngineConfig:
+    """The engine of a single training: the serial one, unless another is asked for."""
+    return EngineConfig("serial") if config.name == "auto" else config
 
 
-def _kept_step(path: Path) -> int:
-    """The step at which a kept state stands; -1 without one."""
-    return int(checkpoints.about(path)["global_step"]) if path.exists() else -1
+def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkpoint | None]:
+    """The training as it is asked for, and the checkpoint that it goes on from; None where it begins anew."""
+    more, horizon = trial.config.train.more_steps, trial.config.train.steps
+    interrupted, ended = checkpoints.latest(trial), checkpoints.final.latest(trial)
+    if interrupted is not None:
+        if interrupted.last == (horizon if more is None else interrupted.first + more):  # the same request
+            return replace(trial, first=interrupted.first), interrupted
+        checkpoints.end(trial, interrupted)
+        ended = checkpoints.final.latest(trial)
+    if ended is None and (checkpoints.holds(trial) or checkpoints.final.holds(trial)):
+        rule = "has no checkpoint of this training that is whole; delete it to begin the training anew"
+        raise InvalidValueError("train.checkpoint_dir", checkpoints.folder, rule)
+    if ended is None or (more is None and ended.state.step >= horizon):
+        return trial, None
+    trial = replace(trial, first=ended.state.step)
+    checkpoints.save(trial, ended)
+    return trial, ended
 
 
 def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
@@ -185,7 +207,7 @@ def ui(command: Command) -> int:
         say(out, "\n".join(lines))
         return DONE
     port = build.ui_config(command.compose()).port
-    with interruptible(lambda text: None) as interrupted:
+    with interruptible(lambda text: None, at_once=_interrupt) as interrupted:
         say(out, "MLflow is starting ...")
         with serving(tracking.uri, port, interrupted) as server:
             if not interrupted():
@@ -196,6 +218,11 @@ def ui(command: Command) -> int:
                     if not interrupted():
                         raise RuntimeError("the MLflow server ended")
     return DONE
+
+
+def _interrupt() -> None:
+    """Let a with block end its server."""
+    raise KeyboardInterrupt
 
 
 def _previewed(command: Command) -> dict[str, RunConfig]:

@@ -44,16 +44,21 @@ def comparison_files(
     }
 
 
+def folder_name(name: str) -> str:
+    """A name that any file system takes."""
+    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
+    if safe == name:
+        return name
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same
+
+
 def report_folder(config: ReportConfig, name: str) -> Path:
     """The folder of a report, made where there is none.
 
     Raises:
         InvalidValueError: names report.dir where it cannot be written.
     """
-    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
-    if safe != name:  # another name may look the same
-        safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    folder = Path(config.dir) / safe
+    folder = Path(config.dir) / folder_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

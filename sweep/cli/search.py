@@ -3,17 +3,20 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from sweep import study
+from sweep.checkpoints import CheckpointFiles
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
-from sweep.cli.publish import report_folder, study_files, write
+from sweep.cli.publish import folder_name, report_folder, study_files, write
 from sweep.cli.show import address, repeating, show_study, ui_command
-from sweep.config import RunConfig, TrackingConfig
+from sweep.config import EngineConfig, RunConfig, TrackingConfig
+from sweep.data import Dataset
 from sweep.database import same_database
 from sweep.report import as_params, describe
 from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
@@ -97,19 +100,36 @@ def say_failed(opened: Search, out: Console) -> None:
 
 
 def engine_of(
-    plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, out: Console, interrupted: Callable[[], bool]
+    config: EngineConfig, data: Dataset, work: Work, retries: int, out: Console, interrupted: Callable[[], bool]
 ) -> EngineProcess:
-    """The engine that trains trials of a plan; it says what it is.
+    """The engine that trains on a data set; it says what it is.
 
     Args:
-        like: configurations of which, or between which, the trials are.
-        trials: how many.
-        learns: whether which they are depends on the results of others.
+        work: what is to be trained.
+        retries: how often a trial is tried again for which the memory was too small.
     """
-    work, device = Work(like, trials, learns), choose_device(plan.first.train)
     return EngineProcess(
-        plan.engine, plan.data, device, work, lambda account: say(out, engine_text(account)), interrupted
+        config,
+        data,
+        choose_device(work.like[0].train),
+        work,
+        on_chosen=lambda account: say(out, engine_text(account)),
+        interrupted=interrupted,
+        retries=retries,
+        say=lambda text: say(out, text),
     )
+
+
+def checkpoints_of(run: RunConfig, data: Dataset, name: str, of: str, out: Console) -> CheckpointFiles:
+    """Where the checkpoints of a study or training are.
+
+    Args:
+        run: a configuration like those that are trained.
+        name: of the folder.
+        of: what they are of.
+    """
+    task, folder = Task(data, CPU, run.train.precision), Path(run.train.checkpoint_dir) / folder_name(name)
+    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text))
 
 
 def engine_text(account: Account) -> str:
@@ -211,10 +231,15 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
     )
     try:
         if not opened.done:
-            learns = not proposer.history_free
-            with engine_of(plan, extremes(plan), opened.left, learns, display.console, interrupted) as engine:
+            checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, display.console)
+            checkpoints.sweep(proposer.interrupted)
+            work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
+            with engine_of(
+                plan.engine, plan.data, work, plan.study.max_retries, display.console, interrupted
+            ) as engine:
                 with display:
-                    study.run(proposer, engine, recorder, display, plan.study.metric, interrupted)
+                    study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
+                checkpoints.sweep(proposer.interrupted)
                 run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

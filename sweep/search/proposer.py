@@ -20,7 +20,7 @@ from sweep.search.samplers import grid_size, history_free, sampler
 from sweep.space import Branch, Dimension, Space
 
 ATTEMPTS = "sweep.attempts"
-"""User attribute: how often the trial was begun and not ended by request."""
+"""User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -61,6 +61,11 @@ class OptunaProposer:
         self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
         """The numbers of the trials that were given up."""
 
+    @property
+    def interrupted(self) -> list[int]:
+        """The numbers of the trials that were begun and are not in training now."""
+        return list(self._left)
+
     def ask(self) -> Trial | None:
         """An interrupted trial under its own number, or a new proposal until the total is reached."""
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
@@ -100,8 +105,14 @@ class OptunaProposer:
         return pruned
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it."""
+        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
+
+        A trial that could not be trained counts for nothing.
+        """
         live = self._forget(trial)
+        if result.status is Status.FAILED:
+            self._fail(trial.number)
+            return
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
         if result.status is Status.COMPLETE:
@@ -110,6 +121,12 @@ class OptunaProposer:
             self._ledger.study.tell(live, state=TrialState.PRUNED)
         self._ledger.keep(trial.number)
         self.told += 1
+
+    def kept(self, trial: Trial) -> None:
+        live = self._live[trial.number]
+        if live.user_attrs[ATTEMPTS] != 1:  # as if it had begun only now
+            live.set_user_attr(ATTEMPTS, 1)
+            self._ledger.keep(trial.number)
 
     def release(self, trial: Trial) -> None:
         live = self._forget(trial)
@@ -142,10 +159,13 @@ class OptunaProposer:
         """Tell a trial that crashed too often as failed."""
         if frozen.user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
             return False
-        self._ledger.study.tell(frozen.number, state=TrialState.FAIL)
-        self._ledger.keep(frozen.number)
-        insort(self.failed, frozen.number)
+        self._fail(frozen.number)
         return True
+
+    def _fail(self, number: int) -> None:
+        self._ledger.study.tell(number, state=TrialState.FAIL)
+        self._ledger.keep(number)
+        insort(self.failed, number)
 
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler of a proposal; the same for all points of a grid, since a large one takes long to lay out."""

@@ -13,7 +13,8 @@ from sweep.tracking.links import (
     trainings_page,
     trials_page,
 )
-from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun
+from sweep.tracking.open_run import recorded_run
+from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
 from sweep.tracking.store import Store, open_store
@@ -28,11 +29,13 @@ __all__ = [
     "ParentRun",
     "Store",
     "StudyRun",
+    "TrainingRuns",
     "artifact_page",
     "compare_page",
     "finals_page",
     "metric_page",
     "open_store",
+    "recorded_run",
     "run_page",
     "serving",
     "trainings_page",

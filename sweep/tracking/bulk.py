@@ -84,6 +84,11 @@ class Points:
     def __len__(self) -> int:
         return len(self.steps)
 
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps, times, values."""
+        return self.steps, self.times, self.values
+
     def at(self, index: np.ndarray | slice) -> "Points":
         """Some of the points."""
         return Points(self.key, self.steps[index], self.times[index], self.values[index])
@@ -96,7 +101,7 @@ def point(key: str, step: int, at: int, value: float) -> Points:
 
 def joined(parts: Sequence[Points]) -> Points:
     """Points of one metric after one another."""
-    columns = zip(*((part.steps, part.times, part.values) for part in parts), strict=True)
+    columns = zip(*(part.columns for part in parts), strict=True)
     return Points(parts[0].key, *map(np.concatenate, columns))
 
 

@@ -1,6 +1,5 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
-from sweep.training import checkpoints
 from sweep.training.apart import Account, EngineError, EngineProcess
 from sweep.training.batches import steps_per_epoch
 from sweep.training.choice import Work, refuse_unstackable
@@ -19,7 +18,6 @@ __all__ = [
     "SerialEngine",
     "Task",
     "Work",
-    "checkpoints",
     "choose_device",
     "refuse_unstackable",
     "steps_per_epoch",

@@ -1,7 +1,8 @@
 """An engine in a process of its own: neither it nor the record waits for the other's turn at the interpreter.
 
 The process that asks, records and tells hands over trials, more than there are slots, and takes what was reached. Pipes
-are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens.
+are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens; when
+it goes by itself, another takes its place.
 """
 
 import os
@@ -10,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -20,10 +21,11 @@ import torch
 
 from sweep import forking
 from sweep.config import EngineConfig
-from sweep.core import Progress, Trial
+from sweep.core import Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Chosen, Work, choose
 from sweep.training.fused import FusedEngine
+from sweep.validation import InvalidValueError
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
@@ -31,12 +33,22 @@ PATIENCE = 0.5
 MOMENT = 0.05
 """Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
 
-GRACE = 2.0
+GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""
+
+HALT = 4.0
+"""Seconds in which it is waited for that all trainings stop and give their states."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch says where there is not enough, of a GPU and of a CPU."""
 
 
 class EngineError(RuntimeError):
     """The training failed, or its process ended."""
+
+
+class EngineLostError(EngineError):
+    """What a training may do without another time: its process was killed, or the memory was too small."""
 
 
 @dataclass
@@ -70,16 +82,53 @@ class Account:
         return asdict(self)
 
 
+@dataclass
+class _Handed:
+    """A trial that was handed over.
+
+    Args:
+        taken: updates of it that were taken.
+        evaluated: those at its last evaluation that was.
+    """
+
+    trial: Trial
+    taken: int = 0
+    evaluated: int = 0
+
+    def beyond(self, progress: Progress) -> Progress | None:
+        """What is new of it: a trial that was handed over again repeats what was taken before. None if nothing is."""
+        evaluation = progress.evaluation
+        if evaluation is not None and evaluation.step <= self.evaluated:
+            evaluation = None
+        rows = [part.since(self.taken) for part in progress.rows]
+        new = replace(progress, rows=[part for part in rows if len(part.lr)], evaluation=evaluation)
+        return new if new.rows or evaluation or new.status or new.state else None
+
+    def take(self, progress: Progress) -> None:
+        """It is the owner's from here on."""
+        for part in progress.rows:
+            self.taken = part.first + len(part.lr)
+        if progress.evaluation is not None:
+            self.evaluated = progress.evaluation.step
+        if progress.state is not None:
+            self.trial = replace(self.trial, state=progress.state)
+
+
 class EngineProcess:
     """An engine that trains in a process of its own. A context: the process ends with it.
+
+    Where the memory was too small, or the process was killed, another goes on with fewer slots from the last states.
+    One that had but one slot tries its trial again; if that does not help, the trial has failed.
 
     Args:
         config: which engine.
         data: what all trials share.
         device: where to train.
-        work: what is to be trained.
-        on_chosen: told the account as soon as the engine is chosen.
+        work: what is to be trained; how often states are kept.
+        on_chosen: told the account as soon as an engine is chosen.
         interrupted: asked while that is waited for.
+        retries: how often a trial is tried again.
+        say: told why an engine takes the place of another.
     """
 
     def __init__(
@@ -90,19 +139,28 @@ class EngineProcess:
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
         interrupted: Callable[[], bool] = lambda: False,
+        retries: int = 0,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._data, self._device, self._retries, self._say = data, str(device), retries, say
+        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
+        self._live: dict[int, _Handed] = {}
+        self._failures: dict[int, int] = {}
+        self._tickets = 0
+        self._first: float | None = None
+        self._begin(config)
+
+    def _begin(self, config: EngineConfig) -> None:
+        """A process with an engine, and nothing handed over."""
+        self._account: Account | None = None
+        self._halted = False
+        self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
         self._process = forking.context().Process(
-            target=_serve, args=(theirs, config, data, str(device), work), name="sweep-engine", daemon=True
+            target=_serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine", daemon=True
         )
         self._process.start()
         theirs.close()
-        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
-        self._account: Account | None = None
-        self._live: dict[int, Trial] = {}
-        self._reached: list[tuple[int, Progress]] = []
-        self._tickets = 0
-        self._first: float | None = None
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -137,11 +195,12 @@ class EngineProcess:
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
-        self._live[self._tickets] = trial
+        done = 0 if trial.state is None else trial.state.step
+        self._live[self._tickets] = _Handed(trial, done, done)
         self._send("start", self._tickets, trial)
 
     def stop(self, trial: Trial) -> None:
-        for ticket in [ticket for ticket, live in self._live.items() if live is trial]:
+        for ticket in [ticket for ticket, live in self._live.items() if live.trial.number == trial.number]:
             del self._live[ticket]
             self._send("stop", ticket, trial)
 
@@ -152,22 +211,77 @@ class EngineProcess:
         """
         if not self._live:
             return []
-        self.account  # noqa: B018 (what comes first is which engine it is)
-        while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
-            _, (events, self._account, self._first) = self._receive()
-            self._reached += events
+        try:
+            self.account  # noqa: B018 (what comes first is which engine it is)
+            while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
+                self._hear()
+        except EngineLostError as error:
+            return self._replace(error)
         return reached
+
+    def snapshots(self) -> list[Progress]:
+        """What was reached until all trials have stopped, and their states; without those that take too long."""
+        reached: list[Progress] = []
+        deadline = time.monotonic() + HALT
+        try:
+            if self._chosen(0) and self._live:
+                self._send("halt", 0, None)
+                while not self._halted and self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                    self._hear()
+        except EngineLostError:
+            pass  # what it has given until then is all there is
+        while taken := self._taken():
+            reached += taken
+        return reached
+
+    def _hear(self) -> None:
+        kind, content = self._receive()
+        if kind == "halted":
+            self._halted = True
+        else:
+            events, self._account, self._first = content
+            self._reached += events
 
     def _taken(self) -> list[Progress]:
         """The next of what was reached, up to the second boundary of one trial."""
         taken: dict[int, Progress] = {}
         while self._reached and self._reached[0][0] not in taken:
             ticket, progress = self._reached.pop(0)
-            if ticket in self._live:  # else it was stopped, and went on for a while
-                taken[ticket] = progress
-                if progress.status is not None:
-                    del self._live[ticket]
+            if ticket not in self._live:  # it was stopped, and went on for a while
+                continue
+            live = self._live[ticket]
+            new = live.beyond(progress)
+            if new is None:
+                continue
+            taken[ticket] = new
+            live.take(new)
+            if new.status is not None:
+                del self._live[ticket]
         return list(taken.values())
+
+    def _replace(self, error: EngineLostError) -> list[Progress]:
+        """Go on with another engine; the trial that is given up, where one is."""
+        slots, given_up = self._account.slots if self._account else 1, []
+        self.close()
+        if slots == 1:
+            ticket, live = next(iter(self._live.items()))  # it is the oldest that was in the slot
+            number = live.trial.number
+            self._failures[number] = self._failures.get(number, 0) + 1
+            if self._failures[number] > self._retries:
+                del self._live[ticket]
+                given_up.append(Progress(number, [], None, Status.FAILED))
+            self._say(f"{error}: trial {number} {'is given up' if given_up else 'is tried again'}")
+        else:
+            self._say(f"{error}: going on with fewer than {slots} trials at once")
+        fewer = slots // 2
+        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
+        again, self._live = self._live, {}
+        for handed in again.values():
+            self.account  # noqa: B018 (it takes trials once it is chosen)
+            self._tickets += 1
+            self._live[self._tickets] = handed
+            self._send("start", self._tickets, handed.trial)
+        return given_up
 
     def finished(self) -> Account:
         """The account, once everything is recorded."""
@@ -189,29 +303,30 @@ class EngineProcess:
             kind, content = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
+        if kind == "refused":
+            raise content
+        if kind == "memory":
+            raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
 
-    def _send(self, kind: str, ticket: int, trial: Trial) -> None:
-        try:
+    def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
+        with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before
             self._pipe.send((kind, ticket, trial))
-        except OSError as error:
-            while self._pipe.poll():  # what it said last is why
-                self._receive()
-            raise self._ended() from error
 
     def _ended(self) -> "EngineError":
         self._process.join(1)
         code = self._process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
-        return EngineError(f"the training process {how}")
+        if code is not None and code < 0:
+            return EngineLostError(f"the training process was killed by signal {-code}")
+        return EngineError(f"the training process ended with status {code}")
 
 
 def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
     """The engine's process: choose, then train what is handed over."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)  # a terminal sends them to all its processes; the owner decides
+    for name in forking.SIGNALS:
+        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:
         began = time.monotonic()
         if device.startswith("cuda"):
@@ -220,20 +335,37 @@ def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, w
         chosen = choose(config, data, torch.device(device), work)
         account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
         pipe.send(("chosen", account))
-        _Server(pipe, chosen, account).run()
+        _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
     except BrokenPipeError:
         os._exit(1)  # nobody is left to tell
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
-            pipe.send(("error", traceback.format_exc()))
+            pipe.send(_last_words(error))
             pipe.close()
 
 
-class _Server:
-    """Trains in the main thread; another takes what the owner sends, so that the owner never waits to send."""
+def _last_words(error: BaseException) -> tuple[str, Any]:
+    """What the owner is told of an error: how it goes on depends on the kind."""
+    if isinstance(error, InvalidValueError):
+        return "refused", error
+    text = str(error).strip()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in OUT_OF_MEMORY):
+        return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
+    return "error", traceback.format_exc()
 
-    def __init__(self, pipe: Connection, chosen: Chosen, account: Account) -> None:
-        self.pipe, self.engine, self.account = pipe, chosen.engine, account
+
+class _Server:
+    """Trains in the main thread; another takes what the owner sends, so that the owner never waits to send.
+
+    Args:
+        every: seconds between two states of a trial.
+    """
+
+    def __init__(self, pipe: Connection, chosen: Chosen, account: Account, every: float) -> None:
+        self.pipe, self.engine, self.account, self.every = pipe, chosen.engine, account, every
+        self.engine.pause = self._pausing
+        self.due = time.monotonic() + every
+        self.halting = False
         self.waiting: list[tuple[int, Trial]] = []
         self.tickets: dict[int, int] = {}
         """Of the trials in the engine, by their number."""
@@ -248,6 +380,7 @@ class _Server:
         try:
             while True:
                 message = self.pipe.recv()
+                self.halting = self.halting or message[0] == "halt"
                 self.inbox.put(message)
                 if message[0] == "end":
                     return
@@ -259,18 +392,33 @@ class _Server:
     def run(self) -> None:
         while not self.ended:
             self._read()
+            if self.halting:
+                self._reach(self.engine.snapshots())
+                self.pipe.send(("halted", None))
+                return
             self._fill()
             if self.engine.free < self.account.slots:
                 self._train()
 
+    def _pausing(self) -> bool:
+        """Whether the engine is to stop at the next update: to give its states."""
+        return self.halting or time.monotonic() >= self.due
+
     def _train(self) -> None:
-        """To the nearest boundary; tell what was reached."""
+        """To the nearest boundary or pause; tell what was reached, and where the trials stand when that is due."""
         began, free = time.monotonic(), self.engine.free
         reached = self.engine.advance()
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
+        self._reach(reached)
+        if time.monotonic() >= self.due and not self.halting:
+            self._reach(self.engine.snapshots())
+            self.due = time.monotonic() + self.every
+
+    def _reach(self, reached: Sequence[Progress]) -> None:
+        """Tell what was reached."""
         self.account.updates += sum(len(rows.lr) for progress in reached for rows in progress.rows)
-        events = [(self.tickets[progress.trial], replace(progress, state=None)) for progress in reached]
+        events = [(self.tickets[progress.trial], progress) for progress in reached]
         for progress in reached:
             if progress.status is not None:
                 del self.tickets[progress.trial]
@@ -280,7 +428,7 @@ class _Server:
     def _read(self) -> None:
         """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
         began = time.monotonic()
-        while not self.ended:
+        while not self.ended and not self.halting:
             idle = not self.waiting and self.engine.free == self.account.slots
             wanting = self.expecting and len(self.waiting) < self.engine.free
             try:
@@ -300,6 +448,8 @@ class _Server:
             self.ended = True
         elif kind == "start":
             self.waiting.append((ticket, trial))
+        elif kind == "halt":
+            self.halting = True
         elif ticket in dict(self.waiting):
             self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
         elif self.tickets.get(trial.number) == ticket:
