@@ -4,7 +4,7 @@ import atexit
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +13,19 @@ from typing import overload
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import Engine
 
 from sweep.config import TrackingConfig
-from sweep.database import WriteAheadConnection, check_database, file_of, is_database
+from sweep.database import Cell, Patience, WriteAheadConnection, check_database, fence, file_of, is_database
 from sweep.tracking.bulk import Writer, writer_of
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
+
+LEASE_TAG = "sweep.lease"
+"""Tag of a study's run: the mark of the lease whose holder alone may write."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,55 @@ def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
     return Store(client, experiment_id, config.experiment, config.every)
+
+
+def fence_store(
+    store: Store,
+    run_id: str,
+    mark: str,
+    error: Callable[[], Exception],
+    patiently: Patience | None = None,
+) -> Callable[[], None]:
+    """Mark a run as this process's, and let the store write nothing more once the run has another mark.
+
+    The fence is around all that this process writes to the database, of whatever run. A server's store is marked only:
+    there a process that has lost its lease can still write.
+
+    Args:
+        mark: of a lease: its number, which only rises, and a token.
+        error: what is raised if the mark is another one.
+        patiently: waits for the database where it is locked.
+
+    Returns:
+        What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
+        process finds it.
+
+    Raises:
+        Exception: `error`, if the run has the mark of a later lease.
+    """
+    tracking = store.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
+    if not isinstance(tracking, SqlAlchemyStore):
+        if _later(store.client.get_run(run_id).data.tags.get(LEASE_TAG), mark):
+            raise error()
+        store.client.set_tag(run_id, LEASE_TAG, mark)
+        return lambda: None
+    cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
+    patiently = patiently or Patience("tracking.uri")
+    patiently(lambda: _mark(cell, tracking.engine, mark, error))
+    return fence(tracking.engine, cell, lambda text: text == mark, error)
+
+
+def _mark(cell: Cell, engine: Engine, mark: str, error: Callable[[], Exception]) -> None:
+    """Write a mark, unless there is a later one: whoever was suspended before he could must not write it any more."""
+    while (seen := cell.read(engine)) != mark:
+        if _later(seen, mark):
+            raise error()
+        cell.swap(engine, seen, mark)
+
+
+def _later(seen: str | None, mark: str) -> bool:
+    """Whether a mark is of another lease, not of an earlier one."""
+    return seen is not None and seen != mark and int(seen.split()[0]) >= int(mark.split()[0])
 
 
 def _reason(error: Exception) -> str:
