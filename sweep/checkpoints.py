@@ -34,10 +34,18 @@ class CheckpointFiles:
         of: what the checkpoints are of; those of anything else are passed over.
         largest: bytes of a file above which it cannot be one of these.
         say: told of each file that is passed over.
+        check: called before anything is written or removed; raises where this process may not.
     """
 
-    def __init__(self, folder: Path, of: str, largest: int, say: Callable[[str], None] = lambda text: None) -> None:
-        self.folder, self._of, self._largest, self._say = folder, of, largest, say
+    def __init__(
+        self,
+        folder: Path,
+        of: str,
+        largest: int,
+        say: Callable[[str], None] = lambda text: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self._of, self._largest, self._say, self._check = folder, of, largest, say, check
         self._good: dict[int, list[Path]] = {}
         """Files of each trial that are known to be whole, oldest first."""
 
@@ -66,6 +74,7 @@ class CheckpointFiles:
         good, path = self._good.setdefault(trial.number, []), self._path(trial.number, checkpoint.state.step)
         if good and good[-1] == path:  # nothing was trained since
             return
+        self._check()
         self.prepare()
         _write(path, self._content(trial.number, checkpoint))
         good.append(path)
@@ -78,13 +87,14 @@ class CheckpointFiles:
             known = self.final.latest(trial)
             if known is None or last.state.step >= known.state.step:  # a longer training stays
                 self.final.save(trial, last)
+        self._check()
         _remove(self._files(trial.number))
         self._good.pop(trial.number, None)
 
     @property
     def final(self) -> "CheckpointFiles":
         """Those that trials have ended with."""
-        return CheckpointFiles(self.folder / "final", self._of, self._largest, self._say)
+        return CheckpointFiles(self.folder / "final", self._of, self._largest, self._say, self._check)
 
     def prepare(self) -> None:
         """Make the folder.

@@ -161,12 +161,12 @@ def tell_at_once(engine: Engine) -> None:
 
 def locked(error: BaseException) -> bool:
     """Whether it came of a lock that somebody else has: the transaction did nothing, and may be tried again."""
-    return any(_is_lock(cause) for cause in _causes(error))
+    return any(_is_lock(cause) for cause in causes(error))
 
 
 def lost_lease(error: BaseException) -> LeaseLostError | None:
     """The lost lease that an error came of, such as MLflow's or Optuna's own."""
-    return next((cause for cause in _causes(error) if isinstance(cause, LeaseLostError)), None)
+    return next((cause for cause in causes(error) if isinstance(cause, LeaseLostError)), None)
 
 
 def _is_lock(error: BaseException) -> bool:
@@ -175,7 +175,7 @@ def _is_lock(error: BaseException) -> bool:
     return LOCKED in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on."""
     cause: BaseException | None = error
     while cause is not None:

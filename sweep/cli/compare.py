@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -39,20 +40,32 @@ from sweep.validation import refuse_difference
 def compare(command: Command) -> int:
     """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
     plan, out = make_comparison(command), console()
-    base = address(command, plan.first.tracking)
     _check_families(plan)
     recorded_before = open_store(plan.first.tracking, create=False)
     _refuse_other(plan, recorded_before)  # before any study is created
-    searches = [open_search(family.command, family.plan) for family in plan.families]
-    store = checked_store(searches, recorded_before, plan.first.tracking)
-    folder = report_folder(plan.first.report, plan.name)
+    with interruptible(lambda text: say(out, text)) as stop, ExitStack() as opened:
+        searches = [
+            opened.enter_context(open_search(family.command, family.plan, out, stop)) for family in plan.families
+        ]
+        store = checked_store(searches, recorded_before, plan.first.tracking)
+        return _compare(command, plan, searches, store, out, stop)
+
+
+def _compare(
+    command: Command,
+    plan: ComparisonPlan,
+    searches: list[Search],
+    store: Store,
+    out: Console,
+    stop: Callable[[], bool],
+) -> int:
+    base, folder = address(command, plan.first.tracking), report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:
-        with interruptible(lambda text: say(out, text)) as stop:
-            _tune(plan, searches, store, out, stop)
-            if not stop():
-                _train_finals(_finals_left(plan, searches, store), run, out, stop)
+        _tune(plan, searches, store, out, stop)
+        if not stop():
+            _train_finals(_finals_left(plan, searches, store), run, out, stop)
         recorded = _recorded(store, plan.name)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
@@ -63,8 +76,9 @@ def compare(command: Command) -> int:
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
-    except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+    except BaseException:
+        with suppress(Exception):  # the record may be what failed
+            run.finish("FAILED")
         raise
     say(out, f"\nreport: {folder / 'report.html'}")
     for opened in searches:
@@ -185,7 +199,7 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
         plan, like = family.plan, of_family.trials[0].config
         name = f"{plan.name}.finals-{of_family.of}"
-        checkpoints = checkpoints_of(like, plan.data, name, study_run, out)
+        checkpoints = checkpoints_of(like, plan.data, name, study_run, out, search.lease.check)
         work = Work([like], total, learns=False)
         with engine_of(plan.engine, plan.data, work, config.max_retries, out, stop) as engine, display:
             study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, display, judged, stop)

@@ -1,7 +1,6 @@
 """From arguments to an exit status."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,6 @@ from sweep.validation import InvalidValueError, one_of
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a disk without room says, and a quota."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"sweep: {error.strerror}{where}; free some space, and the same command goes on", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print("sweep: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -80,12 +70,15 @@ def _carry_out(command: Command) -> int:
         forking.prepare()
     if sys.stdout.isatty():
         print("starting ...", flush=True)  # the imports take seconds
-    from sweep.cli import modes  # imports torch, mlflow and optuna, which --help and --cfg do without
+    from sweep.cli import failures, modes  # import torch, mlflow and optuna, which --help and --cfg do without
 
     try:
         return int(getattr(modes, mode)(command))
-    except modes.EngineError as error:
-        print(f"sweep: {error}\nsweep: what is recorded stays; the same command goes on", file=sys.stderr)
+    except Exception as error:
+        told = failures.explained(error)
+        if told is None:
+            raise
+        print(f"sweep: {told}", file=sys.stderr)
         return FAILED
 
 

@@ -54,10 +54,10 @@ from sweep.tracking import (
     recorded_run,
     serving,
 )
-from sweep.training import CPU, EngineError, Task, Work
+from sweep.training import CPU, Task, Work
 from sweep.validation import InvalidValueError
 
-__all__ = ["EngineError", "compare", "preview", "report", "search", "train", "ui"]
+__all__ = ["compare", "preview", "report", "search", "train", "ui"]
 
 
 def train(command: Command) -> int:

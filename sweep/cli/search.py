@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,17 @@ from sweep.cli.publish import folder_name, report_folder, study_files, write
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.data import Dataset
-from sweep.database import same_database
+from sweep.database import Patience, same_database
 from sweep.report import as_params, describe
-from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store
+from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, Account, EngineProcess, NotStackableError, Task, Work, choose_device, refuse_unstackable
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, without_passwords
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study that is open.
+    """A study that is open, and this process's alone. A context: the study is given back with it.
 
     Args:
         command: the command line that it is of.
@@ -38,6 +39,7 @@ class Search:
     plan: Plan
     proposer: OptunaProposer
     uid: str
+    lease: Lease
 
     @property
     def left(self) -> int:
@@ -52,29 +54,40 @@ class Search:
         """Its run, created or not."""
         return StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
 
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lease.release()
+
 
 def search(command: Command) -> int:
     """Search: trials until the total is reached, then the table of the best and the report."""
     plan, out = make_plan(command), console()
-    base = address(command, plan.tracking)
     check(plan)
     recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
-    opened = open_search(command, plan)
-    store, proposer = checked_store([opened], recorded_before, plan.tracking), opened.proposer
-    folder = report_folder(plan.report, plan.name)
+    with (
+        interruptible(lambda text: say(out, text)) as interrupted,
+        open_search(command, plan, out, interrupted) as opened,
+    ):
+        store = checked_store([opened], recorded_before, plan.tracking)
+        return _search(opened, store, out, interrupted)
+
+
+def _search(opened: Search, store: Store, out: Console, interrupted: Callable[[], bool]) -> int:
+    plan, proposer = opened.plan, opened.proposer
+    base, folder = address(opened.command, plan.tracking), report_folder(plan.report, plan.name)
     run = record(opened, store)
     say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    display = display_of(opened, run, out)
-    with interruptible(display.say) as interrupted:
-        carry_out(opened, store, run, display, interrupted)
+    carry_out(opened, store, run, display_of(opened, run, out), interrupted)
     if interrupted() and not opened.done:
         say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
         return INTERRUPTED
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     assert recorded is not None
-    show_study(out, recorded, base, ui_command(command))
+    show_study(out, recorded, base, ui_command(opened.command))
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
@@ -120,16 +133,19 @@ def engine_of(
     )
 
 
-def checkpoints_of(run: RunConfig, data: Dataset, name: str, of: str, out: Console) -> CheckpointFiles:
+def checkpoints_of(
+    run: RunConfig, data: Dataset, name: str, of: str, out: Console, check: Callable[[], None] = lambda: None
+) -> CheckpointFiles:
     """Where the checkpoints of a study or training are.
 
     Args:
         run: a configuration like those that are trained.
         name: of the folder.
         of: what they are of.
+        check: raises where this process may not write.
     """
     task, folder = Task(data, CPU, run.train.precision), Path(run.train.checkpoint_dir) / folder_name(name)
-    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text))
+    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text), check)
 
 
 def engine_text(account: Account) -> str:
@@ -176,15 +192,26 @@ def extremes(plan: Plan) -> list[RunConfig]:
     return [config for branch in plan.space.branches for config in branch.extremes()]
 
 
-def open_search(command: Command, plan: Plan) -> Search:
-    """The study of a plan that was checked, created where there is none.
+def open_search(command: Command, plan: Plan, out: Console, interrupted: Callable[[], bool]) -> Search:
+    """The study of a plan that was checked, created where there is none; nobody else searches it until it is closed.
 
     Raises:
-        InvalidValueError: if a study of that name is of another configuration.
+        InvalidValueError: if a study of that name is of another configuration, or somebody else searches it.
     """
+
+    def tell(text: str) -> None:
+        say(out, text)
+
     chosen_pruner = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
-    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
-    return Search(command, plan, OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study), uid)
+    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner, tell, interrupted)
+    lease = Lease.take(optuna_study, interrupted, say=tell)
+    try:
+        patiently = Patience(without_passwords(plan.study.storage), tell, interrupted)
+        proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently)
+    except BaseException:
+        lease.release()
+        raise
+    return Search(command, plan, proposer, uid, lease)
 
 
 def checked_store(searches: Sequence[Search], store: Store | None, tracking: TrackingConfig) -> Store:
@@ -201,19 +228,19 @@ def checked_store(searches: Sequence[Search], store: Store | None, tracking: Tra
 
 
 def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:
-    """The run of a study, created where there is none.
+    """The run of a study, created where there is none. From here on the store takes nothing from who lost the lease.
 
     Args:
         tags: further ones.
     """
     run = opened.run(store)
-    if run.exists:
-        run.tag(tags or {})
-    else:
+    if not run.exists:
         searched = json.dumps(opened.plan.space.keys)
         own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
         run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
-    return run
+    opened.lease.until_released(fence_store(store, run.run_id, opened.lease.mark, opened.lease.error))
+    run.tag(tags or {})
+    return opened.run(store)  # as the one before has left it
 
 
 def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> Display:
@@ -231,18 +258,17 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
     )
     try:
         if not opened.done:
-            checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, display.console)
-            checkpoints.sweep(proposer.interrupted)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
-            with engine_of(
-                plan.engine, plan.data, work, plan.study.max_retries, display.console, interrupted
-            ) as engine:
-                with display:
-                    study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
-                checkpoints.sweep(proposer.interrupted)
-                run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
-    except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            retries, out = plan.study.max_retries, display.console
+            checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, out, opened.lease.check)
+            checkpoints.sweep(proposer.interrupted)
+            with engine_of(plan.engine, plan.data, work, retries, out, interrupted) as engine, display:
+                study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
+            checkpoints.sweep(proposer.interrupted)
+            run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
+        recorder.give_up(proposer.failed)
+        run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")
+    except BaseException:
+        with suppress(Exception):  # the record may be what failed
+            run.finish("FAILED")
         raise
-    recorder.give_up(proposer.failed)
-    run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")

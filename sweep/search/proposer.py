@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import Evaluation, Event, Result, Status, Trial
+from sweep.database import Patience
 from sweep.search.distributions import draw
 from sweep.search.ledger import Ledger
 from sweep.search.pruners import BranchStudy
@@ -37,13 +38,21 @@ class OptunaProposer:
         space: what is searched.
         sampler_config: which sampler proposes.
         config: total, timeout, retries, metric.
+        patiently: waits for the database where it is locked.
     """
 
-    def __init__(self, study: Study, space: Space, sampler_config: SamplerConfig, config: StudyConfig) -> None:
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        sampler_config: SamplerConfig,
+        config: StudyConfig,
+        patiently: Patience | None = None,
+    ) -> None:
         self.study, self.space, self.config = study, space, config
         self._sampler_config = sampler_config
         self._began = time.monotonic()
-        self._ledger = Ledger(study)
+        self._ledger = Ledger(study, patiently)
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
         self._step: dict[int, int] = {}

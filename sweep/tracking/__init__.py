@@ -17,7 +17,7 @@ from sweep.tracking.open_run import recorded_run
 from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
-from sweep.tracking.store import Store, open_store
+from sweep.tracking.store import Store, fence_store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "TrainingRuns",
     "artifact_page",
     "compare_page",
+    "fence_store",
     "finals_page",
     "metric_page",
     "open_store",
