@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,6 +160,22 @@ def tell_at_once(engine: Engine) -> None:
             raise UnavailableError(_first_line(context.original_exception))
 
 
+def end_suspended(engine: Engine, seconds: float) -> None:
+    """Let PostgreSQL end a transaction that its process has left idle for so long, as one that is suspended does.
+
+    It would keep its locks otherwise. Nothing of it is written. Other databases know no such limit that is as simple.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: Any, record: object) -> None:
+        connection.cursor().execute(f"SET SESSION idle_in_transaction_session_timeout = {seconds * 1000:.0f}")
+        connection.commit()
+
+    engine.dispose()  # connections that are there already have no limit
+
+
 def locked(error: BaseException) -> bool:
     """Whether it came of a lock that somebody else has: the transaction did nothing, and may be tried again."""
     return any(_is_lock(cause) for cause in causes(error))
@@ -268,7 +285,7 @@ class Cell:
         """A query for the text."""
         return select(self._table.c[self.column]).where(self._matches)
 
-    @property
+    @cached_property
     def _table(self) -> Any:
         return table(self.table, *map(column, [*self.row, self.column]))
 

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sweep.database import LeaseLostError, Patience, fence, locked
+from sweep.database import LeaseLostError, Patience, end_suspended, fence, locked
 from sweep.search.store import attribute, rdb
 from sweep.validation import InvalidValueError
 
@@ -138,6 +138,8 @@ class Lease:
         self._study, self._seconds = study, seconds
         self._cell = attribute(study, KEY)
         self._engine = create_engine(storage.engine.url, poolclass=NullPool, **storage.engine_kwargs)
+        for engine in (self._engine, storage.engine):
+            end_suspended(engine, seconds)
         self._mine, self._other = Holder(), Holder()
         self._is_lost = False
         self._lifts: list[Callable[[], None]] = []

@@ -17,13 +17,24 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine
 
 from sweep.config import TrackingConfig
-from sweep.database import Cell, Patience, WriteAheadConnection, check_database, fence, file_of, is_database
+from sweep.database import (
+    Cell,
+    Patience,
+    WriteAheadConnection,
+    check_database,
+    end_suspended,
+    fence,
+    file_of,
+    is_database,
+)
 from sweep.tracking.bulk import Writer, writer_of
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
+IDLE = 30.0
+"""Seconds after which a database may end a transaction whose process is suspended."""
 LEASE_TAG = "sweep.lease"
 """Tag of a study's run: the mark of the lease whose holder alone may write."""
 
@@ -153,6 +164,7 @@ def fence_store(
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
     patiently = patiently or Patience("tracking.uri")
     patiently(lambda: _mark(cell, tracking.engine, mark, error))
+    end_suspended(tracking.engine, IDLE)
     return fence(tracking.engine, cell, lambda text: text == mark, error)
 
 
