@@ -1,13 +1,90 @@
 """Database URIs, looked at before anything is created in them."""
 
 import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from sweep.validation import InvalidValueError
+
+T = TypeVar("T")
+
+BUSY_MS = 1000
+"""How long SQLite may wait for a lock by itself: nothing hears a signal meanwhile."""
+SAID_AFTER = 5.0
+"""Seconds of waiting after which it is said what is waited for."""
+GIVEN_UP_AFTER = 3.0
+"""Seconds that are still waited after an interrupt."""
+
+
+class DatabaseLockedError(RuntimeError):
+    """Another program holds the lock of a database, and the command was interrupted while it waited."""
+
+
+class StorageFullError(OSError):
+    """There is no place left to write to."""
+
+
+def patiently(call: Callable[[], T], what: str, say: Callable[[str], None], interrupted: Callable[[], bool]) -> T:
+    """Do what a locked SQLite file refuses, again and again until it works.
+
+    Args:
+        call: a statement or a whole transaction: where it was refused, it has written nothing.
+        what: the database, for messages.
+        say: told once, after five seconds, what is waited for.
+        interrupted: asked between tries.
+
+    Raises:
+        DatabaseLockedError: if the file is still locked three seconds after an interrupt.
+        StorageFullError: if the disk is full; nothing is tried again.
+    """
+    began, until, said = time.monotonic(), float("inf"), False
+    while True:
+        try:
+            return call()
+        except (DatabaseLockedError, StorageFullError):
+            raise
+        except Exception as error:
+            refuse_full(error, what)
+            if not _is(error, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() >= until:
+                raise DatabaseLockedError(
+                    f"{what} is locked by another program; gave up after the interrupt"
+                ) from error
+        if not said and time.monotonic() - began >= SAID_AFTER:
+            say(f"{what} is locked by another program; waiting until it is free, nothing is lost")
+            said = True
+        if interrupted():
+            until = min(until, time.monotonic() + GIVEN_UP_AFTER)
+        time.sleep(0.05)
+
+
+def refuse_full(error: BaseException, what: str) -> None:
+    """Raise what a full disk makes of a SQLite file by its own name.
+
+    Raises:
+        StorageFullError: names the database; if that is what the error says.
+    """
+    if _is(error, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        raise StorageFullError(f"{what} cannot be written to: {_first_line(error)}; is the disk full?") from error
+
+
+def _is(error: BaseException, *codes: int) -> bool:
+    """Whether an error, or one that it was raised from, is one of SQLite's."""
+    return any(getattr(one, "sqlite_errorcode", 0) & 0xFF in codes for one in causes(error))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__
 
 
 def file_of(uri: str) -> Path | None:
@@ -102,5 +179,5 @@ def _check_sqlite(key: str, uri: str, url: URL, table: str) -> None:
         raise InvalidValueError(key, uri, f"{path} is a database of something else: it has no table {table}")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
