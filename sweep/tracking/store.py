@@ -4,7 +4,8 @@ import atexit
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +20,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sweep.config import TrackingConfig
 from sweep.database import WriteAheadConnection, check_database, file_of, is_database, patiently
 from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.delivery import SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
-from sweep.tracking.server import ClientWriter
+from sweep.tracking.rest import reason_of
+from sweep.tracking.server import KEY, ClientWriter
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -35,6 +38,7 @@ class Store:
     Args:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
         hooks: for the time that the store cannot be written to.
+        spool: what writes to a server through a folder.
     """
 
     client: MlflowClient
@@ -42,14 +46,40 @@ class Store:
     experiment: str
     every: int = 1
     hooks: Hooks = field(default_factory=Hooks)
+    spool: SpooledWriter | None = None
 
     @cached_property
     def writer(self) -> Writer:
-        """How runs are written: the fastest way there is."""
+        """How runs are written: the fastest way there is, or through a folder."""
+        if self.spool is not None:
+            return self.spool
         store = self.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
         if isinstance(store, SqlAlchemyStore):
             return DatabaseWriter(self.client, store, self.hooks)
         return ClientWriter(self.client)
+
+    @property
+    def waiting(self) -> int:
+        """How many changes wait in the folder; none where there is no folder."""
+        return self.spool.waiting if self.spool else 0
+
+    def settle(self, patience: float, interrupted: Callable[[], bool] = lambda: False) -> int:
+        """Wait until everything is in the store; how many changes still wait. As SpooledWriter.settle."""
+        return self.spool.settle(patience, interrupted) if self.spool else 0
+
+    def resolve(self, run_id: str) -> str | None:
+        """The id of a run, also where the writer gave a reference; None of a run that is not created yet."""
+        return self.spool.resolve(run_id) if self.spool else run_id
+
+    def drop_doubles(self, tags: Mapping[str, str]) -> None:
+        """Of the runs with these tags that have the same key, keep the oldest; of equals one that has ended."""
+        by_key: dict[str, list[Run]] = defaultdict(list)
+        for run in self.search(tags):
+            by_key[run.data.tags.get(KEY, run.info.run_id)].append(run)
+        for runs in by_key.values():
+            runs.sort(key=lambda run: (run.info.start_time, run.info.status == "RUNNING", run.info.run_id))
+            for double in runs[1:]:
+                self.writer.delete(double.info.run_id)
 
     def holds(self, run_id: str) -> bool:
         """Whether the experiment has that run, and it is not deleted."""
@@ -85,29 +115,37 @@ def _check(config: TrackingConfig) -> None:
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {_reason(error)}") from error
+            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
 
 
 @overload
-def open_store(config: TrackingConfig, *, hooks: Hooks | None = None) -> Store: ...
+def open_store(config: TrackingConfig, *, spool: Path | None = None, hooks: Hooks | None = None) -> Store: ...
 @overload
-def open_store(config: TrackingConfig, *, create: bool, hooks: Hooks | None = None) -> Store | None: ...
-def open_store(config: TrackingConfig, *, create: bool = True, hooks: Hooks | None = None) -> Store | None:
+def open_store(
+    config: TrackingConfig, *, create: bool, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None: ...
+def open_store(
+    config: TrackingConfig, *, create: bool = True, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None:
     """The store of a configuration, with its database and experiment.
 
     Args:
         create: whether to create what is missing; else None is given where it is missing.
+        spool: the folder that a server is written to through, of this server only; None to write to it directly.
+            What waits there from an earlier command is being delivered before anything is read; `settle` waits for it.
         hooks: for the time that the store cannot be written to.
 
     Raises:
         InvalidValueError: names tracking.uri or tracking.experiment.
         DatabaseLockedError: if another program has locked the database, and the command was interrupted.
         StorageFullError: if the disk is full.
+        SpoolInUseError: if another command has opened the folder.
     """
     hooks, file = hooks or Hooks(), file_of(config.uri)
     patiently(lambda: _check(config), f"the database {file}", hooks.say, hooks.interrupted)
     if not create and file is not None and not file.exists():
         return None
+    through = spooled(config.uri, spool, hooks) if spool and _is_server(config.uri) else None
     client = patiently(lambda: _client(config.uri, file), f"the database {file}", hooks.say, hooks.interrupted)
     if file is not None:
         wait_for_locks(client._tracking_client.store, hooks)
@@ -123,7 +161,11 @@ def open_store(config: TrackingConfig, *, create: bool = True, hooks: Hooks | No
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every, hooks)
+    return Store(client, experiment_id, config.experiment, config.every, hooks, through)
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _client(uri: str, file: Path | None) -> MlflowClient:
@@ -146,16 +188,14 @@ def _create(client: MlflowClient, name: str) -> str:
         return str(found.experiment_id)
 
 
-def _reason(error: Exception) -> str:
-    """The innermost of the messages that HTTP clients nest in parentheses."""
-    first_line = str(error).strip().splitlines()[0]
-    return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line
-
-
 @contextmanager
 def _impatient() -> Iterator[None]:
     """MLflow retries for minutes by default; a server that is not there should be said at once."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    }
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
     transport = logging.getLogger("urllib3")
