@@ -90,7 +90,8 @@ class SpooledWriter:
         if not REFERENCE.fullmatch(f"spooled:{key}"):
             raise ValueError(f"{KEY} must consist of letters, digits, '.', '_' and '-', not {key!r}")
         _check_texts(tags, params)
-        about = {"experiment_id": experiment_id, "name": name, "tags": {**tags, KEY: key}, "params": dict(params)}
+        about = {"experiment_id": experiment_id, "name": name, "params": dict(params)}
+        about["tags"] = self._all_named({**tags, KEY: key})
         self._append({"do": "create", "start": now_ms(), **about}, files or {})
         with self._changed:
             if len(self._pending) <= BACKLOG:
@@ -107,15 +108,16 @@ class SpooledWriter:
                 _validate_metric(one.key, float(one.values[0]), int(one.times.min()), int(one.steps[0]))  # type: ignore[no-untyped-call]
                 blobs += _columns(one)
             end = None if change.status in (None, "RUNNING") else now
-            about = {"run_id": change.run_id, "tags": dict(change.tags), "status": change.status, "end": end}
-            kept.append({**about, "points": [[one.key, len(one)] for one in points]})
+            about = {"run_id": self._named(change.run_id), "status": change.status, "end": end}
+            tags, keys = self._all_named(change.tags), [one.key for one in points]
+            kept.append({**about, "tags": tags, "points": keys})
         self._append({"do": "write", "changes": kept}, {}, blobs)
 
     def attach(self, run_id: str, files: Files) -> None:
-        self._append({"do": "attach", "run_id": run_id}, files)
+        self._append({"do": "attach", "run_id": self._named(run_id)}, files)
 
     def delete(self, run_id: str) -> None:
-        self._append({"do": "delete", "run_id": run_id, "end": now_ms()}, {})
+        self._append({"do": "delete", "run_id": self._named(run_id), "end": now_ms()}, {})
 
     def resolve(self, reference: str) -> str | None:
         """The id of a run; None of one that is not created yet."""
@@ -297,15 +299,15 @@ class SpooledWriter:
         """The points first, the tags last: a run that has them is whole."""
         columns = iter(blobs)
         for change in changes:
-            points = [_points(key, next(columns), next(columns), next(columns)) for key, _ in change["points"]]
+            points = [_points(key, next(columns), next(columns), next(columns)) for key in change["points"]]
             for batch in metrics_of(points):
                 yield change["run_id"], partial(self._log, change["run_id"], metrics=batch)
         for change in changes:
             run = change["run_id"]
             if change["status"] is not None:
                 yield run, partial(self._set_status, run, change["status"], change["end"])
-            for batch in texts_of(change["tags"]):
-                yield run, partial(self._log, run, tags=[{**tag, "value": self._named(tag["value"])} for tag in batch])
+            for batch in texts_of(self._all_named(change["tags"])):
+                yield run, partial(self._log, run, tags=batch)
 
     def _files(self, run: str, names: Sequence[str], blobs: Sequence[memoryview]) -> Iterator[tuple[str, Request]]:
         where: list[str] = []
@@ -320,8 +322,8 @@ class SpooledWriter:
             return
         doubtful = bool(tried or tried_before)
         found = self._server.find(experiment_id, key, tried) if doubtful else []
-        tags = {name: self._named(value) for name, value in about["tags"].items()}
-        run_id = found[0] if found else self._server.create(experiment_id, about["name"], tags, about["start"], tried)
+        tags, start = self._all_named(about["tags"]), about["start"]
+        run_id = found[0] if found else self._server.create(experiment_id, about["name"], tags, start, tried)
         self._spool.keep_run(key, {"run_id": run_id, "experiment_id": experiment_id, "doubtful": doubtful})
         with self._changed:
             self._runs[key] = run_id
@@ -375,8 +377,11 @@ class SpooledWriter:
             raise RefusedError("it could not be created")
         return run_id
 
+    def _all_named(self, tags: Texts) -> dict[str, str]:
+        return {name: self._named(value) for name, value in tags.items()}
+
     def _named(self, text: str) -> str:
-        """A text with the ids of runs in the place of references."""
+        """A text with the ids of the runs that are known in the place of references."""
         return REFERENCE.sub(lambda found: self._runs.get(found[1], found[0]), text)
 
 
