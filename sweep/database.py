@@ -147,6 +147,10 @@ class UnavailableError(RuntimeError):
     """
 
 
+class StorageFullError(OSError):
+    """There is no room left to write to."""
+
+
 class LeaseLostError(RuntimeError):
     """What a process would write that somebody else has taken over from. Its text says who."""
 
@@ -179,6 +183,17 @@ def end_suspended(engine: Engine, seconds: float) -> None:
 def locked(error: BaseException) -> bool:
     """Whether it came of a lock that somebody else has: the transaction did nothing, and may be tried again."""
     return any(_is_lock(cause) for cause in causes(error))
+
+
+def refuse_full(error: BaseException, what: str) -> None:
+    """Raise what a full disk makes of a SQLite file by its own name.
+
+    Raises:
+        StorageFullError: names the database; if that is what the error says.
+    """
+    full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    if any(getattr(cause, "sqlite_errorcode", 0) & 0xFF in full for cause in causes(error)):
+        raise StorageFullError(f"{what} cannot be written to: {_first_line(error)}; is the disk full?") from error
 
 
 def lost_lease(error: BaseException) -> LeaseLostError | None:
@@ -231,11 +246,14 @@ class Patience:
             try:
                 return call()
             except Exception as error:
+                refuse_full(error, self.what)
+                if not locked(error):
+                    raise
                 now = time.monotonic()
                 if self.interrupted():
                     until = min(until, now + GRACE)
-                if not locked(error) or now >= until:
-                    raise
+                if now >= until:
+                    raise UnavailableError(f"{self.what} is locked by another program") from error
             if not said and now - began >= SAID_AFTER:
                 self.say(f"{self.what} is locked by another program; waiting for it")
                 said = True

@@ -4,10 +4,12 @@ import atexit
 import logging
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import overload
 
 from mlflow import MlflowClient
@@ -19,7 +21,6 @@ from sqlalchemy import Engine
 from sweep.config import TrackingConfig
 from sweep.database import (
     Cell,
-    Patience,
     WriteAheadConnection,
     check_database,
     end_suspended,
@@ -27,11 +28,16 @@ from sweep.database import (
     file_of,
     is_database,
 )
-from sweep.tracking.bulk import Writer, writer_of
+from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.delivery import SpooledWriter, spooled
+from sweep.tracking.locks import Hooks, wait_for_locks
+from sweep.tracking.rest import reason_of
+from sweep.tracking.server import KEY, ClientWriter
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of what is raised anyway
 
 IDLE = 30.0
 """Seconds after which a database may end a transaction whose process is suspended."""
@@ -45,17 +51,49 @@ class Store:
 
     Args:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
+        hooks: for the time that the store cannot be written to.
+        spool: what writes to a server through a folder.
     """
 
     client: MlflowClient
     experiment_id: str
     experiment: str
     every: int = 1
+    hooks: Hooks = field(default_factory=Hooks)
+    spool: SpooledWriter | None = None
 
     @cached_property
     def writer(self) -> Writer:
-        """How runs are written."""
-        return writer_of(self.client)
+        """How runs are written: the fastest way there is, or through a folder."""
+        if self.spool is not None:
+            return self.spool
+        store = self.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
+        if isinstance(store, SqlAlchemyStore):
+            return DatabaseWriter(self.client, store, self.hooks)
+        return ClientWriter(self.client)
+
+    @property
+    def waiting(self) -> int:
+        """How many changes wait in the folder; none where there is no folder."""
+        return self.spool.waiting if self.spool else 0
+
+    def settle(self, patience: float, interrupted: Callable[[], bool] = lambda: False) -> int:
+        """Wait until everything is in the store; how many changes still wait. As SpooledWriter.settle."""
+        return self.spool.settle(patience, interrupted) if self.spool else 0
+
+    def resolve(self, run_id: str) -> str | None:
+        """The id of a run, also where the writer gave a reference; None of a run that is not created yet."""
+        return self.spool.resolve(run_id) if self.spool else run_id
+
+    def drop_doubles(self, tags: Mapping[str, str]) -> None:
+        """Of the runs with these tags that have the same key, keep the oldest; of equals one that has ended."""
+        by_key: dict[str, list[Run]] = defaultdict(list)
+        for run in self.search(tags):
+            by_key[run.data.tags.get(KEY, run.info.run_id)].append(run)
+        for runs in by_key.values():
+            runs.sort(key=lambda run: (run.info.start_time, run.info.status == "RUNNING", run.info.run_id))
+            for double in runs[1:]:
+                self.writer.delete(double.info.run_id)
 
     def holds(self, run_id: str) -> bool:
         """Whether the experiment has that run, and it is not deleted."""
@@ -91,53 +129,57 @@ def _check(config: TrackingConfig) -> None:
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {_reason(error)}") from error
+            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
 
 
 @overload
-def open_store(config: TrackingConfig) -> Store: ...
+def open_store(config: TrackingConfig, *, spool: Path | None = None, hooks: Hooks | None = None) -> Store: ...
 @overload
-def open_store(config: TrackingConfig, *, create: bool) -> Store | None: ...
-def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
+def open_store(
+    config: TrackingConfig, *, create: bool, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None: ...
+def open_store(
+    config: TrackingConfig, *, create: bool = True, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None:
     """The store of a configuration, with its database and experiment.
 
     Args:
         create: whether to create what is missing; else None is given where it is missing.
+        spool: the folder that a server is written to through, of this server only; None to write to it directly.
+            What waits there from an earlier command is being delivered before anything is read; `settle` waits for it.
+        hooks: for the time that the store cannot be written to.
 
     Raises:
         InvalidValueError: names tracking.uri or tracking.experiment.
+        UnavailableError: if another program has locked the database, and the command was interrupted.
+        StorageFullError: if the disk is full.
+        SpoolInUseError: if another command has opened the folder.
     """
-    _check(config)
-    file = file_of(config.uri)
+    hooks, file = hooks or Hooks(), file_of(config.uri)
+    patiently = hooks.patience(f"the database {file}")
+    patiently(lambda: _check(config))
     if not create and file is not None and not file.exists():
         return None
-    client = MlflowClient(tracking_uri=config.uri if file is None else f"sqlite:///{file.absolute()}")
+    through = spooled(config.uri, spool, hooks) if spool and _is_server(config.uri) else None
+    client = patiently(lambda: _client(config.uri, file))
+    if file is not None:
+        wait_for_locks(client._tracking_client.store, hooks)
     try:
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None and not create:
             return None
-        experiment_id = client.create_experiment(config.experiment) if experiment is None else experiment.experiment_id
+        experiment_id = _create(client, config.experiment) if experiment is None else experiment.experiment_id
     except MlflowException as error:
         raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {error}") from error
     if experiment is not None and experiment.lifecycle_stage != "active":
         rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
-    if file is not None:
-        atexit.register(
-            client._tracking_client.store.engine.dispose
-        )  # the last to close it takes the log into the file
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every)
+    return Store(client, experiment_id, config.experiment, config.every, hooks, through)
 
 
-def fence_store(
-    store: Store,
-    run_id: str,
-    mark: str,
-    error: Callable[[], Exception],
-    patiently: Patience | None = None,
-) -> Callable[[], None]:
+def fence_store(store: Store, run_id: str, mark: str, error: Callable[[], Exception]) -> Callable[[], None]:
     """Mark a run as this process's, and let the store write nothing more once the run has another mark.
 
     The fence is around all that this process writes to the database, of whatever run. A server's store is marked only:
@@ -146,7 +188,6 @@ def fence_store(
     Args:
         mark: of a lease: its number, which only rises, and a token.
         error: what is raised if the mark is another one.
-        patiently: waits for the database where it is locked.
 
     Returns:
         What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
@@ -162,8 +203,7 @@ def fence_store(
         store.client.set_tag(run_id, LEASE_TAG, mark)
         return lambda: None
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
-    patiently = patiently or Patience("tracking.uri")
-    patiently(lambda: _mark(cell, tracking.engine, mark, error))
+    store.hooks.patience("tracking.uri")(lambda: _mark(cell, tracking.engine, mark, error))
     end_suspended(tracking.engine, IDLE)
     return fence(tracking.engine, cell, lambda text: text == mark, error)
 
@@ -181,16 +221,38 @@ def _later(seen: str | None, mark: str) -> bool:
     return seen is not None and seen != mark and int(seen.split()[0]) >= int(mark.split()[0])
 
 
-def _reason(error: Exception) -> str:
-    """The innermost of the messages that HTTP clients nest in parentheses."""
-    first_line = str(error).strip().splitlines()[0]
-    return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _client(uri: str, file: Path | None) -> MlflowClient:
+    """A client whose store is open: MLflow creates the tables of a database that has none."""
+    if file is None:
+        return MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=f"sqlite:///{file.absolute()}")
+    atexit.register(client._tracking_client.store.engine.dispose)  # the last to close it takes the log into the file
+    return client
+
+
+def _create(client: MlflowClient, name: str) -> str:
+    """A new experiment. Its client asks a server again whose reply was lost: the experiment may be there already."""
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 @contextmanager
 def _impatient() -> Iterator[None]:
     """MLflow retries for minutes by default; a server that is not there should be said at once."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    }
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
     transport = logging.getLogger("urllib3")

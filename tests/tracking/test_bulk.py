@@ -14,7 +14,8 @@ from sqlalchemy import select
 
 from sweep.config import TrackingConfig
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, bulk, open_store
-from sweep.tracking.bulk import Change, ClientWriter, DatabaseWriter, Points
+from sweep.tracking.bulk import Change, DatabaseWriter, Points
+from sweep.tracking.server import ClientWriter
 from tests.tracking.test_recorder import describe, study_run, train, trial
 
 ODD = [0.1, -0.0, 5e-324, np.nan, np.inf, -np.inf, 1.7e308, np.nan]
