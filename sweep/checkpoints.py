@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sweep import durable
 from sweep.core import Checkpoint, Evaluation, Snapshot, Trial
 from sweep.validation import InvalidValueError
 
 MAGIC = b"sweep checkpoint 1\n"
-SUFFIX, TEMPORARY = ".checkpoint", ".tmp"
+SUFFIX = ".checkpoint"
 GENERATIONS = 2
 """Checkpoints of a trial that are kept: the last, and the one before it."""
 
@@ -25,9 +26,9 @@ class DamagedError(ValueError):
 class CheckpointFiles:
     """The checkpoints of one study or training, in a folder of its own: NUMBER-STEP.checkpoint.
 
-    A file is written beside its place, brought to the disk, renamed, and the folder brought to the disk, so that a
-    crash leaves the one before or the new one. It holds MAGIC, the SHA-256 of all that follows, a line of JSON, the
-    state and the record. Reading it runs nothing; what is no file of this user, or has another digest, is passed over.
+    A crash while one is written leaves the one before it. A file holds MAGIC, the SHA-256 of all that follows, a line
+    of JSON, the state and the record. Reading it runs nothing; what is no file of this user, or has another digest, is
+    passed over.
 
     Args:
         folder: made with the first checkpoint, for its owner alone.
@@ -76,7 +77,7 @@ class CheckpointFiles:
             return
         self._check()
         self.prepare()
-        _write(path, self._content(trial.number, checkpoint))
+        durable.write(path, [self._content(trial.number, checkpoint)])
         good.append(path)
         del good[:-GENERATIONS]
         _remove(old for old in self._files(trial.number) if old not in good)
@@ -114,7 +115,7 @@ class CheckpointFiles:
         for path in self._files() if self.folder.is_dir() else ():
             if _number(path) not in numbers:
                 _remove([path])
-        _remove(self.folder.glob(f".*{TEMPORARY}"))
+        _remove(self.folder.glob(f"*{durable.TEMPORARY}"))
         with suppress(OSError):  # it has something in it, or is not there
             self.folder.rmdir()
 
@@ -177,34 +178,6 @@ def _own_file(path: Path, largest: int) -> bytes:
         if about.st_size > largest:
             raise DamagedError(f"it has {about.st_size:,} bytes, and cannot have more than {largest:,}")
         return file.read(largest + 1)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A file, whole or not at all, for its owner only."""
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _to_disk(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        error.filename = error.filename or str(path)
-        raise
-
-
-def _to_disk(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(paths: Any) -> None:

@@ -17,7 +17,7 @@ from sweep.cli.search import (
     Search,
     carry_out,
     check,
-    checked_store,
+    check_store,
     checkpoints_of,
     display_of,
     engine_of,
@@ -25,6 +25,8 @@ from sweep.cli.search import (
     record,
     refuse_taken,
     say_failed,
+    settle,
+    store_of,
 )
 from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
@@ -47,7 +49,9 @@ def compare(command: Command) -> int:
         searches = [
             opened.enter_context(open_search(family.command, family.plan, out, stop)) for family in plan.families
         ]
-        store = checked_store(searches, recorded_before, plan.first.tracking)
+        check_store(searches, recorded_before, plan.first.tracking)
+        first = plan.first
+        store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, out, stop)
         return _compare(command, plan, searches, store, out, stop)
 
 
@@ -65,7 +69,9 @@ def _compare(
     try:
         _tune(plan, searches, store, out, stop)
         if not stop():
+            settle(store, stop)
             _train_finals(_finals_left(plan, searches, store), run, out, stop)
+        settle(store, stop)
         recorded = _recorded(store, plan.name)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
@@ -76,9 +82,9 @@ def _compare(
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):  # the record may be what failed
-            run.finish("FAILED")
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     say(out, f"\nreport: {folder / 'report.html'}")
     for opened in searches:
@@ -138,6 +144,8 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
         run.tag(tags)
     else:
         run.create(as_params(plan.shared), tags)
+        settle(store, store.hooks.interrupted)
+        run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
     families = [(family.dataset, family.schedule) for family in plan.families]
     run.compares(dict(zip(families, (of_study.run_id for of_study in runs), strict=True)))

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("sweep: interrupted", file=sys.stderr)
+        print("sweep: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 

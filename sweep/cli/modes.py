@@ -19,7 +19,7 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
-from sweep.cli.search import checkpoints_of, engine_of, search
+from sweep.cli.search import checkpoints_of, engine_of, search, settle, store_of
 from sweep.cli.show import (
     address,
     comparison_links,
@@ -77,20 +77,20 @@ def train(command: Command) -> int:
     trial, checkpoint = _going_on(trial, checkpoints)
     checkpoints.prepare()
     goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-    store = _store_with(tracking, goes_on)
-    recorder = MlflowRecorder(store, describe, TrainingRuns(store, name, goes_on))
+    _check_store(tracking, goes_on)
     proposer = study.FixedTrials([trial])
     begun = 0 if checkpoint is None else checkpoint.state.step
     display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
     if checkpoint is not None:
         say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
     work = Work([run], 1, learns=False)
-    with (
-        interruptible(display.say) as interrupted,
-        engine_of(engine, data, work, judged.max_retries, out, interrupted) as trains,
-        display,
-    ):
-        study.run(proposer, trains, recorder, checkpoints, display, judged.metric, interrupted)
+    with interruptible(display.say) as interrupted:
+        store = store_of(tracking, run.train.checkpoint_dir, name, out, interrupted)
+        recorder = MlflowRecorder(store, describe, TrainingRuns(store, name, goes_on))
+        with engine_of(engine, data, work, judged.max_retries, out, interrupted) as trains, display:
+            study.run(proposer, trains, recorder, checkpoints, display, judged.metric, interrupted)
+        if proposer.results:
+            settle(store, interrupted)
     if not proposer.results:
         kept = checkpoints.latest(trial)
         say(out, f"interrupted: the same command goes on from step {0 if kept is None else kept.state.step}")
@@ -127,13 +127,12 @@ def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkp
     return trial, ended
 
 
-def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
-    """The store of a training; of one that goes on, with its run in it."""
+def _check_store(tracking: TrackingConfig, goes_on: str | None) -> None:
+    """Refuse a store that does not hold the run of a training that goes on."""
     store = open_store(tracking, create=False)
     if goes_on is not None and (store is None or not store.holds(goes_on)):
         rule = f"does not hold run {goes_on} of the training that goes on: name the one that does, or another"
         raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
-    return store or open_store(tracking)
 
 
 def preview(command: Command) -> int:

@@ -18,10 +18,10 @@ from sweep.cli.publish import folder_name, report_folder, study_files, write
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.data import Dataset
-from sweep.database import Patience, same_database
+from sweep.database import Patience, UnavailableError, same_database
 from sweep.report import as_params, describe
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, Account, EngineProcess, NotStackableError, Task, Work, choose_device, refuse_unstackable
 from sweep.validation import InvalidValueError, without_passwords
 
@@ -71,7 +71,8 @@ def search(command: Command) -> int:
         interruptible(lambda text: say(out, text)) as interrupted,
         open_search(command, plan, out, interrupted) as opened,
     ):
-        store = checked_store([opened], recorded_before, plan.tracking)
+        check_store([opened], recorded_before, plan.tracking)
+        store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, out, interrupted)
         return _search(opened, store, out, interrupted)
 
 
@@ -84,6 +85,7 @@ def _search(opened: Search, store: Store, out: Console, interrupted: Callable[[]
     if interrupted() and not opened.done:
         say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
         return INTERRUPTED
+    settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     assert recorded is not None
@@ -214,17 +216,54 @@ def open_search(command: Command, plan: Plan, out: Console, interrupted: Callabl
     return Search(command, plan, proposer, uid, lease)
 
 
-def checked_store(searches: Sequence[Search], store: Store | None, tracking: TrackingConfig) -> Store:
-    """The store, created where there is none, if it holds what the studies have told.
+def check_store(searches: Sequence[Search], before: Store | None, tracking: TrackingConfig) -> None:
+    """Refuse a store that does not hold what the studies have told.
+
+    Args:
+        before: the store as it was; None where there was none.
 
     Raises:
-        InvalidValueError: names the tracking.uri that does not hold it.
+        InvalidValueError: names the tracking.uri.
     """
     for opened in searches:
-        if opened.proposer.told and (store is None or not opened.run(store).exists):
+        if opened.proposer.told and (before is None or not opened.run(before).exists):
             rule = f"does not hold the trials that study {opened.plan.name} has in study.storage; name the tracking.uri"
             raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} that does, or another study.name")
-    return store or open_store(tracking)
+
+
+def store_of(
+    tracking: TrackingConfig, checkpoint_dir: str, name: str, out: Console, interrupted: Callable[[], bool]
+) -> Store:
+    """The store to record into, created where there is none, with what an earlier command could not deliver to it.
+
+    Args:
+        name: of the study, comparison or training; in its folder of checkpoints waits what a server does not take.
+
+    Raises:
+        UnavailableError: if it does not take it now either.
+    """
+    hooks = Hooks(lambda text: say(out, text), interrupted)
+    store = open_store(tracking, spool=Path(checkpoint_dir) / folder_name(name) / "undelivered", hooks=hooks)
+    settle(store, interrupted)
+    return store
+
+
+def settle(store: Store, interrupted: Callable[[], bool]) -> None:
+    """Wait until the store has everything.
+
+    Raises:
+        UnavailableError: if it does not take it.
+        KeyboardInterrupt: if it has not taken it when a signal comes.
+    """
+    left = store.settle(SETTLING, interrupted)
+    if left and interrupted():
+        raise KeyboardInterrupt
+    if left:
+        raise UnavailableError(f"the tracking server does not answer: {left} changes of the record wait on the disk")
+
+
+SETTLING = 60.0
+"""Seconds that a tracking server may make no progress while it is waited for."""
 
 
 def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:
@@ -238,6 +277,8 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
         searched = json.dumps(opened.plan.space.keys)
         own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
         run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
+        settle(store, store.hooks.interrupted)
+        run = opened.run(store)
     opened.lease.until_released(fence_store(store, run.run_id, opened.lease.mark, opened.lease.error))
     run.tag(tags or {})
     return opened.run(store)  # as the one before has left it
@@ -268,7 +309,7 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
         recorder.give_up(proposer.failed)
         run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):  # the record may be what failed
-            run.finish("FAILED")
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise

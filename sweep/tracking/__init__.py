@@ -13,6 +13,7 @@ from sweep.tracking.links import (
     trainings_page,
     trials_page,
 )
+from sweep.tracking.locks import Hooks
 from sweep.tracking.open_run import recorded_run
 from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
@@ -24,6 +25,7 @@ __all__ = [
     "HOST",
     "ComparisonRun",
     "FinalRuns",
+    "Hooks",
     "MlflowReader",
     "MlflowRecorder",
     "ParentRun",

@@ -19,7 +19,8 @@ from sweep.tracking.rest import RefusedError, Server, metrics_of, texts_of
 from sweep.tracking.server import KEY
 from sweep.tracking.spool import Blob, DamagedError, Operation, Spool
 
-REFERENCE = re.compile(r"spooled:([\w.-]+)")
+SPOOLED = "spooled:"
+REFERENCE = re.compile(rf"{SPOOLED}([\w.-]+)")
 """What stands for the id of a run that is not created yet, by its key; also in tags."""
 COLUMNS = (np.dtype(np.int64), np.dtype(np.int64), np.dtype(np.float64))
 """Of points, on the disk: steps, times, values."""
@@ -87,7 +88,7 @@ class SpooledWriter:
     def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
         """Keep a new run; its id, or a reference where the server does not answer at once."""
         key = tags.get(KEY) or uuid.uuid4().hex
-        if not REFERENCE.fullmatch(f"spooled:{key}"):
+        if not REFERENCE.fullmatch(f"{SPOOLED}{key}"):
             raise ValueError(f"{KEY} must consist of letters, digits, '.', '_' and '-', not {key!r}")
         _check_texts(tags, params)
         about = {"experiment_id": experiment_id, "name": name, "params": dict(params)}
@@ -97,7 +98,7 @@ class SpooledWriter:
             if len(self._pending) <= BACKLOG:
                 known = self._changed.wait_for(lambda: key in self._runs or not self._patient, CREATION_WAIT)
                 self._patient = self._patient and known
-            return self._runs.get(key, f"spooled:{key}")
+            return self._runs.get(key, f"{SPOOLED}{key}")
 
     def write(self, changes: Sequence[Change]) -> None:
         now, blobs, kept = now_ms(), list[Blob](), []
@@ -289,7 +290,7 @@ class SpooledWriter:
     def _creation(
         self, about: Mapping[str, Any], blobs: list[memoryview], tried: bool
     ) -> Iterator[tuple[str, Request]]:
-        reference = f"spooled:{about['tags'][KEY]}"
+        reference = f"{SPOOLED}{about['tags'][KEY]}"
         yield reference, partial(self._create, about, tried)
         for batch in texts_of(about["params"]):
             yield reference, partial(self._log, reference, params=batch)

@@ -1,6 +1,8 @@
 """The runs that hold others: of a study its trials, of a comparison its studies and finals."""
 
+import hashlib
 import json
+import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
@@ -9,7 +11,7 @@ from mlflow.entities import Run
 
 from sweep.core import Trial
 from sweep.tracking.bulk import Change, now_ms, point
-from sweep.tracking.store import Store
+from sweep.tracking.store import Store, names_of
 
 
 class Parent(Protocol):
@@ -30,19 +32,19 @@ class TrainingRuns:
 
     Args:
         name: of the training, the same for all attempts.
-        goes_on: id of the run that goes on; None for a training that begins anew.
+        goes_on: the run that goes on, as its checkpoint names it; None for a training that begins anew.
     """
 
     def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
-        self.store, self.name, self.goes_on = store, name, goes_on
+        self.store, self.name, self.goes_on = store, re.sub(r"[^\w.-]", "-", name), goes_on
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        return {"sweep.kind": "train", "sweep.key": f"{self.name}/{uuid.uuid4().hex}"}
+        return {"sweep.kind": "train", "sweep.key": f"{self.name}.{uuid.uuid4().hex}"}
 
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"sweep.kind": "train"})
-        own = [run for run in runs if run.data.tags.get("sweep.key", "").startswith(f"{self.name}/")]
-        return [(0, run) for run in own if run.info.run_id == self.goes_on or "sweep.status" not in run.data.tags]
+        own = [run for run in runs if run.data.tags.get("sweep.key", "").startswith(f"{self.name}.")]
+        return [(0, run) for run in own if self.goes_on in names_of(run) or "sweep.status" not in run.data.tags]
 
     def add(self, number: int, value: float) -> list[Change]:
         return []
@@ -112,7 +114,7 @@ class StudyRun(ParentRun):
             "sweep.direction": "minimize" if minimize else "maximize",
         }
         found = store.search({"sweep.kind": "study", "sweep.uid": uid})
-        super().__init__(store, name, f"study/{uid}", tags, found)
+        super().__init__(store, name, f"study.{uid}", tags, found)
         self.metric, self.minimize = metric, minimize
         self._values = self.values(metric) if self.exists else {}
 
@@ -125,7 +127,7 @@ class StudyRun(ParentRun):
     def child_tags(self, trial: Trial) -> dict[str, str]:
         number = str(trial.number)
         of = {"sweep.kind": "trial", "sweep.trial": number, "mlflow.parentRunId": self.run_id}
-        return {**of, "sweep.key": f"{self.run_id}/{number}"}
+        return {**of, "sweep.key": f"{self.run_id}.{number}"}
 
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"})
@@ -158,7 +160,7 @@ class ComparisonRun(ParentRun):
         }
         recorded = store.search({"sweep.kind": "comparison"})
         found = [run for run in recorded if run.data.tags["sweep.comparison"] == name]
-        super().__init__(store, name, f"comparison/{name}", tags, found)
+        super().__init__(store, name, f"comparison.{hashlib.sha256(name.encode()).hexdigest()}", tags, found)
 
     @property
     def params(self) -> dict[str, str]:
@@ -201,7 +203,7 @@ class FinalRuns:
         self._added = set(comparison.values(self._key))
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        key = "/".join(
+        key = ".".join(
             [self.comparison.run_id, self._of["sweep.study_run"], self._of["sweep.trial"], str(trial.number)]
         )
         return self._of | {"sweep.seed": str(trial.number), "sweep.key": key}

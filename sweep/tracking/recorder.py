@@ -11,7 +11,7 @@ from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
-from sweep.tracking.store import Store
+from sweep.tracking.store import Store, names_of
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -29,12 +29,14 @@ class _Left:
     """A run that an earlier attempt has left.
 
     Args:
+        names: what a checkpoint may call it.
         ended: whether everything is recorded of it.
         running: whether it still looks as if it were in training.
         rows: whether it has any.
     """
 
     run_id: str
+    names: frozenset[str]
     ended: bool = False
     running: bool = False
     rows: bool = False
@@ -42,7 +44,7 @@ class _Left:
     @classmethod
     def of(cls, run: Run) -> "_Left":
         ended, running = "sweep.status" in run.data.tags, run.info.status == "RUNNING"
-        return cls(run.info.run_id, ended, running, rows=bool(run.data.metrics))
+        return cls(run.info.run_id, names_of(run), ended, running, rows=bool(run.data.metrics))
 
 
 class MlflowRecorder:
@@ -98,17 +100,26 @@ class MlflowRecorder:
         left = self._left.pop(trial.number, [])
         self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
-        kept = None if record is None else OpenRun.unpacked(record)
-        goes_on = kept is not None and kept.run_id in {run.run_id for run in left}
-        opened = (
-            kept if kept is not None and goes_on else OpenRun(self._empty(trial, left, description), None, now_ms())
-        )
+        opened = self._kept(left, record)
+        goes_on = opened is not None
+        if opened is None:
+            opened = OpenRun(self._empty(trial, left, description), None, now_ms())
         opened.training = description.tags.get("sweep.training")
-        if goes_on:
-            opened.known, opened.clock, opened.flushed = self._known(opened.run_id), now_ms(), True
         self._open[trial.number], self._runs[trial.number] = opened, opened.run_id
         self._on_open(trial, opened.run_id)
         return goes_on
+
+    def _kept(self, left: Sequence[_Left], record: bytes | None) -> OpenRun | None:
+        """The open run that a record is of, where that run is still there."""
+        if record is None:
+            return None
+        opened = OpenRun.unpacked(record)
+        for run in left:
+            if opened.run_id in run.names:
+                opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
+                opened.known = self._known(run.run_id)
+                return opened
+        return None
 
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
@@ -137,8 +148,8 @@ class MlflowRecorder:
         training = self._open[trial.number].training
         if training is None:
             return None
-        if training in self._trained:
-            return self._trained[training][0]
+        if training in self._trained:  # a record that is not delivered yet cannot be played back
+            return None if self.store.waiting else self._trained[training][0]
         first = next(number for number, of in self._open.items() if of.training == training)
         return None if first == trial.number else first
 
@@ -169,7 +180,9 @@ class MlflowRecorder:
         self._open[trial.number].events = events
 
     def pending(self, trial: Trial) -> bytes:
-        return self._open[trial.number].packed()
+        opened = self._open[trial.number]
+        opened.run_id = self.store.resolve(opened.run_id) or opened.run_id
+        return opened.packed()
 
     def flush(self, trial: Trial) -> None:
         opened = self._open[trial.number]
@@ -181,6 +194,10 @@ class MlflowRecorder:
 
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]
+        run_id = self.store.resolve(opened.run_id)
+        if run_id is not None and run_id != self._runs[trial.number]:  # it was created only after it was opened
+            opened.run_id = self._runs[trial.number] = run_id
+            self._on_open(trial, run_id)
         tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
         ended = Change(opened.run_id, opened.points(ended=True), tags, RUN_STATUS[result.status])
         parent = [] if result.value is None else self.parent.add(trial.number, result.value)
@@ -210,7 +227,7 @@ class MlflowRecorder:
         opened = self._open.pop(trial.number, None)
         if opened is not None:
             self.store.writer.write([Change(opened.run_id, status="KILLED")])
-            self._left[trial.number] = [_Left(opened.run_id, rows=opened.flushed)]
+            self._left[trial.number] = [_Left(opened.run_id, frozenset({opened.run_id}), rows=opened.flushed)]
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:
         """A trial that its twins can be played back from: the one that was trained, not one of its twins."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sweep import durable
 from sweep.database import StorageFullError
 
 MAGIC = b"sweep spool 1\n"
@@ -69,7 +70,7 @@ class Spool:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._take()
-        for path in (*folder.glob("*.tmp"), *self._runs.glob("*.tmp")):
+        for path in (*folder.glob(f"*{durable.TEMPORARY}"), *self._runs.glob(f"*{durable.TEMPORARY}")):
             path.unlink()
         self._next = max((int(path.stem) for path in self._files(folder, self._refused)), default=0) + 1
 
@@ -106,7 +107,8 @@ class Spool:
         """
         number, blobs = self._next, list(blobs)
         head = json.dumps({**about, "blobs": [len(blob) for blob in blobs]}).encode()
-        _write(self._path(number), [MAGIC, len(head).to_bytes(8, "little"), head, *blobs])
+        parts = [MAGIC, len(head).to_bytes(8, "little"), head, *blobs]
+        _write(self._path(number), [*parts, _digest(parts)])
         self._next += 1
         return number
 
@@ -135,19 +137,19 @@ class Spool:
     def remove(self, number: int) -> None:
         """Forget an operation that was delivered: after a power cut it does not come again after later ones."""
         self._path(number).unlink(missing_ok=True)
-        _sync(self.folder)
+        durable.sync(self.folder)
 
     def refuse(self, number: int, why: str) -> Path:
         """Put an operation aside that cannot be delivered; where it is then."""
         path = self._refused / self._path(number).name
         path.with_suffix(".txt").write_text(why + "\n")
         os.replace(self._path(number), path)
-        _sync(self.folder)
+        durable.sync(self.folder)
         return path
 
     def keep_run(self, key: str, about: Mapping[str, Any]) -> None:
         """Keep what has become of a run that was to be created."""
-        _write(self._runs / f"{key}.json", [json.dumps(about).encode()], digest=False)
+        _write(self._runs / f"{key}.json", [json.dumps(about).encode()])
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """What has become of runs, by their key."""
@@ -161,33 +163,18 @@ class Spool:
         return self.folder / f"{number:012d}.op"
 
 
-def _write(path: Path, parts: Sequence[Blob], digest: bool = True) -> None:
-    """Write a file, whole or not at all, for its owner only; it is on the disk when this returns."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def _write(path: Path, parts: Sequence[Blob]) -> None:
+    """A file that no crash can damage.
+
+    Raises:
+        StorageFullError: names it, if there is no room.
+    """
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for part in parts:
-                file.write(part)
-            if digest:
-                file.write(_digest(parts))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
+        durable.write(path, parts)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(f"{path} cannot be written: {error.strerror}") from error
         raise
-
-
-def _sync(folder: Path) -> None:
-    """A name is on the disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(parts: Iterable[Blob]) -> bytes:

@@ -29,7 +29,7 @@ from sweep.database import (
     is_database,
 )
 from sweep.tracking.bulk import DatabaseWriter, Writer
-from sweep.tracking.delivery import SpooledWriter, spooled
+from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, ClientWriter
@@ -96,7 +96,9 @@ class Store:
                 self.writer.delete(double.info.run_id)
 
     def holds(self, run_id: str) -> bool:
-        """Whether the experiment has that run, and it is not deleted."""
+        """Whether the experiment has that run, of an id or a reference, and it is not deleted."""
+        if run_id.startswith(SPOOLED):
+            return bool(self.search({KEY: run_id.removeprefix(SPOOLED)}))
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
@@ -114,6 +116,11 @@ class Store:
             token = page.token
             if not token:
                 return runs
+
+
+def names_of(run: Run) -> frozenset[str]:
+    """Its id, and what stood for it before it was created."""
+    return frozenset({run.info.run_id, f"{SPOOLED}{run.data.tags.get(KEY)}"})
 
 
 def _check(config: TrackingConfig) -> None:
