@@ -32,7 +32,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     client._tracking_client.store.engine.dispose()
     optuna.storages.RDBStorage(f"sqlite:///{databases}/optuna.db").engine.dispose()
     failed = request.session.testsfailed
-    with Zygote() as zygote:
+    with Zygote(base) as zygote:
         yield Bench(base, zygote, databases)
     if request.session.testsfailed == failed:
         shutil.rmtree(base)

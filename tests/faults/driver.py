@@ -42,7 +42,7 @@ class Point:
 
 
 ASK, TELL = "sweep.search.proposer.OptunaProposer.ask", "sweep.search.proposer.OptunaProposer.tell"
-SAVE, FLUSH = "sweep.checkpoints.Checkpoints.save", "sweep.tracking.recorder.MlflowRecorder.flush"
+SAVE, FLUSH = "sweep.checkpoints.CheckpointFiles.save", "sweep.tracking.recorder.MlflowRecorder.flush"
 CREATE, OPEN = "sweep.tracking.bulk.DatabaseWriter.create", "sweep.tracking.recorder.MlflowRecorder.open"
 
 POINTS = {
@@ -158,9 +158,16 @@ def find(dotted: str) -> tuple[Any, str]:
 
 
 def assign(values: Mapping[str, Any]) -> None:
-    """Set attributes, by their dotted names."""
+    """Set attributes of modules, by their dotted names; also where they became the default of a parameter."""
     for dotted, value in values.items():
-        setattr(*find(dotted), value)
+        module, name = find(dotted)
+        old = getattr(module, name)
+        setattr(module, name, value)
+        kinds = [module, *(kind for kind in vars(module).values() if isinstance(kind, type))]
+        for function in (entry for kind in kinds for entry in vars(kind).values()):
+            function = getattr(function, "__func__", function)
+            if defaults := getattr(function, "__defaults__", None):
+                function.__defaults__ = tuple(value if default is old else default for default in defaults)
 
 
 def inherit_patches() -> None:

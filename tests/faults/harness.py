@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from math import isclose
 from pathlib import Path
 from random import Random
@@ -33,7 +34,7 @@ TRIALS, STEPS, EVERY = 6, 120, 30
 OFTEN = ["train.checkpoint_seconds=0.01"] if "checkpoint_seconds" in (ROOT / "conf/config.yaml").read_text() else []
 """A checkpoint at every opportunity, where there are any."""
 
-NOT_COMPARED = {"sweep.uid", "sweep.engine", "mlflow.parentRunId", "mlflow.user", "mlflow.source.name"}
+NOT_COMPARED = {"sweep.uid", "sweep.key", "sweep.lease", "sweep.engine", "mlflow.parentRunId", "mlflow.user"}
 """Tags that tell one time, process or database from another."""
 
 Table = dict[tuple[Any, ...], Any]
@@ -83,9 +84,14 @@ TRAINING = Case("mode=train", ("mode=train", *search("schedule=cosine", "model.d
 
 
 class Zygote:
-    """Gives processes that have imported the program already. A context."""
+    """Gives processes that have imported the program already. A context.
 
-    def __init__(self) -> None:
+    Args:
+        outputs: a folder for what they print.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        self._outputs = outputs
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"],
             cwd=ROOT,
@@ -117,7 +123,7 @@ class Zygote:
     ) -> "Command":
         """Begin a command line in a folder; it ends at a point (driver.py) where one is named."""
         self.started += 1
-        output = folder.parent / f"{folder.name}-{self.started}.out"
+        output = self._outputs / f"{folder.name}-{self.started}.out"
         order = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
         self._order(order | {"point": point, "repetition": repetition, "assign": dict(assign or {})})
         return Command(self, self._ask("started", 20), output, time.monotonic())
@@ -317,7 +323,7 @@ class Bench:
             error.add_note(f"{case.name} in {folder}: {told}")
             raise
         shutil.rmtree(folder)
-        for output in folder.parent.glob(f"{folder.name}-*.out"):
+        for output in self.base.glob(f"{folder.name}-*.out"):
             output.unlink()
 
 
@@ -429,6 +435,7 @@ def check_no_step_missing_or_twice(folder: Path) -> None:
     kinds = dict(rows(folder, f"SELECT run_uuid, tags.value {active} 'sweep.kind'"))
     trained = [run for run, kind in kinds.items() if kind in ("trial", "train", "final")]
     assert trained, "nothing is recorded"
+    assert list(kinds.values()).count("train") <= 1, "a training has two runs"
     for run in trained:
         assert run in statuses, f"run {run} has no status"
         updates = steps.get((run, "lr"), [])
@@ -444,15 +451,24 @@ def check_no_step_missing_or_twice(folder: Path) -> None:
         of_optuna = rows(folder, "SELECT number, state FROM trials ORDER BY number", "optuna.db")
         assert [number for number, _ in of_optuna] == list(range(len(of_optuna)))
         assert {state for _, state in of_optuna} <= {"COMPLETE", "PRUNED"}, of_optuna
-        assert len(trained) == len(of_optuna)
+        assert list(kinds.values()).count("trial") == len(of_optuna)
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """Everything in the state files that trainings left, flattened: name -> tensor or plain value."""
-    (file,) = (folder / "checkpoints").glob("*.pt")
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    content.pop("about")
-    return dict(_flattened("", content))
+    """Everything in the only state file that a training left, flattened: name -> tensor or plain value."""
+    (file,) = (path for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    content = file.read_bytes()
+    if file.suffix == ".checkpoint":  # a line, SHA-256, a line of JSON, the state, the record
+        line, _, rest = content[content.index(b"\n") + 1 + 32 :].partition(b"\n")
+        content = rest[: json.loads(line)["state"]]
+    return flattened(content)
+
+
+def flattened(content: bytes) -> dict[str, Any]:
+    """A state as torch saved it: name -> tensor or plain value."""
+    held = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    held.pop("about", None)
+    return dict(_flattened("", held))
 
 
 def _flattened(name: str, content: Any) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,9 @@ from tests.faults import driver
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """For the environment of the process: what has computed with threads cannot be forked."""
 
+UNKNOWN = 3
+"""Exit status where the program does not have what an order names."""
+
 
 def serve() -> dict[str, Any]:
     """Carry out orders; returns, in a process forked for it, what that is to do."""
@@ -99,9 +102,13 @@ def carry_out(order: dict[str, Any]) -> int:
     os.chdir(order["folder"])
     driver.inherit_patches()
     driver.become_the_program()
-    driver.assign(order["assign"])
-    if order["point"]:
-        driver.install(driver.POINTS.get(order["point"], driver.FIRST), order["repetition"])
+    try:
+        driver.assign(order["assign"])
+        if order["point"]:
+            driver.install(driver.POINTS.get(order["point"], driver.FIRST), order["repetition"])
+    except LookupError as error:
+        print(error.args[0], file=sys.stderr)
+        return UNKNOWN
     from sweep.cli import main
 
     return main(order["arguments"])
