@@ -159,8 +159,8 @@ def eventful(make_trial, number=0, **keys):
     options = {
         "model": DROPPING,
         "optimizer": "momentum",
-        "lr": 0.1 * (number + 1),
-        "clip_norm": 0.5,
+        "lr": 0.5 + 0.1 * number,
+        "clip_norm": 1.0,
         "groups": {"bias_and_norm": {"lr_factor": 2.0}},
         "average": 0.9,
         "warmup": WARMUPS["until_error"](until_error=0.6),
@@ -192,7 +192,7 @@ def test_events_memories_averages_and_the_training_error_go_on(digits, make_tria
     assert {event.name for event in whole[0].events} == {"warmup_end", "plateau"}
     assert whole[0].events[0].step > 7
     assert {"train_error", "val_loss_ema"} <= whole[0].evaluations[0][1].keys()
-    for seed in range(3):
+    for seed in range(2):
         assert_same(cut_by_chance([kind], digits, precision, trials, seed), whole)
 
 
@@ -213,7 +213,7 @@ def test_a_regression_goes_on(line, make_trial, kind):
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_pause_at_every_update_changes_nothing(digits, make_trial, kind):
-    trials = [eventful(make_trial, number, steps=25) for number in range(2)]
+    trials = [eventful(make_trial, number, steps=18) for number in range(2)]
     whole = train([kind], digits, "float64", trials)
     assert_same(train([kind], digits, "float64", trials, pause=lambda: True), whole)
     snapped = train([kind], digits, "float64", trials, pause=lambda: True, snap=lambda: True)
@@ -298,7 +298,7 @@ def assert_near(found, expected):
         for part in ("model", "average"):
             torch.testing.assert_close(held[part], wanted[part], rtol=1e-6, atol=1e-9)
         for part in ("events", "memories", "mistakes", "seen", "global_step"):
-            assert held[part] == pytest.approx(wanted[part], rel=1e-8) if part == "memories" else wanted[part]
+            assert held[part] == (pytest.approx(wanted[part], rel=1e-8) if part == "memories" else wanted[part])
 
 
 @pytest.mark.parametrize("kinds", [("serial",), ("fused",), ("serial", "fused")], ids="->".join)
