@@ -59,7 +59,7 @@ class CheckpointFiles:
         for path in reversed(self._files(trial.number)):
             try:
                 found = self._read(path, trial.number)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 self._say(f"{path} is passed over: {getattr(error, 'strerror', None) or error}")
                 continue
             self._good[trial.number] = [path]

@@ -180,6 +180,8 @@ class _Loop:
             live.evaluations += checkpoint.evaluations
             for evaluation in checkpoint.evaluations:
                 self.proposer.report(trial, evaluation)
+        elif checkpoint is not None:  # those of the training that begins now are older than it
+            self.checkpoints.end(trial, None)
         self.engine.start(live.trial)
         self.monitor.started(live.trial)
 
