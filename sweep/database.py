@@ -1,9 +1,10 @@
 """Databases: URIs looked at before anything is created in them, patience with locks, writes of one process alone."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ BUSY = 1.0
 """Seconds that a connection waits for a lock by itself: Python hears no signal meanwhile."""
 SAID_AFTER = 5.0
 """Seconds of waiting for a lock after which it is said."""
-GRACE = 3.0
+GRACE = 2.0
 """Seconds that a lock is still waited for after a signal."""
 PAUSE = 0.1
 """Seconds between two tries."""
@@ -230,6 +231,8 @@ class Patience:
     say: Callable[[str], None] = lambda line: None
     interrupted: Callable[[], bool] = lambda: False
     limit: float = 600.0
+    _ends: float = field(default=math.inf, init=False)
+    """When it gives up after a signal: the time is for all calls together."""
 
     def __call__(self, call: Callable[[], T]) -> T:
         """What the call gives, tried again as long as the database is locked.
@@ -251,8 +254,8 @@ class Patience:
                     raise
                 now = time.monotonic()
                 if self.interrupted():
-                    until = min(until, now + GRACE)
-                if now >= until:
+                    self._ends = min(self._ends, now + GRACE)
+                if now >= min(until, self._ends):
                     raise UnavailableError(f"{self.what} is locked by another program") from error
             if not said and now - began >= SAID_AFTER:
                 self.say(f"{self.what} is locked by another program; waiting for it")

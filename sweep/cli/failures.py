@@ -2,7 +2,7 @@
 
 import errno
 
-from sweep.database import UnavailableError, causes, lost_lease
+from sweep.database import StorageFullError, UnavailableError, causes, lost_lease
 from sweep.training import EngineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -17,8 +17,8 @@ def explained(error: Exception) -> str | None:
         return str(lost)
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in FULL:
-            where = f": {cause.filename}" if cause.filename else ""
-            return f"{cause.strerror}{where}\nsweep: make room; {GOES_ON}"
-        if isinstance(cause, (EngineError, UnavailableError)):
+            where = f"{cause.filename} cannot be written: " if cause.filename else ""
+            return f"{where}{cause.strerror}; make room\nsweep: {GOES_ON}"
+        if isinstance(cause, (EngineError, StorageFullError, UnavailableError)):
             return f"{cause}\nsweep: {GOES_ON}"
     return None

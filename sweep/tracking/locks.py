@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,10 +25,11 @@ class Hooks:
 
     say: Callable[[str], None] = lambda text: None
     interrupted: Callable[[], bool] = lambda: False
+    _patiences: dict[str, Patience] = field(default_factory=dict, init=False)
 
     def patience(self, what: str) -> Patience:
-        """With a database of that name."""
-        return Patience(what, self.say, self.interrupted)
+        """With a database of that name, the same for all that is done with it."""
+        return self._patiences.setdefault(what, Patience(what, self.say, self.interrupted))
 
 
 _HOOKS: WeakKeyDictionary[Engine, Hooks] = WeakKeyDictionary()
