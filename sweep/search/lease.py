@@ -138,8 +138,7 @@ class Lease:
         self._study, self._seconds = study, seconds
         self._cell = attribute(study, KEY)
         self._engine = create_engine(storage.engine.url, poolclass=NullPool, **storage.engine_kwargs)
-        for engine in (self._engine, storage.engine):
-            end_suspended(engine, seconds)
+        end_suspended(self._engine, seconds)
         self._mine, self._other = Holder(), Holder()
         self._is_lost = False
         self._lifts: list[Callable[[], None]] = []
@@ -171,6 +170,7 @@ class Lease:
         except BaseException:
             lease._engine.dispose()
             raise
+        end_suspended(rdb(study).engine, seconds)
         lease.until_released(fence(rdb(study).engine, lease._cell, lease._is_mine, lease.error))
         lease._heart.start()
         return lease
