@@ -271,7 +271,8 @@ def test_a_take_over_waits_for_a_commit_that_is_under_way(study: Study) -> None:
 def test_one_of_eight_processes_gets_a_free_lease(study: Study, start: Start) -> None:
     others = [start(wait=False) for _ in range(8)]
     assert [other.answer() for other in others] == ["ready"] * 8
-    for generation in range(1, 21):
+    rounds = 20 if rdb(study).engine.name == "sqlite" else 8
+    for generation in range(1, rounds + 1):
         for other in others:
             other.tell("take")
         answers = [other.answer() for other in others]
@@ -280,7 +281,7 @@ def test_one_of_eight_processes_gets_a_free_lease(study: Study, start: Start) ->
         assert holder(study).generation == generation
         assert holder(study).pid == winner.process.pid
         assert [winner.do("trial"), winner.do("release")] == ["done", "done"]
-    assert trials(study) == 20
+    assert trials(study) == rounds
 
 
 def test_a_process_of_another_machine_is_watched(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
