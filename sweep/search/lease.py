@@ -138,8 +138,7 @@ class Lease:
         self._study, self._seconds = study, seconds
         self._cell = attribute(study, KEY)
         self._engine = create_engine(storage.engine.url, poolclass=NullPool, **storage.engine_kwargs)
-        for engine in (self._engine, storage.engine):
-            end_suspended(engine, seconds)
+        end_suspended(self._engine, seconds)
         self._mine, self._other = Holder(), Holder()
         self._is_lost = False
         self._lifts: list[Callable[[], None]] = []
@@ -167,10 +166,11 @@ class Lease:
         """
         lease = cls(study, seconds)
         try:
-            lease._take(interrupted, say)
+            lease._take(Patience(f"the database of study {study.study_name}", say, interrupted))
         except BaseException:
             lease._engine.dispose()
             raise
+        end_suspended(rdb(study).engine, seconds)
         lease.until_released(fence(rdb(study).engine, lease._cell, lease._is_mine, lease.error))
         lease._heart.start()
         return lease
@@ -231,49 +231,45 @@ class Lease:
     def _is_mine(self, text: str | None) -> bool:
         return Holder.of(text).token == self._mine.token
 
-    def _take(self, interrupted: Callable[[], bool], say: Callable[[str], None]) -> None:
+    def _take(self, patiently: Patience) -> None:
         while True:
-            seen = self._cell.read(self._engine)
+            seen = patiently(lambda: self._cell.read(self._engine))
             holder = Holder.of(seen)
-            if not self._runs_out(holder, seen, interrupted, say):
+            if not self._runs_out(holder, seen, patiently):
                 raise self._refusal(holder)
             mine = Holder.this_process(holder.generation + 1)
-            if self._swap(seen, mine, interrupted, say):
+            if self._swap(seen, mine, patiently):
                 self._mine = mine
                 return
 
-    def _runs_out(
-        self, holder: Holder, seen: str | None, interrupted: Callable[[], bool], say: Callable[[str], None]
-    ) -> bool:
+    def _runs_out(self, holder: Holder, seen: str | None, patiently: Patience) -> bool:
         """Whether the lease may be taken over, or has gone to somebody else, who is looked at next."""
         watched = holder.unchanged(self._seconds)
         if watched is None:
             return False
         if watched:
-            say(f"the study is of {holder}: waiting up to {watched:g} seconds to see whether that process is at work")
+            line = f"the study is of {holder}: waiting up to {watched:g} seconds to see whether that process is at work"
+            patiently.say(line)
         until = time.monotonic() + watched
         while (left := until - time.monotonic()) > 0:
-            if interrupted():
+            if patiently.interrupted():
                 raise KeyboardInterrupt
             time.sleep(min(left, POLL))
-            if (now := self._cell.read(self._engine)) != seen:
+            if (now := patiently(lambda: self._cell.read(self._engine))) != seen:
                 return Holder.of(now).token != holder.token
         return True
 
-    def _swap(
-        self, seen: str | None, mine: Holder, interrupted: Callable[[], bool], say: Callable[[str], None]
-    ) -> bool:
-        """One try to take what was seen; a lock is waited for, by which a suspended process may hold it after all."""
-        patiently = Patience(f"the database of study {self._study.study_name}", say, interrupted)
+    def _swap(self, seen: str | None, mine: Holder, patiently: Patience) -> bool:
+        """One try to take what was seen. Its holder may be suspended in the middle of a write, and never unlock."""
         holder = Holder.of(seen)
         if holder.token is not None:
-            patiently.limit = self._seconds
+            patiently = replace(patiently, limit=self._seconds)
         try:
             return patiently(lambda: self._cell.swap(self._engine, seen, mine.text))
         except Exception as error:
             if not locked(error):
                 raise
-            if interrupted():
+            if patiently.interrupted():
                 raise KeyboardInterrupt from error
             raise self._refusal(holder, ", and its database is locked") from error
 

@@ -10,15 +10,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.study import Study
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from sweep.config import TrackingConfig
-from sweep.database import Cell, LeaseLostError, lost_lease
+from sweep.database import Cell, LeaseLostError, locked, lost_lease
 from sweep.search import lease as module
 from sweep.search.lease import KEY, Lease
 from sweep.search.store import _storage, attribute, rdb
@@ -56,8 +58,9 @@ def start(uris: tuple[str, str], study: Study) -> Iterator[Start]:
     """Starts another process that opens the study."""
     started: list[Other] = []
 
-    def begin(seconds: float = 30.0) -> Other:
+    def begin(seconds: float = 30.0, wait: bool = True) -> Other:
         started.append(Other(uris[0], study.study_name, seconds, uris[1]))
+        assert not wait or started[-1].answer() == "ready"
         return started[-1]
 
     yield begin
@@ -85,7 +88,13 @@ def took(call: Callable[[], object]) -> float:
 
 
 def trials(study: Study) -> int:
-    return len(study.get_trials(deepcopy=False))
+    """How many there are in the database; a process that has lost the lease may not even read by its own engine."""
+    engine = create_engine(rdb(study).engine.url)
+    with engine.connect() as connection:
+        count = text("SELECT count(*) FROM trials WHERE study_id = :id")
+        found = connection.execute(count, {"id": study._study_id}).scalar_one()
+    engine.dispose()
+    return int(found)
 
 
 def test_a_second_process_is_told_who_has_it_and_since_when(study: Study, start: Start) -> None:
@@ -207,9 +216,63 @@ def take_from(other: Other, study: Study) -> Lease:
         return lease
 
 
+@pytest.fixture
+def postgresql(study: Study) -> None:
+    if rdb(study).engine.name != "postgresql":
+        pytest.skip("in SQLite one transaction at a time writes")
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_commit_waits_for_a_take_over_that_is_under_way(study: Study) -> None:
+    lease = Lease.take(study)
+    mine = attribute(study, KEY).read(rdb(study).engine)
+    assert mine is not None
+    theirs = {"theirs": mine.replace(lease.mark.split()[1], "theirs"), "id": study._study_id}
+    engine = create_engine(rdb(study).engine.url)
+    with engine.begin() as connection:
+        swap = "UPDATE study_user_attributes SET value_json = :theirs WHERE study_id = :id AND key = 'sweep.lease'"
+        connection.execute(text(swap), theirs)
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(study.ask)
+            time.sleep(0.5)
+            assert not asked.done()
+            connection.commit()
+            with pytest.raises(LeaseLostError):
+                asked.result(10)
+    assert trials(study) == 0
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_take_over_waits_for_a_commit_that_is_under_way(study: Study) -> None:
+    checked, go_on = threading.Event(), threading.Event()
+    lease = Lease.take(study)
+
+    def wait(connection: object) -> None:
+        checked.set()
+        assert go_on.wait(20)
+
+    event.listen(rdb(study).engine, "commit", wait)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(study.ask)
+        assert checked.wait(10)
+        with pytest.raises(OperationalError) as caught:
+            edit(study, token="theirs")
+        assert locked(caught.value)
+        go_on.set()
+        asked.result(10)
+    edit(study, token="theirs")
+    with pytest.raises(LeaseLostError):
+        study.ask()
+    assert trials(study) == 1
+    lease.release()
+
+
 def test_one_of_eight_processes_gets_a_free_lease(study: Study, start: Start) -> None:
-    others = [start() for _ in range(8)]
-    for generation in range(1, 21):
+    others = [start(wait=False) for _ in range(8)]
+    assert [other.answer() for other in others] == ["ready"] * 8
+    rounds = 20 if rdb(study).engine.name == "sqlite" else 8
+    for generation in range(1, rounds + 1):
         for other in others:
             other.tell("take")
         answers = [other.answer() for other in others]
@@ -218,7 +281,7 @@ def test_one_of_eight_processes_gets_a_free_lease(study: Study, start: Start) ->
         assert holder(study).generation == generation
         assert holder(study).pid == winner.process.pid
         assert [winner.do("trial"), winner.do("release")] == ["done", "done"]
-    assert trials(study) == 20
+    assert trials(study) == rounds
 
 
 def test_a_process_of_another_machine_is_watched(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
