@@ -39,13 +39,18 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def note(request: pytest.FixtureRequest, bench: Bench) -> Callable[..., None]:
+def note(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Keep for the table: what was done to which search, and how often."""
-    began, commands = time.monotonic(), bench.zygote.started
+    bench: Bench | None = request.getfixturevalue("bench") if "bench" in request.fixturenames else None
+
+    def started() -> int:
+        return bench.zygote.started if bench else 0
+
+    commands, began = started(), time.monotonic()
 
     def keep(what: str, search: str, often: int) -> None:
         seconds = time.monotonic() - began
-        entry = (what, search, often, bench.zygote.started - commands, round(seconds), round(60 * often / seconds))
+        entry = (what, search, often, started() - commands, round(seconds), round(60 * often / seconds))
         request.node.user_properties.append(("faults", entry))
 
     return keep

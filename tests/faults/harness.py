@@ -304,8 +304,16 @@ class Bench:
         if random.random() < 0.5:
             seconds = random.uniform(0, reference.seconds)
             return lambda command: command.wait(command.began + seconds - time.monotonic()) is None
-        seconds = random.uniform(0, max(reference.seconds - reference.training, 0.3))
-        return lambda command: command.wait_for("engine: ") and command.wait(seconds) is None
+        share = random.uniform(0, max(reference.seconds - reference.training, 0.3))
+
+        def while_it_trains(command: Command) -> bool:
+            if not command.wait_for("engine: "):
+                return False
+            said = re.search(r"(\d+) of (\d+) trials done", command.said)
+            left = 1 - int(said[1]) / int(said[2]) if said else 1
+            return command.wait(share * max(left, 0.2)) is None
+
+        return while_it_trains
 
     def finish(self, case: Case, folder: Path, patience: float = 120) -> Command:
         """Run a search to its end."""

@@ -65,9 +65,10 @@ def endure(bench: Bench, case: Case, random: Random, kills: int) -> int:
             continue
         check_killed(command, how)
         done.append(f"{how}: {command.output.name}")
-        if how == "engine" and command.status == DONE:
+        if command.status == DONE:
             break
-    bench.finish(case, folder)
+    if command.status != DONE:
+        bench.finish(case, folder)
     bench.check(case, folder, *done)
     return len(done)
 

@@ -68,7 +68,8 @@ def endure(bench: Bench, case: Case, random: Random, number: int, twice: bool, s
         check_stopped(command, number, sent if sent > command.began else time.monotonic())
         if command.status == DONE:
             break
-    bench.finish(case, folder)
+    if command.status != DONE:
+        bench.finish(case, folder)
     bench.check(case, folder, signal.Signals(number).name, "twice" if twice else "once")
     return done
 
