@@ -283,12 +283,12 @@ class Study:
         held=None,
         last=None,
         numbers=None,
-        **recorded,
+        **of,
     ):
         self.log = Log()
         self.engine = FakeEngine(self.log, scripts, slots, last)
         self.proposer = proposer or FakeProposer(self.log, scripts if numbers is None else numbers, prune)
-        self.recorder = FakeRecorder(self.log, raises, **recorded)
+        self.recorder = FakeRecorder(self.log, raises, **of)
         self.checkpoints = FakeCheckpoints(self.log, held, raises)
 
     def run(self, interrupted=lambda log: False, metric="val_loss"):
