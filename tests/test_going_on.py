@@ -1,9 +1,11 @@
 """mode=train in parts: `train.steps` stops at a step, `train.more_steps` after so many; both go on where they were."""
 
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 
-from sweep.training import checkpoints
+from sweep.checkpoints import CheckpointFiles
 from tests.conftest import SMALL
 
 TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup.steps=10", "model.dropout=0.2"]
@@ -21,6 +23,11 @@ def runs(folder, database="mlflow.db"):
         }
         found.append((run.info.status, histories, run.data.tags))
     return found
+
+
+def kept(folder):
+    """The files of all checkpoints, the oldest first; those that trainings have ended with among them."""
+    return sorted((folder / "checkpoints").rglob("*.checkpoint"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def steps(history):
@@ -94,17 +101,33 @@ def test_another_configuration_is_another_training(sweep, folder):
     assert "goes on from step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
 
 
-def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(sweep, folder, whole, monkeypatch):
+@pytest.mark.parametrize("call", ["save", "end"])
+def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(
+    sweep, folder, whole, monkeypatch, call
+):
+    """Before its first checkpoint, and after its record was closed."""
     sweep(*TRAIN, "train.more_steps=100")
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoints, "save", lambda *arguments: 1 / 0)
+        broken.setattr(CheckpointFiles, call, lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sweep(*TRAIN, "train.more_steps=50")
-    assert steps(runs(folder)[0][1]["loss"]) == list(range(150))
-    assert "goes on from step 100" in sweep(*TRAIN, "train.more_steps=100").out
     ((_, histories, _),) = runs(folder)
+    assert steps(histories["loss"]) == list(range(150 if call == "end" else 100))
+    assert "goes on from step 100" in sweep(*TRAIN, "train.more_steps=100").out
+    ((status, histories, _),) = runs(folder)
+    assert status == "FINISHED"
     assert histories["loss"] == whole["loss"]
     assert steps(histories["val_loss"]) == sorted(set(steps(histories["val_loss"])))
+
+
+def test_the_state_that_it_ended_with_is_all_that_is_kept(sweep, folder):
+    sweep(*TRAIN, "train.more_steps=30")
+    sweep(*TRAIN, "train.more_steps=30")
+    found = kept(folder)
+    assert [path.parent.name for path in found] == ["final", "final"]
+    assert [path.name for path in found] == ["0-0000000030.checkpoint", "0-0000000060.checkpoint"]
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    assert list((folder / "checkpoints").rglob(".*")) == []
 
 
 def test_a_warmup_that_did_not_end_is_said(sweep):
@@ -127,7 +150,7 @@ def test_the_events_of_all_parts_are_recorded(sweep, folder):
     events = tags["sweep.event"].split()
     assert events[0].startswith("warmup_end@")
     assert any(event.startswith("plateau@") for event in events)
-    for file in (folder / "checkpoints").iterdir():
+    for file in kept(folder):
         file.unlink()
     for _ in range(2):
         sweep(*arguments, "train.more_steps=100")
@@ -148,15 +171,61 @@ def test_a_training_goes_on_where_it_is_recorded(sweep, folder, uri):
     assert not (folder / "empty.db").exists()
 
 
-def test_a_damaged_state_is_refused_before_anything_is_written(sweep, folder):
+def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep, folder, whole):
+    sweep(*TRAIN, "train.more_steps=30")
+    sweep(*TRAIN, "train.more_steps=30")
+    last = kept(folder)[-1]
+    last.write_bytes(last.read_bytes()[:500])
+    answer = sweep(*TRAIN)
+    assert answer.status == 0
+    said = " ".join(answer.out.split())
+    assert "is passed over: its digest is another: it is damaged, or cut" in said
+    assert "goes on from step 30" in said
+    ((_, histories, _),) = runs(folder)
+    assert histories["loss"] == whole["loss"]
+
+
+def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, folder):
     sweep(*TRAIN, "train.more_steps=20")
-    (file,) = (folder / "checkpoints").iterdir()
+    (file,) = kept(folder)
     file.write_bytes(file.read_bytes()[:500])
     answer = sweep(*TRAIN, "train.more_steps=20")
     assert answer.status == 2
     assert answer.err.startswith("sweep: train.checkpoint_dir=checkpoints/")
-    assert "delete it to begin the training anew" in answer.err
+    assert "has no checkpoint of this training that is whole; delete it to begin the training anew" in answer.err
     assert len(runs(folder)) == 1
+    assert kept(folder) == [file]
+    file.unlink()
+    assert "goes on" not in sweep(*TRAIN, "train.more_steps=20").out
+    assert len(runs(folder)) == 2
+
+
+# --- what is interrupted
+
+
+LONG = [*(a for a in TRAIN if not a.startswith(("train.steps", "train.eval_every"))), "train.steps=1500"]
+LONG += ["train.eval_every=250"]
+
+
+def interrupted(folder, number, *arguments, after="step 250"):
+    """Begin a training, send it a signal once it says that; its status and what it said."""
+    process = start(folder, *LONG, *arguments)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if after in line:
+            break
+    process.send_signal(number)
+    said += process.communicate(timeout=60)[0]
+    return process.returncode, said
+
+
+@pytest.fixture
+def long(sweep, folder):
+    """The long training in one."""
+    assert sweep(*LONG, "tracking.uri=sqlite:///whole.db", "train.checkpoint_dir=whole").status == 0
+    ((_, histories, _),) = runs(folder, "whole.db")
+    return histories
 
 
 @pytest.mark.parametrize(
