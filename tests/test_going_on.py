@@ -1,12 +1,15 @@
 """mode=train in parts: `train.steps` stops at a step, `train.more_steps` after so many; both go on where they were."""
 
-from pathlib import Path
+import os
+import re
+import signal
 
 import pytest
 from mlflow import MlflowClient
 
 from sweep.checkpoints import CheckpointFiles
-from tests.conftest import SMALL
+from sweep.cli.display import Display
+from tests.conftest import SMALL, start
 
 TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup.steps=10", "model.dropout=0.2"]
 
@@ -203,29 +206,147 @@ def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, fol
 # --- what is interrupted
 
 
-LONG = [*(a for a in TRAIN if not a.startswith(("train.steps", "train.eval_every"))), "train.steps=1500"]
-LONG += ["train.eval_every=250"]
-
-
-def interrupted(folder, number, *arguments, after="step 250"):
-    """Begin a training, send it a signal once it says that; its status and what it said."""
-    process = start(folder, *LONG, *arguments)
-    said = ""
-    for line in process.stdout:
-        said += line
-        if after in line:
-            break
-    process.send_signal(number)
-    said += process.communicate(timeout=60)[0]
-    return process.returncode, said
+LONG = ["mode=train", *SMALL, "train.steps=3000", "train.eval_every=100", "warmup.steps=10", "model.dropout=0.2"]
+AT_ONCE = "train.checkpoint_seconds=0.001"
 
 
 @pytest.fixture
-def long(sweep, folder):
+def at(monkeypatch):
+    """Something done once, when a training is shown at an evaluation from a step on."""
+    real, waiting = Display.progressed, []
+
+    def progressed(self, trial, progress):
+        real(self, trial, progress)
+        if waiting and progress.evaluation is not None and progress.evaluation.step >= waiting[0][0]:
+            waiting.pop(0)[1]()
+
+    monkeypatch.setattr(Display, "progressed", progressed)
+    return lambda step, do: waiting.append((step, do))
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def crash():
+    raise MemoryError("a crash")
+
+
+def went_on(answer):
+    """The step that a training went on from."""
+    return int(re.search(r"goes on from step (\d+)", answer.out)[1])
+
+
+def assert_once(folder, whole, last=3000):
+    """One run, with every row once, equal to those of the training in one."""
+    ((status, histories, _),) = runs(folder)
+    assert status == "FINISHED"
+    for key in ("loss", "lr"):
+        assert histories[key] == whole[key][:last]
+    found = dict(histories["val_loss"])
+    assert len(found) == len(histories["val_loss"])
+    assert {step: found[step] for step, _ in whole["val_loss"] if step <= last} == {
+        step: value for step, value in whole["val_loss"] if step <= last
+    }
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
     """The long training in one."""
-    assert sweep(*LONG, "tracking.uri=sqlite:///whole.db", "train.checkpoint_dir=whole").status == 0
-    ((_, histories, _),) = runs(folder, "whole.db")
+    folder = tmp_path_factory.mktemp("long")
+    process = start(folder, *LONG)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    ((_, histories, _),) = runs(folder)
     return histories
+
+
+def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at):
+    at(100, interrupt)
+    first = sweep(*LONG)
+    assert first.status == 130
+    step = int(re.search(r"interrupted: the same command goes on from step (\d+)", first.out)[1])
+    assert 100 <= step < 3000
+    ((status, histories, _),) = runs(folder)
+    assert status == "KILLED"
+    assert steps(histories["loss"]) == list(range(step))
+    assert [path.name for path in kept(folder)] == [f"0-{step:010d}.checkpoint"]
+
+    at(step + 100, interrupt)
+    second = sweep(*LONG)
+    assert (second.status, went_on(second)) == (130, step)
+    third = sweep(*LONG)
+    assert third.status == 0
+    assert went_on(third) >= step + 100
+    assert "complete at step 3000" in third.out
+    assert_once(folder, long)
+    assert [path.parent.name for path in kept(folder)] == ["final"]
+    assert "goes on" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
+
+
+def test_a_part_that_is_interrupted_ends_where_it_would_have(sweep, folder, long, at):
+    sweep(*LONG, "train.more_steps=100")
+    at(200, interrupt)
+    assert sweep(*LONG, "train.more_steps=2000").status == 130
+    answer = sweep(*LONG, "train.more_steps=2000")
+    assert 200 <= went_on(answer) < 2100
+    assert "complete at step 2100" in answer.out
+    assert_once(folder, long, 2100)
+
+
+def test_another_request_goes_on_from_what_was_interrupted(sweep, folder, long, at):
+    at(100, interrupt)
+    sweep(*LONG)
+    answer = sweep(*LONG, "train.more_steps=50")
+    assert f"complete at step {went_on(answer) + 50}" in answer.out
+    sweep(*LONG)
+    assert_once(folder, long)
+
+
+def test_after_a_crash_it_goes_on_from_its_last_checkpoint(sweep, folder, long, at):
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, AT_ONCE)
+    assert 1 <= len(kept(folder)) <= 2
+    ((status, histories, _),) = runs(folder)
+    assert status == "KILLED"
+    answer = sweep(*LONG)
+    assert 0 < went_on(answer) <= 500
+    assert steps(histories["loss"]) == list(range(went_on(answer)))
+    assert_once(folder, long)
+
+
+def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(sweep, folder, long, at):
+    """The record has more rows than that; they come again, and are in it once."""
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, AT_ONCE)
+    before, last = kept(folder)
+    last.write_bytes(last.read_bytes()[:-1])
+    answer = sweep(*LONG)
+    assert "is passed over" in " ".join(answer.out.split())
+    assert before.name == f"0-{went_on(answer):010d}.checkpoint"
+    assert_once(folder, long)
+
+
+def test_after_a_crash_without_a_checkpoint_it_begins_anew_in_the_same_run(sweep, folder, long, at):
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG)
+    assert kept(folder) == []
+    answer = sweep(*LONG)
+    assert "goes on" not in answer.out
+    assert_once(folder, long)
+
+
+def test_where_all_checkpoints_of_an_interrupted_training_are_damaged_it_is_refused(sweep, folder, at):
+    at(100, interrupt)
+    sweep(*LONG)
+    for path in kept(folder):
+        path.write_bytes(b"")
+    answer = sweep(*LONG)
+    assert answer.status == 2
+    assert "has no checkpoint of this training that is whole" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -873,6 +873,15 @@ def test_released_trials_come_again_in_their_order():
     assert [fixed.ask().number for _ in range(3)] == [0, 1, 2]
 
 
+def test_a_trial_that_went_on_is_given_back_as_it_was_given():
+    given = [trial(0), trial(1)]
+    fixed = FixedTrials(given)
+    study = Study({0: trained(0, 0.9, 0.8)}, proposer=fixed, held={0: kept(0, 5)})
+    study.run(interrupted=after(1))
+    assert study.log.of("save", "interrupt") == [("save", 0, 1), ("interrupt", 0)]
+    assert [fixed.ask(), fixed.ask(), fixed.ask()] == [*given, None]
+
+
 def test_fixed_trials_do_not_change_the_list_they_were_given():
     given = [trial(0)]
     FixedTrials(given).ask()
