@@ -48,7 +48,8 @@ class FixedTrials:
         """Nothing depends on it."""
 
     def release(self, trial: Trial) -> None:
-        self._waiting = sorted([trial, *self._waiting], key=self._trials.index)
+        numbers = {trial.number, *(waiting.number for waiting in self._waiting)}
+        self._waiting = [given for given in self._trials if given.number in numbers]  # without the states of now
 
 
 class TrainedOnce:

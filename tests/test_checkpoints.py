@@ -219,32 +219,34 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 # --- damage
 
 
+def damaged(whole, at, kind, noise):
+    """The bytes of a file with something wrong at a place."""
+    before, byte, after = whole[:at], whole[at], whole[at + 1 :]
+    if kind == "bit":
+        return before + bytes([byte ^ 1 << noise.randrange(8)]) + after
+    if kind == "byte":
+        return before + bytes([(byte + noise.randrange(1, 256)) % 256]) + after
+    if kind == "inserted":
+        return before + noise.randbytes(noise.randrange(1, 9)) + whole[at:]
+    return before + {"cut": b"", "zeros": bytes(len(whole) - at), "dropped": after}[kind]
+
+
 def test_every_damage_is_noticed_and_said_and_the_one_before_is_used(files, again, said):
-    """A bit, a byte, or the rest of the file: in each of its parts, and anywhere."""
+    """A bit, a byte, or the rest of the file: in each of its parts."""
     for step in (10, 20):
         files.save(trial(), checkpoint(step))
     path = files.folder / "0-0000000020.checkpoint"
     whole = path.read_bytes()
     body = len(MAGIC) + SHA
-    line = whole.index(b"\n", body)
-    state = line + 1 + len(checkpoint(20).state.content)
-    parts = {"magic": (0, len(MAGIC)), "digest": (len(MAGIC), body), "JSON": (body, line + 1)}
-    parts |= {"state": (line + 1, state), "record": (state, len(whole))}
+    line = whole.index(b"\n", body) + 1
+    record = line + len(checkpoint(20).state.content)
+    parts = [(0, len(MAGIC)), (len(MAGIC), body), (body, line), (line, record), (record, len(whole))]
     noise = random.Random(5)
-    places = [noise.randrange(*parts[name]) for name in parts for _ in range(FLIPS // 5)]
-    for at in places:
+    for number in range(FLIPS):
+        at = noise.randrange(*parts[number % len(parts)])
         kind = noise.choice(["bit", "byte", "cut", "zeros", "inserted", "dropped"])
-        damaged = {
-            "bit": lambda: whole[:at] + bytes([whole[at] ^ 1 << noise.randrange(8)]) + whole[at + 1 :],
-            "byte": lambda: whole[:at] + bytes([(whole[at] + noise.randrange(1, 256)) % 256]) + whole[at + 1 :],
-            "cut": lambda: whole[:at],
-            "zeros": lambda: whole[:at] + bytes(len(whole) - at),
-            "inserted": lambda: whole[:at] + noise.randbytes(noise.randrange(1, 9)) + whole[at:],
-            "dropped": lambda: whole[:at] + whole[at + 1 :],
-        }[kind]()
-        if damaged == whole:
-            continue
-        path.write_bytes(damaged)
+        path.write_bytes(found := damaged(whole, at, kind, noise))
+        assert found != whole
         said.clear()
         assert again().latest(trial()) == checkpoint(10), (kind, at)
         assert len(said) == 1, (kind, at)

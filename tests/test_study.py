@@ -283,12 +283,12 @@ class Study:
         held=None,
         last=None,
         numbers=None,
-        **recorded,
+        **of,
     ):
         self.log = Log()
         self.engine = FakeEngine(self.log, scripts, slots, last)
         self.proposer = proposer or FakeProposer(self.log, scripts if numbers is None else numbers, prune)
-        self.recorder = FakeRecorder(self.log, raises, **recorded)
+        self.recorder = FakeRecorder(self.log, raises, **of)
         self.checkpoints = FakeCheckpoints(self.log, held, raises)
 
     def run(self, interrupted=lambda log: False, metric="val_loss"):
@@ -871,6 +871,15 @@ def test_released_trials_come_again_in_their_order():
     scripts = {number: trained(number, 0.9, 0.8) for number in range(3)}
     Study(scripts, slots=2, proposer=fixed).run(interrupted=after(1))
     assert [fixed.ask().number for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_trial_that_went_on_is_given_back_as_it_was_given():
+    given = [trial(0), trial(1)]
+    fixed = FixedTrials(given)
+    study = Study({0: trained(0, 0.9, 0.8)}, proposer=fixed, held={0: kept(0, 5)})
+    study.run(interrupted=after(1))
+    assert study.log.of("save", "interrupt") == [("save", 0, 1), ("interrupt", 0)]
+    assert [fixed.ask(), fixed.ask(), fixed.ask()] == [*given, None]
 
 
 def test_fixed_trials_do_not_change_the_list_they_were_given():

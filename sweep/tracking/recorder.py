@@ -123,12 +123,13 @@ class MlflowRecorder:
 
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
+        empty = next((run.run_id for run in left if not run.rows), None)
         for run in left:
-            if run.rows:  # no checkpoint covers them any longer, and the training may not repeat them to the bit
+            if run.run_id != empty:  # no checkpoint covers its rows, and the training may not repeat them to the bit
                 self.store.writer.delete(run.run_id)
-            else:
-                self.store.writer.write([Change(run.run_id, status="RUNNING")])
-                return run.run_id
+        if empty is not None:
+            self.store.writer.write([Change(empty, status="RUNNING")])
+            return empty
         tags = {**description.tags, **self.parent.child_tags(trial)}
         experiment, files = self.store.experiment_id, description.artifacts
         return self.store.writer.create(experiment, description.name, tags, description.params, files)

@@ -229,11 +229,36 @@ def test_a_twin_of_a_later_command_is_played_back_from_the_trial_that_was_traine
 
 
 def test_a_trial_is_not_its_own_twin(store: Store) -> None:
-    """Its record was closed and it was not told before the process was killed: it is trained again."""
+    """Its record was closed, but it is trained again: it does not stand for itself."""
     train(recorder_of(store, "ab"), 0)
     later = recorder_of(store, "ab")
     later.open(trial(0))
     assert later.twin_of(trial(0)) is None
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
+def test_what_is_recorded_to_its_end_and_not_told_is_read_back_as_it_was(store: Store, training: Training) -> None:
+    recorder = recorder_of(store, "ab")
+    recorder.open(trial(0))
+    run_id = take(recorder, 0, training())
+    recorder.open(trial(1))
+    later = recorder_of(store, "ab")
+    found = later.ended(trial(0))
+    assert found is not None
+    assert_same(found, training())
+    assert {(p.trial, p.twin_of) for p in found} == {(0, None)}
+    assert later.run_id(trial(0)) == run_id
+    assert later.ended(trial(1)) is None
+    assert recorder.ended(trial(0)) is None  # it was closed here, and is told here
+    assert later.ended(replace(trial(0), keeps_state=True)) is None  # of that, the record is not all
+
+
+@pytest.mark.parametrize("status", [Status.PRUNED, Status.FAILED])
+def test_also_of_one_that_did_not_end_by_itself(store: Store, status: Status) -> None:
+    train(recorder_of(store, "a"), 0, status)
+    found = recorder_of(store, "a").ended(trial(0))
+    assert found is not None
+    assert [p.status for p in found] == [None, status]
 
 
 def test_a_run_that_was_deleted_stands_for_nothing(store: Store) -> None:

@@ -186,14 +186,13 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_tria
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ENGINES)
 def test_events_memories_averages_and_the_training_error_go_on(digits, make_trial, kind, precision):
-    """Five trials, more than there are slots, each at updates of its own; an epoch has 17 updates, the last of 55."""
-    trials = [eventful(make_trial, number, precision=precision) for number in range(5)]
+    """Four trials, more than there are slots, each at updates of its own; an epoch has 17 updates, the last of 55."""
+    trials = [eventful(make_trial, number, precision=precision) for number in range(4)]
     whole = train([kind], digits, precision, trials)
     assert {event.name for event in whole[0].events} == {"warmup_end", "plateau"}
     assert whole[0].events[0].step > 7
     assert {"train_error", "val_loss_ema"} <= whole[0].evaluations[0][1].keys()
-    for seed in range(2):
-        assert_same(cut_by_chance([kind], digits, precision, trials, seed), whole)
+    assert_same(cut_by_chance([kind], digits, precision, trials), whole)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -297,8 +296,11 @@ def assert_near(found, expected):
         held, wanted = content(own.state), content(other.state)
         for part in ("model", "average"):
             torch.testing.assert_close(held[part], wanted[part], rtol=1e-6, atol=1e-9)
-        for part in ("events", "memories", "mistakes", "seen", "global_step"):
-            assert held[part] == (pytest.approx(wanted[part], rel=1e-8) if part == "memories" else wanted[part])
+        for part in ("events", "mistakes", "seen", "global_step"):
+            assert held[part] == wanted[part]
+        assert held["memories"].keys() == wanted["memories"].keys()
+        for name, memory in held["memories"].items():
+            assert memory == pytest.approx(wanted["memories"][name], rel=1e-8)
 
 
 @pytest.mark.parametrize("kinds", [("serial",), ("fused",), ("serial", "fused")], ids="->".join)
