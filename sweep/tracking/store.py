@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from typing import overload
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import read_mlflow_creds
+from requests.utils import get_netrc_auth
 
 from sweep.config import TrackingConfig
 from sweep.database import WriteAheadConnection, check_database, file_of, is_database
@@ -62,6 +66,27 @@ class Store:
                 return runs
 
 
+def _check_clear_text(uri: str) -> None:
+    """Refuse to send a password over plain http to another machine: whoever is on the way could read it.
+
+    Besides the URI, MLflow takes one from MLFLOW_TRACKING_* and ~/.mlflow/credentials, and requests from ~/.netrc.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.lower() != "http" or _is_loopback(parts.hostname or ""):
+        return
+    token, (user, password) = os.environ.get("MLFLOW_TRACKING_TOKEN"), read_mlflow_creds()
+    if "@" in parts.netloc or token or user or password or get_netrc_auth(uri):
+        rule = "would send a password in clear text to another machine; use https, or give none"
+        raise InvalidValueError("tracking.uri", uri, rule)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
 def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
@@ -71,6 +96,7 @@ def _check(config: TrackingConfig) -> None:
     if is_database(config.uri):
         check_database("tracking.uri", config.uri, table="experiments")
         return
+    _check_clear_text(config.uri)
     with _impatient():
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
