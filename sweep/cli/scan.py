@@ -19,6 +19,8 @@ from sweep.validation import InvalidValueError, hide
 
 LARGEST = 2**20
 """Bytes of a file."""
+DEEPEST = 50
+"""Lists and mappings within each other."""
 MOST_FILES = 1000
 """YAML files below --config-dir."""
 
@@ -177,12 +179,9 @@ def _text(name: str, path: Path) -> str:
 
 
 def _content(name: str, text: str) -> dict[Any, Any]:
-    """Plain data. A tag that would make an object is refused, and so are aliases: a few lines of them are gigabytes."""
+    """Plain data: a tag that would make an object is refused, not followed."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise InvalidValueError(
-                "--config-dir", name, "has an alias (*name); an interpolation says the same: ${train.steps}"
-            )
+        _check_events(name, text)
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         rule = f"is no plain YAML: {' '.join(str(error).split())}"
@@ -196,6 +195,18 @@ def _content(name: str, text: str) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise InvalidValueError("--config-dir", name, "must be a mapping of keys to values")
     return content
+
+
+def _check_events(name: str, text: str) -> None:
+    """Refuse what takes long to read before it is read: a few lines of aliases are gigabytes, deep lists hours."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            rule = "has an alias (*name); an interpolation says the same: ${train.steps}"
+            raise InvalidValueError("--config-dir", name, rule)
+        if depth > DEEPEST:
+            raise InvalidValueError("--config-dir", name, f"is nested more than {DEEPEST} deep")
 
 
 def _walk(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
