@@ -1,14 +1,15 @@
 """Passwords stay where they are, files are their owner's, and nothing listens."""
 
 import os
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sweep.validation import InvalidValueError, without_passwords
-from tests.conftest import SMALL, Answer, start
+from tests.conftest import ROOT, SMALL, Answer
 
 SECRET = "hunter2-in-the-uri"
 
@@ -119,49 +120,37 @@ def test_a_password_is_not_sent_in_clear_text(
     assert SECRET not in answer.err
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at /proc")
-def test_a_search_listens_to_nobody(folder: Path) -> None:
-    running = start(folder, *SMALL, "study.n_trials=3")
-    seen: set[str] = set()
-    while running.poll() is None:
-        seen |= listening(family(running.pid))
-        time.sleep(0.05)
-    assert running.stdout is not None
-    assert running.returncode == 0, running.stdout.read()
-    assert seen == set()
+HOOK = """
+import socket
+class Noted(socket.socket):
+    def listen(self, *backlog):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            with open({path!r}, "a") as file:
+                file.write(str(self.getsockname()))
+        super().listen(*backlog)
+socket.socket = Noted
+"""
+"""Imported by every Python process as it begins: notes the addresses on which it listens, but for local ones."""
 
 
-def family(pid: int) -> set[int]:
-    """A process and all that come from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # ended meanwhile
-            continue
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
+@pytest.fixture
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the addresses are noted on which processes listen, from here on."""
+    addresses, hooks = tmp_path / "addresses", tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(HOOK.format(path=str(addresses)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hooks), str(ROOT)]))
+    return addresses
 
 
-def listening(pids: set[int]) -> set[str]:
-    """The TCP addresses on which one of the processes listens."""
-    rows = [row.split() for name in ("tcp", "tcp6") for row in Path("/proc/net", name).read_text().splitlines()[1:]]
-    listeners = {f"socket:[{row[9]}]": row[1] for row in rows if row[3] == "0A"}
-    found = set()
-    for pid in pids:
-        try:
-            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-        except OSError:
-            continue
-        found |= {listeners[link] for link in links if link in listeners}
-    return found
+def test_a_search_listens_to_nobody(tmp_path: Path, noted: Path) -> None:
+    command = [sys.executable, "-m", "sweep", *SMALL, "study.n_trials=3"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert not noted.exists()
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at /proc")
-def test_that_listening_would_be_seen() -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)):
-        assert listening({os.getpid()})
+def test_that_listening_would_be_noted(noted: Path) -> None:
+    listens = "import socket; socket.create_server(('127.0.0.1', 0)); socket.create_server(('::1', 0), family=10)"
+    subprocess.run([sys.executable, "-c", listens], capture_output=True)
+    assert noted.read_text().startswith("('127.0.0.1', ")
