@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import overload
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.credentials import read_mlflow_creds
+from requests.utils import get_netrc_auth
 from sqlalchemy import Engine
 
 from sweep.config import TrackingConfig
@@ -123,6 +127,27 @@ def names_of(run: Run) -> frozenset[str]:
     return frozenset({run.info.run_id, f"{SPOOLED}{run.data.tags.get(KEY)}"})
 
 
+def _check_clear_text(uri: str) -> None:
+    """Refuse to send a password over plain http to another machine: whoever is on the way could read it.
+
+    Besides the URI, MLflow takes one from MLFLOW_TRACKING_* and ~/.mlflow/credentials, and requests from ~/.netrc.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.lower() != "http" or _is_loopback(parts.hostname or ""):
+        return
+    token, (user, password) = os.environ.get("MLFLOW_TRACKING_TOKEN"), read_mlflow_creds()
+    if "@" in parts.netloc or token or user or password or get_netrc_auth(uri):
+        rule = "would send a password in clear text to another machine; use https, or give none"
+        raise InvalidValueError("tracking.uri", uri, rule)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
 def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
@@ -132,6 +157,7 @@ def _check(config: TrackingConfig) -> None:
     if is_database(config.uri):
         check_database("tracking.uri", config.uri, table="experiments")
         return
+    _check_clear_text(config.uri)
     with _impatient():
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
