@@ -13,20 +13,17 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
 from sweep.cli.publish import comparison_files, report_folder, write
+from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.search import (
     Search,
     carry_out,
     check,
     check_store,
-    checkpoints_of,
     display_of,
-    engine_of,
     open_search,
     record,
     refuse_taken,
     say_failed,
-    settle,
-    store_of,
 )
 from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner

@@ -19,7 +19,8 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
-from sweep.cli.search import checkpoints_of, engine_of, search, settle, store_of
+from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
+from sweep.cli.search import search
 from sweep.cli.show import (
     address,
     comparison_links,

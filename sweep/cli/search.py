@@ -4,25 +4,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from sweep import study
-from sweep.checkpoints import CheckpointFiles
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
-from sweep.cli.publish import folder_name, report_folder, study_files, write
+from sweep.cli.publish import report_folder, study_files, write
+from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, repeating, show_study, ui_command
-from sweep.config import EngineConfig, RunConfig, TrackingConfig
-from sweep.data import Dataset
-from sweep.database import Patience, UnavailableError, same_database
+from sweep.config import RunConfig, TrackingConfig
+from sweep.database import Patience, same_database
 from sweep.report import as_params, describe
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
-from sweep.training import CPU, Account, EngineProcess, NotStackableError, Task, Work, choose_device, refuse_unstackable
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
+from sweep.training import CPU, NotStackableError, Task, Work, choose_device, refuse_unstackable
 from sweep.validation import InvalidValueError, without_passwords
 
 
@@ -114,52 +112,6 @@ def say_failed(opened: Search, out: Console) -> None:
         say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
-def engine_of(
-    config: EngineConfig, data: Dataset, work: Work, retries: int, out: Console, interrupted: Callable[[], bool]
-) -> EngineProcess:
-    """The engine that trains on a data set; it says what it is.
-
-    Args:
-        work: what is to be trained.
-        retries: how often a trial is tried again for which the memory was too small.
-    """
-    return EngineProcess(
-        config,
-        data,
-        choose_device(work.like[0].train),
-        work,
-        on_chosen=lambda account: say(out, engine_text(account)),
-        interrupted=interrupted,
-        retries=retries,
-        say=lambda text: say(out, text),
-    )
-
-
-def checkpoints_of(
-    run: RunConfig, data: Dataset, name: str, of: str, out: Console, check: Callable[[], None] = lambda: None
-) -> CheckpointFiles:
-    """Where the checkpoints of a study or training are.
-
-    Args:
-        run: a configuration like those that are trained.
-        name: of the folder.
-        of: what they are of.
-        check: raises where this process may not write.
-    """
-    task, folder = Task(data, CPU, run.train.precision), Path(run.train.checkpoint_dir) / folder_name(name)
-    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text), check)
-
-
-def engine_text(account: Account) -> str:
-    """One line: which engine, and why."""
-    if account.name == "serial":
-        return f"engine: serial ({account.why})"
-    compiled = ", compiled" if account.compiled else ""
-    return (
-        f"engine: fused, {account.slots} trials at once{compiled} ({account.why}; ready after {account.prepared:.1f} s)"
-    )
-
-
 def check(plan: Plan) -> None:
     """Try everything that could be refused later. Writes nothing.
 
@@ -229,41 +181,6 @@ def check_store(searches: Sequence[Search], before: Store | None, tracking: Trac
         if opened.proposer.told and (before is None or not opened.run(before).exists):
             rule = f"does not hold the trials that study {opened.plan.name} has in study.storage; name the tracking.uri"
             raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} that does, or another study.name")
-
-
-def store_of(
-    tracking: TrackingConfig, checkpoint_dir: str, name: str, out: Console, interrupted: Callable[[], bool]
-) -> Store:
-    """The store to record into, created where there is none, with what an earlier command could not deliver to it.
-
-    Args:
-        name: of the study, comparison or training; in its folder of checkpoints waits what a server does not take.
-
-    Raises:
-        UnavailableError: if it does not take it now either.
-    """
-    hooks = Hooks(lambda text: say(out, text), interrupted)
-    store = open_store(tracking, spool=Path(checkpoint_dir) / folder_name(name) / "undelivered", hooks=hooks)
-    settle(store, interrupted)
-    return store
-
-
-def settle(store: Store, interrupted: Callable[[], bool]) -> None:
-    """Wait until the store has everything.
-
-    Raises:
-        UnavailableError: if it does not take it.
-        KeyboardInterrupt: if it has not taken it when a signal comes.
-    """
-    left = store.settle(SETTLING, interrupted)
-    if left and interrupted():
-        raise KeyboardInterrupt
-    if left:
-        raise UnavailableError(f"the tracking server does not answer: {left} changes of the record wait on the disk")
-
-
-SETTLING = 60.0
-"""Seconds that a tracking server may make no progress while it is waited for."""
 
 
 def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
+from sweep.tracking.fencing import fence_store
 from sweep.tracking.links import (
     artifact_page,
     compare_page,
@@ -18,7 +19,7 @@ from sweep.tracking.open_run import recorded_run
 from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
-from sweep.tracking.store import Store, fence_store, open_store
+from sweep.tracking.store import Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [

@@ -4,35 +4,27 @@ import atexit
 import logging
 import os
 import sqlite3
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import ip_address
 from pathlib import Path
 from typing import overload
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.credentials import read_mlflow_creds
-from requests.utils import get_netrc_auth
-from sqlalchemy import Engine
 
 from sweep.config import TrackingConfig
 from sweep.database import (
-    Cell,
     WriteAheadConnection,
     check_database,
-    end_suspended,
-    fence,
     file_of,
     is_database,
 )
 from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.clear_text import check_clear_text
 from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
 from sweep.tracking.rest import reason_of
@@ -42,11 +34,6 @@ from sweep.validation import InvalidValueError
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of what is raised anyway
-
-IDLE = 30.0
-"""Seconds after which a database may end a transaction whose process is suspended."""
-LEASE_TAG = "sweep.lease"
-"""Tag of a study's run: the mark of the lease whose holder alone may write."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +76,6 @@ class Store:
         """The id of a run, also where the writer gave a reference; None of a run that is not created yet."""
         return self.spool.resolve(run_id) if self.spool else run_id
 
-    def drop_doubles(self, tags: Mapping[str, str]) -> None:
-        """Of the runs with these tags that have the same key, keep the oldest; of equals one that has ended."""
-        by_key: dict[str, list[Run]] = defaultdict(list)
-        for run in self.search(tags):
-            by_key[run.data.tags.get(KEY, run.info.run_id)].append(run)
-        for runs in by_key.values():
-            runs.sort(key=lambda run: (run.info.start_time, run.info.status == "RUNNING", run.info.run_id))
-            for double in runs[1:]:
-                self.writer.delete(double.info.run_id)
-
     def holds(self, run_id: str) -> bool:
         """Whether the experiment has that run, of an id or a reference, and it is not deleted."""
         if run_id.startswith(SPOOLED):
@@ -127,27 +104,6 @@ def names_of(run: Run) -> frozenset[str]:
     return frozenset({run.info.run_id, f"{SPOOLED}{run.data.tags.get(KEY)}"})
 
 
-def _check_clear_text(uri: str) -> None:
-    """Refuse to send a password over plain http to another machine: whoever is on the way could read it.
-
-    Besides the URI, MLflow takes one from MLFLOW_TRACKING_* and ~/.mlflow/credentials, and requests from ~/.netrc.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme.lower() != "http" or _is_loopback(parts.hostname or ""):
-        return
-    token, (user, password) = os.environ.get("MLFLOW_TRACKING_TOKEN"), read_mlflow_creds()
-    if "@" in parts.netloc or token or user or password or get_netrc_auth(uri):
-        rule = "would send a password in clear text to another machine; use https, or give none"
-        raise InvalidValueError("tracking.uri", uri, rule)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
-
-
 def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
@@ -157,7 +113,7 @@ def _check(config: TrackingConfig) -> None:
     if is_database(config.uri):
         check_database("tracking.uri", config.uri, table="experiments")
         return
-    _check_clear_text(config.uri)
+    check_clear_text(config.uri)
     with _impatient():
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
@@ -210,48 +166,6 @@ def open_store(
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
     return Store(client, experiment_id, config.experiment, config.every, hooks, through)
-
-
-def fence_store(store: Store, run_id: str, mark: str, error: Callable[[], Exception]) -> Callable[[], None]:
-    """Mark a run as this process's, and let the store write nothing more once the run has another mark.
-
-    The fence is around all that this process writes to the database, of whatever run. A server's store is marked only:
-    there a process that has lost its lease can still write.
-
-    Args:
-        mark: of a lease: its number, which only rises, and a token.
-        error: what is raised if the mark is another one.
-
-    Returns:
-        What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
-        process finds it.
-
-    Raises:
-        Exception: `error`, if the run has the mark of a later lease.
-    """
-    tracking = store.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
-    if not isinstance(tracking, SqlAlchemyStore):
-        if _later(store.client.get_run(run_id).data.tags.get(LEASE_TAG), mark):
-            raise error()
-        store.client.set_tag(run_id, LEASE_TAG, mark)
-        return lambda: None
-    cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
-    store.hooks.patience("tracking.uri")(lambda: _mark(cell, tracking.engine, mark, error))
-    end_suspended(tracking.engine, IDLE)
-    return fence(tracking.engine, cell, lambda text: text == mark, error)
-
-
-def _mark(cell: Cell, engine: Engine, mark: str, error: Callable[[], Exception]) -> None:
-    """Write a mark, unless there is a later one: whoever was suspended before he could must not write it any more."""
-    while (seen := cell.read(engine)) != mark:
-        if _later(seen, mark):
-            raise error()
-        cell.swap(engine, seen, mark)
-
-
-def _later(seen: str | None, mark: str) -> bool:
-    """Whether a mark is of another lease, not of an earlier one."""
-    return seen is not None and seen != mark and int(seen.split()[0]) >= int(mark.split()[0])
 
 
 def _is_server(uri: str) -> bool:

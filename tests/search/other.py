@@ -37,7 +37,8 @@ class Acts:
 
     def fence(self) -> None:
         """Of the run whose id is the study's name, in MLflow's database."""
-        from sweep.tracking.store import fence_store, open_store
+        from sweep.tracking.fencing import fence_store
+        from sweep.tracking.store import open_store
 
         self.store = open_store(TrackingConfig(self.tracking, "test"))
         (run,) = self.store.search({"study": self.study.study_name})

@@ -25,7 +25,8 @@ from sweep.search import lease as module
 from sweep.search.lease import KEY, Lease
 from sweep.search.store import _storage, attribute, rdb
 from sweep.tracking.bulk import Change, point
-from sweep.tracking.store import LEASE_TAG, fence_store, open_store
+from sweep.tracking.fencing import LEASE_TAG, fence_store
+from sweep.tracking.store import open_store
 from sweep.validation import InvalidValueError
 from tests.search.other import Other
 from tests.test_postgresql import server

@@ -186,15 +186,6 @@ def test_a_run_that_came_late_is_deleted_by_the_next_start(store: Store, proxy: 
     assert [found.info.run_id for found in store.search({})] == [writer.resolve(run)]
 
 
-def test_of_runs_with_one_key_the_oldest_is_kept(store: Store) -> None:
-    create = store.client.create_run
-    kept = [create(store.experiment_id, 1000 + n, {"sweep.key": key}).info.run_id for n, key in enumerate("abc")]
-    for n, key in enumerate("aab"):
-        create(store.experiment_id, 2000 + n, {"sweep.key": key})
-    store.drop_doubles({})
-    assert {run.info.run_id for run in store.search({})} == set(kept)
-
-
 def test_points_that_are_sent_again_are_there_once(store: Store, proxy: Proxy, opened: Opener) -> None:
     """Whole batches, with points that are twice in one of them."""
     proxy.plan = first("lose", "log-batch", times=3)
