@@ -85,9 +85,10 @@ class CheckpointFiles:
     def end(self, trial: Trial, last: Checkpoint | None) -> None:
         """Forget those of a trial that has ended; but keep the state that it has ended with, where it is given."""
         if last is not None:
-            known = self.final.latest(trial)
+            final = self.final
+            known = final.latest(trial)
             if known is None or last.state.step >= known.state.step:  # a longer training stays
-                self.final.save(trial, last)
+                final.save(trial, last)
         self._check()
         _remove(self._files(trial.number))
         self._good.pop(trial.number, None)
@@ -105,7 +106,7 @@ class CheckpointFiles:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise InvalidValueError("train.checkpoint_dir", self.folder, f"cannot be made: {error.strerror}") from error
         if not os.access(self.folder, os.W_OK):
             raise InvalidValueError("train.checkpoint_dir", self.folder, "cannot be written to")

@@ -192,6 +192,9 @@ def test_what_it_ended_with_is_kept_where_it_is_wanted_and_a_longer_training_sta
     assert again().final.latest(trial()) == checkpoint(20)
     files.end(trial(), checkpoint(30))
     assert again().final.latest(trial()) == checkpoint(30)
+    assert names(files.final) == ["0-0000000020.checkpoint", "0-0000000030.checkpoint"]
+    (files.final.folder / "0-0000000030.checkpoint").write_bytes(b"damaged")
+    assert again().final.latest(trial()) == checkpoint(20)
 
 
 def test_a_sweep_removes_the_half_written_and_what_is_of_others(files):
@@ -211,7 +214,7 @@ def test_a_sweep_removes_the_half_written_and_what_is_of_others(files):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "taken").write_text("")
-    for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/x")):
         with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*: cannot be made"):
             CheckpointFiles(folder, "study", LARGEST).prepare()
 

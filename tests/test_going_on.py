@@ -329,6 +329,18 @@ def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(s
     assert_once(folder, long)
 
 
+def test_after_a_crash_a_part_as_long_as_the_first_is_not_taken_for_it(sweep, folder, long, at):
+    """What it goes on from is of the same length, and ended before."""
+    sweep(*LONG, "train.more_steps=1500")
+    at(1600, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, "train.more_steps=1500")
+    answer = sweep(*LONG, "train.more_steps=1500")
+    assert went_on(answer) == 1500
+    assert "complete at step 3000" in answer.out
+    assert_once(folder, long)
+
+
 def test_after_a_crash_without_a_checkpoint_it_begins_anew_in_the_same_run(sweep, folder, long, at):
     at(500, crash)
     with pytest.raises(MemoryError):
@@ -354,7 +366,7 @@ def test_where_all_checkpoints_of_an_interrupted_training_are_damaged_it_is_refu
     [
         (["train.more_steps=100"], "train.more_steps=100: is for mode=train"),
         (["mode=train", "train.more_steps=0"], "train.more_steps=0: must be an integer >= 1"),
-        (["mode=train", "train.checkpoint_dir=/proc/x"], "train.checkpoint_dir=/proc/x: cannot be made"),
+        (["mode=train", "train.checkpoint_dir=/proc/x"], "train.checkpoint_dir=/proc/x/digits-mlp-"),
         (["mode=train", "train.checkpoint_dir=''"], "train.checkpoint_dir=: must be a folder"),
     ],
 )

@@ -124,6 +124,7 @@ def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkp
     if ended is None or (more is None and ended.state.step >= horizon):
         return trial, None
     trial = replace(trial, first=ended.state.step)
+    ended = replace(ended, first=trial.first, last=trial.last)
     checkpoints.save(trial, ended)
     return trial, ended
 

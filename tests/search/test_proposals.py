@@ -244,6 +244,53 @@ def test_a_trial_released_on_request_has_not_crashed(tmp_path: Path) -> None:
         source.release(trial)
 
 
+def test_a_trial_that_goes_on_from_checkpoints_may_crash_as_often_as_it_likes(tmp_path: Path) -> None:
+    """Each attempt begins where the one before had come to: none was in vain."""
+    made = plan(tmp_path, "study.max_retries=1", "study.n_trials=2")
+    for _ in range(5):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+        assert trial.number == 0
+        source.kept(trial)
+        source.kept(trial)
+    (stored,) = proposer(made).study.get_trials()
+    assert stored.user_attrs["sweep.attempts"] == 1
+    for number in (0, 1):  # what was in vain counts again
+        trial = proposer(made).ask()
+        assert trial is not None
+        assert trial.number == number
+
+
+def test_what_was_kept_and_released_on_request_has_not_crashed(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=1")
+    for _ in range(5):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+        source.kept(trial)
+        source.release(trial)
+    (stored,) = proposer(made).study.get_trials()
+    assert (trial.number, stored.user_attrs["sweep.attempts"]) == (0, 0)
+
+
+def test_the_evaluations_of_a_checkpoint_are_reported_again_without_another_entry(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random", "pruner=median")
+    evaluations = [Evaluation(0, step, {"val_loss": 1.0 / step}) for step in (20, 40, 60)]
+    source = proposer(made)
+    trial = source.ask()
+    assert trial is not None
+    for evaluation in evaluations[:2]:
+        source.report(trial, evaluation)
+    later = proposer(made)
+    trial = later.ask()
+    assert trial is not None
+    for evaluation in evaluations:
+        later.report(trial, evaluation)
+    assert later.interrupted == []
+    assert later.study.get_trials()[0].intermediate_values == {20: 1 / 20, 40: 1 / 40, 60: 1 / 60}
+
+
 def ask_all(source: OptunaProposer, most: int) -> list[Trial]:
     """The trials that can be live at once, `most` of them at most."""
     return list(islice(iter(source.ask, None), most))
