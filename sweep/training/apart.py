@@ -102,12 +102,14 @@ class EngineProcess:
         self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
         self._live: dict[int, _Handed] = {}
         self._failures: dict[int, int] = {}
+        self._given_up: list[Progress] = []
         self._tickets = 0
         self._first: float | None = None
         self._begin(config)
 
     def _begin(self, config: EngineConfig) -> None:
         """A process with an engine, and nothing handed over."""
+        self._config, self._sent = config, set[int]()
         self._account: Account | None = None
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
@@ -127,7 +129,7 @@ class EngineProcess:
     @property
     def free(self) -> int:
         """Trials that can be handed over: those that are asked ahead included. None once the search is interrupted."""
-        while not self._chosen(PATIENCE):
+        while not self._ready():
             if self._interrupted():
                 return 0
         account = self.account
@@ -149,31 +151,50 @@ class EngineProcess:
             self._on_chosen(self._account)
         return self._account is not None
 
+    def _ready(self) -> bool:
+        """Whether an engine is chosen, and has what was handed over; waits PATIENCE seconds for it."""
+        try:
+            if not self._chosen(PATIENCE):
+                return False
+        except EngineLostError as error:
+            self._replace(error)
+            return False
+        for ticket in [ticket for ticket in self._live if ticket not in self._sent]:
+            self._hand(ticket)
+        return True
+
+    def _hand(self, ticket: int) -> None:
+        self._sent.add(ticket)
+        self._send("start", ticket, self._live[ticket].trial)
+
     def start(self, trial: Trial) -> None:
         self._tickets += 1
         done = 0 if trial.state is None else trial.state.step
         self._live[self._tickets] = _Handed(trial, done, done)
-        self._send("start", self._tickets, trial)
+        if self._account is not None:
+            self._hand(self._tickets)
 
     def stop(self, trial: Trial) -> None:
         for ticket in [ticket for ticket, live in self._live.items() if live.trial.number == trial.number]:
             del self._live[ticket]
-            self._send("stop", ticket, trial)
+            if ticket in self._sent:
+                self._send("stop", ticket, trial)
 
     def advance(self) -> list[Progress]:
         """What was reached since, in its order, one boundary of a trial at a time; nothing after PATIENCE seconds.
 
         What the engine reaches meanwhile stays in the pipe.
         """
-        if not self._live:
-            return []
-        try:
-            self.account  # noqa: B018 (what comes first is which engine it is)
-            while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
-                self._hear()
-        except EngineLostError as error:
-            return self._replace(error)
-        return reached
+        if self._live and self._ready():
+            try:
+                while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
+                    self._hear()
+            except EngineLostError as error:
+                self._replace(error)
+            else:
+                return reached
+        given_up, self._given_up = self._given_up, []
+        return given_up
 
     def snapshots(self) -> list[Progress]:
         """What was reached until all trials have stopped, and their states; without those that take too long."""
@@ -215,29 +236,34 @@ class EngineProcess:
                 del self._live[ticket]
         return list(taken.values())
 
-    def _replace(self, error: EngineLostError) -> list[Progress]:
-        """Go on with another engine; the trial that is given up, where one is."""
-        slots, given_up = self._account.slots if self._account else 1, []
-        self.close()
+    def _replace(self, error: EngineLostError) -> None:
+        """Let another engine take the place of one that is lost; a trial that was tried too often is given up.
+
+        Raises:
+            EngineLostError: if that one had nothing to train, and could not be made smaller.
+        """
+        slots = self._account.slots if self._account else self._config.slots or 1
         if slots == 1:
-            ticket, live = next(iter(self._live.items()))  # it is the oldest that was in the slot
-            number = live.trial.number
-            self._failures[number] = self._failures.get(number, 0) + 1
-            if self._failures[number] > self._retries:
-                del self._live[ticket]
-                given_up.append(Progress(number, [], None, Status.FAILED))
-            self._say(f"{error}: trial {number} {'is given up' if given_up else 'is tried again'}")
+            self._blame(error)
         else:
             self._say(f"{error}: going on with fewer than {slots} trials at once")
+        self.close()
         fewer = slots // 2
         self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
-        again, self._live = self._live, {}
-        for handed in again.values():
-            self.account  # noqa: B018 (it takes trials once it is chosen)
-            self._tickets += 1
-            self._live[self._tickets] = handed
-            self._send("start", self._tickets, handed.trial)
-        return given_up
+
+    def _blame(self, error: EngineLostError) -> None:
+        """Count the failure of the trial that was in the only slot, the oldest."""
+        if not self._live:
+            raise error
+        ticket, live = next(iter(self._live.items()))
+        number = live.trial.number
+        self._failures[number] = self._failures.get(number, 0) + 1
+        if self._failures[number] > self._retries:
+            del self._live[ticket]
+            self._given_up.append(Progress(number, [], None, Status.FAILED))
+            self._say(f"{error}: trial {number} is given up")
+        else:
+            self._say(f"{error}: trial {number} is tried again")
 
     def finished(self) -> Account:
         """The account, once everything is recorded."""

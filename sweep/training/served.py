@@ -19,14 +19,12 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Chosen, Work, choose
+from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
 from sweep.validation import InvalidValueError
 
 MOMENT = 0.05
 """Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
-
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-"""What torch says where there is not enough, of a GPU and of a CPU."""
 
 
 @dataclass
@@ -86,7 +84,7 @@ def _last_words(error: BaseException) -> tuple[str, Any]:
     if isinstance(error, InvalidValueError):
         return "refused", error
     text = str(error).strip()
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in OUT_OF_MEMORY):
+    if out_of_memory(error):
         return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
     return "error", traceback.format_exc()
 
