@@ -1,12 +1,15 @@
 """Checkpoints in files: whole or not there, each with a digest, the last two of every trial."""
 
+import fcntl
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from sweep import durable
@@ -97,6 +100,25 @@ class CheckpointFiles:
     def final(self) -> "CheckpointFiles":
         """Those that trials have ended with."""
         return CheckpointFiles(self.folder / "final", self._of, self._largest, self._say, self._check)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The folder is this process's alone for the duration of a with block, however it ends.
+
+        Raises:
+            InvalidValueError: names train.checkpoint_dir if it cannot be made, or is another's; it says whose.
+        """
+        self.prepare()
+        with os.fdopen(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                rule = f"is in use by {lock.read() or 'another process'}; wait until it ends, or stop it"
+                raise InvalidValueError("train.checkpoint_dir", self.folder, rule) from error
+            lock.truncate()
+            lock.write(f"process {os.getpid()} on {gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            lock.flush()
+            yield
 
     def prepare(self) -> None:
         """Make the folder.

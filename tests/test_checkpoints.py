@@ -119,7 +119,7 @@ def test_the_same_step_again_is_not_written_again(files, monkeypatch):
     files.save(trial(), checkpoint(5))
     files.save(trial(), checkpoint(10))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write", None)
+        patch.setattr(module.durable, "write", None)
         files.save(trial(), checkpoint(10))
     assert names(files) == ["0-0000000005.checkpoint", "0-0000000010.checkpoint"]
 

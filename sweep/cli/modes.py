@@ -8,18 +8,13 @@ from itertools import product
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from omegaconf import DictConfig
-
-from sweep import study
-from sweep.checkpoints import CheckpointFiles
 from sweep.cli import build
 from sweep.cli.compare import compare
-from sweep.cli.display import Display, console, say
+from sweep.cli.display import console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
+from sweep.cli.main import DONE, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
-from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.search import search
 from sweep.cli.show import (
     address,
@@ -31,110 +26,28 @@ from sweep.cli.show import (
     training_links,
     ui_command,
 )
+from sweep.cli.training import train
 from sweep.comparison import compare as compared
-from sweep.config import EngineConfig, RunConfig, TrackingConfig
-from sweep.core import Checkpoint, ComparisonRecord, Status, Trial
-from sweep.data import load
+from sweep.config import RunConfig, TrackingConfig
+from sweep.core import ComparisonRecord
 from sweep.report import (
     curve_picture,
     curves_picture,
-    describe,
     figures_table,
     figures_text,
     heading,
-    training_name,
     warnings,
 )
 from sweep.schedules import key_figures
 from sweep.tracking import (
     MlflowReader,
-    MlflowRecorder,
     Store,
-    TrainingRuns,
     open_store,
-    recorded_run,
     serving,
 )
-from sweep.training import CPU, Task, Work
 from sweep.validation import InvalidValueError
 
 __all__ = ["compare", "preview", "report", "search", "train", "ui"]
-
-
-def train(command: Command) -> int:
-    """Train one configuration through the same loop, recorded as a run of its own, and keep the state it ends with.
-
-    A training that has not reached its horizon, or is asked for more steps, goes on from there.
-    """
-    config, run = _single(command, "mode=train trains one configuration")
-    tracking, judged = build.tracking_config(config), build.study_config(config)
-    engine = _alone(build.engine_config(config))
-    base, data, out = address(command, tracking), load(run.dataset), console()
-    Task(data, CPU, run.train.precision).check(run)
-    judged.check_metric(data.classification, run.average)
-    trial = Trial(0, run, run.train.seed, keeps_state=True)
-    name = training_name(trial, data.digest)
-    checkpoints = checkpoints_of(run, data, name, name, out)
-    trial, checkpoint = _going_on(trial, checkpoints)
-    checkpoints.prepare()
-    goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-    _check_store(tracking, goes_on)
-    proposer = study.FixedTrials([trial])
-    begun = 0 if checkpoint is None else checkpoint.state.step
-    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
-    if checkpoint is not None:
-        say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
-    work = Work([run], 1, learns=False)
-    with interruptible(display.say) as interrupted:
-        store = store_of(tracking, run.train.checkpoint_dir, name, out, interrupted)
-        recorder = MlflowRecorder(store, describe, TrainingRuns(store, name, goes_on))
-        with engine_of(engine, data, work, judged.max_retries, out, interrupted) as trains, display:
-            study.run(proposer, trains, recorder, checkpoints, display, judged.metric, interrupted)
-        if proposer.results:
-            settle(store, interrupted)
-    if not proposer.results:
-        kept = checkpoints.latest(trial)
-        say(out, f"interrupted: the same command goes on from step {0 if kept is None else kept.state.step}")
-        return INTERRUPTED
-    (result,) = proposer.results
-    events = display.events.get(trial.number, ())
-    say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
-    say(out, f"\nin MLflow ({ui_command(command)} serves it):")
-    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
-    return DONE if result.status is Status.COMPLETE else FAILED
-
-
-def _alone(config: EngineConfig) -> EngineConfig:
-    """The engine of a single training: the serial one, unless another is asked for."""
-    return EngineConfig("serial") if config.name == "auto" else config
-
-
-def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkpoint | None]:
-    """The training as it is asked for, and the checkpoint that it goes on from; None where it begins anew."""
-    more, horizon = trial.config.train.more_steps, trial.config.train.steps
-    interrupted, ended = checkpoints.latest(trial), checkpoints.final.latest(trial)
-    if interrupted is not None:
-        if interrupted.last == (horizon if more is None else interrupted.first + more):  # the same request
-            return replace(trial, first=interrupted.first), interrupted
-        checkpoints.end(trial, interrupted)
-        ended = checkpoints.final.latest(trial)
-    if ended is None and (checkpoints.holds(trial) or checkpoints.final.holds(trial)):
-        rule = "has no checkpoint of this training that is whole; delete it to begin the training anew"
-        raise InvalidValueError("train.checkpoint_dir", checkpoints.folder, rule)
-    if ended is None or (more is None and ended.state.step >= horizon):
-        return trial, None
-    trial = replace(trial, first=ended.state.step)
-    ended = replace(ended, first=trial.first, last=trial.last)
-    checkpoints.save(trial, ended)
-    return trial, ended
-
-
-def _check_store(tracking: TrackingConfig, goes_on: str | None) -> None:
-    """Refuse a store that does not hold the run of a training that goes on."""
-    store = open_store(tracking, create=False)
-    if goes_on is not None and (store is None or not store.holds(goes_on)):
-        rule = f"does not hold run {goes_on} of the training that goes on: name the one that does, or another"
-        raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
 
 
 def preview(command: Command) -> int:
@@ -253,15 +166,6 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
 def _label(key: str, value: str) -> str:
     """A choice in a legend: a schedule by its name, anything else with what it is."""
     return value if key == "schedule" else f"{heading(key)}={value}".replace("\\", "")  # Hydra escapes interpolations
-
-
-def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:
-    """The configuration of a mode that has no search."""
-    for key, written in command.request.searched.items():
-        raise InvalidValueError(key, written, f"{rule}; a sweep expression is for mode=search")
-    config = command.compose()
-    build.engine_config(config)
-    return config, build.run_config(config)
 
 
 def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:

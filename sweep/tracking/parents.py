@@ -31,7 +31,7 @@ class TrainingRuns:
     """The runs of a single training, which have no parent: the one that goes on, and what crashes have left.
 
     Args:
-        name: of the training, the same for all attempts.
+        name: of the training, the same for all attempts to train it, and for no other training at the same time.
         goes_on: the run that goes on, as its checkpoint names it; None for a training that begins anew.
     """
 
@@ -43,8 +43,12 @@ class TrainingRuns:
 
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"sweep.kind": "train"})
-        own = [run for run in runs if run.data.tags.get("sweep.key", "").startswith(f"{self.name}.")]
-        return [(0, run) for run in own if self.goes_on in names_of(run) or "sweep.status" not in run.data.tags]
+        return [(0, run) for run in runs if self.goes_on in names_of(run) or self._left(run)]
+
+    def _left(self, run: Run) -> bool:
+        """Whether a crash has left it."""
+        tags = run.data.tags
+        return "sweep.status" not in tags and tags.get("sweep.key", "").startswith(f"{self.name}.")
 
     def add(self, number: int, value: float) -> list[Change]:
         return []
