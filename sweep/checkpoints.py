@@ -83,17 +83,20 @@ class CheckpointFiles:
         durable.write(path, [self._content(trial.number, checkpoint)])
         good.append(path)
         del good[:-GENERATIONS]
+        self._check()  # writing takes a while: meanwhile others may have begun to keep theirs here
         _remove(old for old in self._files(trial.number) if old not in good)
 
     def end(self, trial: Trial, last: Checkpoint | None) -> None:
         """Forget those of a trial that has ended; but keep the state that it has ended with, where it is given."""
+        files = self._files(trial.number)
         if last is not None:
             final = self.final
             known = final.latest(trial)
             if known is None or last.state.step >= known.state.step:  # a longer training stays
                 final.save(trial, last)
-        self._check()
-        _remove(self._files(trial.number))
+        if files:
+            self._check()
+            _remove(files)
         self._good.pop(trial.number, None)
 
     @property

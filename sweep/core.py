@@ -1,7 +1,7 @@
 """The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -235,7 +235,7 @@ class Engine(Protocol):
         A trial whose status is set has left its slot.
         """
 
-    def snapshots(self) -> list[Progress]:
+    def snapshots(self) -> Iterable[Progress]:
         """Where each live trial stands, with its state; before it what was reached until then. For when it must end."""
 
     def stop(self, trial: Trial) -> None:

@@ -148,6 +148,10 @@ class UnavailableError(RuntimeError):
     """
 
 
+class GivenUpError(UnavailableError):
+    """A database was locked for longer than a command that is interrupted may wait."""
+
+
 class StorageFullError(OSError):
     """There is no room left to write to."""
 
@@ -256,7 +260,8 @@ class Patience:
                 if self.interrupted():
                     self._ends = min(self._ends, now + GRACE)
                 if now >= min(until, self._ends):
-                    raise UnavailableError(f"{self.what} is locked by another program") from error
+                    kind = GivenUpError if now >= self._ends else UnavailableError
+                    raise kind(f"{self.what} is locked by another program") from error
             if not said and now - began >= SAID_AFTER:
                 self.say(f"{self.what} is locked by another program; waiting for it")
                 said = True

@@ -1,6 +1,6 @@
 """The loop of a study: the same for a search, for final runs and for one training."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -97,7 +97,7 @@ class TrainedOnce:
                 self._live.remove(progress.trial)
         return reached
 
-    def snapshots(self) -> list[Progress]:
+    def snapshots(self) -> Iterable[Progress]:
         """Those of the engine. What is played back, or waits, needs none: it is played back from its start again."""
         return self._engine.snapshots()
 
@@ -137,8 +137,8 @@ def run(
         if loop.live:
             loop.halt()
     except BaseException:
-        for live in loop.live.values():
-            with suppress(Exception):  # the record may be what failed; what raised first is what to tell
+        with suppress(Exception):  # the record may be what failed; what raised first is what to tell
+            for live in loop.live.values():
                 recorder.interrupt(live.trial)
         raise
 
@@ -198,31 +198,48 @@ class _Loop:
 
     def take(self, progress: Progress) -> None:
         """Record and report what was reached; keep a state; end what ends there, or should be pruned."""
-        live, evaluation = self.live[progress.trial], progress.evaluation
-        trial = live.trial
+        live = self.live[progress.trial]
+        self._note(live, progress)
+        if progress.state is not None and progress.status is None:
+            self._keep(live, progress.state)
+            self._flush(live)
+        self.monitor.progressed(live.trial, progress)
+        result = self._result(live.trial, progress)
+        evaluated = result is None and progress.evaluation is not None
+        if evaluated and self.proposer.should_prune(live.trial, progress.events):
+            result = Result(progress.trial, Status.PRUNED)
+            self.engine.stop(live.trial)
+        if result is not None:
+            self._end(live, result, progress.state)
+
+    def _note(self, live: _Live, progress: Progress) -> None:
+        """Record and report."""
         for rows in progress.rows:
             self.recorder.record(rows)
-        if evaluation is not None:
-            live.evaluations.append(evaluation)
-            self.recorder.evaluate(evaluation)
+        if progress.evaluation is not None:
+            live.evaluations.append(progress.evaluation)
+            self.recorder.evaluate(progress.evaluation)
             if progress.status is not Status.DIVERGED:
-                self.proposer.report(trial, evaluation)
+                self.proposer.report(live.trial, progress.evaluation)
         if progress.events:
-            self.recorder.mark(trial, progress.events)
-        if progress.state is not None and progress.status is None:
-            self.checkpoints.save(trial, self._checkpoint(live, progress.state))
-            self.recorder.flush(trial)
-            self.proposer.kept(trial)
-        self.monitor.progressed(trial, progress)
-        result = self._result(trial, progress)
-        if result is None and evaluation is not None and self.proposer.should_prune(trial, progress.events):
-            result = Result(trial.number, Status.PRUNED)
-            self.engine.stop(trial)
-        if result is not None:
-            last = None if progress.state is None else self._checkpoint(live, progress.state)
-            self.recorder.close(trial, result)
-            del self.live[trial.number]
-            self._tell(trial, result, last)
+            self.recorder.mark(live.trial, progress.events)
+
+    def _keep(self, live: _Live, state: Snapshot) -> None:
+        self.checkpoints.save(live.trial, self._checkpoint(live, state))
+
+    def _flush(self, live: _Live) -> None:
+        """Bring into the record what the checkpoint has."""
+        self.recorder.flush(live.trial)
+        self.proposer.kept(live.trial)
+
+    def _end(self, live: _Live, result: Result, state: Snapshot | None) -> None:
+        """Close, then tell. A state that is wanted is kept before: a training without it would be done again."""
+        trial = live.trial
+        if trial.keeps_state and state is not None:
+            self.checkpoints.end(trial, self._checkpoint(live, state))
+        self.recorder.close(trial, result)
+        del self.live[trial.number]
+        self._tell(trial, result)
 
     def _checkpoint(self, live: _Live, state: Snapshot) -> Checkpoint:
         trial = live.trial
@@ -234,21 +251,28 @@ class _Loop:
             return Result(trial.number, Status.COMPLETE, progress.evaluation.metrics[self.metric])
         return None if progress.status is None else Result(trial.number, progress.status)
 
-    def _tell(self, trial: Trial, result: Result, last: Checkpoint | None = None) -> None:
-        """Tell a trial whose record is closed.
-
-        Args:
-            last: where it ended, if that is to be kept.
-        """
+    def _tell(self, trial: Trial, result: Result) -> None:
+        """Tell a trial whose record is closed."""
         self.proposer.tell(trial, result)
-        self.checkpoints.end(trial, last if trial.keeps_state else None)
+        if not trial.keeps_state or result.status is Status.DIVERGED:
+            self.checkpoints.end(trial, None)
         self.monitor.ended(trial, result)
 
     def halt(self) -> None:
-        """Keep the live trials where they stand, and give them back."""
+        """Keep the live trials where they stand, all before the first is recorded, and give them back."""
+        kept = []
         for progress in self.engine.snapshots():
-            if progress.trial in self.live:  # it may have been pruned on the way
+            live = self.live.get(progress.trial)
+            if live is None:  # it was pruned on the way
+                continue
+            if progress.state is None or progress.status is not None:
                 self.take(progress)
+                continue
+            self._note(live, progress)
+            self._keep(live, progress.state)
+            kept.append(live)
+        for live in kept:
+            self._flush(live)
         for live in list(self.live.values()):
             self.recorder.interrupt(live.trial)
             self.proposer.release(live.trial)

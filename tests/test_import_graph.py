@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "comparison": {"core"},
     "report": {"comparison", "core", "schedules"},
     "cli": {
-        "checkpoints", "comparison", "config", "core", "data", "database", "forking", "report", "schedules", "search",
-        "space", "study", "tracking", "training", "validation",
+        "checkpoints", "comparison", "config", "core", "data", "database", "durable", "forking", "report", "schedules",
+        "search", "space", "study", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip

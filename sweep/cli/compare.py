@@ -138,6 +138,7 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
     if run.exists:
         run.reopen()
+        run.reap()
         run.tag(tags)
     else:
         run.create(as_params(plan.shared), tags)
@@ -150,13 +151,14 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
 
 
 def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
-    """Carry out the searches that have trials left."""
+    """Carry out the searches; one that has no trials left is only brought to its end."""
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
-        if stop() or opened.done:
-            continue
+        if stop():
+            return
         run, proposer = opened.run(store), opened.proposer
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
-        say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
+        if not opened.done:
+            say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
         carry_out(opened, store, run, display_of(opened, run, out, later), stop)
 
 

@@ -90,11 +90,12 @@ def _carry_out(command: Command) -> int:
     try:
         return int(getattr(modes, mode)(command))
     except Exception as error:
-        told = failures.explained(error)
-        if told is None:
+        explained = failures.explained(error)
+        if explained is None:
             raise
+        told, status = explained
         print(f"sweep: {told}", file=sys.stderr)
-        return FAILED
+        return status
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sweep import durable
 from sweep.comparison import Comparison, as_csv, as_json, counted
 from sweep.config import ReportConfig
 from sweep.core import ComparisonRecord, FamilyRecord, Reader, Rows, StudyRecord, TrialRecord
@@ -71,9 +72,7 @@ def report_folder(config: ReportConfig, name: str) -> Path:
 def write(files: Mapping[str, bytes], folder: Path) -> None:
     """The files in a folder. None is ever half-written."""
     for file, content in files.items():
-        part = folder / f"{file}.part"
-        part.write_bytes(content)
-        os.replace(part, folder / file)
+        durable.write(folder / file, [content])
 
 
 def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]) -> dict[str, dict[str, float]]:

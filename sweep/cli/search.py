@@ -209,18 +209,17 @@ def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> D
 
 def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
     """Trials until the total is reached, or a signal comes; the run of the study gets an account of the engine."""
-    proposer, plan = opened.proposer, opened.plan
+    proposer, plan, out = opened.proposer, opened.plan, display.console
+    checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, out, opened.lease.check)
     run.reopen()
-    recorder = MlflowRecorder(
-        store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
-    )
     try:
+        checkpoints.sweep(proposer.interrupted)
+        recorder = MlflowRecorder(
+            store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
+        )
         if not opened.done:
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
-            retries, out = plan.study.max_retries, display.console
-            checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, out, opened.lease.check)
-            checkpoints.sweep(proposer.interrupted)
-            with engine_of(plan.engine, plan.data, work, retries, out, interrupted) as engine, display:
+            with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
                 study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
             checkpoints.sweep(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})

@@ -39,11 +39,14 @@ def train(command: Command) -> int:
     with checkpoints.claimed(), interruptible(lambda text: say(out, text)) as interrupted:
         trial, checkpoint = _going_on(trial, checkpoints)
         goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-        _check_store(tracking, goes_on)
-        begun = 0 if checkpoint is None else checkpoint.state.step
-        if checkpoint is not None:
-            say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
+        if goes_on is not None and open_store(tracking, create=False) is None:
+            raise _not_held(tracking, goes_on)  # before anything is created
         store = store_of(tracking, run.train.checkpoint_dir, name, out, interrupted)
+        if goes_on is not None and not store.holds(goes_on):
+            raise _not_held(tracking, goes_on)
+        begun = _begin(trial, checkpoint, checkpoints)
+        if begun:
+            say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
         recorder = MlflowRecorder(store, describe, TrainingRuns(store, _unique(name, checkpoints), goes_on))
         proposer = study.FixedTrials([trial])
         display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
@@ -85,28 +88,39 @@ def _alone(config: EngineConfig) -> EngineConfig:
 
 
 def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkpoint | None]:
-    """The training as it is asked for, and the checkpoint that it goes on from; None where it begins anew."""
+    """The training as it is asked for, and the checkpoint that it goes on from; None where it begins anew.
+
+    Raises:
+        InvalidValueError: names train.checkpoint_dir if there are checkpoints of it, and none is whole.
+    """
     more, horizon = trial.config.train.more_steps, trial.config.train.steps
     interrupted, ended = checkpoints.latest(trial), checkpoints.final.latest(trial)
     if interrupted is not None:
         if interrupted.last == (horizon if more is None else interrupted.first + more):  # the same request
             return replace(trial, first=interrupted.first), interrupted
-        checkpoints.end(trial, interrupted)
-        ended = checkpoints.final.latest(trial)
+        if ended is None or interrupted.state.step >= ended.state.step:
+            ended = interrupted
     if ended is None and (checkpoints.holds(trial) or checkpoints.final.holds(trial)):
         rule = "has no checkpoint of this training that is whole; delete it to begin the training anew"
         raise InvalidValueError("train.checkpoint_dir", checkpoints.folder, rule)
     if ended is None or (more is None and ended.state.step >= horizon):
         return trial, None
     trial = replace(trial, first=ended.state.step)
-    ended = replace(ended, first=trial.first, last=trial.last)
-    checkpoints.save(trial, ended)
-    return trial, ended
+    return trial, replace(ended, first=trial.first, last=trial.last)
 
 
-def _check_store(tracking: TrackingConfig, goes_on: str | None) -> None:
-    """Refuse a store that does not hold the run of a training that goes on."""
-    store = open_store(tracking, create=False)
-    if goes_on is not None and (store is None or not store.holds(goes_on)):
-        rule = f"does not hold run {goes_on} of the training that goes on: name the one that does, or another"
-        raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
+def _begin(trial: Trial, checkpoint: Checkpoint | None, checkpoints: CheckpointFiles) -> int:
+    """Keep nothing but what the training goes on from, and the states that it has ended with; the step it is at."""
+    interrupted = checkpoints.latest(trial)
+    if interrupted is not None and interrupted != checkpoint:
+        checkpoints.end(trial, interrupted)
+    if checkpoint is not None:
+        checkpoints.save(trial, checkpoint)
+    for files in (checkpoints, checkpoints.final):
+        files.sweep([trial.number])
+    return 0 if checkpoint is None else checkpoint.state.step
+
+
+def _not_held(tracking: TrackingConfig, run_id: str) -> InvalidValueError:
+    rule = f"does not hold run {run_id} of the training that goes on: name the one that does, or another"
+    return InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")

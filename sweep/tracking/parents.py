@@ -182,6 +182,12 @@ class ComparisonRun(ParentRun):
             if run.data.tags.get("sweep.current") != wanted:
                 self.store.client.set_tag(run.info.run_id, "sweep.current", wanted)
 
+    def reap(self) -> None:
+        """End the final runs that a crash has left, of whatever trial."""
+        finals = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"})
+        left = [run.info.run_id for run in finals if run.info.status == "RUNNING"]
+        self.store.writer.write([Change(run_id, status="KILLED") for run_id in left])
+
     def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
         """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
         families = [[dataset, schedule, run_id] for (dataset, schedule), run_id in studies.items()]

@@ -232,6 +232,8 @@ class EngineProcess:
                 continue
             taken[ticket] = new
             live.take(new)
+            if new.state is not None:  # it comes further now, whatever failed before
+                self._failures.pop(new.trial, None)
             if new.status is not None:
                 del self._live[ticket]
         return list(taken.values())

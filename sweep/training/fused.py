@@ -1,7 +1,7 @@
 """The fused engine: many slots, trained in one step."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -145,16 +145,19 @@ class FusedEngine(Task):
     def stop(self, trial: Trial) -> None:
         self._slots = [None if slot and slot.trial.number == trial.number else slot for slot in self._slots]
 
-    def snapshots(self) -> list[Progress]:
-        live = [slot for slot in self._slots if slot is not None]
-        return [Progress(s.trial.number, s.rows.take(), None, None, s.events, self._packed(s)) for s in live]
+    def snapshots(self) -> Iterator[Progress]:
+        for slot in [slot for slot in self._slots if slot is not None]:
+            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, self._packed(slot))
 
     def _packed(self, slot: _Slot) -> Snapshot:
         """The training in a slot."""
         assert self._stack is not None
-        state = self.initial(slot.trial.config, slot.trial.seed)
-        if slot.step:
-            self._stack.read(slot.index, state, slot.step)
+        if not slot.step:
+            return packed(self.initial(slot.trial.config, slot.trial.seed))
+        state = self._spare
+        for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
+            group.update(own)
+        self._stack.read(slot.index, state, slot.step)
         state.events, state.memories = slot.events, slot.memories
         state.seen, state.global_step = _examples(slot.batches, slot.seen, slot.step), slot.step
         return packed(state)
@@ -204,6 +207,8 @@ class FusedEngine(Task):
             counts=state.mistakes is not None,
             ragged=len(self.data.train) % config.train.batch_size != 0,
         )
+        self._spare = state
+        """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size = config.train.batch_size
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)

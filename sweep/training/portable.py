@@ -1,5 +1,6 @@
 """The state of a training as bytes: what any engine stops with, any other goes on from."""
 
+from collections.abc import Mapping
 from io import BytesIO
 from pickle import UnpicklingError
 from typing import Any
@@ -47,17 +48,21 @@ def unpacked(snapshot: Snapshot, trial: Trial, data: Dataset, device: torch.devi
     held = _read(snapshot.content)
     state = initial_state(trial.config, trial.seed, data, device, DTYPES[trial.config.train.precision])
     try:
-        state.model.load_state_dict(held["model"])
-        load_exactly(state.optimizer, held["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        _restore(state, held, device)
+    except (AttributeError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _refused(f"holds a state that is none of this training: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -> None:
+    state.model.load_state_dict(held["model"])
+    load_exactly(state.optimizer, held["optimizer"])
     state.random = RandomState(*held["random"])
     state.average = _on(held["average"], device)
     state.events = tuple(Event(step, name) for step, name in held["events"])
     state.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
     state.mistakes = None if held["mistakes"] is None else held["mistakes"].to(device)
     state.seen, state.global_step = held["seen"], held["global_step"]
-    return state
 
 
 def _on(average: dict[str, torch.Tensor] | None, device: torch.device) -> dict[str, torch.Tensor] | None:

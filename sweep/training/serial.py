@@ -1,7 +1,7 @@
 """The serial engine: one slot, plain PyTorch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +65,10 @@ class SerialEngine(Task):
         if self._slot is not None and self._slot.trial.number == trial.number:
             self._slot = None
 
-    def snapshots(self) -> list[Progress]:
+    def snapshots(self) -> Iterator[Progress]:
         slot = self._slot
-        if slot is None:
-            return []
-        return [Progress(slot.trial.number, slot.rows.take(), None, None, slot.state.events, packed(slot.state))]
+        if slot is not None:
+            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.state.events, packed(slot.state))
 
     def advance(self) -> list[Progress]:
         slot = self._slot

@@ -26,6 +26,9 @@ from sweep.validation import InvalidValueError
 MOMENT = 0.05
 """Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
 
+MOST_ROWS = 1_000_000
+"""Updates after which states are given, so that no more rows than these wait in memory for a checkpoint."""
+
 
 @dataclass
 class Account:
@@ -100,6 +103,8 @@ class _Server:
         self.pipe, self.engine, self.account, self.every = pipe, chosen.engine, account, every
         self.engine.pause = self._pausing
         self.due = time.monotonic() + every
+        self.unkept = 0
+        """Updates since then."""
         self.halting = False
         self.waiting: list[tuple[int, Trial]] = []
         self.tickets: dict[int, int] = {}
@@ -128,7 +133,7 @@ class _Server:
         while not self.ended:
             self._read()
             if self.halting:
-                self._reach(self.engine.snapshots())
+                self._tell_states()
                 self.pipe.send(("halted", None))
                 return
             self._fill()
@@ -146,9 +151,15 @@ class _Server:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        if time.monotonic() >= self.due and not self.halting:
-            self._reach(self.engine.snapshots())
-            self.due = time.monotonic() + self.every
+        self.unkept += sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.halting:
+            self._tell_states()
+
+    def _tell_states(self) -> None:
+        """Where the trials stand, one after another: what has arrived can be kept, however long the others take."""
+        for progress in self.engine.snapshots():
+            self._reach([progress])
+        self.due, self.unkept = time.monotonic() + self.every, 0
 
     def _reach(self, reached: Sequence[Progress]) -> None:
         """Tell what was reached."""

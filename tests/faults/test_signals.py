@@ -30,7 +30,7 @@ SECONDS = 10
 
 def patience() -> float:
     """Seconds in which a command is gone on this machine, as busy as it is now."""
-    return SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return SECONDS if LONG else SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 GOES_ON = re.compile(r"the same command (goes on|trains again)")
