@@ -74,7 +74,7 @@ SERIAL_RANDOM = Case("serial, random", search("engine=serial", *RANDOM))
 SERIAL_TPE = Case("serial, tpe", search("engine=serial", *TPE))
 SERIAL_MEDIAN = Case(
     "serial, random, median",
-    search("engine=serial", "sampler=random", "pruner=median", "pruner.n_startup_trials=2", "tracking.every=7", trials=8),
+    search("engine=serial", "sampler=random", "pruner=median", "pruner.n_startup_trials=2", trials=8),
 )
 FUSED_RANDOM = Case("fused, random", search(*FUSED, *RANDOM), exact=False, best=False)
 TRAINING = Case(
