@@ -238,6 +238,11 @@ class Patience:
     _ends: float = field(default=math.inf, init=False)
     """When it gives up after a signal: the time is for all calls together."""
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return time.monotonic() >= self._ends
+
     def __call__(self, call: Callable[[], T]) -> T:
         """What the call gives, tried again as long as the database is locked.
 

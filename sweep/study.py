@@ -137,8 +137,8 @@ def run(
         if loop.live:
             loop.halt()
     except BaseException:
-        with suppress(Exception):  # the record may be what failed; what raised first is what to tell
-            for live in loop.live.values():
+        for live in loop.live.values():
+            with suppress(Exception):  # the record may be what failed; what raised first is what to tell
                 recorder.interrupt(live.trial)
         raise
 

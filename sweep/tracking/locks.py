@@ -57,9 +57,11 @@ def wait_for_locks(store: SqlAlchemyStore, hooks: Hooks) -> None:
 
 def _listen(engine: Engine, what: str) -> None:
     def execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        patience = _HOOKS[engine].patience(what)
         if statement.startswith("PRAGMA busy_timeout"):  # MLflow sets it in every session
-            statement = f"PRAGMA busy_timeout = {BUSY * 1000:.0f}"
-        _HOOKS[engine].patience(what)(lambda: cursor.execute(statement, parameters))
+            busy = 0.0 if patience.over else BUSY
+            statement = f"PRAGMA busy_timeout = {busy * 1000:.0f}"
+        patience(lambda: cursor.execute(statement, parameters))
         return True  # carried out
 
     def execute_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:

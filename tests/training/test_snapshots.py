@@ -117,7 +117,7 @@ def train(kinds, data, precision, trials, pause=lambda: False, cut=lambda: False
             engine.start(live[waiting.pop(0).number])
         take(found, engine.advance(), live)
         if cut():
-            given = engine.snapshots()
+            given = list(engine.snapshots())
             assert len(given) == engine.slots - engine.free
             take(found, given, live)
             waiting = [live[progress.trial] for progress in given] + [t for t in waiting if t.number in live]
@@ -256,12 +256,12 @@ def test_a_trial_that_has_made_no_update_has_a_state_too(digits, make_trial, kin
     (given,) = engine.snapshots()
     assert (given.rows, given.evaluation, given.status, given.state.step) == ([], None, None, 0)
     assert_same(train([kind], digits, "float64", [replace(trial, state=given.state)]), whole)
-    assert engine.snapshots()[0].state.step == 0
+    assert next(engine.snapshots()).state.step == 0
 
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_an_engine_without_trials_has_no_states(digits, kind):
-    assert built(kind, digits, "float64").snapshots() == []
+    assert list(built(kind, digits, "float64").snapshots()) == []
 
 
 @pytest.mark.parametrize("kinds", [("serial", "fused"), ("fused", "serial")], ids="->".join)
