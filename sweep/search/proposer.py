@@ -22,6 +22,8 @@ from sweep.space import Branch, Dimension, Space
 
 ATTEMPTS = "sweep.attempts"
 """User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
+PRUNED = "sweep.pruned"
+"""User attribute: the step at which it was decided to prune the trial."""
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -98,7 +100,11 @@ class OptunaProposer:
                 self._ledger.keep(trial.number)
 
     def should_prune(self, trial: Trial, events: Sequence[Event] = ()) -> bool:
-        """The pruner's answer among the trials of the same branch; never before warmup has ended."""
+        """The pruner's answer among the trials of the same branch; never before warmup has ended.
+
+        asha and hyperband note that they were asked, and do not prune when asked again: what they decided is kept, so
+        that a trial that is interrupted before it is told is pruned when it reaches that step again.
+        """
         if not self._prunes:
             return False
         frozen = self._ledger[trial.number]
@@ -109,8 +115,11 @@ class OptunaProposer:
         study: Any = self._ledger.study
         if self.space.conditional:
             study = BranchStudy(study, {group: frozen.params[group] for group in self.space.groups})
-        pruned = bool(self._ledger.study.pruner.prune(study, frozen))
-        self._ledger.keep(trial.number)  # what the pruner noted of it
+        decided = frozen.user_attrs.get(PRUNED) == frozen.last_step
+        pruned = bool(self._ledger.study.pruner.prune(study, frozen)) or decided
+        if pruned:
+            self._live[trial.number].set_user_attr(PRUNED, frozen.last_step)
+        self._ledger.keep(trial.number)  # also what the pruner noted of it
         return pruned
 
     def tell(self, trial: Trial, result: Result) -> None:
