@@ -197,7 +197,7 @@ class _Loop:
         self._tell(trial, result)
 
     def take(self, progress: Progress) -> None:
-        """Record and report what was reached; keep a state; end what ends there, or should be pruned."""
+        """Record and report what was reached; end what ends there or should be pruned, or keep its state."""
         live, evaluation = self.live[progress.trial], progress.evaluation
         trial = live.trial
         for rows in progress.rows:
@@ -209,15 +209,15 @@ class _Loop:
                 self.proposer.report(trial, evaluation)
         if progress.events:
             self.recorder.mark(trial, progress.events)
-        if progress.state is not None and progress.status is None:
-            self.checkpoints.save(trial, self._checkpoint(live, progress.state))
-            self.recorder.flush(trial)
-            self.proposer.kept(trial)
-        self.monitor.progressed(trial, progress)
         result = self._result(trial, progress)
         if result is None and evaluation is not None and self.proposer.should_prune(trial, progress.events):
             result = Result(trial.number, Status.PRUNED)
             self.engine.stop(trial)
+        if result is None and progress.state is not None:  # after the decision: nobody asks for it again beyond it
+            self.checkpoints.save(trial, self._checkpoint(live, progress.state))
+            self.recorder.flush(trial)
+            self.proposer.kept(trial)
+        self.monitor.progressed(trial, progress)
         if result is not None:
             last = None if progress.state is None else self._checkpoint(live, progress.state)
             self.recorder.close(trial, result)

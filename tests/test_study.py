@@ -322,8 +322,8 @@ def test_one_trial_from_its_opening_to_its_end():
         ("record", 0, 0),
         ("evaluate", 0, 10),
         ("report", 0, 10),
-        ("progressed", 0),
         ("should_prune", 0),
+        ("progressed", 0),
         ("advance", 0),
         ("record", 0, 10),
         ("evaluate", 0, 20),
@@ -555,6 +555,19 @@ def test_a_state_that_comes_with_an_evaluation_is_kept_with_it():
     study.run(interrupted=after(1))
     assert study.log.index(("evaluate", 0, 10)) < study.log.index(("save", 0, 10))
     assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10]
+
+
+def test_a_state_is_kept_once_it_is_decided_that_its_trial_goes_on():
+    """From that state on nobody would ask again whether it should have been pruned there."""
+    script = [replace(boundary(0, step), state=Snapshot(step, b"state")) for step in (10, 20, 30)]
+    study = Study({0: script}, prune={0: 20}).run()
+    assert study.log.of("should_prune", "save", "stop", "close") == [
+        ("should_prune", 0),
+        ("save", 0, 10),
+        ("should_prune", 0),
+        ("stop", 0),
+        ("close", 0),
+    ]
 
 
 def test_a_checkpoint_is_what_a_trial_goes_on_from():
