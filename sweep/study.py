@@ -35,6 +35,9 @@ class FixedTrials:
     def ask(self) -> Trial | None:
         return self._waiting.pop(0) if self._waiting else None
 
+    def give_up(self, trial: Trial) -> bool:
+        return False
+
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Nothing depends on it."""
 
@@ -168,10 +171,12 @@ class _Loop:
         return bool(self.live)
 
     def _begin(self, trial: Trial) -> None:
-        """Train a trial from where it stands; one that is recorded to its end is only told."""
+        """Train a trial from where it stands; or only tell it, where it is recorded to its end; or give it up."""
         ended = self.recorder.ended(trial)
         if ended is not None:
             self._tell_recorded(trial, ended)
+            return
+        if self.proposer.give_up(trial):
             return
         checkpoint = self.checkpoints.latest(trial)
         live = self.live[trial.number] = _Live(trial)

@@ -103,15 +103,18 @@ class FakeEngine:
 
 
 class FakeProposer:
-    """Gives the trials one after another; prunes those in `prune` at the step given there."""
+    """Gives the trials one after another; prunes those in `prune` at the step given there; gives up the `hopeless`."""
 
-    def __init__(self, log, numbers, prune=None):
-        self.log, self.waiting, self.prune = log, list(numbers), prune or {}
+    def __init__(self, log, numbers, prune=None, hopeless=()):
+        self.log, self.waiting, self.prune, self.hopeless = log, list(numbers), prune or {}, hopeless
         self.reported = {}
         self.results = {}
 
     def ask(self):
         return trial(self.waiting.pop(0)) if self.waiting else None
+
+    def give_up(self, trial):
+        return trial.number in self.hopeless
 
     def report(self, trial, evaluation):
         self.log.append(("report", trial.number, evaluation.step))
@@ -632,6 +635,21 @@ def test_a_recorded_trial_is_told_as_it_ended(status):
     assert study.proposer.results[0] == Result(0, status)
     expected = [("report", 0, 10), ("report", 0, 20)] if status is Status.PRUNED else [("report", 0, 10)]
     assert study.log.of("report") == expected
+
+
+def test_a_trial_that_is_given_up_is_not_opened():
+    study = Study({2: trained(2, 0.5)}, held={0: kept(0, 15)})
+    study.proposer = FakeProposer(study.log, [0, 1, 2], hopeless=[0, 1])
+    study.run()
+    assert study.log.of("open", "start", "tell") == [("open", 2), ("start", 2), ("tell", 2)]
+
+
+def test_a_trial_that_would_be_given_up_is_told_as_its_record_ended():
+    """What interrupted it came between its record's end and the telling."""
+    study = Study({}, whole={0: trained(0, 0.7, 0.4)})
+    study.proposer = FakeProposer(study.log, [0], hopeless=[0])
+    study.run()
+    assert study.proposer.results == {0: Result(0, Status.COMPLETE, 0.4)}
 
 
 def test_many_recorded_trials_take_no_slot():

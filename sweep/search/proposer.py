@@ -83,14 +83,21 @@ class OptunaProposer:
             return None
         if self.told + len(self._live) >= self.total:
             return None
-        while self._left:
+        if self._left:
             frozen = self._ledger[self._left.pop(0)]
-            if not self._give_up(frozen):
-                return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
+            return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
         self._ledger.study.sampler = self._sampler(self._n_trials)
         live = self._ledger.study.ask()
         self._n_trials = max(self._n_trials, live.number + 1)
         return self._begin(live, reported=set())
+
+    def give_up(self, trial: Trial) -> bool:
+        """Tell a trial that crashed too often as failed; whether it is one."""
+        if self._live[trial.number].user_attrs[ATTEMPTS] <= self.config.max_retries + 1:
+            return False
+        self._forget(trial)
+        self._fail(trial.number)
+        return True
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         self._step[trial.number] = evaluation.step
@@ -172,13 +179,6 @@ class OptunaProposer:
         del self._reported[trial.number]
         self._step.pop(trial.number, None)
         return self._live.pop(trial.number)
-
-    def _give_up(self, frozen: FrozenTrial) -> bool:
-        """Tell a trial that crashed too often as failed."""
-        if frozen.user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
-            return False
-        self._fail(frozen.number)
-        return True
 
     def _fail(self, number: int) -> None:
         self._ledger.study.tell(number, state=TrialState.FAIL)

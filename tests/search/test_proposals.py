@@ -221,25 +221,40 @@ def test_divergence_is_told_as_pruned_with_a_violated_constraint(tmp_path: Path)
     assert source.ask() is None
 
 
+def begin(source: OptunaProposer) -> Trial:
+    """The next trial that is not given up."""
+    while (trial := source.ask()) is not None:
+        if not source.give_up(trial):
+            return trial
+    raise AssertionError("there is none")
+
+
 def test_a_trial_that_crashed_too_often_is_given_up_and_listed(tmp_path: Path) -> None:
-    options = ["study.max_retries=1", "study.n_trials=2"]
-    made = plan(tmp_path, *options)
+    made = plan(tmp_path, "study.max_retries=1", "study.n_trials=2")
     for _ in range(2):
-        trial = proposer(made).ask()
-        assert trial is not None
-        assert trial.number == 0
+        assert begin(proposer(made)).number == 0
     source = proposer(made)
-    trial = source.ask()
-    assert trial is not None
+    trial = begin(source)
     assert (trial.number, source.failed, source.told) == (1, [0], 0)
+    later = proposer(made)
+    assert (later.failed, later.interrupted) == ([0], [1])
+
+
+def test_a_trial_that_crashed_after_it_was_recorded_can_be_told_however_often(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    for _ in range(3):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+    finish(source, trial)
+    assert [t.state.name for t in source.study.get_trials()] == ["COMPLETE"]
 
 
 def test_a_trial_released_on_request_has_not_crashed(tmp_path: Path) -> None:
     made = plan(tmp_path, "study.max_retries=1")
     for _ in range(5):
         source = proposer(made)
-        trial = source.ask()
-        assert trial is not None
+        trial = begin(source)
         assert trial.number == 0
         source.release(trial)
 
@@ -249,25 +264,21 @@ def test_a_trial_that_goes_on_from_checkpoints_may_crash_as_often_as_it_likes(tm
     made = plan(tmp_path, "study.max_retries=1", "study.n_trials=2")
     for _ in range(5):
         source = proposer(made)
-        trial = source.ask()
-        assert trial is not None
+        trial = begin(source)
         assert trial.number == 0
         source.kept(trial)
         source.kept(trial)
     (stored,) = proposer(made).study.get_trials()
     assert stored.user_attrs["sweep.attempts"] == 1
     for number in (0, 1):  # what was in vain counts again
-        trial = proposer(made).ask()
-        assert trial is not None
-        assert trial.number == number
+        assert begin(proposer(made)).number == number
 
 
 def test_what_was_kept_and_released_on_request_has_not_crashed(tmp_path: Path) -> None:
     made = plan(tmp_path, "study.max_retries=1")
     for _ in range(5):
         source = proposer(made)
-        trial = source.ask()
-        assert trial is not None
+        trial = begin(source)
         source.kept(trial)
         source.release(trial)
     (stored,) = proposer(made).study.get_trials()
