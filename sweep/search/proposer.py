@@ -28,6 +28,10 @@ PRUNED = "sweep.pruned"
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+class HopelessError(RuntimeError):
+    """Trial after trial could not be trained: neither would the next."""
+
+
 class OptunaProposer:
     """Trials of an Optuna study, asked and told by this process alone.
 
@@ -69,6 +73,7 @@ class OptunaProposer:
         """The interrupted trials that wait to be asked for, by number."""
         self.told = sum(t.state in TOLD for t in trials)
         """How many trials count: complete and pruned ones, diverged ones among the latter."""
+        self._failed_in_a_row = 0
         self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
         """The numbers of the trials that were given up."""
 
@@ -78,11 +83,19 @@ class OptunaProposer:
         return list(self._left)
 
     def ask(self) -> Trial | None:
-        """An interrupted trial under its own number, or a new proposal until the total is reached."""
+        """An interrupted trial under its own number, or a new proposal until the total is reached.
+
+        Raises:
+            HopelessError: if trials could not be trained, one after another, as many as a single one is tried.
+        """
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
         if self.told + len(self._live) >= self.total:
             return None
+        if self._failed_in_a_row > self.config.max_retries:
+            if self._live:  # one of them may show that trials can be trained
+                return None
+            raise HopelessError(_hopeless(self._failed_in_a_row))
         if self._left:
             frozen = self._ledger[self._left.pop(0)]
             return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
@@ -132,11 +145,12 @@ class OptunaProposer:
     def tell(self, trial: Trial, result: Result) -> None:
         """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
 
-        A trial that could not be trained counts for nothing.
+        A trial that could not be trained does not count to the total.
         """
         live = self._forget(trial)
         if result.status is Status.FAILED:
             self._fail(trial.number)
+            self._failed_in_a_row += 1
             return
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
@@ -146,6 +160,7 @@ class OptunaProposer:
             self._ledger.study.tell(live, state=TrialState.PRUNED)
         self._ledger.keep(trial.number)
         self.told += 1
+        self._failed_in_a_row = 0
 
     def kept(self, trial: Trial) -> None:
         live = self._live[trial.number]
@@ -221,3 +236,8 @@ class OptunaProposer:
 def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
     config = branch.configure(values)
     return Trial(number, config, config.train.seed, {**branch.selection, **values})
+
+
+def _hopeless(trials: int) -> str:
+    last = "last trial" if trials == 1 else f"last {trials} trials"
+    return f"the {last} could not be trained; mend what was said of it above, and the same command goes on"

@@ -14,7 +14,7 @@ from sweep.cli.expressions import parse
 from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.core import Evaluation, Result, Status, Trial
-from sweep.search import OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.search import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
 
 register_resolvers()
 
@@ -248,6 +248,48 @@ def test_a_trial_that_crashed_after_it_was_recorded_can_be_told_however_often(tm
         assert trial is not None
     finish(source, trial)
     assert [t.state.name for t in source.study.get_trials()] == ["COMPLETE"]
+
+
+def fail(source: OptunaProposer, trial: Trial) -> None:
+    source.tell(trial, Result(trial.number, Status.FAILED))
+
+
+@pytest.mark.parametrize(("retries", "said"), [(0, "the last trial could not"), (2, "the last 3 trials could not")])
+def test_a_search_of_which_no_trial_can_be_trained_ends(tmp_path: Path, retries: int, said: str) -> None:
+    made = plan(tmp_path, f"study.max_retries={retries}")
+    for start in range(2):  # the same command tries as many again
+        source = proposer(made)
+        for _ in range(retries + 1):
+            fail(source, begin(source))
+        for _ in range(2):
+            with pytest.raises(HopelessError, match=f"^{said} be trained; "):
+                source.ask()
+        assert source.failed == list(range((start + 1) * (retries + 1)))
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETE, Status.PRUNED, Status.DIVERGED])
+def test_a_trial_that_could_be_trained_gives_hope(tmp_path: Path, status: Status) -> None:
+    source = proposer(plan(tmp_path, "study.max_retries=1"))
+    for _ in range(3):
+        fail(source, begin(source))
+        trial = begin(source)
+        source.tell(trial, Result(trial.number, status, 0.5 if status is Status.COMPLETE else None))
+
+
+def test_trials_that_are_live_are_waited_for_before_a_search_is_hopeless(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "study.max_retries=1"))
+    live = ask_all(source, 4)
+    for trial in live[:2]:
+        fail(source, trial)
+    assert source.ask() is None
+    finish(source, live[2])
+    assert begin(source).number == 4
+
+
+def test_trials_that_crashed_too_often_before_are_no_sign_for_the_next(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    ask_all(proposer(made), 4)
+    assert begin(proposer(made)).number == 4
 
 
 def test_a_trial_released_on_request_has_not_crashed(tmp_path: Path) -> None:
