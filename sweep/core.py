@@ -199,6 +199,9 @@ class Proposer(Protocol):
     def ask(self) -> Trial | None:
         """The next trial, or None when there is none (for now, or for good if no trial is live)."""
 
+    def give_up(self, trial: Trial) -> bool:
+        """Give a trial up that was begun too often; whether it was. For one that was asked, before it is opened."""
+
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
 
@@ -210,7 +213,7 @@ class Proposer(Protocol):
         """
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Take how a trial ended. Once for each trial asked."""
+        """Take how a trial ended. Once for each trial asked that was not given up."""
 
     def kept(self, trial: Trial) -> None:
         """A checkpoint of the trial was kept: whatever interrupted it before has not made it begin anew."""

@@ -35,6 +35,9 @@ class FixedTrials:
     def ask(self) -> Trial | None:
         return self._waiting.pop(0) if self._waiting else None
 
+    def give_up(self, trial: Trial) -> bool:
+        return False
+
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Nothing depends on it."""
 
@@ -168,10 +171,12 @@ class _Loop:
         return bool(self.live)
 
     def _begin(self, trial: Trial) -> None:
-        """Train a trial from where it stands; one that is recorded to its end is only told."""
+        """Train a trial from where it stands; or only tell it, where it is recorded to its end; or give it up."""
         ended = self.recorder.ended(trial)
         if ended is not None:
             self._tell_recorded(trial, ended)
+            return
+        if self.proposer.give_up(trial):
             return
         checkpoint = self.checkpoints.latest(trial)
         live = self.live[trial.number] = _Live(trial)
@@ -197,18 +202,18 @@ class _Loop:
         self._tell(trial, result)
 
     def take(self, progress: Progress) -> None:
-        """Record and report what was reached; keep a state; end what ends there, or should be pruned."""
+        """Record and report what was reached; end what ends there or should be pruned, or keep its state."""
         live = self.live[progress.trial]
         self._note(live, progress)
-        if progress.state is not None and progress.status is None:
-            self._keep(live, progress.state)
-            self._flush(live)
-        self.monitor.progressed(live.trial, progress)
         result = self._result(live.trial, progress)
         evaluated = result is None and progress.evaluation is not None
         if evaluated and self.proposer.should_prune(live.trial, progress.events):
             result = Result(progress.trial, Status.PRUNED)
             self.engine.stop(live.trial)
+        if result is None and progress.state is not None:  # after the decision: nobody asks for it again beyond it
+            self._keep(live, progress.state)
+            self._flush(live)
+        self.monitor.progressed(live.trial, progress)
         if result is not None:
             self._end(live, result, progress.state)
 
@@ -265,7 +270,7 @@ class _Loop:
             live = self.live.get(progress.trial)
             if live is None:  # it was pruned on the way
                 continue
-            if progress.state is None or progress.status is not None:
+            if progress.state is None or progress.evaluation is not None:
                 self.take(progress)
                 continue
             self._note(live, progress)

@@ -103,15 +103,18 @@ class FakeEngine:
 
 
 class FakeProposer:
-    """Gives the trials one after another; prunes those in `prune` at the step given there."""
+    """Gives the trials one after another; prunes those in `prune` at the step given there; gives up the `hopeless`."""
 
-    def __init__(self, log, numbers, prune=None):
-        self.log, self.waiting, self.prune = log, list(numbers), prune or {}
+    def __init__(self, log, numbers, prune=None, hopeless=()):
+        self.log, self.waiting, self.prune, self.hopeless = log, list(numbers), prune or {}, hopeless
         self.reported = {}
         self.results = {}
 
     def ask(self):
         return trial(self.waiting.pop(0)) if self.waiting else None
+
+    def give_up(self, trial):
+        return trial.number in self.hopeless
 
     def report(self, trial, evaluation):
         self.log.append(("report", trial.number, evaluation.step))
@@ -322,8 +325,8 @@ def test_one_trial_from_its_opening_to_its_end():
         ("record", 0, 0),
         ("evaluate", 0, 10),
         ("report", 0, 10),
-        ("progressed", 0),
         ("should_prune", 0),
+        ("progressed", 0),
         ("advance", 0),
         ("record", 0, 10),
         ("evaluate", 0, 20),
@@ -557,6 +560,19 @@ def test_a_state_that_comes_with_an_evaluation_is_kept_with_it():
     assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10]
 
 
+def test_a_state_is_kept_once_it_is_decided_that_its_trial_goes_on():
+    """From that state on nobody would ask again whether it should have been pruned there."""
+    script = [replace(boundary(0, step), state=Snapshot(step, b"state")) for step in (10, 20, 30)]
+    study = Study({0: script}, prune={0: 20}).run()
+    assert study.log.of("should_prune", "save", "stop", "close") == [
+        ("should_prune", 0),
+        ("save", 0, 10),
+        ("should_prune", 0),
+        ("stop", 0),
+        ("close", 0),
+    ]
+
+
 def test_a_checkpoint_is_what_a_trial_goes_on_from():
     study = Study({0: [boundary(0, 10), paused(0, 10, 14)]}).run(interrupted=after(2))
     found = replace(study.checkpoints.held[0], state=Snapshot(14, b"state"))
@@ -619,6 +635,21 @@ def test_a_recorded_trial_is_told_as_it_ended(status):
     assert study.proposer.results[0] == Result(0, status)
     expected = [("report", 0, 10), ("report", 0, 20)] if status is Status.PRUNED else [("report", 0, 10)]
     assert study.log.of("report") == expected
+
+
+def test_a_trial_that_is_given_up_is_not_opened():
+    study = Study({2: trained(2, 0.5)}, held={0: kept(0, 15)})
+    study.proposer = FakeProposer(study.log, [0, 1, 2], hopeless=[0, 1])
+    study.run()
+    assert study.log.of("open", "start", "tell") == [("open", 2), ("start", 2), ("tell", 2)]
+
+
+def test_a_trial_that_would_be_given_up_is_told_as_its_record_ended():
+    """What interrupted it came between its record's end and the telling."""
+    study = Study({}, whole={0: trained(0, 0.7, 0.4)})
+    study.proposer = FakeProposer(study.log, [0], hopeless=[0])
+    study.run()
+    assert study.proposer.results == {0: Result(0, Status.COMPLETE, 0.4)}
 
 
 def test_many_recorded_trials_take_no_slot():

@@ -133,9 +133,9 @@ class Lease:
     releases it.
     """
 
-    def __init__(self, study: Study, seconds: float) -> None:
+    def __init__(self, study: Study, seconds: float, patiently: Patience) -> None:
         storage = rdb(study)
-        self._study, self._seconds = study, seconds
+        self._study, self._seconds, self._patiently = study, seconds, patiently
         self._cell = attribute(study, KEY)
         self._engine = create_engine(storage.engine.url, poolclass=NullPool, **storage.engine_kwargs)
         end_suspended(self._engine, seconds)
@@ -164,9 +164,9 @@ class Lease:
             InvalidValueError: if another process searches the study; it says who, and since when.
             KeyboardInterrupt: if interrupted.
         """
-        lease = cls(study, seconds)
+        lease = cls(study, seconds, Patience(f"the database of study {study.study_name}", say, interrupted))
         try:
-            lease._take(Patience(f"the database of study {study.study_name}", say, interrupted))
+            lease._take(lease._patiently)
         except BaseException:
             lease._engine.dispose()
             raise
@@ -186,12 +186,12 @@ class Lease:
         return self._is_lost
 
     def check(self) -> None:
-        """Look into the database.
+        """Look into the database; where it is locked, that is waited for.
 
         Raises:
             LeaseLostError: if somebody else has it.
         """
-        if not self._is_mine(self._cell.read(self._engine)):
+        if not self._is_mine(self._patiently(lambda: self._cell.read(self._engine))):
             raise self.error()
 
     def error(self) -> LeaseLostError:

@@ -77,10 +77,10 @@ class Ledger:
                 distribution = trial.distributions[name]
                 internal = distribution.to_internal_repr(trial.params[name])
                 storage.set_trial_param(trial_id, name, internal, distribution)
-        for key, value in _new(written.system_attrs, trial.system_attrs):
-            storage.set_trial_system_attr(trial_id, key, value)
         for key, value in _new(written.user_attrs, trial.user_attrs):
             storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in _new(written.system_attrs, trial.system_attrs):  # a pruner's notes, after what it decided
+            storage.set_trial_system_attr(trial_id, key, value)
         for step in sorted(trial.intermediate_values.keys() - written.steps):
             storage.set_trial_intermediate_value(trial_id, step, trial.intermediate_values[step])
         if trial.state is not written.state:

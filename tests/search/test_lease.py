@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -20,7 +21,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from sweep.config import TrackingConfig
-from sweep.database import Cell, LeaseLostError, locked, lost_lease
+from sweep.database import Cell, LeaseLostError, UnavailableError, locked, lost_lease
 from sweep.search import lease as module
 from sweep.search.lease import KEY, Lease
 from sweep.search.store import _storage, attribute, rdb
@@ -120,6 +121,32 @@ def test_it_is_free_once_released_and_its_number_rises(study: Study) -> None:
         study.set_user_attr("one", 0)
         with pytest.raises(LeaseLostError, match="taken over"):
             lease.check()
+
+
+def test_a_check_waits_for_a_file_that_is_locked_for_readers_too(tmp_path: Path) -> None:
+    """One that cannot be written ahead, since another program uses it."""
+    study = optuna.create_study(storage=_storage(f"sqlite:///{tmp_path}/optuna.db"), study_name="mine")
+    with Lease.take(study) as lease:
+        rdb(study).engine.dispose()
+        other = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+        assert other.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+        other.execute("BEGIN EXCLUSIVE")
+        threading.Timer(4, other.close).start()
+        assert 3 < took(lease.check) < 8
+
+
+def test_a_check_that_waits_ends_at_a_signal(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=_storage(f"sqlite:///{tmp_path}/optuna.db"), study_name="mine")
+    signals: list[int] = []
+    with Lease.take(study, lambda: bool(signals)) as lease:
+        rdb(study).engine.dispose()
+        other = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        signals.append(15)
+        with pytest.raises(UnavailableError, match="the database of study mine is locked by another program"):
+            lease.check()
+        other.close()
 
 
 def test_a_killed_process_is_taken_over_from_at_once(study: Study, start: Start) -> None:
