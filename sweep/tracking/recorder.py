@@ -117,7 +117,8 @@ class MlflowRecorder:
         for run in left:
             if opened.run_id in run.names:
                 opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
-                opened.known = self._known(run.run_id)
+                self.store.writer.write([Change(run.run_id, status="RUNNING")])
+                opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
                 return opened
         return None
 
@@ -133,13 +134,6 @@ class MlflowRecorder:
         tags = {**description.tags, **self.parent.child_tags(trial)}
         experiment, files = self.store.experiment_id, description.artifacts
         return self.store.writer.create(experiment, description.name, tags, description.params, files)
-
-    def _known(self, run_id: str) -> dict[str, np.ndarray]:
-        """The steps recorded of each metric of a run that goes on; they may be more than its checkpoint has."""
-        self.store.writer.write([Change(run_id, status="RUNNING")])
-        client = self.store.client
-        keys = client.get_run(run_id).data.metrics
-        return {key: np.array([m.step for m in client.get_metric_history(run_id, key)]) for key in keys}
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""
@@ -189,9 +183,9 @@ class MlflowRecorder:
         opened = self._open[trial.number]
         points = opened.points(ended=False)
         if any(len(one) for one in points):
+            opened.flushed = True
             self.store.writer.write([Change(opened.run_id, points)])
-        opened.parts.clear()
-        opened.flushed = True
+        opened.forget()
 
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]
