@@ -11,6 +11,7 @@ from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
+from sweep.tracking.server import KEY, key_after
 from sweep.tracking.store import Store, names_of
 
 RUN_STATUS = {
@@ -125,13 +126,15 @@ class MlflowRecorder:
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
         empty = next((run.run_id for run in left if not run.rows), None)
-        for run in left:
-            if run.run_id != empty:  # no checkpoint covers its rows, and the training may not repeat them to the bit
-                self.store.writer.delete(run.run_id)
+        deleted = [run.run_id for run in left if run.run_id != empty]
+        for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
+            self.store.writer.delete(run_id)
         if empty is not None:
             self.store.writer.write([Change(empty, status="RUNNING")])
             return empty
         tags = {**description.tags, **self.parent.child_tags(trial)}
+        if deleted:
+            tags[KEY] = key_after(tags[KEY], deleted[0])
         experiment, files = self.store.experiment_id, description.artifacts
         return self.store.writer.create(experiment, description.name, tags, description.params, files)
 
