@@ -49,6 +49,10 @@ COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 EXPERIMENT = select(EXPERIMENTS).where(EXPERIMENTS.c.experiment_id == bindparam("of"))
 STAGE = select(RUNS.c.lifecycle_stage).where(RUNS.c.run_uuid == bindparam("of"))
 PLACE = select(RUNS.c.artifact_uri).where(RUNS.c.run_uuid == bindparam("of"))
+KEYS = select(LATEST.c.key).where(LATEST.c.run_uuid == bindparam("of"))
+STEPS = select(METRICS.c.step).where(
+    METRICS.c.run_uuid == bindparam("of"), METRICS.c.key == bindparam("which"), METRICS.c.step >= bindparam("first")
+)
 LAST = select(LATEST).where(LATEST.c.run_uuid == bindparam("of")).with_for_update()
 ADD_RUN, ADD_TAGS, ADD_PARAMS, ADD_LATEST = map(insert, (RUNS, TAGS, PARAMS, LATEST))
 OF_RUN = update(RUNS).where(RUNS.c.run_uuid == bindparam("of"))
@@ -224,6 +228,15 @@ class DatabaseWriter:
     def delete(self, run_id: str) -> None:
         self._carry_out(lambda connection: connection.execute(KILL, {"of": run_id, "at": now_ms()}))
         self._client.delete_run(run_id)
+
+    def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The steps recorded of each metric; see Store."""
+        found = {}
+        with self._session() as session:
+            for key in session.execute(KEYS, {"of": run_id}).scalars().all():
+                of = {"of": run_id, "which": key, "first": since.get(key, 0)}
+                found[key] = np.array(session.execute(STEPS, of).scalars().all(), dtype=np.int64)
+        return found
 
     def _keep(self, uri: str, files: Files) -> None:
         """Files where a run has its artifacts."""

@@ -70,11 +70,14 @@ class SpooledWriter:
         self._earlier = frozenset(self._pending)
         """Operations that an earlier process may have tried."""
         recorded = self._spool.runs()
-        self._runs: dict[str, str] = {key: about["run_id"] for key, about in recorded.items()}
+        self._outdated = set() if self._pending else set(recorded)
+        """Runs that nothing which waits is of."""
+        self._runs: dict[str, str] = {key: about["run_id"] for key, about in recorded.items() if about["run_id"]}
         self._doubtful = {key: about["experiment_id"] for key, about in recorded.items() if about["doubtful"]}
         """Runs that were asked for more than once, with their experiment."""
         self._unchecked = set(self._doubtful)
-        self._outdated = [] if self._pending else list(recorded)
+        for key in self._outdated - self._doubtful.keys():
+            self._forget(key)
         self._silent_since: float | None = None
         self._said = self._settling = self._closed = self._hurry = False
         self._patient = True
@@ -172,9 +175,6 @@ class SpooledWriter:
     # What the thread does
 
     def _work(self) -> None:
-        for key in self._outdated:
-            if key not in self._doubtful:
-                self._spool.forget_run(key)
         while self._has_work():
             try:
                 self._do_next()
@@ -325,7 +325,9 @@ class SpooledWriter:
         found = self._server.find(experiment_id, key, tried) if doubtful else []
         tags, start = self._all_named(about["tags"]), about["start"]
         run_id = found[0] if found else self._server.create(experiment_id, about["name"], tags, start, tried)
+        doubtful = doubtful or key in self._doubtful
         self._spool.keep_run(key, {"run_id": run_id, "experiment_id": experiment_id, "doubtful": doubtful})
+        self._outdated.discard(key)
         with self._changed:
             self._runs[key] = run_id
             if doubtful:
@@ -339,7 +341,24 @@ class SpooledWriter:
         self._server.set_status(self._id(run), status, end, tried)
 
     def _delete(self, run: str, end: int, tried: int) -> None:
-        run_id = self._id(run)
+        """Also what stands for the run is forgotten: another one may be created in its place."""
+        run_id = self.resolve(run)
+        if run_id is None:  # it could not be created, or is deleted already
+            return
+        self._end(run_id, end, tried)
+        for key in [key for key, known in self._runs.items() if known == run_id]:
+            self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        """A run that is deleted, or of a command before. One that may come late is deleted when it has come."""
+        if key in self._doubtful:
+            about = {"run_id": None, "experiment_id": self._doubtful[key], "doubtful": True}
+            self._spool.keep_run(key, about)
+        else:
+            self._spool.forget_run(key)
+        self._runs.pop(key, None)
+
+    def _end(self, run_id: str, end: int, tried: int) -> None:
         info = self._server.info(run_id, tried)
         if info["lifecycle_stage"] == "active":
             if info["status"] == "RUNNING":
@@ -348,21 +367,21 @@ class SpooledWriter:
 
     def _check(self, key: str) -> None:
         """Delete what a request that was carried out late has created of a run beside the one that is written to."""
-        experiment_id, kept = self._doubtful[key], self._runs[key]
+        experiment_id, kept = self._doubtful[key], self._runs.get(key)
 
         def check(tried: int) -> None:
             for run_id in self._server.find(experiment_id, key, tried):
                 if run_id != kept:
-                    self._delete(run_id, now_ms(), tried)
+                    self._end(run_id, now_ms(), tried)
 
         try:
             self._insist(check)
         except RefusedError as error:
-            self.hooks.say(f"run {kept} may be there twice: {error}")
+            self.hooks.say(f"a run with the tag {KEY}={key} may be there twice: {error}")
         if not self._closed:
             if key in self._outdated:
-                self._spool.forget_run(key)
                 del self._doubtful[key]
+                self._forget(key)
             with self._changed:
                 self._unchecked.discard(key)
                 self._changed.notify_all()

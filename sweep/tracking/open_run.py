@@ -18,11 +18,12 @@ class OpenRun:
         run_id: of its run.
         training: its tag `sweep.training`.
         clock: milliseconds since 1970, of the last rows taken.
-        known: key -> steps that are recorded already, of a trial that goes on.
+        known: key -> steps that are recorded already of a trial that goes on, from those of `recorded` on.
         parts: key -> points, in the order of their arrival.
         last: key -> the last point, where it is not among the parts: its step is not one that is recorded.
         tags: beside those that it was opened with.
         events: all so far.
+        recorded: key -> the step below which all that was taken is recorded: what is taken again is not below it.
         flushed: whether some of it may be recorded.
     """
 
@@ -34,6 +35,7 @@ class OpenRun:
     last: dict[str, Points] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     events: Sequence[Event] = ()
+    recorded: dict[str, int] = field(default_factory=dict)
     flushed: bool = False
 
     def take(self, points: Points) -> None:
@@ -59,6 +61,14 @@ class OpenRun:
         every = [joined([*self.parts.get(key, []), *([last[key]] if key in last else [])]) for key in keys]
         return [one.at(~np.isin(one.steps, self.known[one.key])) if one.key in self.known else one for one in every]
 
+    def forget(self) -> None:
+        """What `points` gave of a run that has not ended is recorded."""
+        for key, parts in self.parts.items():
+            steps = [part.steps.max() for part in parts if len(part)]
+            if steps:
+                self.recorded[key] = int(max(steps)) + 1
+        self.parts.clear()
+
     def packed(self) -> bytes:
         """What `unpacked` makes the same of: a line of JSON, then steps, times and values of each part."""
         parts = [(part, False) for parts in self.parts.values() for part in parts]
@@ -68,6 +78,7 @@ class OpenRun:
             "clock": self.clock,
             "tags": self.tags,
             "events": [str(event) for event in self.events],
+            "recorded": self.recorded,
             "parts": [[part.key, len(part), is_last] for part, is_last in parts],
         }
         columns = [column.astype(kind) for part, _ in parts for column, kind in zip(part.columns, COLUMNS, strict=True)]
@@ -75,10 +86,10 @@ class OpenRun:
 
     @classmethod
     def unpacked(cls, content: bytes) -> "OpenRun":
-        """An open run as it was packed; what is recorded of it, and its training, are not known."""
+        """An open run as it was packed; its training, and what was recorded of it since, are not known."""
         line, _, rest = content.partition(b"\n")
         about = json.loads(line)
-        opened = cls(about["run_id"], None, about["clock"], tags=about["tags"])
+        opened = cls(about["run_id"], None, about["clock"], tags=about["tags"], recorded=about.get("recorded", {}))
         opened.events = [Event.parse(text) for text in about["events"]]
         at = 0
         for key, n, is_last in about["parts"]:

@@ -11,6 +11,7 @@ from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
+from sweep.tracking.server import KEY, key_after
 from sweep.tracking.store import Store, names_of
 
 RUN_STATUS = {
@@ -117,29 +118,25 @@ class MlflowRecorder:
         for run in left:
             if opened.run_id in run.names:
                 opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
-                opened.known = self._known(run.run_id)
+                self.store.writer.write([Change(run.run_id, status="RUNNING")])
+                opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
                 return opened
         return None
 
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
         empty = next((run.run_id for run in left if not run.rows), None)
-        for run in left:
-            if run.run_id != empty:  # no checkpoint covers its rows, and the training may not repeat them to the bit
-                self.store.writer.delete(run.run_id)
+        deleted = [run.run_id for run in left if run.run_id != empty]
+        for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
+            self.store.writer.delete(run_id)
         if empty is not None:
             self.store.writer.write([Change(empty, status="RUNNING")])
             return empty
         tags = {**description.tags, **self.parent.child_tags(trial)}
+        if deleted:
+            tags[KEY] = key_after(tags[KEY], deleted[0])
         experiment, files = self.store.experiment_id, description.artifacts
         return self.store.writer.create(experiment, description.name, tags, description.params, files)
-
-    def _known(self, run_id: str) -> dict[str, np.ndarray]:
-        """The steps recorded of each metric of a run that goes on; they may be more than its checkpoint has."""
-        self.store.writer.write([Change(run_id, status="RUNNING")])
-        client = self.store.client
-        keys = client.get_run(run_id).data.metrics
-        return {key: np.array([m.step for m in client.get_metric_history(run_id, key)]) for key in keys}
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""
@@ -189,9 +186,9 @@ class MlflowRecorder:
         opened = self._open[trial.number]
         points = opened.points(ended=False)
         if any(len(one) for one in points):
+            opened.flushed = True
             self.store.writer.write([Change(opened.run_id, points)])
-        opened.parts.clear()
-        opened.flushed = True
+        opened.forget()
 
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]

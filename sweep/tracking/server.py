@@ -1,5 +1,6 @@
 """Runs written to a server, request by request."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from mlflow import MlflowClient
@@ -13,6 +14,16 @@ TEXTS_AT_ONCE = 100
 """The most params, and the most tags, that MLflow takes in one batch."""
 KEY = "sweep.key"
 """The tag that one run has: what tells whether a run was created by a request whose reply was lost."""
+
+
+def key_after(key: str, deleted: str) -> str:
+    """The key of a run in the place of a deleted one: the same, however often it is asked for, and of no other run.
+
+    Args:
+        key: that the deleted run would have if nothing had been deleted before it.
+        deleted: its id, or what stands for it.
+    """
+    return f"{key}.{hashlib.sha256(deleted.encode()).hexdigest()[:16]}"
 
 
 class ClientWriter:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -85,6 +86,18 @@ class Store:
         except MlflowException:
             return False
         return run.info.experiment_id == self.experiment_id and run.info.lifecycle_stage == "active"
+
+    def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The steps recorded of each metric of a run, int64 [n] in any order.
+
+        Args:
+            since: key -> the first step that is wanted; of a metric that is not in it, all are.
+        """
+        if isinstance(self.writer, DatabaseWriter):
+            return self.writer.steps(run_id, since)
+        keys = self.client.get_run(run_id).data.metrics
+        histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
+        return {key: np.array([m.step for m in history], dtype=np.int64) for key, history in histories.items()}
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
         """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
 from sweep.tracking.bulk import Change, Points, point
 from sweep.tracking.open_run import OpenRun
 from sweep.validation import InvalidValueError
@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_has_every_point_once(
         first.flush(trial(0))
     elif flushed == "in part":
         with monkeypatch.context() as patch:
-            patch.setattr(bulk, "METRICS_AT_ONCE", 3)
+            patch.setattr(server, "METRICS_AT_ONCE", 3)
             patch.setattr(bulk, "ROWS_AT_ONCE", 3)
             cut_short(store, patch)
             with pytest.raises(KeyboardInterrupt):
@@ -170,6 +170,35 @@ def test_a_run_that_goes_on_has_every_point_once(
     assert run.info.status == "FINISHED"
     assert run.data.tags["sweep.event"] == "plateau@10"
     assert [r.info.run_id for r in store.search({"sweep.kind": "trial"})] == [run_id]
+
+
+def test_of_a_run_that_goes_on_only_what_may_come_again_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint knows what was in the record before it."""
+    thinned, asked, steps = replace(store, every=4), [], Store.steps
+
+    def asks(store: Store, run_id: str, since: dict[str, int]) -> dict[str, np.ndarray]:
+        asked.append(dict(since))
+        return steps(store, run_id, since)
+
+    monkeypatch.setattr(Store, "steps", asks)
+    first, kept = MlflowRecorder(thinned, describe, study_run(store)), []
+    first.open(trial(0))
+    for begin, end in ((0, 10), (10, 20), (20, 21), (21, 23)):
+        first.record(updates(begin, end))
+        first.evaluate(evaluated(end))
+        kept.append(first.pending(trial(0)))
+        first.flush(trial(0))
+    second = MlflowRecorder(thinned, describe, study_run(store))
+    assert second.open(trial(0), kept[2])  # the one before the last
+    expected = {"lr": 17, "loss": 17, "val_loss": 21, "global_step": 21}
+    assert asked == [expected]
+    assert OpenRun.unpacked(second.pending(trial(0))).recorded == expected
+    second.record(updates(21, 25))
+    second.evaluate(evaluated(23))
+    second.close(trial(0), Result(0, Status.PRUNED))
+    found = points(store, second.run_id(trial(0)))
+    assert [step for step, _ in found["lr"]] == [0, 4, 8, 12, 16, 20, 24]
+    assert [step for step, _ in found["val_loss"]] == [10, 20, 21, 23]
 
 
 def cut_short(store: Store, patch: pytest.MonkeyPatch) -> None:
@@ -285,7 +314,9 @@ def test_runs_that_a_crash_has_left_are_ended_by_the_next_recorder(store: Store)
 
 @pytest.mark.parametrize("every", [1, 5])
 def test_what_is_packed_is_unpacked_as_it_was(every: int) -> None:
-    opened = OpenRun("run", "training", 123, tags={"sweep.twin_of": "4"}, events=[Event(7, "warmup_end")])
+    opened = OpenRun(
+        "run", "training", 123, tags={"sweep.twin_of": "4"}, events=[Event(7, "warmup_end")], recorded={"lr": 3}
+    )
     opened.take_every(Points("lr", np.arange(3, 20), np.arange(17) + 10**12, np.arange(17) / 7), every)
     opened.take_every(Points("D_loss", np.arange(9), np.arange(9), np.array([np.nan, np.inf, -0.0] * 3)), every)
     opened.take(point("val_loss", 20, 10**12, 0.1))
@@ -293,6 +324,7 @@ def test_what_is_packed_is_unpacked_as_it_was(every: int) -> None:
     found = OpenRun.unpacked(opened.packed())
     assert found.packed() == opened.packed()
     assert (found.run_id, found.clock, found.tags, list(found.events)) == ("run", 123, opened.tags, opened.events)
+    assert found.recorded == {"lr": 3}
     for ended in (False, True):
         for one, other in zip(found.points(ended), opened.points(ended), strict=True):
             assert one.key == other.key
@@ -316,7 +348,7 @@ def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) 
     assert len(run.data.params) == 121
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("sweep.")}
     expected = {"kind": "trial", "trial": "3", "status": "complete", "half_life": "12.5", "curve": "abc"}
-    expected["key"] = f"{parent.run_id}/3"
+    expected["key"] = f"{parent.run_id}.3"
     assert tags == {f"sweep.{key}": value for key, value in expected.items()}
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.svg"}
@@ -413,7 +445,7 @@ def test_a_single_training_has_no_parent(store: Store) -> None:
     train(recorder, 0)
     tags = store.client.get_run(recorder.run_id(trial(0))).data.tags
     assert tags["sweep.kind"] == "train"
-    assert tags["sweep.key"].startswith("digits-mlp/")
+    assert tags["sweep.key"].startswith("digits-mlp.")
     assert "mlflow.parentRunId" not in tags
     assert [t.run_id for t in MlflowReader(store).trainings()] == [recorder.run_id(trial(0))]
 

@@ -15,15 +15,17 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
+from sweep.core import Result, Status
 from sweep.database import StorageFullError
-from sweep.tracking import Store, delivery, open_store, spool
+from sweep.tracking import MlflowRecorder, Store, delivery, open_store, spool
 from sweep.tracking.bulk import Change, Points, Writer
 from sweep.tracking.delivery import SpooledWriter
 from sweep.tracking.locks import Hooks
 from sweep.tracking.rest import NoAnswerError, RefusedError, Server
-from sweep.tracking.server import ClientWriter
+from sweep.tracking.server import ClientWriter, key_after
 from sweep.tracking.spool import Spool, SpoolInUseError
 from tests.tracking.proxy import Proxy, faults, first, proxying
+from tests.tracking.test_recorder import describe, study_run, trial, updates
 
 LONG = os.environ.get("SWEEP_FAULTS") == "long"
 ROOT = Path(__file__).parents[2]
@@ -87,7 +89,7 @@ def record(writer: Writer, experiment_id: str, trials: int, rows: int) -> None:
         if number == 1:  # interrupted, and trained again
             writer.write([Change(run, status="KILLED")])
             writer.delete(run)
-            tags = {**tags, "sweep.key": "trial-1-again"}
+            tags = {**tags, "sweep.key": key_after("trial-1", run)}
             run = writer.create(experiment_id, "again", tags, {"lr": "0.1"}, {"config.yaml": b"a: 1\n"})
         writer.attach(run, {"config.yaml": b"b: %d\n" % number, "curve.svg": b"picture"})
         loss = points("loss", np.arange(rows))
@@ -101,7 +103,7 @@ def record(writer: Writer, experiment_id: str, trials: int, rows: int) -> None:
 def recorded(store: Store, tmp_path: Path) -> dict[str, Any]:
     """All that stands in the experiment, by the keys of the runs, which stand in the place of their ids."""
     runs = store.search({})
-    keys = {run.info.run_id: run.data.tags["sweep.key"] for run in runs}
+    keys = {run.info.run_id: run.data.tags["sweep.key"].partition(".")[0] for run in runs}
     assert len(set(keys.values())) == len(runs), "a run is there twice"
 
     def named(text: str) -> str:
@@ -119,7 +121,7 @@ def recorded(store: Store, tmp_path: Path) -> dict[str, Any]:
             "status": run.info.status,
             "ended": run.info.end_time is not None,
             "params": run.data.params,
-            "tags": {key: named(value) for key, value in run.data.tags.items()},
+            "tags": {key: named(value) for key, value in run.data.tags.items()} | {"sweep.key": keys[run_id]},
             "last": {key: float(value).hex() for key, value in run.data.metrics.items()},
             "rows": {k: sorted((m.step, m.timestamp, float(m.value).hex()) for m in h) for k, h in histories.items()},
             "files": {n: Path(store.client.download_artifacts(run_id, n, str(tmp_path))).read_bytes() for n in files},
@@ -202,6 +204,68 @@ def test_points_that_are_sent_again_are_there_once(store: Store, proxy: Proxy, o
     assert found.data.metrics["lr"] == twice.values[-1]
 
 
+def test_what_replaces_a_deleted_run_is_another_run(
+    store: Store, uris: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the run was created when it is deleted, or is not yet."""
+    through = open_store(TrackingConfig(uris["server"], store.experiment), spool=tmp_path / "spool")
+    assert through.spool is not None
+    try:
+        recorder = MlflowRecorder(through, describe, study_run(store))
+        runs = []
+        for number in range(3):
+            if number == 1:
+                monkeypatch.setattr(Server, "_request", no_answer)
+            recorder.open(trial(0))
+            runs.append(recorder.run_id(trial(0)))
+            recorder.record(updates(0, 5 + number))
+            if number < 2:
+                recorder.flush(trial(0))
+                recorder.interrupt(trial(0))
+        recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+        monkeypatch.undo()
+        assert len(set(runs)) == 3
+        assert [run.startswith("spooled:") for run in runs] == [False, True, True]
+        assert through.settle(20) == 0
+        (run,) = store.search({"sweep.kind": "trial"})
+        assert run.info.run_id == through.resolve(runs[2])
+        assert (run.info.status, len(store.client.get_metric_history(run.info.run_id, "lr"))) == ("FINISHED", 7)
+        assert not list((tmp_path / "spool" / "refused").iterdir())
+    finally:
+        through.spool.close()
+
+
+def no_answer(*given: object, **sent: object) -> None:
+    raise NoAnswerError("Connection refused")
+
+
+@pytest.mark.parametrize("fate", ["forward", "late"])
+@pytest.mark.parametrize("by", ["the command before", "a person", "this command"])
+def test_a_deleted_run_may_be_created_again(store: Store, proxy: Proxy, opened: Opener, by: str, fate: str) -> None:
+    """Also where a request for the first one is carried out late."""
+    proxy.plan = first(fate, "runs/create")
+    writer = opened(proxy.uri)
+    run = writer.create(store.experiment_id, "name", {"sweep.key": "k"}, {})
+    assert writer.settle(20) == 0
+    if fate == "late":
+        time.sleep(1.5)
+    old = writer.resolve(run)
+    assert old is not None
+    if by == "a person":
+        store.client.delete_run(old)
+    else:
+        writer.delete(old)
+        assert writer.settle(20) == 0
+    later = writer if by == "this command" else opened(proxy.uri)
+    assert later.settle(20) == 0
+    run = later.create(store.experiment_id, "name", {"sweep.key": "k"}, {})
+    later.write([Change(run, [points("lr", range(10))])])
+    assert later.settle(20) == 0
+    (found,) = store.search({})
+    assert found.info.run_id == later.resolve(run) != old
+    assert len(store.client.get_metric_history(found.info.run_id, "lr")) == 10
+
+
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
@@ -260,7 +324,7 @@ def test_a_command_that_is_killed_while_it_delivers_loses_and_doubles_nothing(
         writer = opened(proxy.uri, tmp_path / f"{number}")
         assert writer.settle(30) == 0
         found = recorded(again, tmp_path)
-        assert sorted(found) == ["study", "trial-0", "trial-1-again", "trial-2", "trial-3"]
+        assert sorted(found) == ["study", "trial-0", "trial-1", "trial-2", "trial-3"]
         assert [len(found["trial-3"]["rows"][key]) for key in ("lr", "loss")] == [1100, 1100]
         assert {run["status"] for run in found.values()} == {"FINISHED"}
 
@@ -481,7 +545,7 @@ def test_a_store_is_opened_through_a_folder(store: Store, tmp_path: Path) -> Non
     assert open_store(config, spool=tmp_path / "spool").writer is opened.writer
     record(opened.writer, store.experiment_id, 2, 10)
     assert (opened.settle(20), opened.waiting) == (0, 0)
-    assert sorted(recorded(store, tmp_path)) == ["study", "trial-0", "trial-1-again"]
+    assert sorted(recorded(store, tmp_path)) == ["study", "trial-0", "trial-1"]
     assert isinstance(store.writer, ClientWriter)
     opened.spool.close()
 

@@ -261,6 +261,13 @@ def test_also_of_one_that_did_not_end_by_itself(store: Store, status: Status) ->
     assert [p.status for p in found] == [None, status]
 
 
+def test_also_of_one_that_failed_before_its_first_update(store: Store) -> None:
+    recorder = recorder_of(store, "a")
+    recorder.open(trial(0))
+    recorder.close(trial(0), Result(0, Status.FAILED))
+    assert recorder_of(store, "a").ended(trial(0)) == [Progress(0, [], None, Status.FAILED, [])]
+
+
 def test_a_run_that_was_deleted_stands_for_nothing(store: Store) -> None:
     store.client.delete_run(train(recorder_of(store, "aa"), 0))
     later = recorder_of(store, "aa")
