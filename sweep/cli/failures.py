@@ -4,12 +4,13 @@ import errno
 
 from sweep.cli.main import FAILED, INTERRUPTED
 from sweep.database import GivenUpError, StorageFullError, UnavailableError, causes, lost_lease
+from sweep.search import HopelessError
 from sweep.tracking import SpoolInUseError
 from sweep.training import EngineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a quota."""
-EXPLAINED = (EngineError, SpoolInUseError, StorageFullError, UnavailableError)
+EXPLAINED = (EngineError, HopelessError, SpoolInUseError, StorageFullError, UnavailableError)
 GOES_ON = "what is recorded stays; the same command goes on"
 
 
