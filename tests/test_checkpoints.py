@@ -480,7 +480,7 @@ def test_what_another_left_half_written_at_the_same_place_is_no_obstacle(files, 
     files.prepare()
     target = tmp_path / "target"
     target.write_text("mine")
-    (files.folder / ".0-0000000005.checkpoint.tmp").symlink_to(target)
+    (files.folder / "0-0000000005.checkpoint.tmp").symlink_to(target)
     files.save(trial(), checkpoint(5))
     assert again().latest(trial()) == checkpoint(5)
     assert target.read_text() == "mine"

@@ -39,6 +39,7 @@ from sweep.validation import refuse_difference
 def compare(command: Command) -> int:
     """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
     plan, out = make_comparison(command), console()
+    base = address(command, plan.first.tracking)
     _check_families(plan)
     recorded_before = open_store(plan.first.tracking, create=False)
     _refuse_other(plan, recorded_before)  # before any study is created
@@ -49,7 +50,7 @@ def compare(command: Command) -> int:
         check_store(searches, recorded_before, plan.first.tracking)
         first = plan.first
         store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, out, stop)
-        return _compare(command, plan, searches, store, out, stop)
+        return _compare(command, plan, searches, store, base, out, stop)
 
 
 def _compare(
@@ -57,10 +58,11 @@ def _compare(
     plan: ComparisonPlan,
     searches: list[Search],
     store: Store,
+    base: str,
     out: Console,
     stop: Callable[[], bool],
 ) -> int:
-    base, folder = address(command, plan.first.tracking), report_folder(plan.first.report, plan.name)
+    folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:

@@ -62,6 +62,7 @@ class Search:
 def search(command: Command) -> int:
     """Search: trials until the total is reached, then the table of the best and the report."""
     plan, out = make_plan(command), console()
+    base = address(command, plan.tracking)
     check(plan)
     recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
@@ -71,12 +72,12 @@ def search(command: Command) -> int:
     ):
         check_store([opened], recorded_before, plan.tracking)
         store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, out, interrupted)
-        return _search(opened, store, out, interrupted)
+        return _search(opened, store, base, out, interrupted)
 
 
-def _search(opened: Search, store: Store, out: Console, interrupted: Callable[[], bool]) -> int:
+def _search(opened: Search, store: Store, base: str, out: Console, interrupted: Callable[[], bool]) -> int:
     plan, proposer = opened.plan, opened.proposer
-    base, folder = address(opened.command, plan.tracking), report_folder(plan.report, plan.name)
+    folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
     say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
     carry_out(opened, store, run, display_of(opened, run, out), interrupted)

@@ -30,7 +30,7 @@ def train(command: Command) -> int:
     """
     config, run = _single(command)
     tracking, judged = build.tracking_config(config), build.study_config(config)
-    data, out = load(run.dataset), console()
+    base, data, out = address(command, tracking), load(run.dataset), console()
     Task(data, CPU, run.train.precision).check(run)
     judged.check_metric(data.classification, run.average)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
@@ -61,7 +61,7 @@ def train(command: Command) -> int:
     events = display.events.get(trial.number, ())
     say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
-    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], address(command, tracking))))
+    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
     (result,) = proposer.results
     return DONE if result.status is Status.COMPLETE else FAILED
 

@@ -164,8 +164,8 @@ class _Chooser:
             except NotStackableError:
                 raise
             except RuntimeError as error:  # more than the memory holds; torch has several names for it
-                if best is None and out_of_memory(error):
-                    raise
+                if best is None and self.config.slots is not None and out_of_memory(error):
+                    raise  # fewer may do
                 if best is None:
                     raise NotStackableError(f"{slots} trials at once: {_first_line(error)}") from error
                 break
