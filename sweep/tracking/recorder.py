@@ -11,8 +11,9 @@ from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
+from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, key_after
-from sweep.tracking.store import Store, names_of
+from sweep.tracking.store import Store, impatient, names_of
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -76,6 +77,8 @@ class MlflowRecorder:
         """In the order of their opening."""
         self._trained: dict[str, tuple[int, str]] = {}
         """Trial and run of each training that was trained to its own end."""
+        self._replays: dict[int, list[Progress]] = {}
+        """What `twin_of` has read of the twin of each trial that was not played back since."""
         self._left: dict[int, list[_Left]] = {}
         """What earlier attempts have recorded of each trial that was not opened since."""
         for number, run in parent.children():
@@ -146,18 +149,30 @@ class MlflowRecorder:
         training = self._open[trial.number].training
         if training is None:
             return None
-        if training in self._trained:  # a record that is not delivered yet cannot be played back
-            return None if self.store.waiting else self._trained[training][0]
+        if training in self._trained:
+            return self._read_twin(trial, *self._trained[training])
         first = next(number for number, of in self._open.items() if of.training == training)
         return None if first == trial.number else first
 
+    def _read_twin(self, trial: Trial, twin: int, run: str) -> int | None:
+        """The twin, if its record can be played back: if all of it is delivered, and the store answers."""
+        run_id = None if self.store.waiting else self.store.resolve(run)
+        if run_id is None:
+            return None
+        try:
+            with impatient():
+                recorded = MlflowReader(self.store).progress(run_id, trial.number)
+        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+            reason = f"the record of its twin, trial {twin}, cannot be read ({reason_of(error)})"
+            self.store.hooks.say(f"trial {trial.number} is trained: {reason}")
+            return None
+        self._replays[trial.number] = [replace(progress, twin_of=twin) for progress in recorded]
+        return twin
+
     def replay(self, trial: Trial) -> list[Progress]:
-        opened = self._open[trial.number]
-        assert opened.training is not None
-        twin, run_id = self._trained[opened.training]
-        opened.tags["sweep.twin_of"] = str(twin)
-        recorded = MlflowReader(self.store).progress(run_id, trial.number)
-        return [replace(progress, twin_of=twin) for progress in recorded]
+        recorded = self._replays.pop(trial.number)
+        self._open[trial.number].tags["sweep.twin_of"] = str(recorded[-1].twin_of)
+        return recorded
 
     def record(self, rows: Rows) -> None:
         opened, now = self._open[rows.trial], now_ms()

@@ -166,5 +166,5 @@ def _number(value: float) -> float | str:
 
 def reason_of(error: Exception) -> str:
     """The innermost of the messages that HTTP clients nest in parentheses."""
-    first_line = str(error).strip().splitlines()[0]
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line

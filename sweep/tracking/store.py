@@ -127,7 +127,7 @@ def _check(config: TrackingConfig) -> None:
         check_database("tracking.uri", config.uri, table="experiments")
         return
     check_clear_text(config.uri)
-    with _impatient():
+    with impatient():
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
@@ -206,8 +206,8 @@ def _create(client: MlflowClient, name: str) -> str:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow retries for minutes by default; a server that is not there should be said at once."""
+def impatient() -> Iterator[None]:
+    """Let MLflow give up soon on a server that is not there; it tries again for minutes otherwise."""
     limits = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
