@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
+from sweep.database import LeaseLostError
 from sweep.tracking.bulk import Change, Files, Points, Texts, now_ms
 from sweep.tracking.locks import Hooks
 from sweep.tracking.rest import RefusedError, Server, metrics_of, texts_of
@@ -66,6 +67,7 @@ class SpooledWriter:
         self._server, self._spool, self.hooks = server, Spool(folder), hooks or Hooks()
         self._changed = threading.Condition()
         self._appending = threading.Lock()
+        self._checks: list[Callable[[], None]] = []
         self._pending = deque(self._spool.numbers())
         self._earlier = frozenset(self._pending)
         """Operations that an earlier process may have tried."""
@@ -85,6 +87,23 @@ class SpooledWriter:
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
         self._thread.start()
+
+    def fence(self, check: Callable[[], None]) -> Callable[[], None]:
+        """Let nothing be kept or delivered from here on where a check raises.
+
+        Args:
+            check: of a lease; asked before each call that writes and, in a thread, before each request. Where it
+                raises LeaseLostError there, the writer delivers no more; what waits stays for the next process.
+
+        Returns:
+            What lifts the fence.
+        """
+        self._checks.append(check)
+        return lambda: self._checks.remove(check)
+
+    def _check_fences(self) -> None:
+        for check in list(self._checks):
+            check()
 
     # What the recorder calls
 
@@ -163,9 +182,9 @@ class SpooledWriter:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        self._spool.close()
 
     def _append(self, about: Mapping[str, Any], files: Files, blobs: Sequence[Blob] = ()) -> None:
+        self._check_fences()
         with self._appending:  # the order of the numbers is that of the deliveries
             number = self._spool.append({**about, "files": list(files)}, [*blobs, *files.values()])
             with self._changed:
@@ -178,9 +197,18 @@ class SpooledWriter:
         while self._has_work():
             try:
                 self._do_next()
+            except LeaseLostError as error:
+                self._give_up(error)
             except Exception as error:  # of the folder; nothing is lost by waiting
                 self._heard_nothing(error)
                 self._pause(LONGEST_PAUSE)
+        self._spool.close()
+
+    def _give_up(self, error: LeaseLostError) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.hooks.say(f"{error}; {self.waiting} changes in {self._spool.folder} are not delivered by this process")
 
     def _do_next(self) -> None:
         if self._pending:
@@ -229,11 +257,15 @@ class SpooledWriter:
 
         Raises:
             RefusedError: if MLflow does not do that.
+            LeaseLostError: if this process may not do it.
         """
         tried, pause = 0, FIRST_PAUSE
         while not self._closed:
             try:
+                self._check_fences()
                 request(tried)
+            except LeaseLostError:
+                raise
             except RefusedError:
                 self._heard()
                 raise

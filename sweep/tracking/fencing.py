@@ -14,15 +14,23 @@ IDLE = 30.0
 """Seconds after which a database may end a transaction whose process is suspended."""
 
 
-def fence_store(store: Store, run_id: str, mark: str, error: Callable[[], Exception]) -> Callable[[], None]:
+def fence_store(
+    store: Store,
+    run_id: str,
+    mark: str,
+    error: Callable[[], Exception],
+    check: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
     """Mark a run as this process's, and let the store write nothing more once the run has another mark.
 
-    The fence is around all that this process writes to the database, of whatever run. A server's store is marked only:
-    there a process that has lost its lease can still write.
+    The fence is around all that this process writes, of whatever run. In a database it is a part of each transaction.
+    A server knows no such thing: `check` is asked before each request, and a process that is suspended between the two
+    can still have that one carried out. A server that is not written to through a folder is marked only.
 
     Args:
         mark: of a lease: its number, which only rises, and a token.
         error: what is raised if the mark is another one.
+        check: raises LeaseLostError where the lease is lost; see SpooledWriter.fence. For servers.
 
     Returns:
         What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
@@ -36,7 +44,7 @@ def fence_store(store: Store, run_id: str, mark: str, error: Callable[[], Except
         if _later(store.client.get_run(run_id).data.tags.get(LEASE_TAG), mark):
             raise error()
         store.client.set_tag(run_id, LEASE_TAG, mark)
-        return lambda: None
+        return store.spool.fence(check) if store.spool else lambda: None
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
     store.hooks.patience("tracking.uri")(lambda: _mark(cell, tracking.engine, mark, error))
     end_suspended(tracking.engine, IDLE)

@@ -14,7 +14,7 @@ from mlflow.utils.rest_utils import http_request
 from requests import Response
 
 from sweep.tracking.bulk import Points, Texts, folder_of
-from sweep.tracking.server import KEY, METRICS_AT_ONCE, TEXTS_AT_ONCE
+from sweep.tracking.server import KEY, TEXTS_AT_ONCE, batches
 
 TIMEOUT = 10.0
 """Seconds that a server may be silent; of a request that is tried again, up to six times that."""
@@ -133,17 +133,8 @@ class Server:
 
 def metrics_of(points: Sequence[Points]) -> Iterator[list[dict[str, Any]]]:
     """The points of several metrics, in batches as large as MLflow takes them."""
-    batch: list[dict[str, Any]] = []
-    for one in points:
-        for first in range(0, len(one), METRICS_AT_ONCE):
-            part = one.at(slice(first, first + METRICS_AT_ONCE))
-            for step, at, value in zip(part.steps.tolist(), part.times.tolist(), part.values.tolist(), strict=True):
-                batch.append({"key": one.key, "value": _number(value), "timestamp": at, "step": step})
-                if len(batch) == METRICS_AT_ONCE:
-                    yield batch
-                    batch = []
-    if batch:
-        yield batch
+    for batch in batches(points):
+        yield [{"key": key, "value": _number(value), "timestamp": at, "step": step} for key, step, at, value in batch]
 
 
 def texts_of(texts: Texts) -> Iterator[list[dict[str, str]]]:

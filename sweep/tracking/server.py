@@ -52,8 +52,9 @@ class ClientWriter:
 
     def write(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            for batch in _batches(change.points):
-                self._client.log_batch(change.run_id, metrics=batch)
+            for batch in batches(change.points):
+                metrics = [Metric(key, value, at, step) for key, step, at, value in batch]
+                self._client.log_batch(change.run_id, metrics=metrics)
         for change in changes:
             if change.status == "RUNNING":
                 self._client.update_run(change.run_id, change.status)  # MLflow has no request that takes an end away
@@ -72,14 +73,16 @@ class ClientWriter:
         self._client.delete_run(run_id)
 
 
-def _batches(points: Sequence[Points]) -> Iterator[list[Metric]]:
-    """The points of several metrics, in batches as large as MLflow takes them."""
-    batch: list[Metric] = []
+def batches(points: Sequence[Points]) -> Iterator[list[tuple[str, int, int, float]]]:
+    """Key, step, time and value of the points of several metrics, in batches as large as MLflow takes them."""
+    batch = []
     for one in points:
-        for step, at, value in zip(one.steps.tolist(), one.times.tolist(), one.values.tolist(), strict=True):
-            batch.append(Metric(one.key, value, at, step))
-            if len(batch) == METRICS_AT_ONCE:
-                yield batch
-                batch = []
+        for first in range(0, len(one), METRICS_AT_ONCE):
+            part = one.at(slice(first, first + METRICS_AT_ONCE))
+            for step, at, value in zip(*(column.tolist() for column in part.columns), strict=True):
+                batch.append((one.key, step, at, value))
+                if len(batch) == METRICS_AT_ONCE:
+                    yield batch
+                    batch = []
     if batch:
         yield batch

@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import os
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class DamagedError(ValueError):
 
 
 class SpoolInUseError(RuntimeError):
-    """Another command delivers what is in a spool."""
+    """Another command delivers what is in a spool. Its text, one line, says who and what can be done."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Spool:
         self.folder, self._refused, self._runs = folder, folder / "refused", folder / "runs"
         for path in (folder, self._refused, self._runs):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # holds who has it, for people
         self._take()
         for path in (*folder.glob(f"*{durable.TEMPORARY}"), *self._runs.glob(f"*{durable.TEMPORARY}")):
             path.unlink()
@@ -80,11 +81,14 @@ class Spool:
         while True:
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(self._lock, 0)
+                os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
                 return
             except OSError as error:
                 if time.monotonic() > until:
-                    rule = f"another command delivers what waits in {self.folder}; wait until it has ended"
-                    raise SpoolInUseError(rule) from error
+                    who = os.pread(self._lock, 1000, 0).decode(errors="replace") or "another command"
+                    rule = f"{who} delivers to the tracking server what waits in {self.folder}"
+                    raise SpoolInUseError(f"{rule}; wait until it has ended, or stop it") from error
                 time.sleep(0.1)
 
     def close(self) -> None:

@@ -292,7 +292,8 @@ def test_a_checkpoint_whose_run_is_gone_does_not_go_on(store: Store) -> None:
 def test_of_several_runs_that_were_left_one_is_used_and_the_others_are_deleted(store: Store) -> None:
     parent = study_run(store)
     tags = {**describe(trial(0)).tags, **parent.child_tags(trial(0))}
-    left = [store.writer.create(store.experiment_id, "000", tags, {}) for _ in range(3)]
+    keys = [{"sweep.key": f"{tags['sweep.key']}.{i}"} for i in range(3)]
+    left = [store.writer.create(store.experiment_id, "000", tags | key, {}) for key in keys]
     store.writer.write([Change(left[2], [point("lr", 0, 1, 0.1)])])
     recorder = MlflowRecorder(store, describe, parent)
     recorder.open(trial(0))

@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
 from sweep.core import Result, Status
-from sweep.database import StorageFullError
-from sweep.tracking import MlflowRecorder, Store, delivery, open_store, spool
+from sweep.database import LeaseLostError, StorageFullError
+from sweep.tracking import MlflowRecorder, Store, delivery, fence_store, open_store, spool
 from sweep.tracking.bulk import Change, Points, Writer
 from sweep.tracking.delivery import SpooledWriter
 from sweep.tracking.locks import Hooks
@@ -336,7 +336,8 @@ def test_two_commands_do_not_deliver_from_one_folder(
     child = start("http://127.0.0.1:9", tmp_path / "spool", store, "wait")
     assert child.stdout is not None
     child.stdout.readline()
-    with pytest.raises(SpoolInUseError, match=str(tmp_path)):
+    who = f"process {child.pid} on .* delivers .* in {tmp_path}/spool; wait until it has ended, or stop it"
+    with pytest.raises(SpoolInUseError, match=who):
         opened("http://127.0.0.1:9")
     child.kill()
     child.communicate()
@@ -407,6 +408,73 @@ class FakeServer(Server):
     def log(self, run_id: str, tried: int, **entries: list[dict[str, Any]]) -> None:
         self._answer("log", (run_id, list(entries)))
         self.points += len(entries.get("metrics", ()))
+
+
+class Lease:
+    """One that can be lost."""
+
+    lost = False
+
+    def check(self) -> None:
+        if self.lost:
+            raise LeaseLostError("study s has been taken over")
+
+
+def test_a_process_that_lost_its_lease_keeps_and_delivers_nothing(
+    opened: Opener, said: list[str], tmp_path: Path
+) -> None:
+    """What waited until then is there for the next process."""
+    server, lease = FakeServer(), Lease()
+    server.answers = False
+    writer = opened(server)
+    writer.fence(Lease().check)
+    writer.fence(lease.check)
+    writer.write([Change("run", tags={"a": "1"})])
+    writer.write([Change("run", tags={"a": "2"})])
+    lease.lost, server.answers = True, True
+    assert writer.settle(10) == 2
+    assert server.calls == []
+    for call in (
+        lambda: writer.create("0", "name", {}, {}),
+        lambda: writer.write([Change("run", tags={"a": "3"})]),
+        lambda: writer.attach("run", {"a.txt": b""}),
+        lambda: writer.delete("run"),
+    ):
+        with pytest.raises(LeaseLostError, match="taken over"):
+            call()
+    assert len(spooled_files(tmp_path)) == 2
+    assert writer.closed
+    where = f"2 changes in {tmp_path / 'spool'} are not delivered by this process"
+    assert said == [f"study s has been taken over; {where}"]
+    assert opened(server).settle(10) == 0
+    assert server.calls == [("log", ("run", ["tags"]))] * 2
+
+
+def test_a_fence_that_was_lifted_is_none(opened: Opener) -> None:
+    server, lease = FakeServer(), Lease()
+    writer = opened(server)
+    lift = writer.fence(lease.check)
+    lift()
+    lease.lost = True
+    writer.write([Change("run", tags={"a": "1"})])
+    assert writer.settle(10) == 0
+
+
+def test_a_server_s_store_is_fenced_by_the_check_of_a_lease(store: Store, tmp_path: Path) -> None:
+    config, lease = TrackingConfig(store.client.tracking_uri, store.experiment), Lease()
+    through = open_store(config, spool=tmp_path / "spool")
+    assert through.spool is not None
+    run_id = store.writer.create(store.experiment_id, "study", {}, {})
+    lift = fence_store(through, run_id, "1 a", lambda: LeaseLostError("older"), lease.check)
+    through.writer.write([Change(run_id, tags={"ours": "yes"})])
+    assert through.settle(20) == 0
+    lease.lost = True
+    with pytest.raises(LeaseLostError, match="taken over"):
+        through.writer.write([Change(run_id, tags={"ours": "no"})])
+    lift()
+    tags = store.client.get_run(run_id).data.tags
+    assert (tags["ours"], tags["sweep.lease"]) == ("yes", "1 a")
+    through.spool.close()
 
 
 def test_operations_are_delivered_in_their_order(opened: Opener) -> None:
