@@ -74,7 +74,7 @@ def endure(bench: Bench, case: Case, random: Random, kills: int) -> int:
 
 
 KILLS = (
-    {SERIAL_RANDOM: 200, SERIAL_TPE: 200, SERIAL_MEDIAN: 60, FUSED_RANDOM: 200}
+    {SERIAL_RANDOM: 60, SERIAL_TPE: 200, SERIAL_MEDIAN: 60, FUSED_RANDOM: 200}
     if LONG
     else {SERIAL_TPE: 4, SERIAL_MEDIAN: 2, FUSED_RANDOM: 6}
 )
