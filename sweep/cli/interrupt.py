@@ -20,6 +20,12 @@ def ending_at_signals() -> Iterator[None]:
         yield
 
 
+def ignore_signals() -> None:
+    """For the rest of the process."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def interruptible(
     say: Callable[[str], None], at_once: Callable[[], None] | None = None

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from sweep import forking
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
-from sweep.cli.interrupt import ending_at_signals
+from sweep.cli.interrupt import ending_at_signals, ignore_signals
 from sweep.cli.scan import check_words
 from sweep.validation import InvalidValueError, one_of, without_passwords
 
@@ -55,7 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: failed. 2: a request that cannot be carried out. 130: interrupted, the work saved.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        if argv is None:
+            ignore_signals()  # nothing is left to be interrupted, and the status is to say so
+
+
+def _main(arguments: list[str]) -> int:
     os.umask(0o077)  # records, checkpoints and reports are their owner's alone
     sys.excepthook = _without_passwords
     register_resolvers()

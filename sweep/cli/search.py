@@ -197,7 +197,8 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
         run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
         settle(store, store.hooks.interrupted)
         run = opened.run(store)
-    opened.lease.until_released(fence_store(store, run.run_id, opened.lease.mark, opened.lease.error))
+    lease = opened.lease
+    lease.until_released(fence_store(store, run.run_id, lease.mark, lease.error, lease.check))
     run.tag(tags or {})
     return opened.run(store)  # as the one before has left it
 

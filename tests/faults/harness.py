@@ -465,19 +465,16 @@ def check_no_step_missing_or_twice(folder: Path) -> None:
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """Everything in the only state file that a training left, flattened: name -> tensor or plain value."""
-    (file,) = (path for path in (folder / "checkpoints").rglob("*") if path.is_file())
-    content = file.read_bytes()
-    if file.suffix == ".checkpoint":  # a line, SHA-256, a line of JSON, the state, the record
-        line, _, rest = content[content.index(b"\n") + 1 + 32 :].partition(b"\n")
-        content = rest[: json.loads(line)["state"]]
-    return flattened(content)
+    """Everything in the state that a training ended with, flattened: name -> tensor or plain value."""
+    (file,) = (folder / "checkpoints").rglob("final/*.checkpoint")
+    content = file.read_bytes()  # a line, SHA-256, a line of JSON, the state, the record
+    line, _, rest = content[content.index(b"\n") + 1 + 32 :].partition(b"\n")
+    return flattened(rest[: json.loads(line)["state"]])
 
 
 def flattened(content: bytes) -> dict[str, Any]:
     """A state as torch saved it: name -> tensor or plain value."""
     held = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    held.pop("about", None)
     return dict(_flattened("", held))
 
 

@@ -111,7 +111,8 @@ def carry_out(order: dict[str, Any]) -> int:
         return UNKNOWN
     from sweep.cli import main
 
-    return main(order["arguments"])
+    sys.argv = ["sweep", *order["arguments"]]
+    return main()
 
 
 def leave(order: dict[str, Any]) -> None:
