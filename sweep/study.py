@@ -265,7 +265,7 @@ class _Loop:
 
     def halt(self) -> None:
         """Keep the live trials where they stand, all before the first is recorded, and give them back."""
-        kept = []
+        kept = {}
         for progress in self.engine.snapshots():
             live = self.live.get(progress.trial)
             if live is None:  # it was pruned on the way
@@ -275,9 +275,9 @@ class _Loop:
                 continue
             self._note(live, progress)
             self._keep(live, progress.state)
-            kept.append(live)
-        for live in kept:
-            self._flush(live)
+            kept[progress.trial] = live
+        for number in kept.keys() & self.live.keys():  # a trial may have ended after its last state
+            self._flush(kept[number])
         for live in list(self.live.values()):
             self.recorder.interrupt(live.trial)
             self.proposer.release(live.trial)

@@ -740,6 +740,19 @@ def test_a_trial_whose_state_takes_too_long_is_released_too():
     ]
 
 
+def test_a_trial_that_ends_after_its_last_state_is_told_and_not_released():
+    """A state on its way when all are asked to stop, and the end right after it."""
+    last = [paused(0, 10, 12), replace(boundary(0, 20, Status.COMPLETE), rows=[rows(0, 12)]), paused(1, 10, 13)]
+    scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
+    study = Study(scripts, slots=2, last=last).run(interrupted=after(1))
+    assert study.log.of("close", "tell", "flush", "release") == [
+        ("close", 0),
+        ("tell", 0),
+        ("flush", 1),
+        ("release", 1),
+    ]
+
+
 def test_a_checkpoint_that_cannot_be_kept_at_the_end_leaves_all_as_after_a_crash():
     scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
     study = Study(scripts, slots=2, raises={"save": OSError("disk full")})
