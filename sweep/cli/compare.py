@@ -81,6 +81,7 @@ def _compare(
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
+        settle(store, stop)
     except BaseException as error:
         with suppress(Exception):  # the record may be what failed
             run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -92,6 +92,7 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
+    settle(store, interrupted)
     say(out, f"\nreport: {folder / 'report.html'}")
     say_failed(opened, out)
     if not opened.done:

@@ -45,8 +45,12 @@ def train(command: Command) -> int:
         if goes_on is not None and not store.holds(goes_on):
             raise _not_held(tracking, goes_on)
         begun = _begin(trial, checkpoint, checkpoints)
+        ended = checkpoints.final.latest(trial)
         if begun:
             say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
+        elif ended is not None:
+            way = "trained anew, as a run of its own; train.more_steps goes on from there"
+            say(out, f"has been trained to step {ended.state.step} before: {way}")
         recorder = MlflowRecorder(store, describe, TrainingRuns(store, _unique(name, checkpoints), goes_on))
         proposer = study.FixedTrials([trial])
         display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
