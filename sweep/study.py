@@ -186,6 +186,11 @@ class _Loop:
             live.evaluations += checkpoint.evaluations
             for evaluation in checkpoint.evaluations:
                 self.proposer.report(trial, evaluation)
+            if checkpoint.state.step >= trial.last:  # of one whose state is kept: its end was not told any more
+                self.monitor.started(live.trial)
+                metrics = checkpoint.evaluations[-1].metrics
+                self._end(live, Result(trial.number, Status.COMPLETE, metrics[self.metric]), None)
+                return
         elif checkpoint is not None:  # those of the training that begins now are older than it
             self.checkpoints.end(trial, None)
         self.engine.start(live.trial)
@@ -238,10 +243,10 @@ class _Loop:
         self.proposer.kept(live.trial)
 
     def _end(self, live: _Live, result: Result, state: Snapshot | None) -> None:
-        """Close, then tell. A state that is wanted is kept before: a training without it would be done again."""
+        """Close, then tell. A state that is wanted is kept before, for whoever wants it to take."""
         trial = live.trial
         if trial.keeps_state and state is not None:
-            self.checkpoints.end(trial, self._checkpoint(live, state))
+            self._keep(live, state)
         self.recorder.close(trial, result)
         del self.live[trial.number]
         self._tell(trial, result)

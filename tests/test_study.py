@@ -689,11 +689,12 @@ def test_a_trial_that_is_not_told_keeps_its_checkpoint():
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_state_that_a_trial_ends_with_is_kept_where_it_is_wanted(wanted):
+    """Before its record is closed; whoever wants it takes it from there."""
     end = replace(boundary(0, 10, Status.COMPLETE), state=Snapshot(10, b"end") if wanted else None)
     fixed = FixedTrials([replace(trial(0), keeps_state=wanted)])
     study = Study({0: [end]}, proposer=fixed).run()
-    assert study.log.of("save", "flush") == []  # its record is closed instead
-    assert {n: found.state for n, found in study.checkpoints.final.items()} == (
+    assert study.log.of("save", "flush", "close") == [*([("save", 0, 10)] if wanted else []), ("close", 0)]
+    assert {n: found.state for n, found in study.checkpoints.held.items()} == (
         {0: Snapshot(10, b"end")} if wanted else {}
     )
 

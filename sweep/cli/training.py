@@ -49,7 +49,7 @@ def train(command: Command) -> int:
         if begun:
             say(out, f"goes on from step {begun}, kept in {checkpoints.folder}")
         elif ended is not None:
-            way = "trained anew, as a run of its own; train.more_steps goes on from there"
+            way = "trained anew, as a run of its own; train.more_steps trains on from there"
             say(out, f"has been trained to step {ended.state.step} before: {way}")
         recorder = MlflowRecorder(store, describe, TrainingRuns(store, _unique(name, checkpoints), goes_on))
         proposer = study.FixedTrials([trial])
@@ -62,11 +62,13 @@ def train(command: Command) -> int:
             say(out, f"interrupted: the same command goes on from step {0 if kept is None else kept.state.step}")
             return INTERRUPTED
         settle(store, interrupted)
+        (result,) = proposer.results
+        if result.status is Status.COMPLETE:  # and now everything else is done
+            checkpoints.end(trial, checkpoints.latest(trial))
     events = display.events.get(trial.number, ())
     say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
-    (result,) = proposer.results
     return DONE if result.status is Status.COMPLETE else FAILED
 
 

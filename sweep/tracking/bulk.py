@@ -239,7 +239,18 @@ class DatabaseWriter:
         return found
 
     def _keep(self, uri: str, files: Files) -> None:
-        """Files where a run has its artifacts."""
+        """Files where a run has its artifacts.
+
+        Raises:
+            OSError: names the place, if there is no room.
+        """
+        try:
+            self._log(uri, files)
+        except OSError as error:
+            error.filename = error.filename or uri
+            raise
+
+    def _log(self, uri: str, files: Files) -> None:
         repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
         if isinstance(repository, LocalArtifactRepository):
             for name, content in files.items():

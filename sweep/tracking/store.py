@@ -1,6 +1,7 @@
 """The MLflow store: opened, or refused before anything is written."""
 
 import atexit
+import fcntl
 import logging
 import os
 import sqlite3
@@ -185,10 +186,28 @@ def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def _create_database(file: Path) -> None:
+    """A database with MLflow's tables, whole or not at all: MLflow cannot go on with one that a crash left half-made.
+
+    Of several commands that begin at once, one creates it.
+    """
+    new = file.with_name(f"{file.name}.new")
+    with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as claimed:
+        fcntl.flock(claimed, fcntl.LOCK_EX)
+        if file.exists():  # by the one who was waited for
+            return
+        claimed.truncate(0)
+        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{new.absolute()}")._tracking_client.store.engine.dispose()
+        os.replace(new, file)
+
+
 def _client(uri: str, file: Path | None) -> MlflowClient:
     """A client whose store is open: MLflow creates the tables of a database that has none."""
     if file is None:
         return MlflowClient(tracking_uri=uri)
+    if not file.exists():
+        _create_database(file)
     client = MlflowClient(tracking_uri=f"sqlite:///{file.absolute()}")
     atexit.register(client._tracking_client.store.engine.dispose)  # the last to close it takes the log into the file
     return client
