@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+FAULTS := tests/faults tests/test_checkpoints.py tests/tracking/test_spool.py tests/tracking/test_locks.py \
+  tests/search/test_lease.py tests/cli/test_hostile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep ui report docs test check bench bench-gpu format clean
+.PHONY: help sweep ui report docs test test-faults check bench bench-gpu format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,9 @@ docs: .venv/installed-dev  ## draw the pictures of docs/; needs Chromium
 
 test: .venv/installed-dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-faults: .venv/installed-dev  ## kill, stop, starve and lock out searches hundreds of times (under an hour)
+	SWEEP_FAULTS=long $(BIN)/python -m pytest $(FAULTS) --faults-table=faults.md $(ARGS)
 
 check: .venv/installed-dev  ## lint and check types
 	$(BIN)/ruff check .

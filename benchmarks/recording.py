@@ -14,7 +14,8 @@ import numpy as np
 from sweep.config import TrackingConfig
 from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
 from sweep.tracking import MlflowRecorder, Store, StudyRun, open_store
-from sweep.tracking.bulk import Change, ClientWriter, Points, now_ms
+from sweep.tracking.bulk import Change, Points, now_ms
+from sweep.tracking.server import ClientWriter
 
 TRIALS, UPDATES, EVALUATIONS, PARAMS = 200, 1000, 10, 50
 FEW = 20

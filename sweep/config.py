@@ -11,8 +11,14 @@ from typing import Any, Literal
 from sweep.schedules import Decay, Reaction, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
-OWN_PACKAGES = ("models", "sweep.data", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
-"""Where a `_target_` may point without being declared trusted."""
+OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
+"""Where a `_target_` may point without being declared trusted: to what is defined there, by its name in a module."""
+
+FOREIGN = {
+    "torch": ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer"),
+    "schedulefree": ("torch.optim.optimizer.Optimizer",),
+}
+"""Of those that are not ours, the classes that count: the others hold functions that do as they are told."""
 
 EXTRAS = ("schedulefree",)
 """Those of them that are installed only where they are wanted."""
@@ -105,14 +111,32 @@ def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
             if error.name and (module_name + ".").startswith(error.name + "."):
                 continue
             raise InvalidValueError(key, target, f"could not be imported: {error}") from error
-        for name in path[length:]:
+        names = path[length:]
+        for name in names:
             found = getattr(found, name, None)
-        if not callable(found) or not _within(getattr(found, "__module__", None) or "", roots):
+        if not (_is_trusted(found, trusted) or (len(names) == 1 and _is_own(found))):
             raise InvalidValueError(key, target, f"is no class or function of {module_name}")
         return found
     if path[0] in EXTRAS:
         raise InvalidValueError(key, target, f"is not installed; pip install {path[0]}")
     raise InvalidValueError(key, target, "could not be imported: there is no such module")
+
+
+def _is_trusted(found: Any, trusted: tuple[str, ...]) -> bool:
+    """Whether code of a trusted package was found."""
+    return callable(found) and _within(_module_of(found), trusted)
+
+
+def _is_own(found: Any) -> bool:
+    """Whether a class or function of OWN_PACKAGES was found; of others than ours, a layer or an optimizer."""
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(_module_of(found), OWN_PACKAGES):
+        return False
+    bases = FOREIGN.get(_module_of(found).partition(".")[0])
+    return bases is None or any(f"{c.__module__}.{c.__qualname__}" in bases for c in getattr(found, "__mro__", ()))
+
+
+def _module_of(found: Any) -> str:
+    return str(getattr(found, "__module__", None) or "")
 
 
 def _within(path: str, packages: tuple[str, ...]) -> bool:
@@ -186,7 +210,7 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir")
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
@@ -199,7 +223,8 @@ class TrainConfig:
         accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
         more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
             schedule stay those of T; beyond it the schedule goes on.
-        checkpoint_dir: folder of the states that trainings ended with.
+        checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
+        checkpoint_seconds: of training between two checkpoints, > 0.
     """
 
     steps: int
@@ -212,6 +237,7 @@ class TrainConfig:
     more_steps: int | None = None
     checkpoint_dir: str = "checkpoints"
     compile: bool | str = "auto"
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -227,6 +253,7 @@ class TrainConfig:
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
+        real("checkpoint_seconds", self.checkpoint_seconds, above=0)
         if self.more_steps is not None:
             whole("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():

@@ -1,8 +1,8 @@
 """The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,12 +25,26 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Where a training stands between two updates.
+
+    Args:
+        step: updates completed.
+        content: all that it goes on with, bit by bit the same; any engine reads it.
+    """
+
+    step: int
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Trial:
     """One training: its number in its study, its configuration, what the search drew, its seed.
 
     Args:
-        first: the update that it begins with.
-        state: where it goes on from; the engine's own, None for the start.
+        first: the update that it begins with, if it is not interrupted.
+        state: where it goes on from; None for the start.
+        keeps_state: whether the state that it ends with is wanted.
         final: whether it is evaluated on the test split too, at its end. No other trial touches it.
     """
 
@@ -39,7 +53,8 @@ class Trial:
     seed: int
     values: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0
-    state: Any = None
+    state: Snapshot | None = None
+    keeps_state: bool = False
     final: bool = False
 
     @property
@@ -97,6 +112,11 @@ class Rows:
         """int64 [n]: the update of each row."""
         return np.arange(self.first, self.first + len(self.lr)) if self.kept is None else self.kept
 
+    def since(self, step: int) -> "Rows":
+        """Those of the updates from `step` on, of rows of consecutive updates."""
+        cut = min(max(step - self.first, 0), len(self.lr))
+        return replace(self, first=self.first + cut, lr=self.lr[cut:], loss=self.loss[cut:])
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -131,33 +151,46 @@ class Event:
 
 @dataclass(frozen=True)
 class Progress:
-    """What an engine gives back at a boundary: the rows since the last one, and what happened there."""
+    """What an engine gives back at a boundary, or between two: the rows since the last time, and what happened."""
 
     trial: int
     rows: Sequence[Rows]
     evaluation: Evaluation | None
     status: Status | None
-    """Set when the trial ended by itself: COMPLETE or DIVERGED."""
+    """Set when the trial ended by itself: COMPLETE or DIVERGED; or could not be trained: FAILED."""
     events: Sequence[Event] = ()
     """All that its schedule waited for and that has happened so far."""
-    state: Any = None
-    """What a trial that ended as complete can be gone on from."""
+    state: Snapshot | None = None
+    """Where the trial stands, where it is to be kept: after these rows and this evaluation."""
     twin_of: int | None = None
     """The trial whose record this is, where this one is the same training and was not trained itself."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only.
-
-    Args:
-        state: what a complete trial can be gone on from, where its engine gives it.
-    """
+    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only."""
 
     trial: int
     status: Status
     value: float | None = None
-    state: Any = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a trial goes on from after an interruption.
+
+    Args:
+        first, last: of the trial.
+        state: where it stands.
+        evaluations: all of its own so far.
+        record: what the recorder has of it that is not in the record yet.
+    """
+
+    first: int
+    last: int
+    state: Snapshot
+    evaluations: Sequence[Evaluation]
+    record: bytes = field(repr=False)
 
 
 class Proposer(Protocol):
@@ -165,6 +198,9 @@ class Proposer(Protocol):
 
     def ask(self) -> Trial | None:
         """The next trial, or None when there is none (for now, or for good if no trial is live)."""
+
+    def give_up(self, trial: Trial) -> bool:
+        """Give a trial up that was begun too often; whether it was. For one that was asked, before it is opened."""
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
@@ -177,7 +213,10 @@ class Proposer(Protocol):
         """
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Take how a trial ended. Once for each trial asked."""
+        """Take how a trial ended. Once for each trial asked that was not given up."""
+
+    def kept(self, trial: Trial) -> None:
+        """A checkpoint of the trial was kept: whatever interrupted it before has not made it begin anew."""
 
     def release(self, trial: Trial) -> None:
         """Give back a trial that was interrupted on request: it will be asked for again."""
@@ -199,17 +238,30 @@ class Engine(Protocol):
         A trial whose status is set has left its slot.
         """
 
+    def snapshots(self) -> Iterable[Progress]:
+        """Where each live trial stands, with its state; before it what was reached until then. For when it must end."""
+
     def stop(self, trial: Trial) -> None:
         """Take a live trial out of its slot."""
 
 
 class Recorder(Protocol):
-    """Where the record goes. Rows arrive in order, in arrays; what was closed is durable."""
+    """Where the record goes. Rows arrive in order, in arrays; they are in the record when a checkpoint covers them."""
 
-    def open(self, trial: Trial) -> None:
-        """Begin the record of a trial; whatever an interrupted attempt left of it is discarded.
+    def ended(self, trial: Trial) -> Sequence[Progress] | None:
+        """What is recorded of a trial whose record was closed before; None of any other.
 
-        A trial with a state goes on with the record that it has.
+        Such a trial was interrupted after that, and before it was told.
+        """
+
+    def open(self, trial: Trial, record: bytes | None = None) -> bool:
+        """Begin the record of a trial, or go on with the one that an interrupted attempt left.
+
+        Args:
+            record: what `pending` gave then; None for a trial that begins with its first update.
+
+        Returns:
+            Whether it is gone on with. If not, the trial has to begin with its first update.
         """
 
     def twin_of(self, trial: Trial) -> int | None:
@@ -233,11 +285,30 @@ class Recorder(Protocol):
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
         """Take all events of a trial so far."""
 
+    def pending(self, trial: Trial) -> bytes:
+        """What was taken of an open trial and is not in the record yet, for its checkpoint."""
+
+    def flush(self, trial: Trial) -> None:
+        """Bring what was taken of an open trial into the record: a checkpoint has it."""
+
     def close(self, trial: Trial, result: Result) -> None:
-        """End the record of a trial."""
+        """End the record of a trial, with all that was taken of it."""
 
     def interrupt(self, trial: Trial) -> None:
-        """End the record of a trial that will be trained again from its start."""
+        """Leave the record of a trial that was interrupted as it is: what was not flushed is not in it."""
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints are kept."""
+
+    def latest(self, trial: Trial) -> Checkpoint | None:
+        """The last one of a trial that is whole; None without one."""
+
+    def save(self, trial: Trial, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint and the one before it; when this returns, no crash can take it away."""
+
+    def end(self, trial: Trial, last: Checkpoint | None) -> None:
+        """Forget those of a trial that has ended; but keep the state that it has ended with, where it is given."""
 
 
 @dataclass(frozen=True)

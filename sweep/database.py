@@ -1,13 +1,47 @@
-"""Database URIs, looked at before anything is created in them."""
+"""Databases: URIs looked at before anything is created in them, patience with locks, writes of one process alone."""
 
+import math
 import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    column,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from sweep.validation import InvalidValueError
+
+BUSY = 1.0
+"""Seconds that a connection waits for a lock by itself: Python hears no signal meanwhile."""
+SAID_AFTER = 5.0
+"""Seconds of waiting for a lock after which it is said."""
+GRACE = 2.0
+"""Seconds that a lock is still waited for after a signal."""
+PAUSE = 0.1
+"""Seconds between two tries."""
+LOCKED = "55P03"
+"""PostgreSQL's lock_not_available."""
+
+T = TypeVar("T")
 
 
 def file_of(uri: str) -> Path | None:
@@ -102,5 +136,225 @@ def _check_sqlite(key: str, uri: str, url: URL, table: str) -> None:
         raise InvalidValueError(key, uri, f"{path} is a database of something else: it has no table {table}")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+
+
+class UnavailableError(RuntimeError):
+    """A database that is locked, or whose connection broke.
+
+    No SQLAlchemyError, since Optuna tries again by itself after one: deaf to signals, and blindly where a connection
+    broke while a transaction was committed.
+    """
+
+
+class GivenUpError(UnavailableError):
+    """A database was locked for longer than a command that is interrupted may wait."""
+
+
+class StorageFullError(OSError):
+    """There is no room left to write to."""
+
+
+class LeaseLostError(RuntimeError):
+    """What a process would write that somebody else has taken over from. Its text says who."""
+
+
+def tell_at_once(engine: Engine) -> None:
+    """Let an engine raise `UnavailableError` where its database is locked or its connection broke."""
+
+    @event.listens_for(engine, "handle_error")
+    def convert(context: ExceptionContext) -> None:
+        if context.is_disconnect or locked(context.original_exception):
+            raise UnavailableError(_first_line(context.original_exception))
+
+
+def end_suspended(engine: Engine, seconds: float) -> None:
+    """Let PostgreSQL end a transaction that its process has left idle for so long, as one that is suspended does.
+
+    It would keep its locks otherwise. Nothing of it is written. Other databases know no such limit that is as simple.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: Any, record: object) -> None:
+        connection.cursor().execute(f"SET SESSION idle_in_transaction_session_timeout = {seconds * 1000:.0f}")
+        connection.commit()
+
+    engine.dispose()  # connections that are there already have no limit
+
+
+def locked(error: BaseException) -> bool:
+    """Whether it came of a lock that somebody else has: the transaction did nothing, and may be tried again."""
+    return any(_is_lock(cause) for cause in causes(error))
+
+
+def refuse_full(error: BaseException, what: str) -> None:
+    """Raise what a full disk makes of a SQLite file by its own name.
+
+    Raises:
+        StorageFullError: names the database; if that is what the error says.
+    """
+    full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    if any(getattr(cause, "sqlite_errorcode", 0) & 0xFF in full for cause in causes(error)):
+        raise StorageFullError(f"{what} cannot be written to: {_first_line(error)}; is the disk full?") from error
+
+
+def lost_lease(error: BaseException) -> LeaseLostError | None:
+    """The lost lease that an error came of, such as MLflow's or Optuna's own."""
+    return next((cause for cause in causes(error) if isinstance(cause, LeaseLostError)), None)
+
+
+def _is_lock(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.OperationalError):  # errors of its C functions alone have a code; 8 bits of it say why
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return LOCKED in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+@dataclass
+class Patience:
+    """Waits for a database that another program has locked; its hooks may be set later.
+
+    Args:
+        what: which database, for the line that is said.
+        say: shows a line.
+        interrupted: whether a signal came.
+        limit: seconds after which it gives up.
+    """
+
+    what: str
+    say: Callable[[str], None] = lambda line: None
+    interrupted: Callable[[], bool] = lambda: False
+    limit: float = 600.0
+    _ends: float = field(default=math.inf, init=False)
+    """When it gives up after a signal: the time is for all calls together."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return time.monotonic() >= self._ends
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        """What the call gives, tried again as long as the database is locked.
+
+        Args:
+            call: one transaction, or several that may be carried out twice.
+
+        Raises:
+            Exception: any of the call's that is not a lock; the lock's after `limit`, or GRACE after a signal.
+        """
+        began, said = time.monotonic(), False
+        until = began + self.limit
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                refuse_full(error, self.what)
+                if not locked(error):
+                    raise
+                now = time.monotonic()
+                if self.interrupted():
+                    self._ends = min(self._ends, now + GRACE)
+                if now >= min(until, self._ends):
+                    kind = GivenUpError if now >= self._ends else UnavailableError
+                    raise kind(f"{self.what} is locked by another program") from error
+            if not said and now - began >= SAID_AFTER:
+                self.say(f"{self.what} is locked by another program; waiting for it")
+                said = True
+            time.sleep(PAUSE)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One text in a database, changed by compare and swap: of several who have seen the same, one succeeds.
+
+    Args:
+        table: its name.
+        column: of the text.
+        row: the values of other columns that make out the row; a unique key of the table.
+    """
+
+    table: str
+    column: str
+    row: Mapping[str, Any]
+
+    def read(self, engine: Engine) -> str | None:
+        """The text; None where there is no row."""
+        with engine.connect() as connection:
+            return connection.execute(self.select()).scalar()
+
+    def swap(self, engine: Engine, seen: str | None, new: str) -> bool:
+        """Replace the text that was seen, in a transaction of its own; whether it was still there.
+
+        Raises:
+            SQLAlchemyError: among them a lock, after BUSY; then nothing was changed.
+        """
+        try:
+            with engine.begin() as connection:
+                _impatient(connection)
+                if seen is None:
+                    connection.execute(insert(self._table).values({**self.row, self.column: new}))
+                    return True
+                unchanged = and_(self._matches, self._table.c[self.column] == seen)
+                changed = update(self._table).where(unchanged).values({self.column: new})
+                return connection.execute(changed).rowcount == 1
+        except IntegrityError:  # somebody else was faster to insert
+            if seen is None:
+                return False
+            raise
+
+    def select(self) -> Select[Any]:
+        """A query for the text."""
+        return select(self._table.c[self.column]).where(self._matches)
+
+    @cached_property
+    def _table(self) -> Any:
+        return table(self.table, *map(column, [*self.row, self.column]))
+
+    @property
+    def _matches(self) -> Any:
+        return and_(*(self._table.c[name] == value for name, value in self.row.items()))
+
+
+def _impatient(connection: Connection) -> None:
+    """Let the transaction wait for locks no longer than BUSY."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(text(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}"))
+    elif connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = {BUSY * 1000:.0f}"))
+
+
+def fence(
+    engine: Engine, cell: Cell, ours: Callable[[str | None], bool], error: Callable[[], Exception]
+) -> Callable[[], None]:
+    """Let an engine commit nothing unless a cell of the same database says so, whatever happened before the commit.
+
+    The cell is read within the transaction that is to be committed, and locked until it is: in PostgreSQL and MySQL
+    the row (FOR SHARE), in SQLite the database, which whoever has written has locked for himself. So a commit comes
+    before a change of the cell or not at all, even where the process is stopped between the two.
+
+    Args:
+        ours: whether its text allows a commit.
+        error: what is raised if not; the transaction is rolled back.
+
+    Returns:
+        What lifts the fence.
+    """
+    query = cell.select().with_for_update(read=True)
+
+    def check(connection: Connection) -> None:
+        if not ours(connection.execute(query).scalar()):
+            connection.connection.rollback()  # SQLAlchemy would not before the connection goes back to its pool
+            raise error()
+
+    event.listen(engine, "commit", check)
+    return lambda: event.remove(engine, "commit", check)

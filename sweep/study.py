@@ -1,9 +1,24 @@
 """The loop of a study: the same for a search, for final runs and for one training."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from sweep.core import Engine, Evaluation, Event, Monitor, Progress, Proposer, Recorder, Result, Status, Trial
+from sweep.core import (
+    Checkpoint,
+    Checkpoints,
+    Engine,
+    Evaluation,
+    Event,
+    Monitor,
+    Progress,
+    Proposer,
+    Recorder,
+    Result,
+    Snapshot,
+    Status,
+    Trial,
+)
 
 
 class FixedTrials:
@@ -20,6 +35,9 @@ class FixedTrials:
     def ask(self) -> Trial | None:
         return self._waiting.pop(0) if self._waiting else None
 
+    def give_up(self, trial: Trial) -> bool:
+        return False
+
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Nothing depends on it."""
 
@@ -29,8 +47,12 @@ class FixedTrials:
     def tell(self, trial: Trial, result: Result) -> None:
         self.results.append(result)
 
+    def kept(self, trial: Trial) -> None:
+        """Nothing depends on it."""
+
     def release(self, trial: Trial) -> None:
-        self._waiting = sorted([trial, *self._waiting], key=self._trials.index)
+        numbers = {trial.number, *(waiting.number for waiting in self._waiting)}
+        self._waiting = [given for given in self._trials if given.number in numbers]  # without the states of now
 
 
 class TrainedOnce:
@@ -58,7 +80,7 @@ class TrainedOnce:
     def start(self, trial: Trial) -> None:
         """Train a trial, or play its twin back, or let it wait for its twin. The trial's record is open."""
         self._live.add(trial.number)
-        twin = self._recorder.twin_of(trial)
+        twin = self._recorder.twin_of(trial) if trial.state is None else None
         if twin is None:
             self._engine.start(trial)
         elif twin in self._live:
@@ -78,6 +100,10 @@ class TrainedOnce:
                 self._live.remove(progress.trial)
         return reached
 
+    def snapshots(self) -> Iterable[Progress]:
+        """Those of the engine. What is played back, or waits, needs none: it is played back from its start again."""
+        return self._engine.snapshots()
+
     def stop(self, trial: Trial) -> None:
         self._live.remove(trial.number)
         waited = self._waiting.pop(trial.number, None) is not None
@@ -90,69 +116,173 @@ def run(
     proposer: Proposer,
     engine: Engine,
     recorder: Recorder,
+    checkpoints: Checkpoints,
     monitor: Monitor,
     metric: str,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Fill the free slots, advance, record, report, stop what should be pruned, tell; until no trial is left.
 
-    A trial's record is closed before it is told: what was told is recorded. When `interrupted` answers true, or
-    anything raises, the live trials are left as interrupted, to be trained again from their start. Trials that are the
-    same training are trained once; the others go through the same steps with what is recorded of it.
+    A trial's record is closed before it is told: what was told is recorded. Whatever the engine gives the state of is
+    kept in a checkpoint, and only then brought into the record. When `interrupted` answers true, that is done with all
+    live trials; when anything raises, they go on from their last checkpoints another time. Trials that are the same
+    training are trained once; the others go through the same steps with what is recorded of it.
 
     Args:
         metric: the evaluation's entry that is the objective; judged at the end of the horizon.
         interrupted: asked between two boundaries.
     """
-    live: dict[int, Trial] = {}
-    engine = TrainedOnce(engine, recorder)
+    loop = _Loop(proposer, TrainedOnce(engine, recorder), recorder, checkpoints, monitor, metric)
     try:
-        while not interrupted():
-            while engine.free and (trial := proposer.ask()) is not None:
-                live[trial.number] = trial
-                recorder.open(trial)
-                engine.start(trial)
-                monitor.started(trial)
-            if not live:
-                return
-            for progress in engine.advance():
-                trial = live[progress.trial]
-                result = _take(trial, progress, proposer, recorder, metric)
-                monitor.progressed(trial, progress)
-                if result is None:
-                    continue
-                if progress.status is None:
-                    engine.stop(trial)
-                recorder.close(trial, result)
-                proposer.tell(trial, result)
-                del live[trial.number]
-                monitor.ended(trial, result)
-        for trial in live.values():
-            engine.stop(trial)
-            recorder.interrupt(trial)
-            proposer.release(trial)
-    except BaseException as error:
-        for trial in live.values():
+        while loop.fill(interrupted) and not interrupted():
+            for progress in loop.engine.advance():
+                loop.take(progress)
+        if loop.live:
+            loop.halt()
+    except BaseException:
+        for live in loop.live.values():
             with suppress(Exception):  # the record may be what failed; what raised first is what to tell
-                recorder.interrupt(trial)
-                if isinstance(error, KeyboardInterrupt):
-                    proposer.release(trial)
+                recorder.interrupt(live.trial)
         raise
 
 
-def _take(trial: Trial, progress: Progress, proposer: Proposer, recorder: Recorder, metric: str) -> Result | None:
-    """Record and report what happened at a boundary; the result if the trial ends there."""
-    for rows in progress.rows:
-        recorder.record(rows)
-    evaluation = progress.evaluation
-    if evaluation is not None:
-        recorder.evaluate(evaluation)
-        if progress.status is not Status.DIVERGED:
-            proposer.report(trial, evaluation)
-    if progress.events:
-        recorder.mark(trial, progress.events)
-    if progress.status is Status.COMPLETE and evaluation is not None:
-        return Result(trial.number, Status.COMPLETE, evaluation.metrics[metric], progress.state)
-    if progress.status is not None:
-        return Result(trial.number, progress.status)
-    return Result(trial.number, Status.PRUNED) if proposer.should_prune(trial, progress.events) else None
+@dataclass
+class _Live:
+    """A trial in training, and its evaluations so far."""
+
+    trial: Trial
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+
+@dataclass
+class _Loop:
+    proposer: Proposer
+    engine: TrainedOnce
+    recorder: Recorder
+    checkpoints: Checkpoints
+    monitor: Monitor
+    metric: str
+    live: dict[int, _Live] = field(default_factory=dict)
+
+    def fill(self, interrupted: Callable[[], bool]) -> bool:
+        """Begin as many trials as there are slots; whether any is live."""
+        while not interrupted() and self.engine.free and (trial := self.proposer.ask()) is not None:
+            self._begin(trial)
+        return bool(self.live)
+
+    def _begin(self, trial: Trial) -> None:
+        """Train a trial from where it stands; or only tell it, where it is recorded to its end; or give it up."""
+        ended = self.recorder.ended(trial)
+        if ended is not None:
+            self._tell_recorded(trial, ended)
+            return
+        if self.proposer.give_up(trial):
+            return
+        checkpoint = self.checkpoints.latest(trial)
+        live = self.live[trial.number] = _Live(trial)
+        goes_on = self.recorder.open(trial, None if checkpoint is None else checkpoint.record)
+        if checkpoint is not None and goes_on:
+            live.trial = replace(trial, state=checkpoint.state)
+            live.evaluations += checkpoint.evaluations
+            for evaluation in checkpoint.evaluations:
+                self.proposer.report(trial, evaluation)
+            if checkpoint.state.step >= trial.last:  # of one whose state is kept: its end was not told any more
+                self.monitor.started(live.trial)
+                metrics = checkpoint.evaluations[-1].metrics
+                self._end(live, Result(trial.number, Status.COMPLETE, metrics[self.metric]), None)
+                return
+        elif checkpoint is not None:  # those of the training that begins now are older than it
+            self.checkpoints.end(trial, None)
+        self.engine.start(live.trial)
+        self.monitor.started(live.trial)
+
+    def _tell_recorded(self, trial: Trial, recorded: Sequence[Progress]) -> None:
+        self.monitor.started(trial)
+        for progress in recorded:
+            if progress.evaluation is not None and progress.status is not Status.DIVERGED:
+                self.proposer.report(trial, progress.evaluation)
+            self.monitor.progressed(trial, progress)
+        result = self._result(trial, recorded[-1])
+        assert result is not None
+        self._tell(trial, result)
+
+    def take(self, progress: Progress) -> None:
+        """Record and report what was reached; end what ends there or should be pruned, or keep its state."""
+        live = self.live[progress.trial]
+        self._note(live, progress)
+        result = self._result(live.trial, progress)
+        evaluated = result is None and progress.evaluation is not None
+        if evaluated and self.proposer.should_prune(live.trial, progress.events):
+            result = Result(progress.trial, Status.PRUNED)
+            self.engine.stop(live.trial)
+        if result is None and progress.state is not None:  # after the decision: nobody asks for it again beyond it
+            self._keep(live, progress.state)
+            self._flush(live)
+        self.monitor.progressed(live.trial, progress)
+        if result is not None:
+            self._end(live, result, progress.state)
+
+    def _note(self, live: _Live, progress: Progress) -> None:
+        """Record and report."""
+        for rows in progress.rows:
+            self.recorder.record(rows)
+        if progress.evaluation is not None:
+            live.evaluations.append(progress.evaluation)
+            self.recorder.evaluate(progress.evaluation)
+            if progress.status is not Status.DIVERGED:
+                self.proposer.report(live.trial, progress.evaluation)
+        if progress.events:
+            self.recorder.mark(live.trial, progress.events)
+
+    def _keep(self, live: _Live, state: Snapshot) -> None:
+        self.checkpoints.save(live.trial, self._checkpoint(live, state))
+
+    def _flush(self, live: _Live) -> None:
+        """Bring into the record what the checkpoint has."""
+        self.recorder.flush(live.trial)
+        self.proposer.kept(live.trial)
+
+    def _end(self, live: _Live, result: Result, state: Snapshot | None) -> None:
+        """Close, then tell. A state that is wanted is kept before, for whoever wants it to take."""
+        trial = live.trial
+        if trial.keeps_state and state is not None:
+            self._keep(live, state)
+        self.recorder.close(trial, result)
+        del self.live[trial.number]
+        self._tell(trial, result)
+
+    def _checkpoint(self, live: _Live, state: Snapshot) -> Checkpoint:
+        trial = live.trial
+        return Checkpoint(trial.first, trial.last, state, live.evaluations, self.recorder.pending(trial))
+
+    def _result(self, trial: Trial, progress: Progress) -> Result | None:
+        """How the trial has ended, if it has."""
+        if progress.status is Status.COMPLETE and progress.evaluation is not None:
+            return Result(trial.number, Status.COMPLETE, progress.evaluation.metrics[self.metric])
+        return None if progress.status is None else Result(trial.number, progress.status)
+
+    def _tell(self, trial: Trial, result: Result) -> None:
+        """Tell a trial whose record is closed."""
+        self.proposer.tell(trial, result)
+        if not trial.keeps_state or result.status is Status.DIVERGED:
+            self.checkpoints.end(trial, None)
+        self.monitor.ended(trial, result)
+
+    def halt(self) -> None:
+        """Keep the live trials where they stand, all before the first is recorded, and give them back."""
+        kept = {}
+        for progress in self.engine.snapshots():
+            live = self.live.get(progress.trial)
+            if live is None:  # it was pruned on the way
+                continue
+            if progress.state is None or progress.evaluation is not None:
+                self.take(progress)
+                continue
+            self._note(live, progress)
+            self._keep(live, progress.state)
+            kept[progress.trial] = live
+        for number in kept.keys() & self.live.keys():  # a trial may have ended after its last state
+            self._flush(kept[number])
+        for live in list(self.live.values()):
+            self.recorder.interrupt(live.trial)
+            self.proposer.release(live.trial)

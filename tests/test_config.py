@@ -93,7 +93,7 @@ def test_a_path_within_the_own_packages_is_found(target, found):
 def test_a_path_outside_the_own_packages_is_refused(target):
     with refused(r"model\._target_") as error:
         Component("model", target, {})
-    assert "models, sweep.data, torch.nn, torch.optim" in str(error.value)
+    assert "models, sweep.data.sources, torch.nn, torch.optim" in str(error.value)
     assert "trusted" in str(error.value)
 
 

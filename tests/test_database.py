@@ -1,11 +1,33 @@
-"""Databases: what a URI names, and SQLite files that are written ahead."""
+"""Databases: what a URI names, SQLite files that are written ahead, locks that are waited for, fences."""
 
 import sqlite3
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import FrozenTrial
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
-from sweep.database import WriteAheadConnection, file_of, same_database
+from sweep.database import (
+    GRACE,
+    Cell,
+    GivenUpError,
+    LeaseLostError,
+    Patience,
+    UnavailableError,
+    WriteAheadConnection,
+    fence,
+    file_of,
+    locked,
+    same_database,
+)
+from sweep.search.ledger import Ledger
+from sweep.search.store import _storage
 
 
 def connect(file: Path, timeout: float = 5.0) -> sqlite3.Connection:
@@ -60,3 +82,145 @@ def test_where_a_file_cannot_be_written_ahead_the_defaults_stay(tmp_path: Path, 
         other = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, factory=WriteAheadConnection, timeout=0)
     assert (pragma(other, "journal_mode"), pragma(other, "synchronous")) == ("delete", 2)
     assert other.execute("SELECT x FROM t").fetchall() == []
+
+
+class Locked:
+    """A study in a SQLite file that somebody else has locked."""
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "optuna.db"
+        self.study = optuna.create_study(storage=_storage(f"sqlite:///{file}"), study_name="mine")
+        self.other = sqlite3.connect(file, check_same_thread=False)
+        self.lines: list[str] = []
+        self.signals: list[int] = []
+        patiently = Patience(str(file), self.lines.append, lambda: bool(self.signals))
+        self.ledger = Ledger(self.study, patiently)
+
+    def lock(self, seconds: float | None = None) -> None:
+        self.other.execute("BEGIN IMMEDIATE")
+        if seconds is not None:
+            threading.Timer(seconds, self.other.rollback).start()
+
+    def stored(self) -> list[FrozenTrial]:
+        return optuna.load_study(study_name="mine", storage=self.study._storage).get_trials()
+
+
+@pytest.fixture
+def locked_study(tmp_path: Path) -> Locked:
+    return Locked(tmp_path)
+
+
+def took(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def test_a_locked_database_is_waited_for_and_everything_is_written_once(locked_study: Locked, tmp_path: Path) -> None:
+    ledger, live = locked_study.ledger, []
+    for seconds in (6.5, 2.0):
+        live.append(ledger.study.ask())
+        live[-1].suggest_float("x", 0, 1)
+        locked_study.lock(seconds)
+        assert seconds <= took(lambda: ledger.keep(live[-1].number)) < seconds + 2
+    locked_study.lock(2.0)
+    live[0].report(0.5, 10)
+    live[0].set_user_attr("one", 1)
+    ledger.study.tell(live[0], 0.5)
+    ledger.keep(0)
+    first, second = locked_study.stored()
+    assert (first.number, first.value, first.intermediate_values) == (0, 0.5, {10: 0.5})
+    assert (first.user_attrs, first.params) == ({"one": 1}, live[0].params)
+    assert (second.number, second.params, second.state.name) == (1, live[1].params, "RUNNING")
+    assert locked_study.lines == [f"{tmp_path}/optuna.db is locked by another program; waiting for it"]
+
+
+def test_a_signal_ends_the_wait_for_a_locked_database(locked_study: Locked) -> None:
+    number = locked_study.ledger.study.ask().number
+    locked_study.lock()
+    threading.Timer(0.5, lambda: locked_study.signals.append(2)).start()
+
+    def keep() -> None:
+        with pytest.raises(UnavailableError, match="is locked by another program") as raised:
+            locked_study.ledger.keep(number)
+        assert locked(raised.value)
+        assert isinstance(raised.value, GivenUpError)
+
+    assert GRACE < took(keep) < GRACE + 2.5
+    locked_study.other.rollback()
+    locked_study.ledger.keep(number)
+    assert [trial.number for trial in locked_study.stored()] == [0]
+
+
+def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: Locked) -> None:
+    """As if a database had committed what it says it did not."""
+    ledger = locked_study.ledger
+    create, tries = ledger._storage.create_new_trial, []
+
+    def written_yet_failed(*args: Any, **kwargs: Any) -> int:
+        tries.append(create(*args, **kwargs))
+        locked_study.lock()
+        try:
+            locked_study.study.set_user_attr("one", 1)
+        finally:
+            locked_study.other.rollback()
+        return 0
+
+    ledger._storage.create_new_trial = written_yet_failed  # type: ignore[method-assign]
+    number = ledger.study.ask().number
+    ledger.keep(number)
+    assert len(tries) == len(locked_study.stored()) == 1
+
+
+def test_only_a_lock_is_waited_for() -> None:
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
+
+    with pytest.raises(OperationalError):
+        Patience("a database")(fail)
+    assert len(tries) == 1
+
+
+def test_patience_ends() -> None:
+    def fail() -> None:
+        with sqlite3.connect("file:memory?mode=memory&cache=shared", uri=True) as first:
+            first.execute("CREATE TABLE IF NOT EXISTS t (x)")
+            first.execute("INSERT INTO t VALUES (1)")
+            sqlite3.connect("file:memory?mode=memory&cache=shared", uri=True, timeout=0).execute("DELETE FROM t")
+
+    with pytest.raises(UnavailableError, match="a database is locked by another program"):
+        Patience("a database", limit=0.3)(fail)
+
+
+def test_a_cell_is_swapped_by_one_of_those_who_have_seen_the_same(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT)"))
+    cell = Cell("t", "v", {"k": "one"})
+    assert cell.read(engine) is None
+    assert not cell.swap(engine, "a", "b")
+    assert cell.swap(engine, None, "a")
+    assert not cell.swap(engine, None, "b")
+    assert cell.swap(engine, "a", "b")
+    assert not cell.swap(engine, "a", "c")
+    assert cell.read(engine) == "b"
+
+
+def test_a_fence_lets_nothing_be_committed_and_can_be_lifted(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT)"))
+    cell = Cell("t", "v", {"k": "one"})
+    lift = fence(engine, cell, lambda text: text == "mine", lambda: LeaseLostError("somebody else's"))
+    with pytest.raises(LeaseLostError):
+        cell.swap(engine, None, "not mine")
+    assert cell.read(engine) is None
+    assert cell.swap(engine, None, "mine")
+    with pytest.raises(LeaseLostError):
+        cell.swap(engine, "mine", "not mine")
+    assert cell.read(engine) == "mine"
+    lift()
+    assert cell.swap(engine, "mine", "not mine")

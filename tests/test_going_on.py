@@ -1,10 +1,15 @@
 """mode=train in parts: `train.steps` stops at a step, `train.more_steps` after so many; both go on where they were."""
 
+import os
+import re
+import signal
+
 import pytest
 from mlflow import MlflowClient
 
-from sweep.training import checkpoints
-from tests.conftest import SMALL
+from sweep.checkpoints import CheckpointFiles
+from sweep.cli.display import Display
+from tests.conftest import SMALL, start
 
 TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup.steps=10", "model.dropout=0.2"]
 
@@ -21,6 +26,11 @@ def runs(folder, database="mlflow.db"):
         }
         found.append((run.info.status, histories, run.data.tags))
     return found
+
+
+def kept(folder):
+    """The files of all checkpoints, the oldest first; those that trainings have ended with among them."""
+    return sorted((folder / "checkpoints").rglob("*.checkpoint"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def steps(history):
@@ -94,17 +104,37 @@ def test_another_configuration_is_another_training(sweep, folder):
     assert "goes on from step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
 
 
-def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(sweep, folder, whole, monkeypatch):
+@pytest.mark.parametrize("call", ["save", "end"])
+def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(
+    sweep, folder, whole, monkeypatch, call
+):
+    """Before its first checkpoint, and when it has ended."""
     sweep(*TRAIN, "train.more_steps=100")
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoints, "save", lambda *arguments: 1 / 0)
+        broken.setattr(CheckpointFiles, call, lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sweep(*TRAIN, "train.more_steps=50")
-    assert steps(runs(folder)[0][1]["loss"]) == list(range(150))
-    assert "goes on from step 100" in sweep(*TRAIN, "train.more_steps=100").out
     ((_, histories, _),) = runs(folder)
+    done = 150 if call == "end" else 100
+    assert steps(histories["loss"]) == list(range(done))
+    if call == "end":  # all but the end of the command: the same request finds nothing left to train
+        again = sweep(*TRAIN, "train.more_steps=50")
+        assert "complete at step 150" in again.out
+    assert f"goes on from step {done}" in sweep(*TRAIN, f"train.more_steps={200 - done}").out
+    ((status, histories, _),) = runs(folder)
+    assert status == "FINISHED"
     assert histories["loss"] == whole["loss"]
     assert steps(histories["val_loss"]) == sorted(set(steps(histories["val_loss"])))
+
+
+def test_the_state_that_it_ended_with_is_all_that_is_kept(sweep, folder):
+    sweep(*TRAIN, "train.more_steps=30")
+    sweep(*TRAIN, "train.more_steps=30")
+    found = kept(folder)
+    assert [path.parent.name for path in found] == ["final", "final"]
+    assert [path.name for path in found] == ["0-0000000030.checkpoint", "0-0000000060.checkpoint"]
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    assert list((folder / "checkpoints").rglob(".*")) == []
 
 
 def test_a_warmup_that_did_not_end_is_said(sweep):
@@ -127,7 +157,7 @@ def test_the_events_of_all_parts_are_recorded(sweep, folder):
     events = tags["sweep.event"].split()
     assert events[0].startswith("warmup_end@")
     assert any(event.startswith("plateau@") for event in events)
-    for file in (folder / "checkpoints").iterdir():
+    for file in kept(folder):
         file.unlink()
     for _ in range(2):
         sweep(*arguments, "train.more_steps=100")
@@ -148,15 +178,191 @@ def test_a_training_goes_on_where_it_is_recorded(sweep, folder, uri):
     assert not (folder / "empty.db").exists()
 
 
-def test_a_damaged_state_is_refused_before_anything_is_written(sweep, folder):
+def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep, folder, whole):
+    sweep(*TRAIN, "train.more_steps=30")
+    sweep(*TRAIN, "train.more_steps=30")
+    last = kept(folder)[-1]
+    last.write_bytes(last.read_bytes()[:500])
+    answer = sweep(*TRAIN)
+    assert answer.status == 0
+    said = " ".join(answer.out.split())
+    assert "is passed over: its digest is another: it is damaged, or cut" in said
+    assert "goes on from step 30" in said
+    ((_, histories, _),) = runs(folder)
+    assert histories["loss"] == whole["loss"]
+
+
+def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, folder):
     sweep(*TRAIN, "train.more_steps=20")
-    (file,) = (folder / "checkpoints").iterdir()
+    (file,) = kept(folder)
     file.write_bytes(file.read_bytes()[:500])
     answer = sweep(*TRAIN, "train.more_steps=20")
     assert answer.status == 2
     assert answer.err.startswith("sweep: train.checkpoint_dir=checkpoints/")
-    assert "delete it to begin the training anew" in answer.err
+    assert "has no checkpoint of this training that is whole; delete it to begin the training anew" in answer.err
     assert len(runs(folder)) == 1
+    assert kept(folder) == [file]
+    file.unlink()
+    assert "goes on" not in sweep(*TRAIN, "train.more_steps=20").out
+    assert len(runs(folder)) == 2
+
+
+# --- what is interrupted
+
+
+LONG = ["mode=train", *SMALL, "train.steps=3000", "train.eval_every=100", "warmup.steps=10", "model.dropout=0.2"]
+AT_ONCE = "train.checkpoint_seconds=0.001"
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Something done once, when a training is shown at an evaluation from a step on."""
+    real, waiting = Display.progressed, []
+
+    def progressed(self, trial, progress):
+        real(self, trial, progress)
+        if waiting and progress.evaluation is not None and progress.evaluation.step >= waiting[0][0]:
+            waiting.pop(0)[1]()
+
+    monkeypatch.setattr(Display, "progressed", progressed)
+    return lambda step, do: waiting.append((step, do))
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def crash():
+    raise MemoryError("a crash")
+
+
+def went_on(answer):
+    """The step that a training went on from."""
+    return int(re.search(r"goes on from step (\d+)", answer.out)[1])
+
+
+def assert_once(folder, whole, last=3000):
+    """One run, with every row once, equal to those of the training in one."""
+    ((status, histories, _),) = runs(folder)
+    assert status == "FINISHED"
+    for key in ("loss", "lr"):
+        assert histories[key] == whole[key][:last]
+    found = dict(histories["val_loss"])
+    assert len(found) == len(histories["val_loss"])
+    assert {step: found[step] for step, _ in whole["val_loss"] if step <= last} == {
+        step: value for step, value in whole["val_loss"] if step <= last
+    }
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """The long training in one."""
+    folder = tmp_path_factory.mktemp("long")
+    process = start(folder, *LONG)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    ((_, histories, _),) = runs(folder)
+    return histories
+
+
+def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at):
+    at(100, interrupt)
+    first = sweep(*LONG)
+    assert first.status == 130
+    step = int(re.search(r"interrupted: the same command goes on from step (\d+)", first.out)[1])
+    assert 100 <= step < 3000
+    ((status, histories, _),) = runs(folder)
+    assert status == "KILLED"
+    assert steps(histories["loss"]) == list(range(step))
+    assert [path.name for path in kept(folder)] == [f"0-{step:010d}.checkpoint"]
+
+    at(step + 100, interrupt)
+    second = sweep(*LONG)
+    assert (second.status, went_on(second)) == (130, step)
+    third = sweep(*LONG)
+    assert third.status == 0
+    assert went_on(third) >= step + 100
+    assert "complete at step 3000" in third.out
+    assert_once(folder, long)
+    assert [path.parent.name for path in kept(folder)] == ["final"]
+    assert "goes on" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
+
+
+def test_a_part_that_is_interrupted_ends_where_it_would_have(sweep, folder, long, at):
+    sweep(*LONG, "train.more_steps=100")
+    at(200, interrupt)
+    assert sweep(*LONG, "train.more_steps=2000").status == 130
+    answer = sweep(*LONG, "train.more_steps=2000")
+    assert 200 <= went_on(answer) < 2100
+    assert "complete at step 2100" in answer.out
+    assert_once(folder, long, 2100)
+
+
+def test_another_request_goes_on_from_what_was_interrupted(sweep, folder, long, at):
+    at(100, interrupt)
+    sweep(*LONG)
+    answer = sweep(*LONG, "train.more_steps=50")
+    assert f"complete at step {went_on(answer) + 50}" in answer.out
+    sweep(*LONG)
+    assert_once(folder, long)
+
+
+def test_after_a_crash_it_goes_on_from_its_last_checkpoint(sweep, folder, long, at):
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, AT_ONCE)
+    assert 1 <= len(kept(folder)) <= 2
+    ((status, histories, _),) = runs(folder)
+    assert status == "KILLED"
+    answer = sweep(*LONG)
+    assert 0 < went_on(answer) <= 500
+    assert steps(histories["loss"]) == list(range(went_on(answer)))
+    assert_once(folder, long)
+
+
+def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(sweep, folder, long, at):
+    """The record has more rows than that; they come again, and are in it once."""
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, AT_ONCE)
+    before, last = kept(folder)
+    last.write_bytes(last.read_bytes()[:-1])
+    answer = sweep(*LONG)
+    assert "is passed over" in " ".join(answer.out.split())
+    assert before.name == f"0-{went_on(answer):010d}.checkpoint"
+    assert_once(folder, long)
+
+
+def test_after_a_crash_a_part_as_long_as_the_first_is_not_taken_for_it(sweep, folder, long, at):
+    """What it goes on from is of the same length, and ended before."""
+    sweep(*LONG, "train.more_steps=1500")
+    at(1600, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG, "train.more_steps=1500")
+    answer = sweep(*LONG, "train.more_steps=1500")
+    assert went_on(answer) == 1500
+    assert "complete at step 3000" in answer.out
+    assert_once(folder, long)
+
+
+def test_after_a_crash_without_a_checkpoint_it_begins_anew_in_the_same_run(sweep, folder, long, at):
+    at(500, crash)
+    with pytest.raises(MemoryError):
+        sweep(*LONG)
+    assert kept(folder) == []
+    answer = sweep(*LONG)
+    assert "goes on" not in answer.out
+    assert_once(folder, long)
+
+
+def test_where_all_checkpoints_of_an_interrupted_training_are_damaged_it_is_refused(sweep, folder, at):
+    at(100, interrupt)
+    sweep(*LONG)
+    for path in kept(folder):
+        path.write_bytes(b"")
+    answer = sweep(*LONG)
+    assert answer.status == 2
+    assert "has no checkpoint of this training that is whole" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -164,7 +370,7 @@ def test_a_damaged_state_is_refused_before_anything_is_written(sweep, folder):
     [
         (["train.more_steps=100"], "train.more_steps=100: is for mode=train"),
         (["mode=train", "train.more_steps=0"], "train.more_steps=0: must be an integer >= 1"),
-        (["mode=train", "train.checkpoint_dir=/proc/x"], "train.checkpoint_dir=/proc/x: cannot be made"),
+        (["mode=train", "train.checkpoint_dir=/proc/x"], "train.checkpoint_dir=/proc/x/digits-mlp-"),
         (["mode=train", "train.checkpoint_dir=''"], "train.checkpoint_dir=: must be a folder"),
     ],
 )

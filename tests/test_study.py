@@ -1,18 +1,22 @@
 """The loop of a study, with an engine, a proposer, a recorder and a monitor that write down what they are asked."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sweep.core import Evaluation, Event, Progress, Result, Rows, Status, Trial
+from sweep.core import Checkpoint, Evaluation, Event, Progress, Result, Rows, Snapshot, Status, Trial
 from sweep.study import FixedTrials, run
 
 CLASSES = {"val_loss": 0.5, "val_accuracy": 0.9}
 
 
+CONFIG = SimpleNamespace(train=SimpleNamespace(steps=100, more_steps=None))
+
+
 def trial(number):
-    return Trial(number, config=None, seed=0)
+    return Trial(number, config=CONFIG, seed=0)
 
 
 def rows(number, first=0):
@@ -33,6 +37,18 @@ def trained(number, *losses):
     ]
 
 
+def paused(number, first, step):
+    """The updates first..step-1, and where the trial stands then, wherever its next boundary is."""
+    updates = [Rows(number, first, lr=np.full(step - first, 0.1), loss=np.ones(step - first))]
+    return Progress(number, updates if step > first else [], None, None, state=Snapshot(step, b"state"))
+
+
+def kept(number, step, *evaluated):
+    """A checkpoint with evaluations at these steps."""
+    evaluations = [Evaluation(number, at, CLASSES | {"global_step": float(at)}) for at in evaluated]
+    return Checkpoint(0, 100, Snapshot(step, b"state"), evaluations, record=b"pending %d" % number)
+
+
 class Log(list):
     """What happened, in its order: (who, what, trial, ...)."""
 
@@ -44,11 +60,15 @@ class Log(list):
 
 
 class FakeEngine:
-    """Plays a script for each trial: what it gives at each boundary, or what it raises."""
+    """Plays a script for each trial: what it gives at each boundary, or what it raises.
 
-    def __init__(self, log, scripts, slots=1):
-        self.log, self.scripts, self.slots = log, scripts, slots
-        self.live = {}
+    Args:
+        last: what it gives of live trials, in this order, when it is to stop; the state at step 1 by default.
+    """
+
+    def __init__(self, log, scripts, slots=1, last=None):
+        self.log, self.scripts, self.slots, self.last = log, scripts, slots, last
+        self.live, self.states = {}, {}
 
     @property
     def free(self):
@@ -57,6 +77,7 @@ class FakeEngine:
     def start(self, trial):
         assert self.free > 0, "there is no free slot"
         self.log.append(("start", trial.number))
+        self.states[trial.number] = trial.state
         self.live[trial.number] = iter(self.scripts[trial.number])
 
     def advance(self):
@@ -72,21 +93,28 @@ class FakeEngine:
             reached.append(step)
         return reached
 
+    def snapshots(self):
+        self.log.append(("snapshots", *self.live))
+        return [paused(number, 0, 1) for number in self.live] if self.last is None else self.last
+
     def stop(self, trial):
         self.log.append(("stop", trial.number))
         del self.live[trial.number]  # an error for one that has left its slot
 
 
 class FakeProposer:
-    """Gives the trials one after another; prunes those in `prune` at the step given there."""
+    """Gives the trials one after another; prunes those in `prune` at the step given there; gives up the `hopeless`."""
 
-    def __init__(self, log, numbers, prune=None):
-        self.log, self.waiting, self.prune = log, list(numbers), prune or {}
+    def __init__(self, log, numbers, prune=None, hopeless=()):
+        self.log, self.waiting, self.prune, self.hopeless = log, list(numbers), prune or {}, hopeless
         self.reported = {}
         self.results = {}
 
     def ask(self):
         return trial(self.waiting.pop(0)) if self.waiting else None
+
+    def give_up(self, trial):
+        return trial.number in self.hopeless
 
     def report(self, trial, evaluation):
         self.log.append(("report", trial.number, evaluation.step))
@@ -101,15 +129,25 @@ class FakeProposer:
         assert trial.number not in self.results, "told twice"
         self.results[trial.number] = result
 
+    def kept(self, trial):
+        self.log.append(("kept", trial.number))
+
     def release(self, trial):
         self.log.append(("release", trial.number))
 
 
 class FakeRecorder:
-    """Raises what it is told to at its first call of a name."""
+    """Raises what it is told to at its first call of a name.
 
-    def __init__(self, log, raises=None):
+    Args:
+        whole: what is recorded of trials that were closed before.
+        goes_on: whether it goes on with what an interrupted attempt left.
+    """
+
+    def __init__(self, log, raises=None, whole=None, goes_on=True):
         self.log, self.raises = log, raises or {}
+        self.whole, self.goes_on = whole or {}, goes_on
+        self.records = {}
         self.results = {}
 
     def _write(self, name, *rest):
@@ -117,8 +155,20 @@ class FakeRecorder:
         if name in self.raises:
             raise self.raises.pop(name)
 
-    def open(self, trial):
+    def ended(self, trial):
+        return self.whole.get(trial.number)
+
+    def open(self, trial, record=None):
         self._write("open", trial.number)
+        self.records[trial.number] = record
+        return record is not None and self.goes_on
+
+    def pending(self, trial):
+        self._write("pending", trial.number)
+        return b"pending %d" % trial.number
+
+    def flush(self, trial):
+        self._write("flush", trial.number)
 
     def twin_of(self, trial):
         return None
@@ -151,28 +201,29 @@ class TwinRecorder(FakeRecorder):
     def __init__(self, log, letters, scripts, earlier=(), raises=None):
         super().__init__(log, raises)
         self.letters, self.scripts = letters, scripts
-        self.ended = {letters[number]: number for number in earlier}
+        self.trained = {letters[number]: number for number in earlier}
         self.opened = []
 
-    def open(self, trial):
-        super().open(trial)
+    def open(self, trial, record=None):
+        goes_on = super().open(trial, record)
         self.opened.append(trial.number)
+        return goes_on
 
     def twin_of(self, trial):
         letter = self.letters[trial.number]
         before = [n for n in self.opened[: self.opened.index(trial.number)] if self.letters[n] == letter]
-        return self.ended.get(letter, before[0] if before else None)
+        return self.trained.get(letter, before[0] if before else None)
 
     def replay(self, trial):
         self._write("replay", trial.number)
-        twin = self.ended[self.letters[trial.number]]
+        twin = self.trained[self.letters[trial.number]]
         return [as_trial(trial.number, progress, twin) for progress in self.scripts[twin]]
 
     def close(self, trial, result):
         super().close(trial, result)
         self.opened.remove(trial.number)
         if result.status in (Status.COMPLETE, Status.DIVERGED):
-            self.ended.setdefault(self.letters[trial.number], trial.number)
+            self.trained.setdefault(self.letters[trial.number], trial.number)
 
 
 def as_trial(number, progress, twin):
@@ -180,6 +231,29 @@ def as_trial(number, progress, twin):
     evaluation = progress.evaluation and replace(progress.evaluation, trial=number)
     rows = [replace(rows, trial=number) for rows in progress.rows]
     return replace(progress, trial=number, rows=rows, evaluation=evaluation, twin_of=twin)
+
+
+class FakeCheckpoints:
+    """In memory; `held` are those that an interrupted attempt left, by their trials."""
+
+    def __init__(self, log, held=None, raises=None):
+        self.log, self.held, self.raises = log, dict(held or {}), raises or {}
+        self.final = {}
+
+    def latest(self, trial):
+        return self.held.get(trial.number)
+
+    def save(self, trial, checkpoint):
+        self.log.append(("save", trial.number, checkpoint.state.step))
+        if "save" in self.raises:
+            raise self.raises.pop("save")
+        self.held[trial.number] = checkpoint
+
+    def end(self, trial, last):
+        self.log.append(("drop", trial.number))
+        self.held.pop(trial.number, None)
+        if last is not None:
+            self.final[trial.number] = last
 
 
 class FakeMonitor:
@@ -199,23 +273,43 @@ class FakeMonitor:
 
 
 class Study:
-    """The four of them around one log."""
+    """The five of them around one log."""
 
-    def __init__(self, scripts, *, slots=1, prune=None, raises=None, proposer=None):
+    def __init__(
+        self,
+        scripts,
+        *,
+        slots=1,
+        prune=None,
+        raises=None,
+        proposer=None,
+        held=None,
+        last=None,
+        numbers=None,
+        **of,
+    ):
         self.log = Log()
-        self.engine = FakeEngine(self.log, scripts, slots)
-        self.proposer = proposer or FakeProposer(self.log, scripts, prune)
-        self.recorder = FakeRecorder(self.log, raises)
+        self.engine = FakeEngine(self.log, scripts, slots, last)
+        self.proposer = proposer or FakeProposer(self.log, scripts if numbers is None else numbers, prune)
+        self.recorder = FakeRecorder(self.log, raises, **of)
+        self.checkpoints = FakeCheckpoints(self.log, held, raises)
 
-    def run(self, interrupted=lambda: False, metric="val_loss"):
-        run(self.proposer, self.engine, self.recorder, FakeMonitor(self.log), metric, interrupted)
+    def run(self, interrupted=lambda log: False, metric="val_loss"):
+        run(
+            self.proposer,
+            self.engine,
+            self.recorder,
+            self.checkpoints,
+            FakeMonitor(self.log),
+            metric,
+            lambda: interrupted(self.log),
+        )
         return self
 
 
 def after(boundaries):
-    """Answers true once it was asked more often than that."""
-    answers = iter([False] * boundaries)
-    return lambda: next(answers, True)
+    """Whether the engine has advanced so often."""
+    return lambda log: len(log.of("advance")) >= boundaries
 
 
 # --- the order
@@ -240,6 +334,7 @@ def test_one_trial_from_its_opening_to_its_end():
         ("progressed", 0),
         ("close", 0),
         ("tell", 0),
+        ("drop", 0),
         ("ended", 0, Status.COMPLETE),
     ]
 
@@ -356,17 +451,18 @@ def test_without_trials_nothing_happens():
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_an_interruption_stops_interrupts_and_releases_what_is_live(slots):
+def test_an_interruption_keeps_interrupts_and_releases_what_is_live(slots):
     scripts = {number: trained(number, 0.9, 0.8, 0.7) for number in range(3)}
     study = Study(scripts, slots=slots).run(interrupted=after(1))
     for number in range(slots):
-        order = [("stop", number), ("interrupt", number), ("release", number)]
-        assert [
-            event for event in study.log if event[0] in ("stop", "interrupt", "release") and event[1] == number
-        ] == order
+        ways = ("save", "flush", "kept", "interrupt", "release")
+        assert [event[:2] for event in study.log if event[0] in ways and event[1] == number] == [
+            (way, number) for way in ways
+        ]
     assert study.log.of("open") == [("open", number) for number in range(slots)]
-    assert study.log.of("close", "tell") == []
-    assert study.engine.live == {}
+    assert study.log.of("close", "tell", "stop", "drop") == []
+    assert study.log.of("snapshots") == [("snapshots", *range(slots))]
+    assert sorted(study.checkpoints.held) == list(range(slots))
 
 
 def test_what_ended_before_an_interruption_stays_told():
@@ -375,7 +471,7 @@ def test_what_ended_before_an_interruption_stays_told():
 
 
 def test_an_interruption_before_the_first_trial_asks_for_none():
-    study = Study({0: trained(0, 0.5)}).run(interrupted=lambda: True)
+    study = Study({0: trained(0, 0.5)}).run(interrupted=lambda log: True)
     assert study.log == []
     assert study.proposer.waiting == [0]
 
@@ -403,12 +499,12 @@ def test_a_crash_is_not_released_as_if_it_were_asked_for():
     assert study.log.of("interrupt", "release") == [("interrupt", 0)]
 
 
-@pytest.mark.parametrize("call", ["open", "record", "evaluate", "close"])
+@pytest.mark.parametrize("call", ["open", "record", "evaluate", "pending", "save", "flush", "close"])
 def test_a_trial_whose_record_fails_is_not_told(call):
-    study = Study({0: trained(0, 0.5)}, raises={call: OSError("disk full")})
+    study = Study({0: [paused(0, 0, 5), *trained(0, 0.5)]}, raises={call: OSError("disk full")})
     with pytest.raises(OSError, match="disk full"):
         study.run()
-    assert study.log.of("tell") == []
+    assert study.log.of("tell", "drop") == []
     assert study.log.of("interrupt") == [("interrupt", 0)]
 
 
@@ -430,6 +526,240 @@ def test_a_record_that_cannot_be_interrupted_does_not_keep_the_others_from_it():
     study = Study(scripts, slots=2, raises={"interrupt": OSError("disk full")})
     with pytest.raises(RuntimeError, match="no memory"):
         study.run()
+    assert study.log.of("interrupt") == [("interrupt", 0), ("interrupt", 1)]
+
+
+# --- checkpoints
+
+
+def test_a_state_is_kept_before_its_rows_are_in_the_record():
+    """What `pending` gives holds them; what crashes between the two is brought into the record later."""
+    study = Study({0: [paused(0, 0, 7), boundary(0, 10), paused(0, 10, 10), boundary(0, 20, Status.COMPLETE)]}).run()
+    assert study.log.of("record", "pending", "save", "flush", "kept", "close", "tell", "drop") == [
+        ("record", 0, 0),
+        ("pending", 0),
+        ("save", 0, 7),
+        ("flush", 0),
+        ("kept", 0),
+        ("record", 0, 0),
+        ("pending", 0),
+        ("save", 0, 10),
+        ("flush", 0),
+        ("kept", 0),
+        ("record", 0, 10),
+        ("close", 0),
+        ("tell", 0),
+        ("drop", 0),
+    ]
+
+
+def test_a_state_that_comes_with_an_evaluation_is_kept_with_it():
+    study = Study({0: [replace(boundary(0, 10), state=Snapshot(10, b"state")), boundary(0, 20)]})
+    study.run(interrupted=after(1))
+    assert study.log.index(("evaluate", 0, 10)) < study.log.index(("save", 0, 10))
+    assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10]
+
+
+def test_a_state_is_kept_once_it_is_decided_that_its_trial_goes_on():
+    """From that state on nobody would ask again whether it should have been pruned there."""
+    script = [replace(boundary(0, step), state=Snapshot(step, b"state")) for step in (10, 20, 30)]
+    study = Study({0: script}, prune={0: 20}).run()
+    assert study.log.of("should_prune", "save", "stop", "close") == [
+        ("should_prune", 0),
+        ("save", 0, 10),
+        ("should_prune", 0),
+        ("stop", 0),
+        ("close", 0),
+    ]
+
+
+def test_a_checkpoint_is_what_a_trial_goes_on_from():
+    study = Study({0: [boundary(0, 10), paused(0, 10, 14)]}).run(interrupted=after(2))
+    found = replace(study.checkpoints.held[0], state=Snapshot(14, b"state"))
+    assert (found.record, [evaluation.step for evaluation in found.evaluations]) == (b"pending 0", [10])
+    later = Study({0: [replace(boundary(0, 20, Status.COMPLETE), rows=[])]}, held={0: found}).run()
+    assert later.engine.states == {0: Snapshot(14, b"state")}
+    assert later.recorder.records == {0: b"pending 0"}
+    assert later.log.names()[:4] == ["open", "report", "start", "started"]
+    assert later.log.of("report", "evaluate") == [
+        ("report", 0, 10),
+        ("evaluate", 0, 20),
+        ("report", 0, 20),
+    ]
+    assert later.proposer.results[0].status is Status.COMPLETE
+    assert later.checkpoints.held == {}
+
+
+def test_the_evaluations_of_a_checkpoint_are_in_the_next_one_too():
+    study = Study({0: [boundary(0, 30), paused(0, 30, 33)]}, held={0: kept(0, 25, 10, 20)}).run(interrupted=after(2))
+    assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10, 20, 30]
+    assert study.log.of("evaluate") == [("evaluate", 0, 30)]  # the others are in what was pending, or recorded
+
+
+def test_a_record_that_does_not_go_on_lets_its_trial_begin_anew():
+    study = Study({0: trained(0, 0.7, 0.4)}, held={0: kept(0, 25, 10, 20)}, goes_on=False).run()
+    assert study.engine.states == {0: None}
+    assert study.recorder.records == {0: b"pending 0"}
+    assert study.log.of("report") == [("report", 0, 10), ("report", 0, 20)]
+    assert study.log.index(("drop", 0)) < study.log.index(("start", 0))  # it is newer than what comes now
+
+
+def test_after_a_training_that_began_anew_its_own_evaluations_are_kept():
+    study = Study({0: [boundary(0, 10)]}, held={0: kept(0, 25, 10, 20)}, goes_on=False).run(interrupted=after(1))
+    assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10]
+
+
+def test_a_trial_that_is_recorded_to_its_end_is_only_told():
+    study = Study({1: trained(1, 0.5)}, numbers=[0, 1], whole={0: trained(0, 0.7, 0.4)}, held={0: kept(0, 15)}).run()
+    own = [event for event in study.log if event[0] not in ("advance", "snapshots") and event[1] == 0]
+    assert own == [
+        ("started", 0),
+        ("report", 0, 10),
+        ("progressed", 0),
+        ("report", 0, 20),
+        ("progressed", 0),
+        ("tell", 0),
+        ("drop", 0),
+        ("ended", 0, Status.COMPLETE),
+    ]
+    assert study.proposer.results[0] == Result(0, Status.COMPLETE, 0.4)
+    assert study.proposer.results[1] == Result(1, Status.COMPLETE, 0.5)
+    assert 0 not in study.checkpoints.held
+
+
+@pytest.mark.parametrize("status", [Status.PRUNED, Status.DIVERGED])
+def test_a_recorded_trial_is_told_as_it_ended(status):
+    broken = Evaluation(0, 13, {"global_step": 13.0})
+    end = boundary(0, 20, status) if status is Status.PRUNED else Progress(0, [rows(0, 10)], broken, status)
+    study = Study({}, numbers=[0], whole={0: [boundary(0, 10), end]}).run()
+    assert study.proposer.results[0] == Result(0, status)
+    expected = [("report", 0, 10), ("report", 0, 20)] if status is Status.PRUNED else [("report", 0, 10)]
+    assert study.log.of("report") == expected
+
+
+def test_a_trial_that_is_given_up_is_not_opened():
+    study = Study({2: trained(2, 0.5)}, held={0: kept(0, 15)})
+    study.proposer = FakeProposer(study.log, [0, 1, 2], hopeless=[0, 1])
+    study.run()
+    assert study.log.of("open", "start", "tell") == [("open", 2), ("start", 2), ("tell", 2)]
+
+
+def test_a_trial_that_would_be_given_up_is_told_as_its_record_ended():
+    """What interrupted it came between its record's end and the telling."""
+    study = Study({}, whole={0: trained(0, 0.7, 0.4)})
+    study.proposer = FakeProposer(study.log, [0], hopeless=[0])
+    study.run()
+    assert study.proposer.results == {0: Result(0, Status.COMPLETE, 0.4)}
+
+
+def test_many_recorded_trials_take_no_slot():
+    whole = {number: trained(number, 0.5) for number in range(5)}
+    study = Study({5: trained(5, 0.4)}, numbers=range(6), whole=whole).run()
+    assert study.log.of("start", "open") == [("open", 5), ("start", 5)]
+    assert sorted(study.proposer.results) == list(range(6))
+
+
+def test_a_trial_that_goes_on_is_no_twin():
+    """It is trained on from where it stands, also where another that is the same training has ended."""
+    study = Twins("aa", {1: [boundary(1, 20, Status.COMPLETE)]}, earlier=[0])
+    study.checkpoints.held[1] = kept(1, 15, 10)
+    study.run()
+    assert study.log.of("start", "replay") == [("start", 1)]
+
+
+def test_an_end_is_told_before_its_checkpoint_is_dropped():
+    for script, prune in ((trained(0, 0.7, 0.4), None), (trained(0, 0.7, 0.4), {0: 10})):
+        study = Study({0: [paused(0, 0, 5), *script]}, prune=prune).run()
+        order = [("save", 0, 5), ("flush", 0), ("close", 0), ("tell", 0), ("drop", 0)]
+        assert [event for event in study.log if event in order] == order
+
+
+def test_a_trial_that_is_not_told_keeps_its_checkpoint():
+    class Failing(FakeProposer):
+        def tell(self, trial, result):
+            raise OSError("disk full")
+
+    study = Study({0: [paused(0, 0, 5), *trained(0, 0.7)]})
+    study.proposer = Failing(study.log, [0])
+    with pytest.raises(OSError, match="disk full"):
+        study.run()
+    assert sorted(study.checkpoints.held) == [0]
+    assert study.log.of("drop", "interrupt") == []  # its record is closed
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_state_that_a_trial_ends_with_is_kept_where_it_is_wanted(wanted):
+    """Before its record is closed; whoever wants it takes it from there."""
+    end = replace(boundary(0, 10, Status.COMPLETE), state=Snapshot(10, b"end") if wanted else None)
+    fixed = FixedTrials([replace(trial(0), keeps_state=wanted)])
+    study = Study({0: [end]}, proposer=fixed).run()
+    assert study.log.of("save", "flush", "close") == [*([("save", 0, 10)] if wanted else []), ("close", 0)]
+    assert {n: found.state for n, found in study.checkpoints.held.items()} == (
+        {0: Snapshot(10, b"end")} if wanted else {}
+    )
+
+
+def test_a_failed_training_is_told_as_such():
+    study = Study({0: [Progress(0, [], None, Status.FAILED)], 1: trained(1, 0.5)}).run()
+    assert study.proposer.results[0] == Result(0, Status.FAILED)
+    assert study.log.of("stop") == []
+    assert study.log.index(("close", 0)) < study.log.index(("tell", 0))
+
+
+# --- halting
+
+
+def test_what_is_reached_until_all_have_stopped_is_taken():
+    """A boundary, an end, and one that is pruned on the way, whose state comes after it."""
+    scripts = {number: trained(number, 0.9, 0.8, 0.7) for number in range(3)}
+    last = [
+        boundary(0, 20),
+        boundary(1, 20),
+        boundary(2, 30, Status.COMPLETE, loss=0.3),
+        paused(0, 20, 24),
+        paused(1, 20, 24),
+    ]
+    study = Study(scripts, slots=3, prune={1: 20}, last=last).run(interrupted=after(1))
+    assert study.proposer.results == {
+        1: Result(1, Status.PRUNED),
+        2: Result(2, Status.COMPLETE, 0.3),
+    }
+    assert study.log.of("save") == [("save", 0, 24)]
+    assert study.log.of("interrupt", "release") == [("interrupt", 0), ("release", 0)]
+    assert [evaluation.step for evaluation in study.checkpoints.held[0].evaluations] == [10, 20]
+
+
+def test_a_trial_whose_state_takes_too_long_is_released_too():
+    scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
+    study = Study(scripts, slots=2, last=[paused(0, 10, 12)]).run(interrupted=after(1))
+    assert study.log.of("save") == [("save", 0, 12)]
+    assert study.log.of("interrupt", "release") == [
+        ("interrupt", 0),
+        ("release", 0),
+        ("interrupt", 1),
+        ("release", 1),
+    ]
+
+
+def test_a_trial_that_ends_after_its_last_state_is_told_and_not_released():
+    """A state on its way when all are asked to stop, and the end right after it."""
+    last = [paused(0, 10, 12), replace(boundary(0, 20, Status.COMPLETE), rows=[rows(0, 12)]), paused(1, 10, 13)]
+    scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
+    study = Study(scripts, slots=2, last=last).run(interrupted=after(1))
+    assert study.log.of("close", "tell", "flush", "release") == [
+        ("close", 0),
+        ("tell", 0),
+        ("flush", 1),
+        ("release", 1),
+    ]
+
+
+def test_a_checkpoint_that_cannot_be_kept_at_the_end_leaves_all_as_after_a_crash():
+    scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
+    study = Study(scripts, slots=2, raises={"save": OSError("disk full")})
+    with pytest.raises(OSError, match="disk full"):
+        study.run(interrupted=after(1))
+    assert study.log.of("flush", "release") == []
     assert study.log.of("interrupt") == [("interrupt", 0), ("interrupt", 1)]
 
 
@@ -526,10 +856,12 @@ def test_a_twin_of_a_live_training_waits_and_keeps_its_slot():
     assert study.log.index(("open", 1)) < study.log.index(("tell", 0)) < study.log.index(("open", 2))
 
 
-def test_an_interruption_releases_a_twin_that_waits_without_stopping_it():
+def test_an_interruption_releases_a_twin_that_waits_without_a_checkpoint():
     study = Twins("aa", {0: trained(0, 0.9, 0.8)}, slots=2).run(interrupted=after(1))
-    assert study.log.of("stop") == [("stop", 0)]
-    assert study.log.of("interrupt", "release") == [
+    assert study.log.of("stop") == []
+    assert study.log.of("snapshots", "save", "interrupt", "release") == [
+        ("snapshots", 0),
+        ("save", 0, 1),
         ("interrupt", 0),
         ("release", 0),
         ("interrupt", 1),
@@ -538,7 +870,7 @@ def test_an_interruption_releases_a_twin_that_waits_without_stopping_it():
 
 
 def test_an_interruption_releases_a_twin_that_is_played_back():
-    study = Twins("aa", {0: trained(0, 0.9, 0.8)}).run(interrupted=after(3))
+    study = Twins("aa", {0: trained(0, 0.9, 0.8)}).run(interrupted=lambda log: ("record", 1, 0) in log)
     assert study.log.of("record", "stop", "interrupt", "release") == [
         ("record", 0, 0),
         ("record", 0, 10),
@@ -584,6 +916,15 @@ def test_released_trials_come_again_in_their_order():
     scripts = {number: trained(number, 0.9, 0.8) for number in range(3)}
     Study(scripts, slots=2, proposer=fixed).run(interrupted=after(1))
     assert [fixed.ask().number for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_trial_that_went_on_is_given_back_as_it_was_given():
+    given = [trial(0), trial(1)]
+    fixed = FixedTrials(given)
+    study = Study({0: trained(0, 0.9, 0.8)}, proposer=fixed, held={0: kept(0, 5)})
+    study.run(interrupted=after(1))
+    assert study.log.of("save", "interrupt") == [("save", 0, 1), ("interrupt", 0)]
+    assert [fixed.ask(), fixed.ask(), fixed.ask()] == [*given, None]
 
 
 def test_fixed_trials_do_not_change_the_list_they_were_given():

@@ -60,6 +60,7 @@ def run_config(config: DictConfig) -> RunConfig:
     trusted = _trusted(config)
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
+    _check_names(parts)
     schedule = parts["schedule"]
     if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
         schedule["stable_steps"] = remaining(schedule["decay_steps"], _root_=config)
@@ -74,6 +75,14 @@ def run_config(config: DictConfig) -> RunConfig:
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
     )
+
+
+def _check_names(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a name that would lead out of the folder where files are named after it."""
+    for group, values in parts.items():
+        name = str(values.get("name"))
+        if name.startswith("/") or ".." in name or "\\" in name or not name.isprintable():
+            raise InvalidValueError(f"{group}.name", name, "is part of file names: no .., no / at its beginning")
 
 
 def dataset_config(config: DictConfig) -> DatasetConfig:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -12,13 +13,13 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
 from sweep.cli.publish import comparison_files, report_folder, write
+from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.search import (
     Search,
     carry_out,
     check,
-    checked_store,
+    check_store,
     display_of,
-    engine_of,
     open_search,
     record,
     refuse_taken,
@@ -31,6 +32,7 @@ from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe
 from sweep.search import check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.training import Work
 from sweep.validation import refuse_difference
 
 
@@ -41,16 +43,34 @@ def compare(command: Command) -> int:
     _check_families(plan)
     recorded_before = open_store(plan.first.tracking, create=False)
     _refuse_other(plan, recorded_before)  # before any study is created
-    searches = [open_search(family.command, family.plan) for family in plan.families]
-    store = checked_store(searches, recorded_before, plan.first.tracking)
+    with interruptible(lambda text: say(out, text)) as stop, ExitStack() as opened:
+        searches = [
+            opened.enter_context(open_search(family.command, family.plan, out, stop)) for family in plan.families
+        ]
+        check_store(searches, recorded_before, plan.first.tracking)
+        first = plan.first
+        store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, out, stop)
+        return _compare(command, plan, searches, store, base, out, stop)
+
+
+def _compare(
+    command: Command,
+    plan: ComparisonPlan,
+    searches: list[Search],
+    store: Store,
+    base: str,
+    out: Console,
+    stop: Callable[[], bool],
+) -> int:
     folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:
-        with interruptible(lambda text: say(out, text)) as stop:
-            _tune(plan, searches, store, out, stop)
-            if not stop():
-                _train_finals(_finals_left(plan, searches, store), run, out, stop)
+        _tune(plan, searches, store, out, stop)
+        if not stop():
+            settle(store, stop)
+            _train_finals(_finals_left(plan, searches, store), run, out, stop)
+        settle(store, stop)
         recorded = _recorded(store, plan.name)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
@@ -61,8 +81,10 @@ def compare(command: Command) -> int:
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
+        settle(store, stop)
     except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        with suppress(Exception):  # the record may be what failed
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     say(out, f"\nreport: {folder / 'report.html'}")
     for opened in searches:
@@ -119,9 +141,12 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
     if run.exists:
         run.reopen()
+        run.reap()
         run.tag(tags)
     else:
         run.create(as_params(plan.shared), tags)
+        settle(store, store.hooks.interrupted)
+        run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
     families = [(family.dataset, family.schedule) for family in plan.families]
     run.compares(dict(zip(families, (of_study.run_id for of_study in runs), strict=True)))
@@ -129,13 +154,14 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
 
 
 def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
-    """Carry out the searches that have trials left."""
+    """Carry out the searches; one that has no trials left is only brought to its end."""
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
-        if stop() or opened.done:
-            continue
+        if stop():
+            return
         run, proposer = opened.run(store), opened.proposer
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
-        say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
+        if not opened.done:
+            say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
         carry_out(opened, store, run, display_of(opened, run, out, later), stop)
 
 
@@ -181,6 +207,11 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         later = sum(len(others.trials) for others in left[index + 1 :])
         display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
-        like = [of_family.trials[0].config]
-        with engine_of(family.plan, like, total, False, out, stop) as engine, display:
-            study.run(study.FixedTrials(of_family.trials), engine, recorder, display, judged, stop)
+        plan, like = family.plan, of_family.trials[0].config
+        name = f"{plan.name}.finals-{of_family.of}"
+        checkpoints = checkpoints_of(like, plan.data, name, study_run, out, search.lease.check)
+        work = Work([like], total, learns=False)
+        with engine_of(plan.engine, plan.data, work, config.max_retries, out, stop) as engine, display:
+            study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, display, judged, stop)
+        if not stop():
+            checkpoints.sweep()

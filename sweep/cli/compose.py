@@ -14,6 +14,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import YAMLError
 
 from sweep.cli.expressions import read
+from sweep.cli.scan import check_files, check_name, check_override, check_places
 from sweep.validation import InvalidValueError
 
 CONFIG_MODULE = "conf"
@@ -80,11 +81,19 @@ class Composer:
     Args:
         config_dir: a folder of further configuration files, or None.
         config_name: of the primary configuration.
+
+    Raises:
+        InvalidValueError: if a file in the folder would have Hydra do more than compose.
     """
 
     config_dir: str | None = None
     config_name: str = "config"
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.config_name)
+        if self.config_dir is not None:
+            check_files(self._folder(self.config_dir))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of plain overrides, not resolved. Every group's `name` defaults to its option.
@@ -98,6 +107,8 @@ class Composer:
         return self._composed[asked].copy()
 
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
+        for text in overrides:  # some are made of values of a file: compare.schedules
+            check_override(read(text))
         with self._initialized():
             try:
                 composed = self._hydra(overrides, return_hydra_config=True)
@@ -119,6 +130,8 @@ class Composer:
                 rule = f"no such key; the configuration has {', '.join(SECTIONS)}"
                 raise InvalidValueError(str(key), config._get_node(key), rule)
         config.trusted = _trusted(config, overrides)
+        if self.config_dir is not None:
+            check_places(config, {read(text).key_or_group: text.partition("=")[2] for text in overrides})
         return config
 
     def _hydra(self, overrides: Sequence[str], **options: Any) -> DictConfig:
@@ -143,12 +156,20 @@ class Composer:
         own = f"pkg://{CONFIG_MODULE}"
         if self.config_dir is None:
             return own, []
-        folder = Path(self.config_dir).absolute()
-        if not folder.is_dir():
-            raise InvalidValueError("--config-dir", self.config_dir, "is no folder")
+        folder = self._folder(self.config_dir)
         if (folder / f"{self.config_name}.yaml").is_file():
             return str(folder), [f"hydra.searchpath=['{own}']"]
         return own, [f"hydra.searchpath=['file://{folder}']"]
+
+    @staticmethod
+    def _folder(config_dir: str) -> Path:
+        """The folder of further files, by a path that stays what it is where Hydra reads it as a value."""
+        folder = Path(config_dir).absolute()
+        if not folder.is_dir():
+            raise InvalidValueError("--config-dir", config_dir, "is no folder")
+        if set("'\\$") & set(str(folder)):
+            raise InvalidValueError("--config-dir", config_dir, "must have no quote, backslash or $ in its path")
+        return folder
 
     def _explained(self, overrides: Sequence[str], error: HydraException) -> InvalidValueError:
         """Hydra's refusal, as key, value and what is allowed."""
@@ -169,13 +190,18 @@ def _trusted(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     for override in map(read, overrides):
         if override.key_or_group == "trusted":
             declared = override.value()
-    if not isinstance(declared, list) or not all(isinstance(package, str) for package in declared):
+    if not isinstance(declared, list) or not all(_is_package(package) for package in declared):
         raise InvalidValueError("trusted", declared, "must be a list of packages: trusted=[mylab]")
     in_files = OmegaConf.to_container(OmegaConf.create({"trusted": config._get_node("trusted")}), resolve=False)
     if in_files != {"trusted": declared}:
         rule = "can be declared on the command line only"
         raise InvalidValueError("trusted", in_files["trusted"], rule)  # type: ignore[index, call-overload]
     return [str(package) for package in declared]
+
+
+def _is_package(name: Any) -> bool:
+    """Whether it is the name of a package: what an interpolation would make of it is for a file to say."""
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> str:

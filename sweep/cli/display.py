@@ -62,8 +62,12 @@ class Display:
         self._metrics: Mapping[str, float] = {}
         self._steps: dict[int, int] = {}
         """Updates completed by each trial in training."""
+        self._begun: dict[int, int] = {}
+        """Those that each trial had when this command began with it."""
         self._twin_of: int | None = None
-        self._events: dict[int, Sequence[Event]] = {}
+        self._loss: float | None = None
+        self.events: dict[int, Sequence[Event]] = {}
+        """All so far of each trial."""
         self._span, self._first, self._before = steps - first, first, 0
         self._live = console.is_terminal
         self._said = time.monotonic()
@@ -94,32 +98,38 @@ class Display:
         say(self.console, text)
 
     def started(self, trial: Trial) -> None:
-        self._events[trial.number] = () if trial.state is None else trial.state.events
+        self._begun[trial.number] = self._first if trial.state is None else trial.state.step
+        if trial.state is not None and not self._single:
+            self.say(f"{self._noun} {trial.number:3d}  goes on from step {trial.state.step}")
         for warning in warnings(trial.config):
             self.say(f"warning: {warning}" if self._single else f"{self._noun} {trial.number:3d}  warning: {warning}")
         self._show(trial, 0, None)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
+        before, self._twin_of = self._steps.get(trial.number, self._begun[trial.number]), progress.twin_of
+        step = self._steps[trial.number] = before
+        if progress.rows:
+            rows = progress.rows[-1]
+            step = self._steps[trial.number] = int(rows.steps[-1]) + 1
+            self._loss = float(rows.loss[-1])
         if self._began is None:
-            self._began, self._before = time.monotonic(), len(progress.rows[-1].lr)
-        rows, self._twin_of = progress.rows[-1], progress.twin_of
-        self._steps[trial.number] = step = rows.first + len(rows.lr)
+            self._began, self._before = time.monotonic(), self._covered
         if self._single:
-            for event in progress.events[len(self._events.get(trial.number, ())) :]:
+            for event in (event for event in progress.events if event.step > before):
                 self.say(f"{event.name.replace('_', ' ')} at step {event.step}")
-        self._events[trial.number] = progress.events
+        self.events[trial.number] = progress.events
         if progress.evaluation is not None:
             self._metrics = progress.evaluation.metrics
-        self._show(trial, step, float(rows.loss[-1]))
+        self._show(trial, step, self._loss)
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            self.say(f"{self._training(trial)}  {self._state(step, float(rows.loss[-1]))}{self._left()}")
+            self.say(f"{self._training(trial)}  {self._state(step, self._loss)}{self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
         self._ended += 1
         self._said = time.monotonic()
-        step = self._steps.pop(trial.number)
+        step = self._steps.pop(trial.number, self._begun.pop(trial.number))
         if self._single:
             self.say(f"{result.status.value} at step {step}  {self._measured()}".rstrip())
             if self._warming(trial):
@@ -136,7 +146,7 @@ class Display:
             if not self._finals and self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
         twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
-        events = "".join(f"  {event}" for event in self._events.get(trial.number, ()))
+        events = "".join(f"  {event}" for event in self.events.get(trial.number, ()))
         events += "  warmup did not end" if result.status is Status.COMPLETE and self._warming(trial) else ""
         line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         line = line.rstrip()
@@ -144,7 +154,7 @@ class Display:
 
     def _warming(self, trial: Trial) -> bool:
         """Whether a warmup that waits for something has not ended."""
-        return trial.config.schedule.after(*self._events.get(trial.number, ())).warm_at > trial.last
+        return trial.config.schedule.after(*self.events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
         return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if name != "global_step")

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from sweep.cli.scan import check_override
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
@@ -91,6 +92,7 @@ def parse(overrides: Sequence[str]) -> Request:
     datasets: tuple[str, ...] = ()
     for text in overrides:
         override = read(text)
+        check_override(override)
         key = override.get_key_element()
         if not override.is_sweep_override():
             plain.append(text)
@@ -144,6 +146,7 @@ def read_space(key: str, expression: Any) -> Override:
         InvalidValueError: if it is no sweep expression.
     """
     override = read(f"{key}={expression}")
+    check_override(override)  # once more: what an interpolation has made of it becomes configuration
     if not override.is_sweep_override():
         raise InvalidValueError(f"space.{key}", expression, "must be a sweep expression, such as interval(0.5,0.99)")
     return override

@@ -1,20 +1,34 @@
 """From arguments to an exit status."""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 
 from omegaconf import DictConfig
 
 from sweep import forking
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
-from sweep.validation import InvalidValueError, one_of
+from sweep.cli.interrupt import ending_at_signals, ignore_signals
+from sweep.cli.scan import check_words
+from sweep.validation import InvalidValueError, one_of, without_passwords
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+ASKS = frozenset(
+    ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+)
+"""Hydra's flags that ask for information. Its others run, read a pickle, or look for configuration elsewhere."""
+DETAILS = frozenset(("--resolve", "--package", "-p"))
+"""What may stand beside them."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: failed. 2: a request that cannot be carried out. 130: interrupted, the work saved.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        if argv is None:
+            ignore_signals()  # nothing is left to be interrupted, and the status is to say so
+
+
+def _main(arguments: list[str]) -> int:
+    os.umask(0o077)  # records, checkpoints and reports are their owner's alone
+    sys.excepthook = _without_passwords
     register_resolvers()
-    _import_from_here()
     flags, overrides, information = _split(arguments)
     try:
+        _import_from_here(trusting=any(text.lstrip("+").startswith("trusted=") for text in overrides))
         if information:
             return _inform(information, flags, overrides)
-        return _carry_out(Command(Composer(flags.config_dir, flags.config_name), parse(overrides), _given(flags)))
+        command = Command(Composer(flags.config_dir, flags.config_name), parse(overrides), _given(flags))
+        with ending_at_signals():
+            return _carry_out(command)
     except InvalidValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("sweep: interrupted", file=sys.stderr)
+        print("sweep: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -67,13 +92,17 @@ def _carry_out(command: Command) -> int:
         forking.prepare()
     if sys.stdout.isatty():
         print("starting ...", flush=True)  # the imports take seconds
-    from sweep.cli import modes  # imports torch, mlflow and optuna, which --help and --cfg do without
+    from sweep.cli import failures, modes  # import torch, mlflow and optuna, which --help and --cfg do without
 
     try:
         return int(getattr(modes, mode)(command))
-    except modes.EngineError as error:
-        print(f"sweep: {error}\nsweep: what is recorded stays; the same command goes on", file=sys.stderr)
-        return FAILED
+    except Exception as error:
+        explained = failures.explained(error)
+        if explained is None:
+            raise
+        told, status = explained
+        print(f"sweep: {told}", file=sys.stderr)
+        return status
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -97,21 +126,22 @@ def _inform(information: list[str], flags: argparse.Namespace, overrides: list[s
     """Let Hydra answer --help, --cfg, --info and tab completion. Sweep expressions are no part of a configuration."""
     import hydra
 
-    asks = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-    given = {flag.partition("=")[0] for flag in information}
-    if not asks & given or given & {"--multirun", "-m", "--run", "-r"}:
+    given = {flag.partition("=")[0] for flag in information if flag.startswith("-")}
+    if not ASKS & given or given - ASKS - DETAILS:
         rule = "no such flag; sweep expressions search without --multirun, and Hydra's --help, --cfg, --info work"
         raise InvalidValueError(information[0], "given", rule)
     composer = Composer(flags.config_dir, flags.config_name)
     if {"--shell-completion", "-sc"} & set(information):
         plain = overrides
+        check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # which Hydra composes as they are
     else:
         plain = list(parse(overrides).first)
         composer.compose(plain)  # refuses what Hydra would end with status 1
     primary, search_path = composer.places
     sys.argv = ["sweep", *information, *search_path, *plain]
     try:
-        hydra.main(config_path=primary, config_name=flags.config_name, version_base="1.3")(_nothing)()
+        with _shown_without_passwords():
+            hydra.main(config_path=primary, config_name=flags.config_name, version_base="1.3")(_nothing)()
     except SystemExit as end:
         return REFUSED if end.code else DONE
     return DONE
@@ -121,12 +151,39 @@ def _nothing(config: object) -> None:
     """What Hydra would run; the flags given above never do."""
 
 
+@contextmanager
+def _shown_without_passwords() -> Iterator[None]:
+    """What Hydra prints of a configuration, with the passwords of URIs hidden."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+    finally:
+        sys.stdout.write(without_passwords(out.getvalue()))
+        sys.stderr.write(without_passwords(err.getvalue()))
+
+
+def _without_passwords(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that nobody expected, as Python does."""
+    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
+
+
 def _given(flags: argparse.Namespace) -> tuple[str, ...]:
     given = ["--config-dir", flags.config_dir] if flags.config_dir else []
     return (*given, *(["--config-name", flags.config_name] if flags.config_name != "config" else []))
 
 
-def _import_from_here() -> None:
-    """The console script finds a user's packages as `python -m sweep` does: in the working directory."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # behind our own packages, which a folder named models must not replace
+def _import_from_here(trusting: bool) -> None:
+    """A user's packages are found in the working directory, by the console script as by `python -m sweep`.
+
+    Behind all others, so that a folder named models replaces none; and only where the command line trusts a package:
+    otherwise a module beside a configuration could pass for one that is not installed.
+    """
+    sys.modules.setdefault("hydra_plugins", None)  # type: ignore[arg-type]  # Hydra would import all it finds there
+    here = os.getcwd()
+    if here == str(Path(__file__).parents[2]):
+        return  # a clone, whose own packages are here
+    if sys.path and sys.path[0] in ("", here):
+        del sys.path[0]  # where `python -m` puts it
+    if trusting and here not in sys.path:
+        sys.path.append(here)

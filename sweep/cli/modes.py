@@ -8,14 +8,11 @@ from itertools import product
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from omegaconf import DictConfig
-
-from sweep import study
 from sweep.cli import build
 from sweep.cli.compare import compare
-from sweep.cli.display import Display, console, say
+from sweep.cli.display import console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
+from sweep.cli.main import DONE, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
 from sweep.cli.search import search
@@ -29,89 +26,28 @@ from sweep.cli.show import (
     training_links,
     ui_command,
 )
+from sweep.cli.training import train
 from sweep.comparison import compare as compared
 from sweep.config import RunConfig, TrackingConfig
-from sweep.core import ComparisonRecord, Status, Trial
-from sweep.data import load
+from sweep.core import ComparisonRecord
 from sweep.report import (
     curve_picture,
     curves_picture,
-    describe,
     figures_table,
     figures_text,
     heading,
-    training_name,
     warnings,
 )
 from sweep.schedules import key_figures
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, open_store, serving
-from sweep.training import EngineError, SerialEngine, checkpoints, choose_device
+from sweep.tracking import (
+    MlflowReader,
+    Store,
+    open_store,
+    serving,
+)
 from sweep.validation import InvalidValueError
 
-__all__ = ["EngineError", "compare", "preview", "report", "search", "train", "ui"]
-
-
-def train(command: Command) -> int:
-    """Train one configuration through the same loop, recorded as a run of its own, and keep the state it ends with.
-
-    A training that has not reached its horizon, or is asked for more steps, goes on from there.
-    """
-    config, run = _single(command, "mode=train trains one configuration")
-    tracking, judged = build.tracking_config(config), build.study_config(config)
-    base, data, out = address(command, tracking), load(run.dataset), console()
-    device = choose_device(run.train)
-    engine = SerialEngine(data, device, run.train.precision)
-    engine.check(run)
-    judged.check_metric(data.classification, run.average)
-    trial = Trial(0, run, run.train.seed)
-    path = Path(run.train.checkpoint_dir) / f"{training_name(trial, data.digest)}.pt"
-    goes_on = _going_on(run, path)
-    if goes_on is not None:
-        state = checkpoints.restore(path, trial, engine.data, device)
-        trial = replace(trial, state=state, first=state.global_step)
-    checkpoints.prepare(path)
-    store = _store_with(tracking, goes_on)
-    recorder = MlflowRecorder(store, describe, goes_on=goes_on)
-    proposer = study.FixedTrials([trial])
-    display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=trial.first)
-    if goes_on is not None:
-        say(out, f"goes on from step {trial.first}, kept in {path}")
-    with interruptible(display.say) as interrupted, display:
-        study.run(proposer, engine, recorder, display, judged.metric, interrupted)
-    if not proposer.results:
-        say(out, f"interrupted: the same command trains again from step {trial.first}")
-        return INTERRUPTED
-    (result,) = proposer.results
-    if result.state is not None and result.state.global_step >= _kept_step(path):  # a longer one stays
-        checkpoints.save(path, result.state, {"run_id": recorder.run_id(trial)})
-    events = () if result.state is None else result.state.events
-    say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
-    say(out, f"\nin MLflow ({ui_command(command)} serves it):")
-    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
-    return DONE if result.status is Status.COMPLETE else FAILED
-
-
-def _going_on(run: RunConfig, path: Path) -> str | None:
-    """The MLflow run of the training that a kept state goes on; None where it begins anew."""
-    if not path.exists():
-        return None
-    kept = checkpoints.about(path)
-    finished = run.train.more_steps is None and kept["global_step"] >= run.train.steps
-    return None if finished else str(kept.get("run_id"))
-
-
-def _kept_step(path: Path) -> int:
-    """The step at which a kept state stands; -1 without one."""
-    return int(checkpoints.about(path)["global_step"]) if path.exists() else -1
-
-
-def _store_with(tracking: TrackingConfig, goes_on: str | None) -> Store:
-    """The store of a training; of one that goes on, with its run in it."""
-    store = open_store(tracking, create=False)
-    if goes_on is not None and (store is None or not store.holds(goes_on)):
-        rule = f"does not hold run {goes_on} of the training that goes on: name the one that does, or another"
-        raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
-    return store or open_store(tracking)
+__all__ = ["compare", "preview", "report", "search", "train", "ui"]
 
 
 def preview(command: Command) -> int:
@@ -185,7 +121,7 @@ def ui(command: Command) -> int:
         say(out, "\n".join(lines))
         return DONE
     port = build.ui_config(command.compose()).port
-    with interruptible(lambda text: None) as interrupted:
+    with interruptible(lambda text: None, at_once=_interrupt) as interrupted:
         say(out, "MLflow is starting ...")
         with serving(tracking.uri, port, interrupted) as server:
             if not interrupted():
@@ -196,6 +132,11 @@ def ui(command: Command) -> int:
                     if not interrupted():
                         raise RuntimeError("the MLflow server ended")
     return DONE
+
+
+def _interrupt() -> None:
+    """Let a with block end its server."""
+    raise KeyboardInterrupt
 
 
 def _previewed(command: Command) -> dict[str, RunConfig]:
@@ -225,15 +166,6 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
 def _label(key: str, value: str) -> str:
     """A choice in a legend: a schedule by its name, anything else with what it is."""
     return value if key == "schedule" else f"{heading(key)}={value}".replace("\\", "")  # Hydra escapes interpolations
-
-
-def _single(command: Command, rule: str) -> tuple[DictConfig, RunConfig]:
-    """The configuration of a mode that has no search."""
-    for key, written in command.request.searched.items():
-        raise InvalidValueError(key, written, f"{rule}; a sweep expression is for mode=search")
-    config = command.compose()
-    build.engine_config(config)
-    return config, build.run_config(config)
 
 
 def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sweep import durable
 from sweep.comparison import Comparison, as_csv, as_json, counted
 from sweep.config import ReportConfig
 from sweep.core import ComparisonRecord, FamilyRecord, Reader, Rows, StudyRecord, TrialRecord
@@ -44,16 +45,21 @@ def comparison_files(
     }
 
 
+def folder_name(name: str) -> str:
+    """A name that any file system takes."""
+    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
+    if safe == name:
+        return name
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same
+
+
 def report_folder(config: ReportConfig, name: str) -> Path:
     """The folder of a report, made where there is none.
 
     Raises:
         InvalidValueError: names report.dir where it cannot be written.
     """
-    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
-    if safe != name:  # another name may look the same
-        safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    folder = Path(config.dir) / safe
+    folder = Path(config.dir) / folder_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,9 +72,7 @@ def report_folder(config: ReportConfig, name: str) -> Path:
 def write(files: Mapping[str, bytes], folder: Path) -> None:
     """The files in a folder. None is ever half-written."""
     for file, content in files.items():
-        part = folder / f"{file}.part"
-        part.write_bytes(content)
-        os.replace(part, folder / file)
+        durable.write(folder / file, [content])
 
 
 def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,19 +13,20 @@ from sweep.cli.interrupt import interruptible
 from sweep.cli.main import DONE, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.cli.publish import report_folder, study_files, write
+from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import RunConfig, TrackingConfig
-from sweep.database import same_database
+from sweep.database import Patience, same_database
 from sweep.report import as_params, describe
-from sweep.search import OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, open_store
-from sweep.training import CPU, Account, EngineProcess, NotStackableError, Task, Work, choose_device, refuse_unstackable
-from sweep.validation import InvalidValueError
+from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
+from sweep.training import CPU, NotStackableError, Task, Work, choose_device, refuse_unstackable
+from sweep.validation import InvalidValueError, without_passwords
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study that is open.
+    """A study that is open, and this process's alone. A context: the study is given back with it.
 
     Args:
         command: the command line that it is of.
@@ -35,6 +37,7 @@ class Search:
     plan: Plan
     proposer: OptunaProposer
     uid: str
+    lease: Lease
 
     @property
     def left(self) -> int:
@@ -49,6 +52,12 @@ class Search:
         """Its run, created or not."""
         return StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
 
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lease.release()
+
 
 def search(command: Command) -> int:
     """Search: trials until the total is reached, then the table of the best and the report."""
@@ -57,24 +66,33 @@ def search(command: Command) -> int:
     check(plan)
     recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
-    opened = open_search(command, plan)
-    store, proposer = checked_store([opened], recorded_before, plan.tracking), opened.proposer
+    with (
+        interruptible(lambda text: say(out, text)) as interrupted,
+        open_search(command, plan, out, interrupted) as opened,
+    ):
+        check_store([opened], recorded_before, plan.tracking)
+        store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, out, interrupted)
+        return _search(opened, store, base, out, interrupted)
+
+
+def _search(opened: Search, store: Store, base: str, out: Console, interrupted: Callable[[], bool]) -> int:
+    plan, proposer = opened.plan, opened.proposer
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
     say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    display = display_of(opened, run, out)
-    with interruptible(display.say) as interrupted:
-        carry_out(opened, store, run, display, interrupted)
+    carry_out(opened, store, run, display_of(opened, run, out), interrupted)
     if interrupted() and not opened.done:
         say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
         return INTERRUPTED
+    settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     assert recorded is not None
-    show_study(out, recorded, base, ui_command(command))
+    show_study(out, recorded, base, ui_command(opened.command))
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
+    settle(store, interrupted)
     say(out, f"\nreport: {folder / 'report.html'}")
     say_failed(opened, out)
     if not opened.done:
@@ -94,32 +112,6 @@ def say_failed(opened: Search, out: Console) -> None:
     if opened.proposer.failed:
         retries, trials = opened.plan.study.max_retries, opened.proposer.failed
         say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
-
-
-def engine_of(
-    plan: Plan, like: Sequence[RunConfig], trials: int, learns: bool, out: Console, interrupted: Callable[[], bool]
-) -> EngineProcess:
-    """The engine that trains trials of a plan; it says what it is.
-
-    Args:
-        like: configurations of which, or between which, the trials are.
-        trials: how many.
-        learns: whether which they are depends on the results of others.
-    """
-    work, device = Work(like, trials, learns), choose_device(plan.first.train)
-    return EngineProcess(
-        plan.engine, plan.data, device, work, lambda account: say(out, engine_text(account)), interrupted
-    )
-
-
-def engine_text(account: Account) -> str:
-    """One line: which engine, and why."""
-    if account.name == "serial":
-        return f"engine: serial ({account.why})"
-    compiled = ", compiled" if account.compiled else ""
-    return (
-        f"engine: fused, {account.slots} trials at once{compiled} ({account.why}; ready after {account.prepared:.1f} s)"
-    )
 
 
 def check(plan: Plan) -> None:
@@ -156,44 +148,60 @@ def extremes(plan: Plan) -> list[RunConfig]:
     return [config for branch in plan.space.branches for config in branch.extremes()]
 
 
-def open_search(command: Command, plan: Plan) -> Search:
-    """The study of a plan that was checked, created where there is none.
+def open_search(command: Command, plan: Plan, out: Console, interrupted: Callable[[], bool]) -> Search:
+    """The study of a plan that was checked, created where there is none; nobody else searches it until it is closed.
 
     Raises:
-        InvalidValueError: if a study of that name is of another configuration.
+        InvalidValueError: if a study of that name is of another configuration, or somebody else searches it.
     """
+
+    def tell(text: str) -> None:
+        say(out, text)
+
     chosen_pruner = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
-    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner)
-    return Search(command, plan, OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study), uid)
+    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner, tell, interrupted)
+    lease = Lease.take(optuna_study, interrupted, say=tell)
+    try:
+        patiently = Patience(without_passwords(plan.study.storage), tell, interrupted)
+        proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently)
+    except BaseException:
+        lease.release()
+        raise
+    return Search(command, plan, proposer, uid, lease)
 
 
-def checked_store(searches: Sequence[Search], store: Store | None, tracking: TrackingConfig) -> Store:
-    """The store, created where there is none, if it holds what the studies have told.
+def check_store(searches: Sequence[Search], before: Store | None, tracking: TrackingConfig) -> None:
+    """Refuse a store that does not hold what the studies have told.
+
+    Args:
+        before: the store as it was; None where there was none.
 
     Raises:
-        InvalidValueError: names the tracking.uri that does not hold it.
+        InvalidValueError: names the tracking.uri.
     """
     for opened in searches:
-        if opened.proposer.told and (store is None or not opened.run(store).exists):
+        if opened.proposer.told and (before is None or not opened.run(before).exists):
             rule = f"does not hold the trials that study {opened.plan.name} has in study.storage; name the tracking.uri"
             raise InvalidValueError("tracking.uri", tracking.uri, f"{rule} that does, or another study.name")
-    return store or open_store(tracking)
 
 
 def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:
-    """The run of a study, created where there is none.
+    """The run of a study, created where there is none. From here on the store takes nothing from who lost the lease.
 
     Args:
         tags: further ones.
     """
     run = opened.run(store)
-    if run.exists:
-        run.tag(tags or {})
-    else:
+    if not run.exists:
         searched = json.dumps(opened.plan.space.keys)
         own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
         run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
-    return run
+        settle(store, store.hooks.interrupted)
+        run = opened.run(store)
+    lease = opened.lease
+    lease.until_released(fence_store(store, run.run_id, lease.mark, lease.error, lease.check))
+    run.tag(tags or {})
+    return opened.run(store)  # as the one before has left it
 
 
 def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> Display:
@@ -204,20 +212,23 @@ def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> D
 
 def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
     """Trials until the total is reached, or a signal comes; the run of the study gets an account of the engine."""
-    proposer, plan = opened.proposer, opened.plan
+    proposer, plan, out = opened.proposer, opened.plan, display.console
+    checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, out, opened.lease.check)
     run.reopen()
-    recorder = MlflowRecorder(
-        store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
-    )
     try:
+        checkpoints.sweep(proposer.interrupted)
+        recorder = MlflowRecorder(
+            store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
+        )
         if not opened.done:
-            learns = not proposer.history_free
-            with engine_of(plan, extremes(plan), opened.left, learns, display.console, interrupted) as engine:
-                with display:
-                    study.run(proposer, engine, recorder, display, plan.study.metric, interrupted)
-                run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
+            work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
+            with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
+                study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
+            checkpoints.sweep(proposer.interrupted)
+            run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
+        recorder.give_up(proposer.failed)
+        run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")
     except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        with suppress(Exception):  # the record may be what failed
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    recorder.give_up(proposer.failed)
-    run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")

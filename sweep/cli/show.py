@@ -24,7 +24,7 @@ from sweep.tracking import (
     trainings_page,
     trials_page,
 )
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, without_passwords
 
 BEST = 10
 """Trials in the table."""
@@ -158,11 +158,12 @@ def address(command: Command, tracking: TrackingConfig) -> str:
 
 def ui_command(command: Command) -> str:
     """The command that serves the record of this one. A URI with a password is not repeated."""
-    kept = [text for text in command.request.plain if text.startswith(("tracking.", "ui.")) and "@" not in text]
+    given = [text for text in command.request.plain if text.startswith(("tracking.", "ui."))]
+    kept = [text for text in given if without_passwords(text) == text]
     return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
 
 
 def repeating(command: Command) -> str:
     """The flags and plain overrides that say what is trained, quoted for a shell."""
     kept = [text for text in command.request.plain if text.lstrip("+~").split("=")[0].split(".")[0] not in NOT_REPEATED]
-    return shlex.join([*command.flags, *kept])
+    return without_passwords(shlex.join([*command.flags, *kept]))

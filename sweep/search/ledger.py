@@ -1,12 +1,16 @@
 """A study in memory, and the same study in its database."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+
+from sweep.database import Patience
 
 
 class Ledger:
@@ -20,16 +24,18 @@ class Ledger:
 
     Args:
         stored: in its database. A ledger has its pruner, and its name, which hyperband's brackets depend on.
+        patiently: waits for the database where it is locked.
     """
 
-    def __init__(self, stored: Study) -> None:
+    def __init__(self, stored: Study, patiently: Patience | None = None) -> None:
+        self._patiently = patiently or Patience("study.storage")
         self._memory = InMemoryStorage()
         self.study = optuna.create_study(
             storage=self._memory, study_name=stored.study_name, direction=stored.direction, pruner=stored.pruner
         )
         self._memory_id = self._memory.get_study_id_from_name(stored.study_name)
         self._storage, self._study_id = stored._storage, stored._study_id  # Optuna has no other way to its storage
-        trials = stored.get_trials(deepcopy=False)
+        trials = self._patiently(lambda: stored.get_trials(deepcopy=False))
         self.study.add_trials(trials)
         self._written = {t.number: _Written(t._trial_id, t) for t in trials if not t.state.is_finished()}
 
@@ -41,26 +47,40 @@ class Ledger:
         """Write what is new of a trial. That it ended is written last."""
         trial = self[number]
         if number in self._written:
-            trial_id = self._written[number].trial_id
-            self._update(self._written[number], trial)
+            written = self._written[number]
+            trial_id = written.trial_id
+            self._patiently(lambda: self._update(written, trial))
         else:
-            trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
+            trial_id = self._create(trial)
         if trial.state.is_finished():
             del self._written[number]
         else:
             self._written[number] = _Written(trial_id, trial)
 
+    def _create(self, trial: FrozenTrial) -> int:
+        """Write a new trial once; its id. That a try which failed wrote nothing is looked at, not believed."""
+        tries, storage, study_id = count(), self._storage, self._study_id
+
+        def attempt() -> int:
+            if next(tries):
+                with suppress(KeyError):  # there is none of that number
+                    return storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            return storage.create_new_trial(study_id, template_trial=trial)
+
+        return self._patiently(attempt)
+
     def _update(self, written: "_Written", trial: FrozenTrial) -> None:
+        """Write what is new of a trial; may be done again from the start as long as the last step was not."""
         storage, trial_id = self._storage, written.trial_id
         for name in trial.params:
             if name not in written.params:  # of a trial that was queued, or begun by halves
                 distribution = trial.distributions[name]
                 internal = distribution.to_internal_repr(trial.params[name])
                 storage.set_trial_param(trial_id, name, internal, distribution)
-        for key, value in _new(written.system_attrs, trial.system_attrs):
-            storage.set_trial_system_attr(trial_id, key, value)
         for key, value in _new(written.user_attrs, trial.user_attrs):
             storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in _new(written.system_attrs, trial.system_attrs):  # a pruner's notes, after what it decided
+            storage.set_trial_system_attr(trial_id, key, value)
         for step in sorted(trial.intermediate_values.keys() - written.steps):
             storage.set_trial_intermediate_value(trial_id, step, trial.intermediate_values[step])
         if trial.state is not written.state:

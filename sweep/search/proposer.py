@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import Evaluation, Event, Result, Status, Trial
+from sweep.database import Patience
 from sweep.search.distributions import draw
 from sweep.search.ledger import Ledger
 from sweep.search.pruners import BranchStudy
@@ -20,9 +21,15 @@ from sweep.search.samplers import grid_size, history_free, sampler
 from sweep.space import Branch, Dimension, Space
 
 ATTEMPTS = "sweep.attempts"
-"""User attribute: how often the trial was begun and not ended by request."""
+"""User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
+PRUNED = "sweep.pruned"
+"""User attribute: the step at which it was decided to prune the trial."""
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class HopelessError(RuntimeError):
+    """Trial after trial could not be trained: neither would the next."""
 
 
 class OptunaProposer:
@@ -37,13 +44,21 @@ class OptunaProposer:
         space: what is searched.
         sampler_config: which sampler proposes.
         config: total, timeout, retries, metric.
+        patiently: waits for the database where it is locked.
     """
 
-    def __init__(self, study: Study, space: Space, sampler_config: SamplerConfig, config: StudyConfig) -> None:
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        sampler_config: SamplerConfig,
+        config: StudyConfig,
+        patiently: Patience | None = None,
+    ) -> None:
         self.study, self.space, self.config = study, space, config
         self._sampler_config = sampler_config
         self._began = time.monotonic()
-        self._ledger = Ledger(study)
+        self._ledger = Ledger(study, patiently)
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
         self._step: dict[int, int] = {}
@@ -58,23 +73,44 @@ class OptunaProposer:
         """The interrupted trials that wait to be asked for, by number."""
         self.told = sum(t.state in TOLD for t in trials)
         """How many trials count: complete and pruned ones, diverged ones among the latter."""
+        self._failed_in_a_row = 0
         self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
         """The numbers of the trials that were given up."""
 
+    @property
+    def interrupted(self) -> list[int]:
+        """The numbers of the trials that were begun and are not in training now."""
+        return list(self._left)
+
     def ask(self) -> Trial | None:
-        """An interrupted trial under its own number, or a new proposal until the total is reached."""
+        """An interrupted trial under its own number, or a new proposal until the total is reached.
+
+        Raises:
+            HopelessError: if trials could not be trained, one after another, as many as a single one is tried.
+        """
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
         if self.told + len(self._live) >= self.total:
             return None
-        while self._left:
+        if self._failed_in_a_row > self.config.max_retries:
+            if self._live:  # one of them may show that trials can be trained
+                return None
+            raise HopelessError(_hopeless(self._failed_in_a_row))
+        if self._left:
             frozen = self._ledger[self._left.pop(0)]
-            if not self._give_up(frozen):
-                return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
+            return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
         self._ledger.study.sampler = self._sampler(self._n_trials)
         live = self._ledger.study.ask()
         self._n_trials = max(self._n_trials, live.number + 1)
         return self._begin(live, reported=set())
+
+    def give_up(self, trial: Trial) -> bool:
+        """Tell a trial that crashed too often as failed; whether it is one."""
+        if self._live[trial.number].user_attrs[ATTEMPTS] <= self.config.max_retries + 1:
+            return False
+        self._forget(trial)
+        self._fail(trial.number)
+        return True
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         self._step[trial.number] = evaluation.step
@@ -84,7 +120,11 @@ class OptunaProposer:
                 self._ledger.keep(trial.number)
 
     def should_prune(self, trial: Trial, events: Sequence[Event] = ()) -> bool:
-        """The pruner's answer among the trials of the same branch; never before warmup has ended."""
+        """The pruner's answer among the trials of the same branch; never before warmup has ended.
+
+        asha and hyperband note that they were asked, and do not prune when asked again: what they decided is kept, so
+        that a trial that is interrupted before it is told is pruned when it reaches that step again.
+        """
         if not self._prunes:
             return False
         frozen = self._ledger[trial.number]
@@ -95,13 +135,23 @@ class OptunaProposer:
         study: Any = self._ledger.study
         if self.space.conditional:
             study = BranchStudy(study, {group: frozen.params[group] for group in self.space.groups})
-        pruned = bool(self._ledger.study.pruner.prune(study, frozen))
-        self._ledger.keep(trial.number)  # what the pruner noted of it
+        decided = frozen.user_attrs.get(PRUNED) == frozen.last_step
+        pruned = bool(self._ledger.study.pruner.prune(study, frozen)) or decided
+        if pruned:
+            self._live[trial.number].set_user_attr(PRUNED, frozen.last_step)
+        self._ledger.keep(trial.number)  # also what the pruner noted of it
         return pruned
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it."""
+        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
+
+        A trial that could not be trained does not count to the total.
+        """
         live = self._forget(trial)
+        if result.status is Status.FAILED:
+            self._fail(trial.number)
+            self._failed_in_a_row += 1
+            return
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
         if result.status is Status.COMPLETE:
@@ -110,6 +160,13 @@ class OptunaProposer:
             self._ledger.study.tell(live, state=TrialState.PRUNED)
         self._ledger.keep(trial.number)
         self.told += 1
+        self._failed_in_a_row = 0
+
+    def kept(self, trial: Trial) -> None:
+        live = self._live[trial.number]
+        if live.user_attrs[ATTEMPTS] != 1:  # as if it had begun only now
+            live.set_user_attr(ATTEMPTS, 1)
+            self._ledger.keep(trial.number)
 
     def release(self, trial: Trial) -> None:
         live = self._forget(trial)
@@ -138,14 +195,10 @@ class OptunaProposer:
         self._step.pop(trial.number, None)
         return self._live.pop(trial.number)
 
-    def _give_up(self, frozen: FrozenTrial) -> bool:
-        """Tell a trial that crashed too often as failed."""
-        if frozen.user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
-            return False
-        self._ledger.study.tell(frozen.number, state=TrialState.FAIL)
-        self._ledger.keep(frozen.number)
-        insort(self.failed, frozen.number)
-        return True
+    def _fail(self, number: int) -> None:
+        self._ledger.study.tell(number, state=TrialState.FAIL)
+        self._ledger.keep(number)
+        insort(self.failed, number)
 
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler of a proposal; the same for all points of a grid, since a large one takes long to lay out."""
@@ -183,3 +236,8 @@ class OptunaProposer:
 def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
     config = branch.configure(values)
     return Trial(number, config, config.train.seed, {**branch.selection, **values})
+
+
+def _hopeless(trials: int) -> str:
+    last = "last trial" if trials == 1 else f"last {trials} trials"
+    return f"the {last} could not be trained; mend what was said of it above, and the same command goes on"

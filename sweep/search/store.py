@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,8 +13,17 @@ from optuna.study import Study
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import StudyConfig
-from sweep.database import WriteAheadConnection, check_database, file_of, is_database
-from sweep.validation import InvalidValueError, refuse_difference
+from sweep.database import (
+    BUSY,
+    Cell,
+    Patience,
+    WriteAheadConnection,
+    check_database,
+    file_of,
+    is_database,
+    tell_at_once,
+)
+from sweep.validation import InvalidValueError, refuse_difference, without_passwords
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -35,8 +44,17 @@ def check_storage(config: StudyConfig) -> None:
         check_database("study.storage", config.storage, table="studies")
 
 
-def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], pruner: BasePruner) -> tuple[Study, str]:
+def open_study(
+    config: StudyConfig,
+    name: str,
+    identity: Mapping[str, Any],
+    pruner: BasePruner,
+    say: Callable[[str], None] = lambda line: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[Study, str]:
     """The study of that name, created where there is none, and the id that ties its record to it.
+
+    A locked database is waited for, which is said and can be interrupted.
 
     Args:
         identity: everything that changes results, flattened; compared with that of the stored study.
@@ -44,28 +62,52 @@ def open_study(config: StudyConfig, name: str, identity: Mapping[str, Any], prun
     Raises:
         InvalidValueError: if the stored study is of another configuration, with the difference, or not of this program.
     """
+    patiently = Patience(without_passwords(config.storage), say, interrupted)
     try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=_storage(config.storage),
-            direction=config.direction_of_metric,
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        study = patiently(lambda: _study(config, name, pruner))
     except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
         raise InvalidValueError("study.storage", config.storage, f"cannot keep a study: {error}") from error
+    patiently(lambda: _settle(study, config, name, identity))
+    return study, patiently(lambda: str(study.user_attrs[UID]))
+
+
+def _study(config: StudyConfig, name: str, pruner: BasePruner) -> Study:
+    return optuna.create_study(
+        study_name=name,
+        storage=_storage(config.storage),
+        direction=config.direction_of_metric,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+
+
+def _settle(study: Study, config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:
+    """Give a new study its id and its identity; of several commands that do so at once, the first one's stay."""
     _check_stored(study, config, name, identity)
     if IDENTITY not in study.user_attrs:
-        study.set_user_attr(UID, uuid.uuid4().hex)
-        study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
-    return study, study.user_attrs[UID]
+        for key, value in ((UID, uuid.uuid4().hex), (IDENTITY, json.dumps(identity, sort_keys=True))):
+            attribute(study, key).swap(rdb(study).engine, None, json.dumps(value))
+        _check_stored(study, config, name, identity)
+
+
+def rdb(study: Study) -> RDBStorage:
+    """The storage of a study, without Optuna's cache. Optuna has no public way to it."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(storage, RDBStorage)
+    return storage
+
+
+def attribute(study: Study, key: str) -> Cell:
+    """Where Optuna keeps a user attribute of a study, as JSON."""
+    return Cell("study_user_attributes", "value_json", {"study_id": study._study_id, "key": key})
 
 
 def _storage(uri: str) -> RDBStorage:
-    """Optuna's storage of a database; a SQLite file is written ahead."""
-    if file_of(uri) is None:
-        return RDBStorage(uri)
-    return RDBStorage(uri, engine_kwargs={"connect_args": {"factory": WriteAheadConnection}})
+    """Optuna's storage of a database, which tells at once where it is locked; a SQLite file is written ahead."""
+    written_ahead = {"connect_args": {"factory": WriteAheadConnection, "timeout": BUSY}}
+    storage = RDBStorage(uri, engine_kwargs=None if file_of(uri) is None else written_ahead)
+    tell_at_once(storage.engine)
+    return storage
 
 
 def check_study(config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:

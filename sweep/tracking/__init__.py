@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
+from sweep.tracking.fencing import fence_store
 from sweep.tracking.links import (
     artifact_page,
     compare_page,
@@ -13,9 +14,12 @@ from sweep.tracking.links import (
     trainings_page,
     trials_page,
 )
-from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun
+from sweep.tracking.locks import Hooks
+from sweep.tracking.open_run import recorded_run
+from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
+from sweep.tracking.spool import SpoolInUseError
 from sweep.tracking.store import Store, open_store
 from sweep.tracking.ui import HOST, serving
 
@@ -23,16 +27,21 @@ __all__ = [
     "HOST",
     "ComparisonRun",
     "FinalRuns",
+    "Hooks",
     "MlflowReader",
     "MlflowRecorder",
     "ParentRun",
+    "SpoolInUseError",
     "Store",
     "StudyRun",
+    "TrainingRuns",
     "artifact_page",
     "compare_page",
+    "fence_store",
     "finals_page",
     "metric_page",
     "open_store",
+    "recorded_run",
     "run_page",
     "serving",
     "trainings_page",

@@ -1,19 +1,19 @@
-"""Runs written at once: into a database in one transaction with its own bulk insert, to a server batch by batch."""
+"""Runs written at once: into a database, in one transaction with its own bulk insert."""
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain, islice, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, RunStatus, RunTag, SourceType
+from mlflow.entities import LifecycleStage, RunStatus, SourceType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -31,10 +31,10 @@ from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-METRICS_AT_ONCE = 1000
-"""The most that MLflow takes in one batch."""
-PARAMS_AT_ONCE = 100
-"""The most that MLflow takes in one batch."""
+from sweep.tracking.locks import Hooks, name_of
+
+T = TypeVar("T")
+
 ROWS_AT_ONCE = 20_000
 """Rows that are Python objects at the same time, on their way from an array into a database."""
 
@@ -49,6 +49,10 @@ COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 EXPERIMENT = select(EXPERIMENTS).where(EXPERIMENTS.c.experiment_id == bindparam("of"))
 STAGE = select(RUNS.c.lifecycle_stage).where(RUNS.c.run_uuid == bindparam("of"))
 PLACE = select(RUNS.c.artifact_uri).where(RUNS.c.run_uuid == bindparam("of"))
+KEYS = select(LATEST.c.key).where(LATEST.c.run_uuid == bindparam("of"))
+STEPS = select(METRICS.c.step).where(
+    METRICS.c.run_uuid == bindparam("of"), METRICS.c.key == bindparam("which"), METRICS.c.step >= bindparam("first")
+)
 LAST = select(LATEST).where(LATEST.c.run_uuid == bindparam("of")).with_for_update()
 ADD_RUN, ADD_TAGS, ADD_PARAMS, ADD_LATEST = map(insert, (RUNS, TAGS, PARAMS, LATEST))
 OF_RUN = update(RUNS).where(RUNS.c.run_uuid == bindparam("of"))
@@ -84,6 +88,11 @@ class Points:
     def __len__(self) -> int:
         return len(self.steps)
 
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps, times, values."""
+        return self.steps, self.times, self.values
+
     def at(self, index: np.ndarray | slice) -> "Points":
         """Some of the points."""
         return Points(self.key, self.steps[index], self.times[index], self.values[index])
@@ -96,7 +105,7 @@ def point(key: str, step: int, at: int, value: float) -> Points:
 
 def joined(parts: Sequence[Points]) -> Points:
     """Points of one metric after one another."""
-    columns = zip(*((part.steps, part.times, part.values) for part in parts), strict=True)
+    columns = zip(*(part.columns for part in parts), strict=True)
     return Points(parts[0].key, *map(np.concatenate, columns))
 
 
@@ -120,7 +129,10 @@ class Writer(Protocol):
     """How runs get into a store."""
 
     def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
-        """A new run, RUNNING, with files; its id."""
+        """A new run, RUNNING, with files; its id.
+
+        The tag `sweep.key` is of one run: where a reply was lost, the run that has it is not created again.
+        """
 
     def write(self, changes: Sequence[Change]) -> None:
         """Write changes of active runs, each of another run."""
@@ -132,52 +144,6 @@ class Writer(Protocol):
         """Delete a run that must not count; one that is RUNNING is ended as KILLED first."""
 
 
-def writer_of(client: MlflowClient) -> Writer:
-    """The fastest there is for the store that a client writes to."""
-    store = client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
-    return DatabaseWriter(client, store) if isinstance(store, SqlAlchemyStore) else ClientWriter(client)
-
-
-class ClientWriter:
-    """Whatever MLflow's client can write to: a server, a plug-in's store.
-
-    What a change says of points comes first, the tags last: a run that has them is whole.
-    """
-
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
-
-    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
-        run_id: str = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-        entities = [Param(key, value) for key, value in params.items()]
-        for first in range(0, len(entities), PARAMS_AT_ONCE):
-            self._client.log_batch(run_id, params=entities[first : first + PARAMS_AT_ONCE])
-        if files:
-            self.attach(run_id, files)
-        return run_id
-
-    def write(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            for batch in _batches(change.points):
-                self._client.log_batch(change.run_id, metrics=batch)
-        for change in changes:
-            if change.status == "RUNNING":
-                self._client.update_run(change.run_id, change.status)  # MLflow has no request that takes an end away
-            elif change.status is not None:
-                self._client.set_terminated(change.run_id, change.status)
-            if change.tags:
-                self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in change.tags.items()])
-
-    def attach(self, run_id: str, files: Files) -> None:
-        with _folder(files) as folder:
-            self._client.log_artifacts(run_id, folder)
-
-    def delete(self, run_id: str) -> None:
-        if self._client.get_run(run_id).info.status == "RUNNING":
-            self._client.set_terminated(run_id, "KILLED")
-        self._client.delete_run(run_id)
-
-
 class DatabaseWriter:
     """MLflow's own tables, by SQLAlchemy Core: `log_batch` makes an object of every row, at 70 microseconds each.
 
@@ -186,16 +152,20 @@ class DatabaseWriter:
 
     Args:
         store: of the client.
+        hooks: for the time that another program has locked the database.
+
+    Each call raises UnavailableError if it was interrupted while it waited, StorageFullError if the disk is full.
     """
 
-    def __init__(self, client: MlflowClient, store: SqlAlchemyStore) -> None:
-        self._client, self._session = client, store.ManagedSessionMaker
+    def __init__(self, client: MlflowClient, store: SqlAlchemyStore, hooks: Hooks | None = None) -> None:
+        self._client, self._session, self._hooks = client, store.ManagedSessionMaker, hooks or Hooks()
+        self._name = name_of(store)
         self._insert = insert(METRICS).compile(dialect=store.engine.dialect)
 
     def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
         run_id, checked = uuid.uuid4().hex, [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
-        with self._session(read_only=False) as session:
-            connection = session.connection()
+
+        def transaction(connection: Connection) -> str:
             found = connection.execute(EXPERIMENT, {"of": int(experiment_id)}).one()
             _refuse_deleted("experiment", experiment_id, found.lifecycle_stage)
             run = {
@@ -219,13 +189,15 @@ class DatabaseWriter:
             connection.execute(ADD_TAGS, [_row(run_id, key=k, value=v) for k, v in of_run.items()])
             if checked:
                 connection.execute(ADD_PARAMS, [_row(run_id, key=p.key, value=p.value) for p in checked])
+            return str(run["artifact_uri"])
+
+        uri = self._carry_out(transaction)
         if files:
-            self._keep(run["artifact_uri"], files)
+            self._keep(uri, files)
         return run_id
 
     def write(self, changes: Sequence[Change]) -> None:
-        with self._session(read_only=False) as session:
-            connection = session.connection()
+        def transaction(connection: Connection) -> None:
             for change in changes:
                 stage = connection.execute(STAGE, {"of": change.run_id}).scalar_one()
                 _refuse_deleted("run", change.run_id, stage)
@@ -237,24 +209,54 @@ class DatabaseWriter:
                 _write_latest(connection, change.run_id, {one.points.key: one.latest for one in stored})
                 _write_tags(connection, change.run_id, change.tags)
 
+        self._carry_out(transaction)
+
+    def _carry_out(self, transaction: Callable[[Connection], T]) -> T:
+        """In one transaction, which is begun again while the database is locked: it has written nothing."""
+
+        def once() -> T:
+            with self._session(read_only=False) as session:
+                return transaction(session.connection())
+
+        return self._hooks.patience(self._name)(once)
+
     def attach(self, run_id: str, files: Files) -> None:
         with self._session() as session:
             uri = session.execute(PLACE, {"of": run_id}).scalar_one()
         self._keep(uri, files)
 
     def delete(self, run_id: str) -> None:
-        with self._session(read_only=False) as session:
-            session.connection().execute(KILL, {"of": run_id, "at": now_ms()})
+        self._carry_out(lambda connection: connection.execute(KILL, {"of": run_id, "at": now_ms()}))
         self._client.delete_run(run_id)
 
+    def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The steps recorded of each metric; see Store."""
+        found = {}
+        with self._session() as session:
+            for key in session.execute(KEYS, {"of": run_id}).scalars().all():
+                of = {"of": run_id, "which": key, "first": since.get(key, 0)}
+                found[key] = np.array(session.execute(STEPS, of).scalars().all(), dtype=np.int64)
+        return found
+
     def _keep(self, uri: str, files: Files) -> None:
-        """Files where a run has its artifacts."""
+        """Files where a run has its artifacts.
+
+        Raises:
+            OSError: names the place, if there is no room.
+        """
+        try:
+            self._log(uri, files)
+        except OSError as error:
+            error.filename = error.filename or uri
+            raise
+
+    def _log(self, uri: str, files: Files) -> None:
         repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
         if isinstance(repository, LocalArtifactRepository):
             for name, content in files.items():
                 repository.log_artifact_from_stream(BytesIO(content), name)
         else:
-            with _folder(files) as folder:
+            with folder_of(files) as folder:
                 repository.log_artifacts(folder)  # type: ignore[no-untyped-call]
 
     def _write_points(self, connection: Connection, run_id: str, stored: Sequence["_Stored"]) -> None:
@@ -348,21 +350,8 @@ def _refuse_deleted(what: str, which: str, stage: str) -> None:
         raise MlflowException(f"The {what} {which} must be active to be written to; it is {stage}.")
 
 
-def _batches(points: Sequence[Points]) -> Iterator[list[Metric]]:
-    """The points of several metrics, in batches as large as MLflow takes them."""
-    batch: list[Metric] = []
-    for one in points:
-        for step, at, value in zip(one.steps.tolist(), one.times.tolist(), one.values.tolist(), strict=True):
-            batch.append(Metric(one.key, value, at, step))
-            if len(batch) == METRICS_AT_ONCE:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
-
-
 @contextmanager
-def _folder(files: Files) -> Iterator[str]:
+def folder_of(files: Files) -> Iterator[str]:
     """A folder with these files for the duration of a with block."""
     with TemporaryDirectory() as folder:
         for name, content in files.items():

@@ -1,6 +1,9 @@
 """The runs that hold others: of a study its trials, of a comparison its studies and finals."""
 
+import hashlib
 import json
+import re
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -8,7 +11,7 @@ from mlflow.entities import Run
 
 from sweep.core import Trial
 from sweep.tracking.bulk import Change, now_ms, point
-from sweep.tracking.store import Store
+from sweep.tracking.store import Store, names_of
 
 
 class Parent(Protocol):
@@ -20,8 +23,35 @@ class Parent(Protocol):
     def children(self) -> list[tuple[int, Run]]:
         """Number and run of the trials that are already recorded."""
 
-    def add(self, number: int, value: float) -> Change:
-        """Take the objective of a trial that ended as complete, once; what is to be written of the run then."""
+    def add(self, number: int, value: float) -> list[Change]:
+        """Take the objective of a trial that ended as complete, once; what is to be written of the parent then."""
+
+
+class TrainingRuns:
+    """The runs of a single training, which have no parent: the one that goes on, and what crashes have left.
+
+    Args:
+        name: of the training, the same for all attempts to train it, and for no other training at the same time.
+        goes_on: the run that goes on, as its checkpoint names it; None for a training that begins anew.
+    """
+
+    def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
+        self.store, self.name, self.goes_on = store, re.sub(r"[^\w.-]", "-", name), goes_on
+
+    def child_tags(self, trial: Trial) -> dict[str, str]:
+        return {"sweep.kind": "train", "sweep.key": f"{self.name}.{uuid.uuid4().hex}"}
+
+    def children(self) -> list[tuple[int, Run]]:
+        runs = self.store.search({"sweep.kind": "train"})
+        return [(0, run) for run in runs if self.goes_on in names_of(run) or self._left(run)]
+
+    def _left(self, run: Run) -> bool:
+        """Whether a crash has left it."""
+        tags = run.data.tags
+        return "sweep.status" not in tags and tags.get("sweep.key", "").startswith(f"{self.name}.")
+
+    def add(self, number: int, value: float) -> list[Change]:
+        return []
 
 
 class ParentRun:
@@ -30,12 +60,14 @@ class ParentRun:
     Args:
         store: where to record.
         name: of the run.
+        key: no other run has it.
         tags: of its kind; `create` gives it these.
         found: the runs that were recorded as this one, newest first.
     """
 
-    def __init__(self, store: Store, name: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
-        self.store, self.name, self.tags = store, name, tags
+    def __init__(self, store: Store, name: str, key: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
+        self.store, self.name = store, name
+        self.tags = {**tags, "sweep.key": key}
         self.run_id = found[0].info.run_id if found else ""
 
     @property
@@ -49,7 +81,7 @@ class ParentRun:
 
     def reopen(self) -> None:
         """Go on with a run that exists."""
-        self.store.client.update_run(self.run_id, status="RUNNING")
+        self.store.writer.write([Change(self.run_id, status="RUNNING")])
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -61,7 +93,7 @@ class ParentRun:
 
     def finish(self, status: str) -> None:
         """End the run: FINISHED, KILLED where it was interrupted, FAILED."""
-        self.store.client.set_terminated(self.run_id, status)
+        self.store.writer.write([Change(self.run_id, status=status)])
 
     def values(self, key: str) -> dict[int, float]:
         """What is recorded of a metric, by its step."""
@@ -85,7 +117,8 @@ class StudyRun(ParentRun):
             "sweep.metric": metric,
             "sweep.direction": "minimize" if minimize else "maximize",
         }
-        super().__init__(store, name, tags, store.search({"sweep.kind": "study", "sweep.uid": uid}))
+        found = store.search({"sweep.kind": "study", "sweep.uid": uid})
+        super().__init__(store, name, f"study.{uid}", tags, found)
         self.metric, self.minimize = metric, minimize
         self._values = self.values(metric) if self.exists else {}
 
@@ -96,23 +129,23 @@ class StudyRun(ParentRun):
         return min(((v, n) for n, v in self._values.items()), key=lambda vn: (sign * vn[0], vn[1]), default=None)
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        return {"sweep.kind": "trial", "sweep.trial": str(trial.number), "mlflow.parentRunId": self.run_id}
+        number = str(trial.number)
+        of = {"sweep.kind": "trial", "sweep.trial": number, "mlflow.parentRunId": self.run_id}
+        return {**of, "sweep.key": f"{self.run_id}.{number}"}
 
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"})
         return [(int(run.data.tags["sweep.trial"]), run) for run in runs]
 
-    def add(self, number: int, value: float) -> Change:
+    def add(self, number: int, value: float) -> list[Change]:
         """The metric of a complete trial and the best so far, once."""
         if number in self._values:
-            return Change(self.run_id)
+            return []
         self._values[number] = value
         assert self.best is not None
         best, now = self.best[0], now_ms()
-        return Change(
-            self.run_id,
-            points=[point(self.metric, number, now, value), point(f"best_{self.metric}", number, now, best)],
-        )
+        points = [point(self.metric, number, now, value), point(f"best_{self.metric}", number, now, best)]
+        return [Change(self.run_id, points)]
 
 
 class ComparisonRun(ParentRun):
@@ -130,7 +163,8 @@ class ComparisonRun(ParentRun):
             "sweep.direction": "minimize" if minimize else "maximize",
         }
         recorded = store.search({"sweep.kind": "comparison"})
-        super().__init__(store, name, tags, [run for run in recorded if run.data.tags["sweep.comparison"] == name])
+        found = [run for run in recorded if run.data.tags["sweep.comparison"] == name]
+        super().__init__(store, name, f"comparison.{hashlib.sha256(name.encode()).hexdigest()}", tags, found)
 
     @property
     def params(self) -> dict[str, str]:
@@ -147,6 +181,12 @@ class ComparisonRun(ParentRun):
             wanted = "true" if run.info.run_id in current else "false"
             if run.data.tags.get("sweep.current") != wanted:
                 self.store.client.set_tag(run.info.run_id, "sweep.current", wanted)
+
+    def reap(self) -> None:
+        """End the final runs that a crash has left, of whatever trial."""
+        finals = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"})
+        left = [run.info.run_id for run in finals if run.info.status == "RUNNING"]
+        self.store.writer.write([Change(run_id, status="KILLED") for run_id in left])
 
     def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
         """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
@@ -173,12 +213,16 @@ class FinalRuns:
         self._added = set(comparison.values(self._key))
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        return self._of | {"sweep.seed": str(trial.number)}
+        key = ".".join(
+            [self.comparison.run_id, self._of["sweep.study_run"], self._of["sweep.trial"], str(trial.number)]
+        )
+        return self._of | {"sweep.seed": str(trial.number), "sweep.key": key}
 
     def children(self) -> list[tuple[int, Run]]:
         return [(int(run.data.tags["sweep.seed"]), run) for run in self.comparison.store.search(self._of)]
 
-    def add(self, number: int, value: float) -> Change:
-        points = [] if number in self._added else [point(self._key, number, now_ms(), value)]
+    def add(self, number: int, value: float) -> list[Change]:
+        if number in self._added:
+            return []
         self._added.add(number)
-        return Change(self.comparison.run_id, points)
+        return [Change(self.comparison.run_id, [point(self._key, number, now_ms(), value)])]

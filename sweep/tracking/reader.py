@@ -134,7 +134,7 @@ class MlflowReader:
             before, left = [part for part, _ in parts], [part for _, part in parts]
             happened = [event for event in events if event.step <= step]
             reached.append(Progress(trial, before, Evaluation(trial, step, metrics), None, happened))
-        if any(len(rows.lr) for rows in left):
+        if not reached or any(len(rows.lr) for rows in left):
             reached.append(Progress(trial, left, None, None, events))
         return [*reached[:-1], replace(reached[-1], status=Status(run.data.tags["sweep.status"]))]
 

@@ -1,15 +1,19 @@
 """Rows into MLflow: a run per trial."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from mlflow.entities import Run
 
 from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
-from sweep.tracking.bulk import Change, Points, joined, now_ms, point
+from sweep.tracking.bulk import Change, Points, now_ms, point
+from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import MlflowReader
-from sweep.tracking.store import Store
+from sweep.tracking.rest import reason_of
+from sweep.tracking.server import KEY, key_after
+from sweep.tracking.store import Store, impatient, names_of
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -22,113 +26,120 @@ BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
 """How a trial ends that depends on nothing but its own training."""
 
 
-@dataclass
-class OpenRun:
-    """What is to be written of an open trial when it ends.
+@dataclass(frozen=True)
+class _Left:
+    """A run that an earlier attempt has left.
 
     Args:
-        run_id: of its run.
-        training: its tag `sweep.training`.
-        clock: milliseconds since 1970, of the last rows taken.
-        known: key -> steps that are recorded already, of a trial that goes on.
-        parts: key -> points, in the order of their arrival.
-        last: key -> the last point, where it is not among the parts: its step is not one that is recorded.
-        tags: beside those that it was opened with.
-        events: all so far.
+        names: what a checkpoint may call it.
+        ended: whether everything is recorded of it.
+        running: whether it still looks as if it were in training.
+        rows: whether it has any.
     """
 
     run_id: str
-    training: str | None
-    clock: int
-    known: Mapping[str, np.ndarray] = field(default_factory=dict)
-    parts: dict[str, list[Points]] = field(default_factory=dict)
-    last: dict[str, Points] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    events: Sequence[Event] = ()
+    names: frozenset[str]
+    ended: bool = False
+    running: bool = False
+    rows: bool = False
 
-    def take(self, points: Points) -> None:
-        """Take points of one metric."""
-        self.parts.setdefault(points.key, []).append(points)
-
-    def take_every(self, points: Points, every: int) -> None:
-        """Take points of one metric whose step `every` divides; and the last one, unless others follow it."""
-        kept = points.steps % every == 0
-        self.take(points.at(kept))
-        self.last.pop(points.key, None)
-        if not kept[-1]:
-            self.last[points.key] = points.at(slice(-1, None))
-
-    @property
-    def points(self) -> list[Points]:
-        """All that is to be written: for each metric, what is not recorded yet."""
-        every = [joined([*parts, *([self.last[key]] if key in self.last else [])]) for key, parts in self.parts.items()]
-        return [one.at(~np.isin(one.steps, self.known[one.key])) if one.key in self.known else one for one in every]
+    @classmethod
+    def of(cls, run: Run) -> "_Left":
+        ended, running = "sweep.status" in run.data.tags, run.info.status == "RUNNING"
+        return cls(run.info.run_id, names_of(run), ended, running, rows=bool(run.data.metrics))
 
 
 class MlflowRecorder:
-    """One MLflow run per trial, its rows written when it ends. Trials with the same tag `sweep.training` are twins.
+    """One MLflow run per trial, its rows written when a checkpoint covers them, and when it ends.
 
-    Of a run that has the tag `sweep.status` everything is recorded; a database gets all of it in one transaction.
+    Trials with the same tag `sweep.training` are twins. Of a run that has the tag `sweep.status` everything is
+    recorded; a database gets it together with the last rows, in one transaction. A run whose trial is not in training
+    is ended, as KILLED where it was interrupted.
 
     Args:
         store: where to record.
         describe: what is recorded of a trial, beside its rows, when it begins and when events have changed its curve.
-        parent: of the study, or of a family's finals; None for a single training.
+        parent: knows the runs of the trials.
         on_open: told the run of each trial that begins.
-        goes_on: the run of the trial that has a state.
     """
 
     def __init__(
         self,
         store: Store,
         describe: Callable[[Trial, Sequence[Event]], Description],
-        parent: Parent | None = None,
+        parent: Parent,
         on_open: Callable[[Trial, str], None] = lambda trial, run_id: None,
-        goes_on: str | None = None,
     ) -> None:
-        self.store, self.parent, self._goes_on = store, parent, goes_on
+        self.store, self.parent = store, parent
         self._describe, self._on_open = describe, on_open
         self._runs: dict[int, str] = {}
         self._open: dict[int, OpenRun] = {}
         """In the order of their opening."""
         self._trained: dict[str, tuple[int, str]] = {}
         """Trial and run of each training that was trained to its own end."""
-        self._leftover: dict[int, list[str]] = {}
-        for number, run in parent.children() if parent else []:
+        self._replays: dict[int, list[Progress]] = {}
+        """What `twin_of` has read of the twin of each trial that was not played back since."""
+        self._left: dict[int, list[_Left]] = {}
+        """What earlier attempts have recorded of each trial that was not opened since."""
+        for number, run in parent.children():
             tags = run.data.tags
-            self._leftover.setdefault(number, []).append(run.info.run_id)
+            self._left.setdefault(number, []).append(_Left.of(run))
             if "sweep.twin_of" not in tags and tags.get("sweep.status") in BY_THEMSELVES:
                 self._remember(tags.get("sweep.training"), number, run.info.run_id)
+        self._reap()
 
-    def open(self, trial: Trial) -> None:
-        """Begin a run. A run that an interrupted attempt left is deleted: the trial is trained from its start."""
-        for run_id in self._leftover.pop(trial.number, []):
-            self.store.client.set_terminated(run_id, "KILLED")  # a deleted run keeps the status it had
-            self.store.client.delete_run(run_id)
+    def _reap(self) -> None:
+        """End the runs that a crash has left."""
+        running = [run for runs in self._left.values() for run in runs if run.running]
+        self.store.writer.write([Change(run.run_id, status="KILLED") for run in running])
+
+    def ended(self, trial: Trial) -> Sequence[Progress] | None:
+        whole = [run for run in self._left.get(trial.number, []) if run.ended]
+        if not whole or trial.keeps_state:  # of that, the record is not all
+            return None
+        self._runs[trial.number] = whole[0].run_id
+        return MlflowReader(self.store).progress(whole[0].run_id, trial.number)
+
+    def open(self, trial: Trial, record: bytes | None = None) -> bool:
+        left = self._left.pop(trial.number, [])
         self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
-        training = description.tags.get("sweep.training")
-        if trial.state is None:
-            self._open[trial.number] = OpenRun(self._begin(trial, description), training, now_ms())
-        else:
-            self._open[trial.number] = self._go_on(training)
-        run_id = self._runs[trial.number] = self._open[trial.number].run_id
-        self._on_open(trial, run_id)
+        opened = self._kept(left, record)
+        goes_on = opened is not None
+        if opened is None:
+            opened = OpenRun(self._empty(trial, left, description), None, now_ms())
+        opened.training = description.tags.get("sweep.training")
+        self._open[trial.number], self._runs[trial.number] = opened, opened.run_id
+        self._on_open(trial, opened.run_id)
+        return goes_on
 
-    def _begin(self, trial: Trial, description: Description) -> str:
-        """A new run."""
-        kind = self.parent.child_tags(trial) if self.parent else {"sweep.kind": "train"}
-        tags, files = {**description.tags, **kind}, description.artifacts
-        return self.store.writer.create(self.store.experiment_id, description.name, tags, description.params, files)
+    def _kept(self, left: Sequence[_Left], record: bytes | None) -> OpenRun | None:
+        """The open run that a record is of, where that run is still there."""
+        if record is None:
+            return None
+        opened = OpenRun.unpacked(record)
+        for run in left:
+            if opened.run_id in run.names:
+                opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
+                self.store.writer.write([Change(run.run_id, status="RUNNING")])
+                opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
+                return opened
+        return None
 
-    def _go_on(self, training: str | None) -> OpenRun:
-        """The run that a trial with a state has. A command that ended before it kept its state may be in it too."""
-        assert self._goes_on is not None
-        client = self.store.client
-        keys = client.get_run(self._goes_on).data.metrics
-        known = {key: np.array([m.step for m in client.get_metric_history(self._goes_on, key)]) for key in keys}
-        client.update_run(self._goes_on, status="RUNNING")
-        return OpenRun(self._goes_on, training, now_ms(), known)
+    def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
+        """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
+        empty = next((run.run_id for run in left if not run.rows), None)
+        deleted = [run.run_id for run in left if run.run_id != empty]
+        for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
+            self.store.writer.delete(run_id)
+        if empty is not None:
+            self.store.writer.write([Change(empty, status="RUNNING")])
+            return empty
+        tags = {**description.tags, **self.parent.child_tags(trial)}
+        if deleted:
+            tags[KEY] = key_after(tags[KEY], deleted[0])
+        experiment, files = self.store.experiment_id, description.artifacts
+        return self.store.writer.create(experiment, description.name, tags, description.params, files)
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""
@@ -139,17 +150,29 @@ class MlflowRecorder:
         if training is None:
             return None
         if training in self._trained:
-            return self._trained[training][0]
+            return self._read_twin(trial, *self._trained[training])
         first = next(number for number, of in self._open.items() if of.training == training)
         return None if first == trial.number else first
 
+    def _read_twin(self, trial: Trial, twin: int, run: str) -> int | None:
+        """The twin, if its record can be played back: if all of it is delivered, and the store answers."""
+        run_id = None if self.store.waiting else self.store.resolve(run)
+        if run_id is None:
+            return None
+        try:
+            with impatient():
+                recorded = MlflowReader(self.store).progress(run_id, trial.number)
+        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+            reason = f"the record of its twin, trial {twin}, cannot be read ({reason_of(error)})"
+            self.store.hooks.say(f"trial {trial.number} is trained: {reason}")
+            return None
+        self._replays[trial.number] = [replace(progress, twin_of=twin) for progress in recorded]
+        return twin
+
     def replay(self, trial: Trial) -> list[Progress]:
-        opened = self._open[trial.number]
-        assert opened.training is not None
-        twin, run_id = self._trained[opened.training]
-        opened.tags["sweep.twin_of"] = str(twin)
-        recorded = MlflowReader(self.store).progress(run_id, trial.number)
-        return [replace(progress, twin_of=twin) for progress in recorded]
+        recorded = self._replays.pop(trial.number)
+        self._open[trial.number].tags["sweep.twin_of"] = str(recorded[-1].twin_of)
+        return recorded
 
     def record(self, rows: Rows) -> None:
         opened, now = self._open[rows.trial], now_ms()
@@ -169,11 +192,28 @@ class MlflowRecorder:
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
         self._open[trial.number].events = events
 
+    def pending(self, trial: Trial) -> bytes:
+        opened = self._open[trial.number]
+        opened.run_id = self.store.resolve(opened.run_id) or opened.run_id
+        return opened.packed()
+
+    def flush(self, trial: Trial) -> None:
+        opened = self._open[trial.number]
+        points = opened.points(ended=False)
+        if any(len(one) for one in points):
+            opened.flushed = True
+            self.store.writer.write([Change(opened.run_id, points)])
+        opened.forget()
+
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]
+        run_id = self.store.resolve(opened.run_id)
+        if run_id is not None and run_id != self._runs[trial.number]:  # it was created only after it was opened
+            opened.run_id = self._runs[trial.number] = run_id
+            self._on_open(trial, run_id)
         tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
-        ended = Change(opened.run_id, opened.points, tags, RUN_STATUS[result.status])
-        parent = [self.parent.add(trial.number, result.value)] if self.parent and result.value is not None else []
+        ended = Change(opened.run_id, opened.points(ended=True), tags, RUN_STATUS[result.status])
+        parent = [] if result.value is None else self.parent.add(trial.number, result.value)
         self.store.writer.write([ended, *parent])
         del self._open[trial.number]
         if result.status in BY_THEMSELVES:
@@ -190,15 +230,17 @@ class MlflowRecorder:
     def give_up(self, numbers: Iterable[int]) -> None:
         """End as FAILED what crashed trials left, which will not be trained again."""
         for number in numbers:
-            for run_id in self._leftover.pop(number, []):
-                failed = Change(run_id, tags={"sweep.status": Status.FAILED.value}, status=RUN_STATUS[Status.FAILED])
-                self.store.writer.write([failed])
+            failed = {"sweep.status": Status.FAILED.value}
+            left = [run for run in self._left.pop(number, []) if not run.ended]
+            changes = [Change(run.run_id, tags=failed, status=RUN_STATUS[Status.FAILED]) for run in left]
+            self.store.writer.write(changes)
 
     def interrupt(self, trial: Trial) -> None:
-        """End the run as KILLED, without rows; the next attempt deletes it."""
-        if self._open.pop(trial.number, None) is not None:
-            self.store.client.set_terminated(self._runs[trial.number], "KILLED")
-            self._leftover[trial.number] = [self._runs.pop(trial.number)]
+        """End the run as KILLED, with the rows that it has; the next attempt goes on with it."""
+        opened = self._open.pop(trial.number, None)
+        if opened is not None:
+            self.store.writer.write([Change(opened.run_id, status="KILLED")])
+            self._left[trial.number] = [_Left(opened.run_id, frozenset({opened.run_id}), rows=opened.flushed)]
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:
         """A trial that its twins can be played back from: the one that was trained, not one of its twins."""

@@ -1,26 +1,41 @@
 """The MLflow store: opened, or refused before anything is written."""
 
 import atexit
+import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import overload
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from sweep.config import TrackingConfig
-from sweep.database import WriteAheadConnection, check_database, file_of, is_database
-from sweep.tracking.bulk import Writer, writer_of
+from sweep.database import (
+    WriteAheadConnection,
+    check_database,
+    file_of,
+    is_database,
+)
+from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.clear_text import check_clear_text
+from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
+from sweep.tracking.locks import Hooks, wait_for_locks
+from sweep.tracking.rest import reason_of
+from sweep.tracking.server import KEY, ClientWriter
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of what is raised anyway
 
 
 @dataclass(frozen=True)
@@ -29,25 +44,61 @@ class Store:
 
     Args:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
+        hooks: for the time that the store cannot be written to.
+        spool: what writes to a server through a folder.
     """
 
     client: MlflowClient
     experiment_id: str
     experiment: str
     every: int = 1
+    hooks: Hooks = field(default_factory=Hooks)
+    spool: SpooledWriter | None = None
 
     @cached_property
     def writer(self) -> Writer:
-        """How runs are written."""
-        return writer_of(self.client)
+        """How runs are written: the fastest way there is, or through a folder."""
+        if self.spool is not None:
+            return self.spool
+        store = self.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
+        if isinstance(store, SqlAlchemyStore):
+            return DatabaseWriter(self.client, store, self.hooks)
+        return ClientWriter(self.client)
+
+    @property
+    def waiting(self) -> int:
+        """How many changes wait in the folder; none where there is no folder."""
+        return self.spool.waiting if self.spool else 0
+
+    def settle(self, patience: float, interrupted: Callable[[], bool] = lambda: False) -> int:
+        """Wait until everything is in the store; how many changes still wait. As SpooledWriter.settle."""
+        return self.spool.settle(patience, interrupted) if self.spool else 0
+
+    def resolve(self, run_id: str) -> str | None:
+        """The id of a run, also where the writer gave a reference; None of a run that is not created yet."""
+        return self.spool.resolve(run_id) if self.spool else run_id
 
     def holds(self, run_id: str) -> bool:
-        """Whether the experiment has that run, and it is not deleted."""
+        """Whether the experiment has that run, of an id or a reference, and it is not deleted."""
+        if run_id.startswith(SPOOLED):
+            return bool(self.search({KEY: run_id.removeprefix(SPOOLED)}))
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
             return False
         return run.info.experiment_id == self.experiment_id and run.info.lifecycle_stage == "active"
+
+    def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The steps recorded of each metric of a run, int64 [n] in any order.
+
+        Args:
+            since: key -> the first step that is wanted; of a metric that is not in it, all are.
+        """
+        if isinstance(self.writer, DatabaseWriter):
+            return self.writer.steps(run_id, since)
+        keys = self.client.get_run(run_id).data.metrics
+        histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
+        return {key: np.array([m.step for m in history], dtype=np.int64) for key, history in histories.items()}
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
         """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""
@@ -62,6 +113,11 @@ class Store:
                 return runs
 
 
+def names_of(run: Run) -> frozenset[str]:
+    """Its id, and what stood for it before it was created."""
+    return frozenset({run.info.run_id, f"{SPOOLED}{run.data.tags.get(KEY)}"})
+
+
 def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
@@ -71,60 +127,111 @@ def _check(config: TrackingConfig) -> None:
     if is_database(config.uri):
         check_database("tracking.uri", config.uri, table="experiments")
         return
-    with _impatient():
+    check_clear_text(config.uri)
+    with impatient():
         try:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {_reason(error)}") from error
+            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
 
 
 @overload
-def open_store(config: TrackingConfig) -> Store: ...
+def open_store(config: TrackingConfig, *, spool: Path | None = None, hooks: Hooks | None = None) -> Store: ...
 @overload
-def open_store(config: TrackingConfig, *, create: bool) -> Store | None: ...
-def open_store(config: TrackingConfig, *, create: bool = True) -> Store | None:
+def open_store(
+    config: TrackingConfig, *, create: bool, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None: ...
+def open_store(
+    config: TrackingConfig, *, create: bool = True, spool: Path | None = None, hooks: Hooks | None = None
+) -> Store | None:
     """The store of a configuration, with its database and experiment.
 
     Args:
         create: whether to create what is missing; else None is given where it is missing.
+        spool: the folder that a server is written to through, of this server only; None to write to it directly.
+            What waits there from an earlier command is being delivered before anything is read; `settle` waits for it.
+        hooks: for the time that the store cannot be written to.
 
     Raises:
         InvalidValueError: names tracking.uri or tracking.experiment.
+        UnavailableError: if another program has locked the database, and the command was interrupted.
+        StorageFullError: if the disk is full.
+        SpoolInUseError: if another command has opened the folder.
     """
-    _check(config)
-    file = file_of(config.uri)
+    hooks, file = hooks or Hooks(), file_of(config.uri)
+    patiently = hooks.patience(f"the database {file}")
+    patiently(lambda: _check(config))
     if not create and file is not None and not file.exists():
         return None
-    client = MlflowClient(tracking_uri=config.uri if file is None else f"sqlite:///{file.absolute()}")
+    through = spooled(config.uri, spool, hooks) if spool and _is_server(config.uri) else None
+    client = patiently(lambda: _client(config.uri, file))
+    if file is not None:
+        wait_for_locks(client._tracking_client.store, hooks)
     try:
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None and not create:
             return None
-        experiment_id = client.create_experiment(config.experiment) if experiment is None else experiment.experiment_id
+        experiment_id = _create(client, config.experiment) if experiment is None else experiment.experiment_id
     except MlflowException as error:
         raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {error}") from error
     if experiment is not None and experiment.lifecycle_stage != "active":
         rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
-    if file is not None:
-        atexit.register(
-            client._tracking_client.store.engine.dispose
-        )  # the last to close it takes the log into the file
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every)
+    return Store(client, experiment_id, config.experiment, config.every, hooks, through)
 
 
-def _reason(error: Exception) -> str:
-    """The innermost of the messages that HTTP clients nest in parentheses."""
-    first_line = str(error).strip().splitlines()[0]
-    return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _create_database(file: Path) -> None:
+    """A database with MLflow's tables, whole or not at all: MLflow cannot go on with one that a crash left half-made.
+
+    Of several commands that begin at once, one creates it.
+    """
+    new = file.with_name(f"{file.name}.new")
+    with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as claimed:
+        fcntl.flock(claimed, fcntl.LOCK_EX)
+        if file.exists():  # by the one who was waited for
+            return
+        claimed.truncate(0)
+        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{new.absolute()}")._tracking_client.store.engine.dispose()
+        os.replace(new, file)
+
+
+def _client(uri: str, file: Path | None) -> MlflowClient:
+    """A client whose store is open: MLflow creates the tables of a database that has none."""
+    if file is None:
+        return MlflowClient(tracking_uri=uri)
+    if not file.exists():
+        _create_database(file)
+    client = MlflowClient(tracking_uri=f"sqlite:///{file.absolute()}")
+    atexit.register(client._tracking_client.store.engine.dispose)  # the last to close it takes the log into the file
+    return client
+
+
+def _create(client: MlflowClient, name: str) -> str:
+    """A new experiment. Its client asks a server again whose reply was lost: the experiment may be there already."""
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow retries for minutes by default; a server that is not there should be said at once."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+def impatient() -> Iterator[None]:
+    """Let MLflow give up soon on a server that is not there; it tries again for minutes otherwise."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    }
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
     transport = logging.getLogger("urllib3")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, without_passwords
 
 HOST = "127.0.0.1"
 START_LIMIT = 120
@@ -41,6 +41,7 @@ def serving(uri: str, port: int, interrupted: Callable[[], bool] = lambda: False
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",  # no module of the working directory passes for one of MLflow's
     }
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT)
@@ -65,7 +66,8 @@ def _wait_until_answering(
             return
         if server.poll() is not None:
             log.seek(0)
-            raise RuntimeError(f"the MLflow server ended:\n{log.read().decode(errors='replace')[-2000:]}")
+            said = without_passwords(log.read().decode(errors="replace")[-2000:])
+            raise RuntimeError(f"the MLflow server ended:\n{said}")
         with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2) as answer:
             if answer.status == 200:
                 return

@@ -1,12 +1,12 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
-from sweep.training import checkpoints
-from sweep.training.apart import Account, EngineError, EngineProcess
+from sweep.training.apart import EngineError, EngineProcess
 from sweep.training.batches import steps_per_epoch
 from sweep.training.choice import Work, refuse_unstackable
 from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
+from sweep.training.served import Account
 from sweep.training.task import Task
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "SerialEngine",
     "Task",
     "Work",
-    "checkpoints",
     "choose_device",
     "refuse_unstackable",
     "steps_per_epoch",

@@ -1,85 +1,90 @@
 """An engine in a process of its own: neither it nor the record waits for the other's turn at the interpreter.
 
 The process that asks, records and tells hands over trials, more than there are slots, and takes what was reached. Pipes
-are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens.
+are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens; when
+it goes by itself, another takes its place.
 """
 
-import os
-import queue
-import signal
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from sweep import forking
 from sweep.config import EngineConfig
-from sweep.core import Progress, Trial
+from sweep.core import Progress, Status, Trial
 from sweep.data import Dataset
-from sweep.training.choice import Chosen, Work, choose
-from sweep.training.fused import FusedEngine
+from sweep.training.choice import Work
+from sweep.training.served import Account, serve
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
 
-MOMENT = 0.05
-"""Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
-
-GRACE = 2.0
+GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""
+
+HALT = 4.0
+"""Seconds in which it is waited for that all trainings stop and give their states."""
 
 
 class EngineError(RuntimeError):
     """The training failed, or its process ended."""
 
 
+class EngineLostError(EngineError):
+    """What a training may do without another time: its process was killed, or the memory was too small."""
+
+
 @dataclass
-class Account:
-    """What an engine did, up to the last trial that was started.
+class _Handed:
+    """A trial that was handed over.
 
     Args:
-        name: serial or fused.
-        slots: trials at once.
-        compiled: whether updates were compiled.
-        why: of the choice.
-        prepared: seconds of building, trying and compiling.
-        updates: recorded ones.
-        seconds: from the first update to when everything was recorded.
-        busy: share of the slots' updates that were made for a trial, while there were trials to start.
-        waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
-            last trial was started.
+        taken: updates of it that were taken.
+        evaluated: those at its last evaluation that was.
     """
 
-    name: str = ""
-    slots: int = 0
-    compiled: bool = False
-    why: str = ""
-    prepared: float = 0.0
-    updates: int = 0
-    seconds: float = 0.0
-    busy: float = 1.0
-    waited: float = 0.0
+    trial: Trial
+    taken: int = 0
+    evaluated: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def beyond(self, progress: Progress) -> Progress | None:
+        """What is new of it: a trial that was handed over again repeats what was taken before. None if nothing is."""
+        evaluation = progress.evaluation
+        if evaluation is not None and evaluation.step <= self.evaluated:
+            evaluation = None
+        rows = [part.since(self.taken) for part in progress.rows]
+        new = replace(progress, rows=[part for part in rows if len(part.lr)], evaluation=evaluation)
+        return new if new.rows or evaluation or new.status or new.state else None
+
+    def take(self, progress: Progress) -> None:
+        """It is the owner's from here on."""
+        for part in progress.rows:
+            self.taken = part.first + len(part.lr)
+        if progress.evaluation is not None:
+            self.evaluated = progress.evaluation.step
+        if progress.state is not None:
+            self.trial = replace(self.trial, state=progress.state)
 
 
 class EngineProcess:
     """An engine that trains in a process of its own. A context: the process ends with it.
 
+    Where the memory was too small, or the process was killed, another goes on with fewer slots from the last states.
+    One that had but one slot tries its trial again; if that does not help, the trial has failed.
+
     Args:
         config: which engine.
         data: what all trials share.
         device: where to train.
-        work: what is to be trained.
-        on_chosen: told the account as soon as the engine is chosen.
+        work: what is to be trained; how often states are kept.
+        on_chosen: told the account as soon as an engine is chosen.
         interrupted: asked while that is waited for.
+        retries: how often a trial is tried again.
+        say: told why an engine takes the place of another.
     """
 
     def __init__(
@@ -90,19 +95,30 @@ class EngineProcess:
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
         interrupted: Callable[[], bool] = lambda: False,
+        retries: int = 0,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._data, self._device, self._retries, self._say = data, str(device), retries, say
+        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
+        self._live: dict[int, _Handed] = {}
+        self._failures: dict[int, int] = {}
+        self._given_up: list[Progress] = []
+        self._tickets = 0
+        self._first: float | None = None
+        self._begin(config)
+
+    def _begin(self, config: EngineConfig) -> None:
+        """A process with an engine, and nothing handed over."""
+        self._config, self._sent = config, set[int]()
+        self._account: Account | None = None
+        self._halted = False
+        self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
         self._process = forking.context().Process(
-            target=_serve, args=(theirs, config, data, str(device), work), name="sweep-engine", daemon=True
+            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine", daemon=True
         )
         self._process.start()
         theirs.close()
-        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
-        self._account: Account | None = None
-        self._live: dict[int, Trial] = {}
-        self._reached: list[tuple[int, Progress]] = []
-        self._tickets = 0
-        self._first: float | None = None
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -113,7 +129,7 @@ class EngineProcess:
     @property
     def free(self) -> int:
         """Trials that can be handed over: those that are asked ahead included. None once the search is interrupted."""
-        while not self._chosen(PATIENCE):
+        while not self._ready():
             if self._interrupted():
                 return 0
         account = self.account
@@ -135,39 +151,121 @@ class EngineProcess:
             self._on_chosen(self._account)
         return self._account is not None
 
+    def _ready(self) -> bool:
+        """Whether an engine is chosen, and has what was handed over; waits PATIENCE seconds for it."""
+        try:
+            if not self._chosen(PATIENCE):
+                return False
+        except EngineLostError as error:
+            self._replace(error)
+            return False
+        for ticket in [ticket for ticket in self._live if ticket not in self._sent]:
+            self._hand(ticket)
+        return True
+
+    def _hand(self, ticket: int) -> None:
+        self._sent.add(ticket)
+        self._send("start", ticket, self._live[ticket].trial)
+
     def start(self, trial: Trial) -> None:
         self._tickets += 1
-        self._live[self._tickets] = trial
-        self._send("start", self._tickets, trial)
+        done = 0 if trial.state is None else trial.state.step
+        self._live[self._tickets] = _Handed(trial, done, done)
+        if self._account is not None:
+            self._hand(self._tickets)
 
     def stop(self, trial: Trial) -> None:
-        for ticket in [ticket for ticket, live in self._live.items() if live is trial]:
+        for ticket in [ticket for ticket, live in self._live.items() if live.trial.number == trial.number]:
             del self._live[ticket]
-            self._send("stop", ticket, trial)
+            if ticket in self._sent:
+                self._send("stop", ticket, trial)
 
     def advance(self) -> list[Progress]:
         """What was reached since, in its order, one boundary of a trial at a time; nothing after PATIENCE seconds.
 
         What the engine reaches meanwhile stays in the pipe.
         """
-        if not self._live:
-            return []
-        self.account  # noqa: B018 (what comes first is which engine it is)
-        while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
-            _, (events, self._account, self._first) = self._receive()
-            self._reached += events
+        if self._live and self._ready():
+            try:
+                while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
+                    self._hear()
+            except EngineLostError as error:
+                self._replace(error)
+            else:
+                return reached
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def snapshots(self) -> list[Progress]:
+        """What was reached until all trials have stopped, and their states; without those that take too long."""
+        reached: list[Progress] = []
+        deadline = time.monotonic() + HALT
+        try:
+            if self._chosen(0) and self._live:
+                self._send("halt", 0, None)
+                while not self._halted and self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                    self._hear()
+        except EngineLostError:
+            pass  # what it has given until then is all there is
+        while taken := self._taken():
+            reached += taken
         return reached
+
+    def _hear(self) -> None:
+        kind, content = self._receive()
+        if kind == "halted":
+            self._halted = True
+        else:
+            events, self._account, self._first = content
+            self._reached += events
 
     def _taken(self) -> list[Progress]:
         """The next of what was reached, up to the second boundary of one trial."""
         taken: dict[int, Progress] = {}
         while self._reached and self._reached[0][0] not in taken:
             ticket, progress = self._reached.pop(0)
-            if ticket in self._live:  # else it was stopped, and went on for a while
-                taken[ticket] = progress
-                if progress.status is not None:
-                    del self._live[ticket]
+            if ticket not in self._live:  # it was stopped, and went on for a while
+                continue
+            live = self._live[ticket]
+            new = live.beyond(progress)
+            if new is None:
+                continue
+            taken[ticket] = new
+            live.take(new)
+            if new.state is not None:  # it comes further now, whatever failed before
+                self._failures.pop(new.trial, None)
+            if new.status is not None:
+                del self._live[ticket]
         return list(taken.values())
+
+    def _replace(self, error: EngineLostError) -> None:
+        """Let another engine take the place of one that is lost; a trial that was tried too often is given up.
+
+        Raises:
+            EngineLostError: if that one had nothing to train, and could not be made smaller.
+        """
+        slots = self._account.slots if self._account else self._config.slots or 1
+        if slots == 1:
+            self._blame(error)
+        else:
+            self._say(f"{error}: going on with fewer than {slots} trials at once")
+        self.close()
+        fewer = slots // 2
+        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
+
+    def _blame(self, error: EngineLostError) -> None:
+        """Count the failure of the trial that was in the only slot, the oldest."""
+        if not self._live:
+            raise error
+        ticket, live = next(iter(self._live.items()))
+        number = live.trial.number
+        self._failures[number] = self._failures.get(number, 0) + 1
+        if self._failures[number] > self._retries:
+            del self._live[ticket]
+            self._given_up.append(Progress(number, [], None, Status.FAILED))
+            self._say(f"{error}: trial {number} is given up")
+        else:
+            self._say(f"{error}: trial {number} is tried again")
 
     def finished(self) -> Account:
         """The account, once everything is recorded."""
@@ -189,131 +287,21 @@ class EngineProcess:
             kind, content = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
+        if kind == "refused":
+            raise content
+        if kind == "memory":
+            raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
 
-    def _send(self, kind: str, ticket: int, trial: Trial) -> None:
-        try:
+    def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
+        with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before
             self._pipe.send((kind, ticket, trial))
-        except OSError as error:
-            while self._pipe.poll():  # what it said last is why
-                self._receive()
-            raise self._ended() from error
 
     def _ended(self) -> "EngineError":
         self._process.join(1)
         code = self._process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
-        return EngineError(f"the training process {how}")
-
-
-def _serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
-    """The engine's process: choose, then train what is handed over."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)  # a terminal sends them to all its processes; the owner decides
-    try:
-        began = time.monotonic()
-        if device.startswith("cuda"):
-            torch.cuda.set_device(device)
-        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = choose(config, data, torch.device(device), work)
-        account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
-        pipe.send(("chosen", account))
-        _Server(pipe, chosen, account).run()
-    except BrokenPipeError:
-        os._exit(1)  # nobody is left to tell
-    except BaseException:
-        with suppress(OSError):
-            pipe.send(("error", traceback.format_exc()))
-            pipe.close()
-
-
-class _Server:
-    """Trains in the main thread; another takes what the owner sends, so that the owner never waits to send."""
-
-    def __init__(self, pipe: Connection, chosen: Chosen, account: Account) -> None:
-        self.pipe, self.engine, self.account = pipe, chosen.engine, account
-        self.waiting: list[tuple[int, Trial]] = []
-        self.tickets: dict[int, int] = {}
-        """Of the trials in the engine, by their number."""
-        self.first: float | None = None
-        self.idle = 0.0
-        self.expecting = True  # trials, for slots that are free
-        self.ended = False
-        self.inbox: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        try:
-            while True:
-                message = self.pipe.recv()
-                self.inbox.put(message)
-                if message[0] == "end":
-                    return
-        except (EOFError, OSError):
-            os._exit(1)  # the owner is gone: what it has not recorded is trained again
-        except BaseException as error:  # a trial that cannot be unpickled
-            self.inbox.put(("unreadable", 0, error))
-
-    def run(self) -> None:
-        while not self.ended:
-            self._read()
-            self._fill()
-            if self.engine.free < self.account.slots:
-                self._train()
-
-    def _train(self) -> None:
-        """To the nearest boundary; tell what was reached."""
-        began, free = time.monotonic(), self.engine.free
-        reached = self.engine.advance()
-        self.idle += free / self.account.slots * (time.monotonic() - began)
-        self.expecting = self.expecting or self.engine.free > free
-        self.account.updates += sum(len(rows.lr) for progress in reached for rows in progress.rows)
-        events = [(self.tickets[progress.trial], replace(progress, state=None)) for progress in reached]
-        for progress in reached:
-            if progress.status is not None:
-                del self.tickets[progress.trial]
-        if events:
-            self.pipe.send(("reached", (events, self.account, self.first)))
-
-    def _read(self) -> None:
-        """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
-        began = time.monotonic()
-        while not self.ended:
-            idle = not self.waiting and self.engine.free == self.account.slots
-            wanting = self.expecting and len(self.waiting) < self.engine.free
-            try:
-                message = self.inbox.get(block=idle or wanting, timeout=None if idle else MOMENT)
-            except queue.Empty:
-                self.expecting = False
-                break
-            self._heed(*message)
-        if self.first is not None:
-            self.idle += (time.monotonic() - began) * self.engine.free / self.account.slots
-
-    def _heed(self, kind: str, ticket: int, trial: Any) -> None:
-        """Do what the owner says."""
-        if kind == "unreadable":
-            raise trial
-        if kind == "end":
-            self.ended = True
-        elif kind == "start":
-            self.waiting.append((ticket, trial))
-        elif ticket in dict(self.waiting):
-            self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
-        elif self.tickets.get(trial.number) == ticket:
-            self.engine.stop(trial)
-            del self.tickets[trial.number]
-            self.expecting = True
-
-    def _fill(self) -> None:
-        """Start what waits, as far as there are slots; what was idle until now was waiting for it."""
-        while self.waiting and self.engine.free:
-            ticket, trial = self.waiting.pop(0)
-            self.tickets[trial.number] = ticket
-            self.engine.start(trial)
-            self.first = self.first or time.time()
-            self.account.waited, self.idle = self.account.waited + self.idle, 0.0
-            if isinstance(self.engine, FusedEngine) and self.engine.use.offered:
-                self.account.busy = self.engine.use.made / self.engine.use.offered
+        if code is not None and code < 0:
+            return EngineLostError(f"the training process was killed by signal {-code}")
+        return EngineError(f"the training process ended with status {code}")

@@ -10,7 +10,7 @@ import torch
 from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
-from sweep.training.device import ALL_THREADS
+from sweep.training.device import ALL_THREADS, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
 from sweep.training.task import Task
@@ -164,6 +164,8 @@ class _Chooser:
             except NotStackableError:
                 raise
             except RuntimeError as error:  # more than the memory holds; torch has several names for it
+                if best is None and self.config.slots is not None and out_of_memory(error):
+                    raise  # fewer may do
                 if best is None:
                     raise NotStackableError(f"{slots} trials at once: {_first_line(error)}") from error
                 break

@@ -51,3 +51,13 @@ def _available(name: str) -> str:
     if kind == "mps" and not mps:
         raise InvalidValueError("train.device", name, "is not there: this machine has no MPS device")
     return name
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch says where there is not enough, of a GPU and of a CPU."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory."""
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in OUT_OF_MEMORY)

@@ -1,8 +1,8 @@
 """The fused engine: many slots, trained in one step."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Event, Progress, Rows, Status, Trial
+from sweep.core import Evaluation, Event, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
 from sweep.training.batches import Batches, chosen_rows, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
+from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
-from sweep.training.task import EVALUATION_BATCH, Task, boundary, broken, sound
+from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, broken, sound
 
 LONGEST = 256
 """The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
@@ -37,32 +38,25 @@ class _Slot:
 
     Args:
         index: of the slot.
+        rows: not given yet.
         groups: param_groups of its optimizer: its hyperparameters.
         recorded: index of the group whose rate is the schedule's own.
         curve: float64, the rate of every update, as long as nothing else happens.
         step: completed updates.
-        begun: the update that the rows not yet given begin with.
+        seen: those of them at the last regular evaluation.
     """
 
     trial: Trial
     index: int
+    rows: Unrecorded
     batches: Batches
     groups: Sequence[Mapping[str, Any]]
     curve: np.ndarray
     recorded: int
-    step: int = 0
-    begun: int = 0
-    seen: int = 0
-    lr: list[np.ndarray] = field(default_factory=list)
-    loss: list[np.ndarray] = field(default_factory=list)
-    events: tuple[Event, ...] = ()
-    memories: dict[str, Memory] = field(default_factory=dict)
-
-    def take_rows(self) -> Rows:
-        """The rows since the last boundary; from here on they are those after it."""
-        rows = Rows(self.trial.number, self.begun, np.concatenate(self.lr), np.concatenate(self.loss))
-        self.begun, self.lr, self.loss = self.begun + len(rows.lr), [], []
-        return rows
+    step: int
+    seen: int
+    events: tuple[Event, ...]
+    memories: dict[str, Memory]
 
 
 @dataclass
@@ -117,14 +111,12 @@ class FusedEngine(Task):
         return sum(slot is None for slot in self._slots)
 
     def start(self, trial: Trial) -> None:
-        """Put a trial that has not begun into a free slot.
+        """Put a trial into a free slot.
 
         Raises:
             NotStackableError: if it is of another structure than the live ones, or cannot be stacked at all.
         """
-        if trial.state is not None:
-            raise NotStackableError("a training that goes on from a state is trained alone")
-        state = self.initial(trial.config, trial.seed)
+        state = self.beginning(trial)
         structure = self._structure_of(trial.config, state)
         if self._stack is None or (not any(self._slots) and structure != self._structure):
             self._prepare([trial.config])
@@ -135,14 +127,46 @@ class FusedEngine(Task):
         given, own_rate = state.optimizer.param_groups, recorded_group(state.optimizer)
         recorded = next(i for i, group in enumerate(given) if group is own_rate)  # tensors have no answer to ==
         groups = [{key: value for key, value in group.items() if key != "params"} for group in given]
-        curve = config.schedule.curve(max(trial.last, config.train.steps))
-        self._slots[index] = _Slot(trial, index, state.batches, groups, curve, recorded)
+        step = state.global_step
+        self._slots[index] = _Slot(
+            trial=trial,
+            index=index,
+            rows=Unrecorded(trial.number, step),
+            batches=state.batches,
+            groups=groups,
+            curve=config.schedule.after(*state.events).curve(max(trial.last, config.train.steps)),
+            recorded=recorded,
+            step=step,
+            seen=step - step % config.train.eval_every,
+            events=state.events,
+            memories=state.memories,
+        )
 
     def stop(self, trial: Trial) -> None:
         self._slots = [None if slot and slot.trial.number == trial.number else slot for slot in self._slots]
 
+    def snapshots(self) -> Iterator[Progress]:
+        for slot in [slot for slot in self._slots if slot is not None]:
+            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, self._packed(slot))
+
+    def _packed(self, slot: _Slot) -> Snapshot:
+        """The training in a slot."""
+        assert self._stack is not None
+        if not slot.step:
+            return packed(self.initial(slot.trial.config, slot.trial.seed))
+        state = self._spare
+        for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
+            group.update(own)
+        self._stack.read(slot.index, state, slot.step)
+        state.events, state.memories = slot.events, slot.memories
+        state.seen, state.global_step = _examples(slot.batches, slot.seen, slot.step), slot.step
+        return packed(state)
+
     def advance(self) -> list[Progress]:
-        """To the nearest boundary, or LONGEST updates; of the latter nothing is reached but where a trial diverged."""
+        """To the nearest boundary, or LONGEST updates, or a pause.
+
+        Of the latter nothing is reached but where a trial diverged.
+        """
         return self._advance() if any(self._slots) else []
 
     @property
@@ -183,6 +207,8 @@ class FusedEngine(Task):
             counts=state.mistakes is not None,
             ragged=len(self.data.train) % config.train.batch_size != 0,
         )
+        self._spare = state
+        """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size = config.train.batch_size
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
@@ -221,13 +247,13 @@ class FusedEngine(Task):
         live = [slot for slot in self._slots if slot is not None]
         length = min(LONGEST, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
         losses, rates = self._train(live, length)
+        length = len(losses)
         reached, measured = [], []
         for slot in live:
             own = losses[:, slot.index]
             bad = np.flatnonzero(~np.isfinite(own))
             made = int(bad[0]) + 1 if bad.size else length
-            slot.lr.append(rates[:made, slot.index])
-            slot.loss.append(own[:made])
+            slot.rows.add(rates[:made, slot.index], own[:made])
             begin = slot.step
             slot.step += made
             self.use.made += made
@@ -239,7 +265,7 @@ class FusedEngine(Task):
         return reached + self._measured(measured)
 
     def _train(self, live: Sequence[_Slot], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """That many updates of every live slot; the losses and the rates that were used, float64 [length, slots]."""
+        """That many updates of every live slot, or up to a pause; losses and rates used, float64 [updates, slots]."""
         stack = self._stack
         assert stack is not None
         slots, rule = len(self._slots), stack.shape.rule
@@ -271,10 +297,12 @@ class FusedEngine(Task):
         here = [None] * length if present is None else moved(present, self.device).unbind()
         losses = []
         for i, batch in enumerate(order.unbind()):
+            if i and self.pause():
+                break
             inputs = moved(chosen_rows(self.data.train.inputs, batch), self.device)
             stack.update(inputs, targets[i], here[i], table[i], draws[i], clips, shares[i])
             losses.append(stack.loss.clone())
-        return torch.stack(losses).cpu().double().numpy(), rates
+        return torch.stack(losses).cpu().double().numpy(), rates[: len(losses)]
 
     def _moved(self, array: np.ndarray) -> Tensor:
         """On the device; numbers in the precision of the training."""
@@ -320,12 +348,13 @@ class FusedEngine(Task):
             if end == trial.last:
                 reached.append(self._ended(slot, evaluation, Status.COMPLETE))
             else:
-                reached.append(Progress(trial.number, [slot.take_rows()], evaluation, None, slot.events))
+                reached.append(Progress(trial.number, slot.rows.take(), evaluation, None, slot.events))
         return reached
 
     def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slots[slot.index] = None
-        return Progress(slot.trial.number, [slot.take_rows()], evaluation, status, slot.events)
+        state = self._packed(slot) if slot.trial.keeps_state and status is Status.COMPLETE else None
+        return Progress(slot.trial.number, slot.rows.take(), evaluation, status, slot.events, state)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
         """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""

@@ -21,12 +21,14 @@ class UpdateRule(ABC):
 
     Args:
         names: of its coefficients.
-        state: names of the tensors that it keeps for each parameter, of the parameter's shape.
+        state: names of the tensors that torch's optimizer keeps for each parameter, of the parameter's shape.
+        counts: whether it keeps the number of updates beside them, as `step`.
         unsupported: flags of torch's param_groups, which must be as they are by default.
     """
 
     names: ClassVar[Sequence[str]]
     state: ClassVar[Sequence[str]]
+    counts: ClassVar[bool] = True
     unsupported: ClassVar[Sequence[str]] = ("maximize", "differentiable")
 
     @abstractmethod
@@ -61,7 +63,8 @@ class SGD(UpdateRule):
     """
 
     names = ("lr", "momentum", "fresh", "weight_decay", "nesterov")
-    state = ("momentum",)
+    state = ("momentum_buffer",)
+    counts = False
 
     def coefficients(self, group: Mapping[str, Any], lr: np.ndarray, step: np.ndarray) -> Sequence[Any]:
         fresh = np.where(step == 0, 1.0, 1.0 - group["dampening"]) if group["momentum"] else 1.0
@@ -81,7 +84,7 @@ class RMSprop(UpdateRule):
     """
 
     names = ("lr", "alpha", "rest", "eps", "weight_decay", "momentum")
-    state = ("square", "momentum")
+    state = ("square_avg", "momentum_buffer")
     unsupported = (*UpdateRule.unsupported, "centered")
 
     def coefficients(self, group: Mapping[str, Any], lr: np.ndarray, step: np.ndarray) -> Sequence[Any]:
@@ -124,7 +127,7 @@ class Adam(UpdateRule):
     """
 
     names = ("rate", "weight_decay", "shrink", "rest1", "beta2", "rest2", "root", "eps")
-    state = ("mean", "square")
+    state = ("exp_avg", "exp_avg_sq")
     unsupported = (*UpdateRule.unsupported, "amsgrad")
 
     def coefficients(self, group: Mapping[str, Any], lr: np.ndarray, step: np.ndarray) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """The serial engine: one slot, plain PyTorch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Rows, Status, Trial
+from sweep.core import Evaluation, Progress, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.device import choose_threads
 from sweep.training.groups import recorded_group, set_rate
+from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, RandomState, TrainState
-from sweep.training.task import EVALUATION_BATCH, Task, boundary, broken, sound
+from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, broken, sound
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Slot:
 
     trial: Trial
     state: TrainState
+    rows: Unrecorded
     curve: list[float]
 
     def redraw(self) -> None:
@@ -53,16 +55,20 @@ class SerialEngine(Task):
         self._slot = self._begin(trial)
 
     def _begin(self, trial: Trial) -> _Slot:
-        state = self.initial(trial.config, trial.seed) if trial.state is None else trial.state
-        assert isinstance(state, TrainState)
+        state = self.beginning(trial)
         choose_threads(state.model, self.device)
-        slot = _Slot(trial, state, curve=[])
+        slot = _Slot(trial, state, Unrecorded(trial.number, state.global_step), curve=[])
         slot.redraw()
         return slot
 
     def stop(self, trial: Trial) -> None:
         if self._slot is not None and self._slot.trial.number == trial.number:
             self._slot = None
+
+    def snapshots(self) -> Iterator[Progress]:
+        slot = self._slot
+        if slot is not None:
+            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.state.events, packed(slot.state))
 
     def advance(self) -> list[Progress]:
         slot = self._slot
@@ -71,19 +77,20 @@ class SerialEngine(Task):
         trial, begin = slot.trial, slot.state.global_step
         end = boundary(trial, begin)
         slot.state.random.restore(self.device)
-        rows = self._train(slot, begin, end)
-        if not np.isfinite(rows.loss[-1]):
-            slot.state.global_step = begin + len(rows.lr)
-            return [self._ended(slot, rows, broken(trial.number, slot.state.global_step), Status.DIVERGED)]
+        last_loss = self._train(slot, begin, end)
+        if not np.isfinite(last_loss):
+            return [self._ended(slot, broken(trial.number, slot.state.global_step), Status.DIVERGED)]
         slot.state.random = RandomState.capture(self.device)  # before evaluating, which must not change the training
+        if slot.state.global_step < end:
+            return []
         evaluation = Evaluation(trial.number, end, self._measure(slot.state, self.splits(trial, end)))
         if not sound(evaluation):
-            return [self._ended(slot, rows, broken(trial.number, end), Status.DIVERGED)]
+            return [self._ended(slot, broken(trial.number, end), Status.DIVERGED)]
         if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not one of the schedule's
             self._react(slot, evaluation)
         if end == trial.last:
-            return [self._ended(slot, rows, evaluation, Status.COMPLETE)]
-        return [Progress(trial.number, [rows], evaluation, None, slot.state.events)]
+            return [self._ended(slot, evaluation, Status.COMPLETE)]
+        return [Progress(trial.number, slot.rows.take(), evaluation, None, slot.state.events)]
 
     def rate(self, config: RunConfig, updates: int) -> float:
         """Updates per second, measured with a trial of this configuration, which gives nothing."""
@@ -93,10 +100,10 @@ class SerialEngine(Task):
         self._train(slot, 2, 2 + updates)
         return updates / (time.perf_counter() - began)
 
-    def _ended(self, slot: _Slot, rows: Rows, evaluation: Evaluation | None, status: Status) -> Progress:
+    def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slot = None
-        state = slot.state if status is Status.COMPLETE else None
-        return Progress(slot.trial.number, [rows], evaluation, status, slot.state.events, state)
+        state = packed(slot.state) if slot.trial.keeps_state and status is Status.COMPLETE else None
+        return Progress(slot.trial.number, slot.rows.take(), evaluation, status, slot.state.events, state)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
         """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
@@ -109,8 +116,11 @@ class SerialEngine(Task):
             state.mistakes.zero_()
             state.seen = 0
 
-    def _train(self, slot: _Slot, begin: int, end: int) -> Rows:
-        """The updates begin..end-1; their rows end with the first whose loss is not finite."""
+    def _train(self, slot: _Slot, begin: int, end: int) -> float:
+        """The updates begin..end-1, or up to a pause; the loss of the last, or the first that is not finite.
+
+        It is the last whose row is taken.
+        """
         config, model, optimizer = slot.trial.config, slot.state.model, slot.state.optimizer
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
         rates = np.empty(end - begin)
@@ -118,6 +128,9 @@ class SerialEngine(Task):
         parameters = list(model.parameters())
         model.train()
         for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
+            if row and self.pause():
+                end = begin + row
+                break
             set_rate(optimizer, slot.curve[begin + row])
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
@@ -128,11 +141,13 @@ class SerialEngine(Task):
             rates[row] = recorded["lr"]
             if slot.state.average is not None and config.average.decay is not None:
                 update_average(slot.state.average, model, config.average.decay, begin + row)
-        slot.state.global_step = end
+        losses = losses[: end - begin]
         loss_column = losses.double().cpu().numpy() if self.device.type != "mps" else losses.cpu().double().numpy()
         broken = np.flatnonzero(~np.isfinite(loss_column))
         kept = int(broken[0]) + 1 if broken.size else end - begin
-        return Rows(slot.trial.number, begin, rates[:kept], loss_column[:kept])
+        slot.rows.add(rates[:kept], loss_column[:kept])
+        slot.state.global_step = begin + kept
+        return float(loss_column[kept - 1])
 
     def _measure(self, state: TrainState, splits: Mapping[str, Split]) -> dict[str, float]:
         """The metrics on the splits, those of the averaged weights with _ema, and the global step.

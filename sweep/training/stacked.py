@@ -156,19 +156,43 @@ class Stack:
 
     @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:
-        """Put a trial that has not begun into a slot."""
+        """Put a training into a slot."""
+        assert isinstance(state.optimizer, torch.optim.Optimizer)  # of those that have an update rule
         for name, p in state.model.named_parameters():
             if p.requires_grad:
                 self.params[name][slot].copy_(p)
+                kept = state.optimizer.state[p]
                 first = self.shape.rule.initial(state.optimizer.param_groups[self.shape.groups[name]])
-                for tensor, value in zip(self.state[name], first, strict=True):
-                    tensor[slot].fill_(value)
+                for tensor, key, value in zip(self.state[name], self.shape.rule.state, first, strict=True):
+                    tensor[slot].copy_(kept.get(key, torch.tensor(value)))
         for name, buffer in _untrained(state.model).items():
             self.buffers[name][slot].copy_(buffer)
         for name, weights in self.average.items():
             assert state.average is not None
             weights[slot].copy_(state.average[name])
-        self.mistakes[slot] = 0
+        self.mistakes[slot] = 0 if state.mistakes is None else state.mistakes
+
+    @torch.no_grad()
+    def read(self, slot: int, state: TrainState, step: int) -> None:
+        """The training in a slot, put into a state of such a training.
+
+        Args:
+            step: updates completed, >= 1.
+        """
+        rule = self.shape.rule
+        assert isinstance(state.optimizer, torch.optim.Optimizer)
+        for name, p in state.model.named_parameters():
+            if p.requires_grad:
+                p.copy_(self.params[name][slot])
+                kept = {key: tensor[slot].clone() for key, tensor in zip(rule.state, self.state[name], strict=True)}
+                state.optimizer.state[p] = kept | ({"step": torch.tensor(float(step))} if rule.counts else {})
+        for name, buffer in _untrained(state.model).items():
+            buffer.copy_(self.buffers[name][slot])
+        for name, weights in self.average.items():
+            assert state.average is not None
+            state.average[name].copy_(weights[slot])
+        if state.mistakes is not None:
+            state.mistakes.copy_(self.mistakes[slot])
 
     def _update(
         self,

@@ -1,22 +1,55 @@
 """What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Trial
+from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
 from sweep.training.device import DTYPES
 from sweep.training.dropout import set_draws, update_key
+from sweep.training.portable import unpacked
 from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
 
 EVALUATION_BATCH = 4096
 """Examples evaluated at once."""
+
+ROOM, TIMES = 2**28, 16
+"""Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
+
+
+@dataclass
+class Unrecorded:
+    """The rows of a trial that were not given yet.
+
+    Args:
+        first: the update that they begin with.
+    """
+
+    trial: int
+    first: int = 0
+    lr: list[np.ndarray] = field(default_factory=list)
+    loss: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, lr: np.ndarray, loss: np.ndarray) -> None:
+        """Take the rows of the updates that follow: float64 [n] each."""
+        self.lr.append(lr)
+        self.loss.append(loss)
+
+    def take(self) -> list[Rows]:
+        """What there is, as one; from here on it is what follows."""
+        if not self.lr:
+            return []
+        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss))
+        self.first, self.lr, self.loss = self.first + len(rows.lr), [], []
+        return [rows]
 
 
 class Task:
@@ -26,6 +59,10 @@ class Task:
         data: the data set all trials share.
         device: where to train.
         precision: float32, bf16 (autocast), float64.
+
+    Attributes:
+        pause: asked between two updates whether to stop there, wherever the next boundary is. An engine makes at least
+            one update between two pauses.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
@@ -33,10 +70,26 @@ class Task:
         self.autocast = precision == "bf16"
         self.data = data.place(device, self.dtype)
         self.loss = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+        self.pause: Callable[[], bool] = lambda: False
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
         return initial_state(config, seed, self.data, self.device, self.dtype)
+
+    def beginning(self, trial: Trial) -> TrainState:
+        """The state that a trial begins with: before update 0, or the one that it goes on from.
+
+        Raises:
+            InvalidValueError: if that is none of this training.
+        """
+        if trial.state is None:
+            return self.initial(trial.config, trial.seed)
+        return unpacked(trial.state, trial, self.data, self.device)
+
+    def largest_checkpoint(self, config: RunConfig) -> int:
+        """Bytes that a checkpoint of such a training surely does not exceed."""
+        model = self.initial(config, config.train.seed).model
+        return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())
 
     def check(self, config: RunConfig) -> None:
         """Try what a training needs, without training: build the model, and push batches of both sizes through it.

@@ -203,7 +203,7 @@ from tests.conftest import Answer
         (["mode=ui"], "holds no experiment sweep yet"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: is no folder"),
         (["--config-name", "nothing"], "nothing"),
-        (["model._target_=os.system"], "model._target_=os.system: must be in models, sweep.data, torch.nn,"),
+        (["model._target_=os.system"], "model._target_=os.system: must be in models, sweep.data.sources, torch.nn,"),
         (["model._target_=models.mlp.prod"], "model._target_=models.mlp.prod: is no class or function of models.mlp"),
         (["model._target_=models.nothing.X"], "model._target_=models.nothing.X: "),
     ],

@@ -14,7 +14,7 @@ from sweep.cli.expressions import parse
 from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.core import Evaluation, Result, Status, Trial
-from sweep.search import OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.search import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
 
 register_resolvers()
 
@@ -221,27 +221,127 @@ def test_divergence_is_told_as_pruned_with_a_violated_constraint(tmp_path: Path)
     assert source.ask() is None
 
 
+def begin(source: OptunaProposer) -> Trial:
+    """The next trial that is not given up."""
+    while (trial := source.ask()) is not None:
+        if not source.give_up(trial):
+            return trial
+    raise AssertionError("there is none")
+
+
 def test_a_trial_that_crashed_too_often_is_given_up_and_listed(tmp_path: Path) -> None:
-    options = ["study.max_retries=1", "study.n_trials=2"]
-    made = plan(tmp_path, *options)
+    made = plan(tmp_path, "study.max_retries=1", "study.n_trials=2")
     for _ in range(2):
-        trial = proposer(made).ask()
-        assert trial is not None
-        assert trial.number == 0
+        assert begin(proposer(made)).number == 0
     source = proposer(made)
-    trial = source.ask()
-    assert trial is not None
+    trial = begin(source)
     assert (trial.number, source.failed, source.told) == (1, [0], 0)
+    later = proposer(made)
+    assert (later.failed, later.interrupted) == ([0], [1])
+
+
+def test_a_trial_that_crashed_after_it_was_recorded_can_be_told_however_often(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    for _ in range(3):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+    finish(source, trial)
+    assert [t.state.name for t in source.study.get_trials()] == ["COMPLETE"]
+
+
+def fail(source: OptunaProposer, trial: Trial) -> None:
+    source.tell(trial, Result(trial.number, Status.FAILED))
+
+
+@pytest.mark.parametrize(("retries", "said"), [(0, "the last trial could not"), (2, "the last 3 trials could not")])
+def test_a_search_of_which_no_trial_can_be_trained_ends(tmp_path: Path, retries: int, said: str) -> None:
+    made = plan(tmp_path, f"study.max_retries={retries}")
+    for start in range(2):  # the same command tries as many again
+        source = proposer(made)
+        for _ in range(retries + 1):
+            fail(source, begin(source))
+        for _ in range(2):
+            with pytest.raises(HopelessError, match=f"^{said} be trained; "):
+                source.ask()
+        assert source.failed == list(range((start + 1) * (retries + 1)))
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETE, Status.PRUNED, Status.DIVERGED])
+def test_a_trial_that_could_be_trained_gives_hope(tmp_path: Path, status: Status) -> None:
+    source = proposer(plan(tmp_path, "study.max_retries=1"))
+    for _ in range(3):
+        fail(source, begin(source))
+        trial = begin(source)
+        source.tell(trial, Result(trial.number, status, 0.5 if status is Status.COMPLETE else None))
+
+
+def test_trials_that_are_live_are_waited_for_before_a_search_is_hopeless(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "study.max_retries=1"))
+    live = ask_all(source, 4)
+    for trial in live[:2]:
+        fail(source, trial)
+    assert source.ask() is None
+    finish(source, live[2])
+    assert begin(source).number == 4
+
+
+def test_trials_that_crashed_too_often_before_are_no_sign_for_the_next(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    ask_all(proposer(made), 4)
+    assert begin(proposer(made)).number == 4
 
 
 def test_a_trial_released_on_request_has_not_crashed(tmp_path: Path) -> None:
     made = plan(tmp_path, "study.max_retries=1")
     for _ in range(5):
         source = proposer(made)
-        trial = source.ask()
-        assert trial is not None
+        trial = begin(source)
         assert trial.number == 0
         source.release(trial)
+
+
+def test_a_trial_that_goes_on_from_checkpoints_may_crash_as_often_as_it_likes(tmp_path: Path) -> None:
+    """Each attempt begins where the one before had come to: none was in vain."""
+    made = plan(tmp_path, "study.max_retries=1", "study.n_trials=2")
+    for _ in range(5):
+        source = proposer(made)
+        trial = begin(source)
+        assert trial.number == 0
+        source.kept(trial)
+        source.kept(trial)
+    (stored,) = proposer(made).study.get_trials()
+    assert stored.user_attrs["sweep.attempts"] == 1
+    for number in (0, 1):  # what was in vain counts again
+        assert begin(proposer(made)).number == number
+
+
+def test_what_was_kept_and_released_on_request_has_not_crashed(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=1")
+    for _ in range(5):
+        source = proposer(made)
+        trial = begin(source)
+        source.kept(trial)
+        source.release(trial)
+    (stored,) = proposer(made).study.get_trials()
+    assert (trial.number, stored.user_attrs["sweep.attempts"]) == (0, 0)
+
+
+def test_the_evaluations_of_a_checkpoint_are_reported_again_without_another_entry(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random", "pruner=median")
+    evaluations = [Evaluation(0, step, {"val_loss": 1.0 / step}) for step in (20, 40, 60)]
+    source = proposer(made)
+    trial = source.ask()
+    assert trial is not None
+    for evaluation in evaluations[:2]:
+        source.report(trial, evaluation)
+    later = proposer(made)
+    trial = later.ask()
+    assert trial is not None
+    for evaluation in evaluations:
+        later.report(trial, evaluation)
+    assert later.interrupted == []
+    assert later.study.get_trials()[0].intermediate_values == {20: 1 / 20, 40: 1 / 40, 60: 1 / 60}
 
 
 def ask_all(source: OptunaProposer, most: int) -> list[Trial]:

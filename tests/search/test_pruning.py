@@ -1,6 +1,8 @@
 """Pruning: within one branch, at equal steps, not before warmup has ended."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,17 +89,47 @@ def test_after_its_event_a_warmup_has_ended(tmp_path: Path) -> None:
         assert source.should_prune(trial, happened) is (step == 60)
 
 
-def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(tmp_path: Path) -> None:
-    made = plan(tmp_path, "pruner=median", "pruner.n_startup_trials=2", "warmup=none", "sampler=random")
+@pytest.mark.parametrize("killed", ["before all of it is kept", "between decision and note", "after both"])
+@pytest.mark.parametrize("name", PRUNERS)
+def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
+    tmp_path: Path, name: str, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(tmp_path, f"pruner={name}", *OPTIONS[name], "warmup=none", "sampler=random")
     source = proposer(made)
-    for _ in range(3):
-        train(source, [1.0, 0.9, 0.3, 0.2, 0.1], STEPS)
-    trial = source.ask()
-    assert trial is not None
-    for step in (20, 40, 60):
-        source.report(trial, Evaluation(trial.number, step, {"val_loss": 0.5}))
-        assert source.should_prune(trial) is (step == 60)
-    assert train(proposer(made), [0.5] * 5, STEPS)[1] == 60
+    for i in range(4):
+        train(source, [1.0 - 0.01 * i] * 5, STEPS)
+    storage = source._ledger._storage
+    if killed != "after both":
+        method = "set_trial_user_attr" if killed == "before all of it is kept" else "set_trial_system_attr"
+        monkeypatch.setattr(storage, method, _dying_once_decided(source, getattr(storage, method)))
+    trial, step = _pruned_but_not_told(source)
+    again = proposer(made)
+    assert again.interrupted == [trial.number]
+    assert train(again, [50.0] * 5, STEPS) == (trial, step)
+
+
+def _dying_once_decided(source: OptunaProposer, write: Callable[[int, str, Any], None]) -> Callable[..., None]:
+    def write_or_die(trial_id: int, key: str, value: Any) -> None:
+        if any("sweep.pruned" in source._ledger[number].user_attrs for number in source._live):
+            raise KeyboardInterrupt
+        write(trial_id, key, value)
+
+    return write_or_die
+
+
+def _pruned_but_not_told(source: OptunaProposer) -> tuple[Trial, int]:
+    """The first hopeless trial that is to be pruned, and the step; its process was killed there."""
+    while (trial := source.ask()) is not None:
+        for step in STEPS:
+            source.report(trial, Evaluation(trial.number, step, {"val_loss": 50.0}))
+            try:
+                pruned = source.should_prune(trial)
+            except KeyboardInterrupt:
+                pruned = True
+            if pruned:
+                return trial, step
+        source.tell(trial, Result(trial.number, Status.COMPLETE, 50.0))
+    raise AssertionError("no trial was pruned")
 
 
 def test_trials_are_compared_within_their_branch(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from sqlalchemy import select
 
 from sweep.config import TrackingConfig
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, bulk, open_store
-from sweep.tracking.bulk import Change, ClientWriter, DatabaseWriter, Points
+from sweep.tracking.bulk import Change, DatabaseWriter, Points
+from sweep.tracking.server import ClientWriter
 from tests.tracking.test_recorder import describe, study_run, train, trial
 
 ODD = [0.1, -0.0, 5e-324, np.nan, np.inf, -np.inf, 1.7e308, np.nan]
@@ -166,6 +167,18 @@ def test_a_run_that_must_not_count_is_deleted_and_does_not_run(store: Store, sta
     info = store.client.get_run(run_id).info
     assert (info.lifecycle_stage, info.status) == ("deleted", left)
     assert info.end_time is not None
+
+
+def test_of_a_long_run_no_more_steps_are_read_than_are_asked_for(database: Store) -> None:
+    run_id = database.writer.create(database.experiment_id, "name", {}, {})
+    many = [points(key, range(1000), [0.5] * 1000) for key in ("lr", "loss")]
+    database.writer.write([Change(run_id, [*many, points("late", [0, 7], [1, 2])])])
+    found = database.steps(run_id, {"lr": 995, "loss": 1000, "new": 3})
+    assert {key: sorted(steps.tolist()) for key, steps in found.items()} == {
+        "lr": [995, 996, 997, 998, 999],
+        "loss": [],
+        "late": [0, 7],
+    }
 
 
 def test_a_server_gets_its_rows_in_batches_and_a_database_in_one(store: Store) -> None:

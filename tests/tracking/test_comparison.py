@@ -95,7 +95,7 @@ def test_finals_stand_below_the_comparison_and_their_results_on_it(store: Store)
     expected = {"sweep.kind": "final", "sweep.trial": "0", "sweep.seed": "1", "sweep.study_run": study.run_id}
     assert expected.items() <= tags.items()
     assert tags["mlflow.parentRunId"] == run.run_id
-    store.writer.write([finals(store, run, study, winner=0).add(1, 0.9)])  # it has that of seed 1
+    assert finals(store, run, study, winner=0).add(1, 0.9) == []  # it has that of seed 1
     history = store.client.get_metric_history(run.run_id, "test_loss/digits/cosine trial 0")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
 
@@ -146,6 +146,8 @@ def test_what_an_interrupted_attempt_left_of_a_final_is_replaced(store: Store) -
     cut.open(Trial(1, config=None, seed=1))  # type: ignore[arg-type]
     run_id = train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.1)
     assert [r.info.run_id for r in store.search({"sweep.kind": "final"})] == [run_id]
+    assert run_id == cut.run_id(Trial(1, config=None, seed=1))  # type: ignore[arg-type]
+    assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_names_are_of_comparisons_and_of_studies_that_belong_to_none(store: Store) -> None:

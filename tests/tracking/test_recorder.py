@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
+from sweep.tracking.bulk import Change, Points, point
+from sweep.tracking.open_run import OpenRun
 from sweep.validation import InvalidValueError
 
 
@@ -74,23 +76,267 @@ def test_of_every_so_many_updates_one_is_recorded_and_the_last(store: Store, eve
     assert store.client.get_run(recorder.run_id(trial(0))).data.metrics["lr"] == 0.1 / 1500
 
 
+def trains(store: Store, goes_on: str | None = None) -> MlflowRecorder:
+    """The recorder of a single training."""
+    return MlflowRecorder(store, describe, TrainingRuns(store, "digits-mlp", goes_on))
+
+
+def updates(first: int, last: int) -> Rows:
+    """Of trial 0, those from `first` to last - 1."""
+    steps = np.arange(first, last)
+    return Rows(0, first, lr=steps / 10, loss=np.ones(last - first))
+
+
 def test_a_thinned_record_goes_on_with_each_step_once(store: Store) -> None:
     """The second command records again what the first one, which ended before it kept its state, has recorded."""
     thinned = replace(store, every=4)
-    first = MlflowRecorder(thinned, describe)
+    first = trains(thinned)
     first.open(trial(0))
-    first.record(Rows(0, 0, lr=np.arange(10) / 10, loss=np.ones(10)))
+    first.record(updates(0, 6))
+    kept = first.pending(trial(0))
+    first.record(updates(6, 10))
     first.close(trial(0), Result(0, Status.COMPLETE, 0.5))
     run_id = first.run_id(trial(0))
-    going_on = replace(trial(0), first=6, state="kept")
-    second = MlflowRecorder(thinned, describe, goes_on=run_id)
-    second.open(going_on)
-    second.record(Rows(0, 6, lr=np.arange(6, 15) / 10, loss=np.ones(9)))
-    second.close(going_on, Result(0, Status.COMPLETE, 0.5))
+    second = trains(thinned, run_id)
+    assert second.open(trial(0), kept)
+    second.record(updates(6, 15))
+    second.close(trial(0), Result(0, Status.COMPLETE, 0.5))
     rows = MlflowReader(thinned).rows(run_id)
     assert rows.steps.tolist() == [0, 4, 8, 9, 12, 14]
     assert np.array_equal(rows.lr, rows.steps / 10)
     assert store.client.get_run(run_id).data.metrics["lr"] == 1.4
+
+
+# --- going on
+
+
+def points(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Every point of a run as often as it is recorded, by MLflow's own client."""
+    keys = store.client.get_run(run_id).data.metrics
+    return {key: sorted((m.step, m.value) for m in store.client.get_metric_history(run_id, key)) for key in keys}
+
+
+def evaluated(step: int) -> Evaluation:
+    return Evaluation(0, step, {"val_loss": 1 / step, "global_step": float(step)})
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("flushed", ["before it crashed", "not", "in part"])
+def test_a_run_that_goes_on_has_every_point_once(
+    store: Store, every: int, flushed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thinned = replace(store, every=every)
+    first = MlflowRecorder(thinned, describe, study_run(store))
+    assert not first.open(trial(0))
+    first.record(updates(0, 10))
+    first.evaluate(evaluated(10))
+    first.pending(trial(0))
+    first.flush(trial(0))
+    first.record(updates(10, 18))
+    first.mark(trial(0), [Event(10, "plateau")])
+    first.record(updates(18, 20))
+    first.evaluate(evaluated(20))
+    first.record(updates(20, 23))
+    kept = first.pending(trial(0))
+    if flushed == "before it crashed":
+        first.flush(trial(0))
+    elif flushed == "in part":
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "METRICS_AT_ONCE", 3)
+            patch.setattr(bulk, "ROWS_AT_ONCE", 3)
+            cut_short(store, patch)
+            with pytest.raises(KeyboardInterrupt):
+                first.flush(trial(0))
+    first.record(updates(23, 30))  # no checkpoint has these
+    run_id = first.run_id(trial(0))
+
+    second = MlflowRecorder(thinned, describe, study_run(store))
+    assert store.client.get_run(run_id).info.status == "KILLED"
+    assert second.open(trial(0), kept)
+    assert store.client.get_run(run_id).info.status == "RUNNING"
+    again = second.pending(trial(0))
+    second.flush(trial(0))
+    assert OpenRun.unpacked(again).run_id == run_id == second.run_id(trial(0))
+    second.record(updates(23, 31))
+    second.evaluate(evaluated(31))
+    second.close(trial(0), Result(0, Status.COMPLETE, 1 / 31))
+
+    steps = sorted({*range(0, 31, every), 30})
+    found = points(store, run_id)
+    assert found["lr"] == [(step, step / 10) for step in steps]
+    assert found["loss"] == [(step, 1.0) for step in steps]
+    assert found["val_loss"] == [(step, 1 / step) for step in (10, 20, 31)]
+    run = store.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["sweep.event"] == "plateau@10"
+    assert [r.info.run_id for r in store.search({"sweep.kind": "trial"})] == [run_id]
+
+
+def test_of_a_run_that_goes_on_only_what_may_come_again_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint knows what was in the record before it."""
+    thinned, asked, steps = replace(store, every=4), [], Store.steps
+
+    def asks(store: Store, run_id: str, since: dict[str, int]) -> dict[str, np.ndarray]:
+        asked.append(dict(since))
+        return steps(store, run_id, since)
+
+    monkeypatch.setattr(Store, "steps", asks)
+    first, kept = MlflowRecorder(thinned, describe, study_run(store)), []
+    first.open(trial(0))
+    for begin, end in ((0, 10), (10, 20), (20, 21), (21, 23)):
+        first.record(updates(begin, end))
+        first.evaluate(evaluated(end))
+        kept.append(first.pending(trial(0)))
+        first.flush(trial(0))
+    second = MlflowRecorder(thinned, describe, study_run(store))
+    assert second.open(trial(0), kept[2])  # the one before the last
+    expected = {"lr": 17, "loss": 17, "val_loss": 21, "global_step": 21}
+    assert asked == [expected]
+    assert OpenRun.unpacked(second.pending(trial(0))).recorded == expected
+    second.record(updates(21, 25))
+    second.evaluate(evaluated(23))
+    second.close(trial(0), Result(0, Status.PRUNED))
+    found = points(store, second.run_id(trial(0)))
+    assert [step for step, _ in found["lr"]] == [0, 4, 8, 12, 16, 20, 24]
+    assert [step for step, _ in found["val_loss"]] == [10, 20, 21, 23]
+
+
+def cut_short(store: Store, patch: pytest.MonkeyPatch) -> None:
+    """Let the process be killed after a part of what it writes: a server has that part, a database nothing."""
+    log_batch, latest = store.client.log_batch, bulk._write_latest
+    calls = iter(range(100))
+
+    def second_fails(*given: object, **keys: object) -> None:
+        if next(calls):
+            raise KeyboardInterrupt
+        log_batch(*given, **keys)
+
+    def fails(*given: object) -> None:
+        latest(*given)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    patch.setattr(store.client, "log_batch", second_fails)
+    patch.setattr(bulk, "_write_latest", fails)
+
+
+def test_what_was_flushed_is_in_the_record_and_the_rest_when_it_ends(store: Store) -> None:
+    thinned = replace(store, every=4)
+    recorder = MlflowRecorder(thinned, describe, study_run(store))
+    recorder.open(trial(0))
+    run_id = recorder.run_id(trial(0))
+    recorder.record(updates(0, 7))
+    recorder.evaluate(evaluated(7))
+    assert points(store, run_id) == {}
+    recorder.flush(trial(0))
+    assert [step for step, _ in points(store, run_id)["lr"]] == [0, 4]
+    assert points(store, run_id)["val_loss"] == [(7, 1 / 7)]
+    recorder.flush(trial(0))  # there is nothing more
+    recorder.record(updates(7, 11))
+    assert [step for step, _ in points(store, run_id)["lr"]] == [0, 4]
+    recorder.close(trial(0), Result(0, Status.PRUNED))
+    assert [step for step, _ in points(store, run_id)["lr"]] == [0, 4, 8, 10]
+
+
+def test_a_run_without_rows_is_used_again(store: Store) -> None:
+    killed = MlflowRecorder(store, describe, study_run(store))
+    killed.open(trial(0))
+    killed.record(updates(0, 9))
+    later = MlflowRecorder(store, describe, study_run(store))
+    assert not later.open(trial(0))
+    assert later.run_id(trial(0)) == killed.run_id(trial(0))
+    later.interrupt(trial(0))
+    assert not later.open(trial(0))
+    later.record(updates(0, 5))
+    later.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    (run,) = store.search({"sweep.kind": "trial"})
+    assert (run.info.run_id, run.info.status) == (killed.run_id(trial(0)), "FINISHED")
+    assert [step for step, _ in points(store, run.info.run_id)["lr"]] == list(range(5))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_run_with_rows_and_without_a_checkpoint_is_made_anew(store: Store, later: bool) -> None:
+    first = MlflowRecorder(store, describe, study_run(store))
+    first.open(trial(0))
+    first.record(updates(0, 9))
+    first.flush(trial(0))
+    old = first.run_id(trial(0))
+    if later:
+        first = MlflowRecorder(store, describe, study_run(store))
+    else:
+        first.interrupt(trial(0))
+    assert not first.open(trial(0))
+    new = first.run_id(trial(0))
+    assert new != old
+    deleted = store.client.get_run(old).info
+    assert (deleted.lifecycle_stage, deleted.status) == ("deleted", "KILLED")
+    first.record(updates(0, 3))
+    first.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    assert [r.info.run_id for r in store.search({"sweep.kind": "trial"})] == [new]
+    assert [step for step, _ in points(store, new)["lr"]] == [0, 1, 2]
+
+
+def test_a_checkpoint_whose_run_is_gone_does_not_go_on(store: Store) -> None:
+    first = MlflowRecorder(store, describe, study_run(store))
+    first.open(trial(0))
+    first.record(updates(0, 9))
+    kept = first.pending(trial(0))
+    first.flush(trial(0))
+    store.client.delete_run(first.run_id(trial(0)))
+    later = MlflowRecorder(store, describe, study_run(store))
+    assert not later.open(trial(0), kept)
+    assert later.run_id(trial(0)) != first.run_id(trial(0))
+    later.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    assert points(store, later.run_id(trial(0))) == {}  # what was pending is not taken
+
+
+def test_of_several_runs_that_were_left_one_is_used_and_the_others_are_deleted(store: Store) -> None:
+    parent = study_run(store)
+    tags = {**describe(trial(0)).tags, **parent.child_tags(trial(0))}
+    keys = [{"sweep.key": f"{tags['sweep.key']}.{i}"} for i in range(3)]
+    left = [store.writer.create(store.experiment_id, "000", tags | key, {}) for key in keys]
+    store.writer.write([Change(left[2], [point("lr", 0, 1, 0.1)])])
+    recorder = MlflowRecorder(store, describe, parent)
+    recorder.open(trial(0))
+    recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    (run,) = store.search({"sweep.kind": "trial"})
+    assert run.info.run_id == recorder.run_id(trial(0))
+    assert run.info.run_id in left[:2]
+
+
+def test_runs_that_a_crash_has_left_are_ended_by_the_next_recorder(store: Store) -> None:
+    killed = MlflowRecorder(store, describe, study_run(store))
+    train(killed, 0)
+    for number in (1, 2):
+        killed.open(trial(number))
+    MlflowRecorder(store, describe, study_run(store))
+    status = {r.data.tags["sweep.trial"]: r.info.status for r in store.search({"sweep.kind": "trial"})}
+    assert status == {"0": "FINISHED", "1": "KILLED", "2": "KILLED"}
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_what_is_packed_is_unpacked_as_it_was(every: int) -> None:
+    opened = OpenRun(
+        "run", "training", 123, tags={"sweep.twin_of": "4"}, events=[Event(7, "warmup_end")], recorded={"lr": 3}
+    )
+    opened.take_every(Points("lr", np.arange(3, 20), np.arange(17) + 10**12, np.arange(17) / 7), every)
+    opened.take_every(Points("D_loss", np.arange(9), np.arange(9), np.array([np.nan, np.inf, -0.0] * 3)), every)
+    opened.take(point("val_loss", 20, 10**12, 0.1))
+    opened.take_every(Points("lr", np.arange(20, 22), np.arange(2), np.array([1e-300, 5e-324])), every)
+    found = OpenRun.unpacked(opened.packed())
+    assert found.packed() == opened.packed()
+    assert (found.run_id, found.clock, found.tags, list(found.events)) == ("run", 123, opened.tags, opened.events)
+    assert found.recorded == {"lr": 3}
+    for ended in (False, True):
+        for one, other in zip(found.points(ended), opened.points(ended), strict=True):
+            assert one.key == other.key
+            for column, its in zip(one.columns, other.columns, strict=True):
+                np.testing.assert_array_equal(column, its)
+    assert recorded_run(opened.packed()) == "run"
+
+
+def test_an_open_run_with_nothing_taken_is_packed_too() -> None:
+    found = OpenRun.unpacked(OpenRun("run", None, 5).packed())
+    assert (found.run_id, found.points(ended=True)) == ("run", [])
 
 
 def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) -> None:
@@ -103,6 +349,7 @@ def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) 
     assert len(run.data.params) == 121
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("sweep.")}
     expected = {"kind": "trial", "trial": "3", "status": "complete", "half_life": "12.5", "curve": "abc"}
+    expected["key"] = f"{parent.run_id}.3"
     assert tags == {f"sweep.{key}": value for key, value in expected.items()}
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.svg"}
@@ -145,7 +392,7 @@ def test_an_interrupted_trial_leaves_one_run_with_each_step_once(store: Store) -
     assert len(MlflowReader(store).rows(recorder.run_id(trial(0))).lr) == 1500
 
 
-def test_a_later_process_replaces_what_a_killed_one_left(store: Store) -> None:
+def test_a_later_process_goes_on_with_what_a_killed_one_left(store: Store) -> None:
     killed = MlflowRecorder(store, describe, study_run(store))
     train(killed, 0)
     killed.open(trial(1))
@@ -153,7 +400,7 @@ def test_a_later_process_replaces_what_a_killed_one_left(store: Store) -> None:
     train(later, 1)
     runs = store.search({"sweep.kind": "trial"})
     assert sorted((r.data.tags["sweep.trial"], r.info.status) for r in runs) == [("0", "FINISHED"), ("1", "FINISHED")]
-    assert store.client.get_run(killed.run_id(trial(1))).info.status == "KILLED"
+    assert later.run_id(trial(1)) == killed.run_id(trial(1))
 
 
 def test_what_a_given_up_trial_left_is_failed(store: Store) -> None:
@@ -170,7 +417,7 @@ def test_the_parent_shows_each_value_and_the_best_so_far_once(store: Store) -> N
     for number, value in enumerate([0.5, 0.7, 0.3]):
         train(recorder, number, value)
     parent = study_run(store)
-    store.writer.write([parent.add(2, 0.3)])
+    assert parent.add(2, 0.3) == []
     parent.finish("FINISHED")
     history = {key: store.client.get_metric_history(parent.run_id, key) for key in ("val_loss", "best_val_loss")}
     assert [(m.step, m.value) for m in history["val_loss"]] == [(0, 0.5), (1, 0.7), (2, 0.3)]
@@ -195,12 +442,35 @@ def test_a_study_is_read_with_its_trials_ranked(store: Store) -> None:
 
 
 def test_a_single_training_has_no_parent(store: Store) -> None:
-    recorder = MlflowRecorder(store, describe)
+    recorder = trains(store)
     train(recorder, 0)
     tags = store.client.get_run(recorder.run_id(trial(0))).data.tags
     assert tags["sweep.kind"] == "train"
+    assert tags["sweep.key"].startswith("digits-mlp.")
     assert "mlflow.parentRunId" not in tags
     assert [t.run_id for t in MlflowReader(store).trainings()] == [recorder.run_id(trial(0))]
+
+
+def test_of_a_single_training_the_run_that_is_asked_for_goes_on(store: Store) -> None:
+    """One that has ended is not touched by a training that begins anew, nor one of another training."""
+    first, other = trains(store), MlflowRecorder(store, describe, TrainingRuns(store, "digits-mlp-2", None))
+    first.open(trial(0))
+    first.record(updates(0, 9))
+    kept, run_id = first.pending(trial(0)), first.run_id(trial(0))
+    first.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    other.open(trial(0))
+    second = trains(store)
+    assert second.ended(trial(0)) is None
+    train(second, 0)
+    third = trains(store)
+    assert not third.open(trial(0))
+    fourth = trains(store, run_id)
+    assert fourth.open(trial(0), kept)
+    runs = {r.info.run_id: r.info.status for r in store.search({"sweep.kind": "train"})}
+    found = [runs[recorder.run_id(trial(0))] for recorder in (other, second, third, fourth)]
+    assert found == ["RUNNING", "FINISHED", "KILLED", "RUNNING"]
+    assert fourth.run_id(trial(0)) == run_id
+    assert len(runs) == 4
 
 
 def test_a_deleted_experiment_is_refused(store: Store) -> None:

@@ -1,15 +1,21 @@
 """What is recorded of a trial stands for its twins: read back as it was, recorded again, by a later command too."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sweep.config import TrackingConfig
 from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
-from sweep.tracking import MlflowReader, MlflowRecorder, Store
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.tracking.rest import Server
+from tests.tracking.proxy import forward, proxying
 from tests.tracking.test_recorder import study_run, trial
+from tests.tracking.test_spool import no_answer
 
 Training = Callable[[], list[Progress]]
 """What an engine gave of a trial, from its start to its end."""
@@ -117,8 +123,13 @@ def train(recorder: MlflowRecorder, number: int, status: Status = Status.COMPLET
     return take(recorder, number, complete(), status)
 
 
+def replayed(recorder: MlflowRecorder, number: int) -> Sequence[Progress]:
+    assert recorder.twin_of(trial(number)) is not None
+    return recorder.replay(trial(number))
+
+
 def play_back(recorder: MlflowRecorder, number: int) -> str:
-    return take(recorder, number, recorder.replay(trial(number)))
+    return take(recorder, number, replayed(recorder, number))
 
 
 def metrics(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -152,7 +163,7 @@ def test_a_training_is_read_back_as_the_engine_gave_it(store: Store, training: T
     recorder.open(trial(0))
     take(recorder, 0, training())
     recorder.open(trial(1))
-    found = recorder.replay(trial(1))
+    found = replayed(recorder, 1)
     assert_same(found, training())
     assert {(p.trial, p.twin_of) for p in found} == {(1, 0)}
     assert {part.trial for p in found for part in p.rows} == {1}
@@ -165,7 +176,7 @@ def test_the_order_in_which_mlflow_gives_points_does_not_matter(store: Store, mo
     recorder.open(trial(1))
     given = store.client.get_metric_history
     monkeypatch.setattr(store.client, "get_metric_history", lambda run, key: given(run, key)[::-1])
-    assert_same(recorder.replay(trial(1)), complete())
+    assert_same(replayed(recorder, 1), complete())
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
@@ -191,7 +202,7 @@ def test_a_twin_of_a_thinned_record_has_the_same_points(store: Store, training: 
     recorder.open(trial(0))
     first = take(recorder, 0, training())
     recorder.open(trial(1))
-    given, found = training(), recorder.replay(trial(1))
+    given, found = training(), replayed(recorder, 1)
     assert [(p.status, p.events) for p in found] == [(p.status, list(p.events)) for p in given]
     assert [p.evaluation and p.evaluation.step for p in found] == [p.evaluation and p.evaluation.step for p in given]
     boundaries = [(p.evaluation.step, rows) for p in found if p.evaluation for rows in p.rows if not rows.series]
@@ -228,12 +239,89 @@ def test_a_twin_of_a_later_command_is_played_back_from_the_trial_that_was_traine
         assert metrics(store, run_id)["lr"] == [(step, 0.1 / (step + 1)) for step in range(1200)]
 
 
+@pytest.mark.parametrize("fate", ["refuse", "500"])
+def test_a_trial_whose_twin_cannot_be_read_is_trained(
+    uris: dict[str, str], request: pytest.FixtureRequest, fate: str
+) -> None:
+    """Without waiting for minutes; and once it can be read again, it is."""
+    said: list[str] = []
+    with proxying(uris["server"]) as proxy:
+        store = open_store(TrackingConfig(proxy.uri, request.node.name), hooks=Hooks(said.append))
+        recorder = recorder_of(store, "aaa")
+        train(recorder, 0)
+        recorder.open(trial(1))
+        for path in ("runs/get", "metrics/get-history"):
+            proxy.plan = lambda asked, path=path: fate if path in asked else "forward"  # type: ignore[misc]
+            began = time.monotonic()
+            assert recorder.twin_of(trial(1)) is None
+            assert time.monotonic() - began < 10
+        take(recorder, 1, complete())
+        proxy.plan = forward
+        recorder.open(trial(2))
+        assert_same(replayed(recorder, 2), complete())
+    assert [text.partition("(")[0] for text in said] == [
+        "trial 1 is trained: the record of its twin, trial 0, cannot be read "
+    ] * 2
+
+
+def test_a_twin_whose_run_was_created_late_is_played_back_once_it_is_delivered(
+    uris: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(TrackingConfig(uris["server"], request.node.name), spool=tmp_path / "spool")
+    assert store.spool is not None
+    try:
+        recorder = recorder_of(store, "aa")
+        assert store.settle(20) == 0
+        recorder = recorder_of(store, "aa")
+        with monkeypatch.context() as patch:
+            patch.setattr(Server, "_request", no_answer)
+            assert train(recorder, 0).startswith("spooled:")
+            recorder.open(trial(1))
+            assert recorder.twin_of(trial(1)) is None
+        assert store.settle(20) == 0
+        assert_same(replayed(recorder, 1), complete())
+    finally:
+        store.spool.close()
+
+
 def test_a_trial_is_not_its_own_twin(store: Store) -> None:
-    """Its record was closed and it was not told before the process was killed: it is trained again."""
+    """Its record was closed, but it is trained again: it does not stand for itself."""
     train(recorder_of(store, "ab"), 0)
     later = recorder_of(store, "ab")
     later.open(trial(0))
     assert later.twin_of(trial(0)) is None
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
+def test_what_is_recorded_to_its_end_and_not_told_is_read_back_as_it_was(store: Store, training: Training) -> None:
+    recorder = recorder_of(store, "ab")
+    recorder.open(trial(0))
+    run_id = take(recorder, 0, training())
+    recorder.open(trial(1))
+    later = recorder_of(store, "ab")
+    found = later.ended(trial(0))
+    assert found is not None
+    assert_same(found, training())
+    assert {(p.trial, p.twin_of) for p in found} == {(0, None)}
+    assert later.run_id(trial(0)) == run_id
+    assert later.ended(trial(1)) is None
+    assert recorder.ended(trial(0)) is None  # it was closed here, and is told here
+    assert later.ended(replace(trial(0), keeps_state=True)) is None  # of that, the record is not all
+
+
+@pytest.mark.parametrize("status", [Status.PRUNED, Status.FAILED])
+def test_also_of_one_that_did_not_end_by_itself(store: Store, status: Status) -> None:
+    train(recorder_of(store, "a"), 0, status)
+    found = recorder_of(store, "a").ended(trial(0))
+    assert found is not None
+    assert [p.status for p in found] == [None, status]
+
+
+def test_also_of_one_that_failed_before_its_first_update(store: Store) -> None:
+    recorder = recorder_of(store, "a")
+    recorder.open(trial(0))
+    recorder.close(trial(0), Result(0, Status.FAILED))
+    assert recorder_of(store, "a").ended(trial(0)) == [Progress(0, [], None, Status.FAILED, [])]
 
 
 def test_a_run_that_was_deleted_stands_for_nothing(store: Store) -> None:
@@ -263,7 +351,7 @@ def test_an_interrupted_twin_leaves_one_run(store: Store) -> None:
     recorder = recorder_of(store, "aa")
     train(recorder, 0)
     recorder.open(trial(1))
-    recorder.replay(trial(1))
+    replayed(recorder, 1)
     recorder.interrupt(trial(1))
     recorder.open(trial(1))
     run_id = play_back(recorder, 1)

@@ -1,19 +1,24 @@
-"""Trainings that are stopped, kept in a file and gone on with equal those that were not; and schedules that react."""
+"""Trainings in parts equal those in one, through the files that they are kept in; and schedules that react."""
 
+import io
 import json
+import pickle
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from sweep.checkpoints import CheckpointFiles
 from sweep.config import Component
-from sweep.core import Event, Status
+from sweep.core import Checkpoint, Event, Snapshot, Status
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import SerialEngine, checkpoints
+from sweep.training import CPU, SerialEngine, Task
+from sweep.training.portable import CONTENT, packed, unpacked
 from sweep.validation import InvalidValueError
+from tests.training.test_snapshots import assert_equal, content
 
-CPU = torch.device("cpu")
 DROPPING = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})
 
 
@@ -24,7 +29,7 @@ def stopping(trial, more_steps):
 
 def run(engine, trial):
     """All rows, evaluations, events of a trial, and its state at the end."""
-    engine.start(trial)
+    engine.start(replace(trial, keeps_state=True))
     rows, evaluations = [], {}
     while True:
         (progress,) = engine.advance()
@@ -35,46 +40,24 @@ def run(engine, trial):
             return rows, evaluations, progress.events, progress.state
 
 
-def gone_on(data, path, trial, *parts, precision="float32"):
+def gone_on(data, folder, trial, *parts, precision="float32"):
     """The same training in parts, each by an engine of its own, from a file that the one before has left."""
     rows, evaluations, events, state = [], {}, (), None
     for more_steps in parts:
-        engine = SerialEngine(data, CPU, precision)
         part = stopping(trial, more_steps)
-        if path.exists():
-            state = checkpoints.restore(path, part, engine.data, CPU)
-            part = replace(part, state=state, first=state.global_step)
-        more_rows, more_evaluations, events, state = run(engine, part)
+        files = CheckpointFiles(folder, "this", Task(data, CPU, precision).largest_checkpoint(trial.config))
+        kept = files.latest(trial)
+        if kept is not None:
+            part = replace(part, state=kept.state, first=kept.state.step)
+        more_rows, more_evaluations, events, state = run(SerialEngine(data, CPU, precision), part)
         rows, evaluations = rows + more_rows, evaluations | more_evaluations
-        checkpoints.save(path, state, {"run_id": "r"})
+        files.save(trial, Checkpoint(part.first, part.last, state, [], b""))
     return rows, evaluations, events, state
 
 
 def assert_same_state(found, expected):
-    assert found.global_step == expected.global_step
-    assert found.events == expected.events
-    assert found.memories == expected.memories
-    torch.testing.assert_close(found.model.state_dict(), expected.model.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(flat(found.optimizer), flat(expected.optimizer), rtol=0, atol=0)
-    torch.testing.assert_close(found.average, expected.average, rtol=0, atol=0)
-
-
-def flat(optimizer):
-    """The tensors and numbers of an optimizer, in order."""
-    found = []
-
-    def collect(value):
-        if isinstance(value, dict):
-            for key in sorted(value, key=str):
-                collect(value[key])
-        elif isinstance(value, (list, tuple)):
-            for entry in value:
-                collect(entry)
-        elif isinstance(value, (torch.Tensor, int, float)):
-            found.append(torch.as_tensor(value))
-
-    collect(optimizer.state_dict())
-    return found
+    assert found.step == expected.step
+    assert_equal(content(found), content(expected))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -90,7 +73,7 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_tria
         optimizer=optimizer, model=DROPPING, decay=decay, steps=50, eval_every=10, average=average, precision=precision
     )
     whole, evaluated, _, end = run(SerialEngine(digits, CPU, precision), trial)
-    rows, evaluations, _, state = gone_on(digits, tmp_path / "state.pt", trial, 13, 20, None, precision=precision)
+    rows, evaluations, _, state = gone_on(digits, tmp_path, trial, 13, 20, None, precision=precision)
     assert rows == whole
     assert [row[0] for row in rows] == list(range(50))
     assert {step: evaluations[step] for step in evaluated} == evaluated
@@ -101,7 +84,7 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_tria
 def test_beyond_its_horizon_the_schedule_goes_on(digits, make_trial, tmp_path):
     decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=10)
     trial = make_trial(decay=decay, steps=20, eval_every=10, precision="float32")
-    rows, _, _, state = gone_on(digits, tmp_path / "state.pt", trial, None, 20)
+    rows, _, _, state = gone_on(digits, tmp_path, trial, None, 20)
     assert [row[0] for row in rows] == list(range(40))
     np.testing.assert_allclose([row[1] for row in rows], trial.config.schedule.curve(40), rtol=0)
     longer = replace(trial, config=replace(trial.config, train=replace(trial.config.train, steps=40)))
@@ -125,7 +108,7 @@ def test_an_event_redraws_the_rest_of_the_curve(digits, make_trial):
     trial = reacting(make_trial)
     rows, evaluations, events, state = run(SerialEngine(digits, CPU, "float32"), trial)
     assert [event.name for event in events][:2] == ["warmup_end", "plateau"]
-    assert state.events == events
+    assert content(state)["events"] == [[event.step, event.name] for event in events]
     first = events[0].step
     errors = {step: metrics["train_error"] for step, metrics in evaluations.items()}
     assert first == min(step for step, error in errors.items() if error < 0.5)
@@ -140,7 +123,8 @@ def test_the_training_error_is_that_of_the_batches_since_the_last_evaluation(dig
     """With a rate too small to change a weight the model is the initial one, and its errors can be counted by hand."""
     trial = reacting(make_trial, lr=1e-30, steps=20)
     engine = SerialEngine(digits, CPU, "float32")
-    _, evaluations, _, state = run(engine, trial)
+    _, evaluations, _, end = run(engine, trial)
+    state = unpacked(end, trial, engine.data, CPU)
     wrong = [
         (state.model.eval()(inputs).argmax(1) != targets).float() for inputs, targets in state.batches.range(10, 20)
     ]
@@ -166,7 +150,7 @@ def test_events_and_memories_are_kept_with_the_state(digits, make_trial, tmp_pat
     """Stops between two evaluations of the schedule's own add evaluations, which no reaction sees."""
     trial = reacting(make_trial)
     whole, _, events, end = run(SerialEngine(digits, CPU, "float32"), trial)
-    rows, _, found, state = gone_on(digits, tmp_path / "state.pt", trial, *parts)
+    rows, _, found, state = gone_on(digits, tmp_path, trial, *parts)
     assert rows == whole
     assert found == events
     assert_same_state(state, end)
@@ -178,7 +162,7 @@ def test_an_evaluation_where_a_part_ends_is_none_that_a_reaction_sees(digits, ma
     trial = make_trial(decay=decay, optimizer="sgd", steps=40, eval_every=10, precision="float32")
     _, _, events, _ = run(SerialEngine(digits, CPU, "float32"), trial)
     assert [event.step for event in events] == [20, 30, 40]
-    _, evaluations, found, _ = gone_on(digits, tmp_path / "state.pt", trial, 15, 10, None)
+    _, evaluations, found, _ = gone_on(digits, tmp_path, trial, 15, 10, None)
     assert {15, 25} < set(evaluations)
     assert found == events
 
@@ -187,7 +171,7 @@ def test_an_evaluation_where_a_part_ends_is_none_that_a_reaction_sees(digits, ma
 def test_the_window_of_the_training_error_is_not_divided_where_a_part_ends(digits, make_trial, tmp_path, parts):
     trial = reacting(make_trial, steps=30)
     _, whole, _, _ = run(SerialEngine(digits, CPU, "float32"), trial)
-    _, found, _, _ = gone_on(digits, tmp_path / "state.pt", trial, *parts)
+    _, found, _, _ = gone_on(digits, tmp_path, trial, *parts)
     assert {step: found[step]["train_error"] for step in whole} == {s: m["train_error"] for s, m in whole.items()}
 
 
@@ -215,25 +199,58 @@ def test_a_trial_that_diverges_leaves_no_state(line, make_trial):
     assert progress.state is None
 
 
-# --- the file
+# --- the bytes
 
 
-def test_the_file_is_its_owner_s_and_holds_nothing_that_runs(digits, make_trial, tmp_path):
-    path = tmp_path / "kept" / "state.pt"
-    gone_on(digits, path, make_trial(steps=5, precision="float32"), None)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["state.pt"]
-    assert checkpoints.about(path) == {"run_id": "r", "global_step": 5}
-    json.dumps(torch.load(path, weights_only=True)["events"])
+def ended(data, trial):
+    """What a training of some updates ends with."""
+    return run(SerialEngine(data, CPU, trial.config.train.precision), trial)[3]
+
+
+def resealed(snapshot, **changes):
+    """A snapshot with other content."""
+    file = io.BytesIO()
+    torch.save({**content(snapshot), **changes}, file)
+    return Snapshot(snapshot.step, file.getvalue())
+
+
+def test_what_is_packed_is_unpacked_and_packed_again_as_it_was(digits, make_trial):
+    trial = reacting(make_trial, model=DROPPING, optimizer="adam", average=0.9, steps=23, lr=0.01)
+    given = ended(digits, trial)
+    assert given.step == 23
+    state = unpacked(given, trial, digits, CPU)
+    assert (state.global_step, state.seen) == (23, 3 * 64)
+    assert_same_state(packed(state), given)
+
+
+def test_it_holds_nothing_that_runs(digits, make_trial):
+    held = content(ended(digits, make_trial(steps=5, precision="float32")))
+    assert held.keys() == CONTENT
+    json.dumps([held["events"], held["memories"], held["seen"], held["global_step"]])
+
+
+def test_it_takes_no_more_room_than_is_allowed(digits, make_trial):
+    trial = make_trial(steps=5, precision="float32", optimizer="adam", average=0.9)
+    assert len(ended(digits, trial).content) < Task(digits, CPU, "float32").largest_checkpoint(trial.config)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"nonsense"])
-def test_a_damaged_file_is_refused_by_its_name(digits, make_trial, tmp_path, damage):
-    path, trial = tmp_path / "state.pt", make_trial(steps=5, precision="float32")
-    gone_on(digits, path, trial, None)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*state\.pt: cannot be read"):
-        checkpoints.about(path)
+def test_what_is_damaged_is_refused(digits, make_trial, damage):
+    trial = make_trial(steps=5, precision="float32")
+    given = ended(digits, trial)
+    with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*holds a state that cannot be read"):
+        unpacked(Snapshot(5, damage(given.content)), trial, digits, CPU)
+
+
+def test_a_state_goes_on_with_a_device_of_another_kind(digits, make_trial):
+    """The generators of a GPU have no counterpart on a CPU; what a CPU draws goes on."""
+    trial = make_trial(model=DROPPING, steps=20, precision="float32")
+    whole = run(SerialEngine(digits, CPU, "float32"), trial)[0]
+    given = ended(digits, stopping(trial, 10))
+    drawn = content(given)["random"][0]
+    other = resealed(given, random=[drawn, torch.zeros(16, dtype=torch.uint8), "cuda"])
+    rows, _, _, _ = run(SerialEngine(digits, CPU, "float32"), replace(trial, state=other, first=10))
+    assert rows == whole[10:]
 
 
 class Hostile:
@@ -241,41 +258,46 @@ class Hostile:
         return (print, ("executed",))
 
 
-def test_a_state_goes_on_with_a_device_of_another_kind(digits, make_trial, tmp_path):
-    """The generators of a GPU have no counterpart on a CPU; what a CPU draws goes on."""
-    path, trial = tmp_path / "state.pt", make_trial(model=DROPPING, steps=20, precision="float32")
-    gone_on(digits, path, trial, 10)
-    kept = torch.load(path, weights_only=True)
-    kept["random"] = [kept["random"][0], torch.zeros(16, dtype=torch.uint8), "cuda"]
-    torch.save(kept, path)
-    rows, _, _, _ = gone_on(digits, path, trial, None)
-    assert [row[0] for row in rows] == list(range(10, 20))
+def with_code(snapshot):
+    return resealed(snapshot, model=Hostile())
 
 
-@pytest.mark.parametrize("change", [{"about": 5}, {"unknown": 1}, {"random": None, "average": None}])
-def test_a_file_of_another_shape_is_refused(digits, make_trial, tmp_path, change):
-    path = tmp_path / "state.pt"
-    gone_on(digits, path, make_trial(steps=5, precision="float32"), None)
-    kept = torch.load(path, weights_only=True)
-    torch.save({**kept, **change} if "random" not in change else {"about": {}, "global_step": 5}, path)
-    with pytest.raises(InvalidValueError, match="holds no state of a training"):
-        checkpoints.about(path)
+def bare(snapshot):
+    return Snapshot(snapshot.step, pickle.dumps(Hostile()))
 
 
-def test_a_file_with_code_in_it_is_refused_and_not_executed(tmp_path, capsys):
-    path = tmp_path / "state.pt"
-    torch.save({"about": {}, "global_step": 1, "model": Hostile()}, path)
+def compressed(snapshot):
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(snapshot.content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return Snapshot(snapshot.step, file.getvalue())
+
+
+@pytest.mark.parametrize("hostile", [with_code, bare, compressed], ids=lambda f: f.__name__)
+def test_code_is_not_run_and_what_is_compressed_is_not_read(digits, make_trial, capsys, hostile):
+    trial = make_trial(steps=5, precision="float32")
+    given = hostile(ended(digits, trial))
     with pytest.raises(InvalidValueError, match="cannot be read"):
-        checkpoints.about(path)
+        unpacked(given, trial, digits, CPU)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_state_of_another_model_is_refused(digits, make_trial, tmp_path):
-    path, trial = tmp_path / "state.pt", make_trial(steps=5, precision="float32")
-    gone_on(digits, path, trial, None)
+def test_content_of_another_version_is_refused(digits, make_trial):
+    trial = make_trial(steps=5, precision="float32")
+    given = ended(digits, trial)
+    fewer = io.BytesIO()
+    torch.save({"model": {}, "global_step": 5}, fewer)
+    for other in (resealed(given, unknown=1), Snapshot(5, fewer.getvalue())):
+        with pytest.raises(InvalidValueError, match="holds no state of a training, or one of another version"):
+            unpacked(other, trial, digits, CPU)
+
+
+def test_a_state_of_another_model_is_refused(digits, make_trial):
+    given = ended(digits, make_trial(steps=5, precision="float32"))
     other = make_trial(model=Component("model", "models.mlp.MLP", {"hidden": [8]}), steps=5, precision="float32")
     with pytest.raises(InvalidValueError, match="none of this training"):
-        checkpoints.restore(path, other, digits, CPU)
+        unpacked(given, other, digits, CPU)
 
 
 def test_an_event_is_its_text():

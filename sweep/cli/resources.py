@@ -1,0 +1,95 @@
+"""What a command works with: an engine, checkpoints, the store of its record."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from sweep.checkpoints import CheckpointFiles
+from sweep.cli.display import say
+from sweep.cli.publish import folder_name
+from sweep.config import EngineConfig, RunConfig, TrackingConfig
+from sweep.data import Dataset
+from sweep.database import UnavailableError
+from sweep.tracking import Hooks, Store, open_store
+from sweep.training import CPU, Account, EngineProcess, Task, Work, choose_device
+
+SETTLING = 60.0
+"""Seconds that a tracking server may make no progress while it is waited for."""
+
+
+def engine_of(
+    config: EngineConfig, data: Dataset, work: Work, retries: int, out: Console, interrupted: Callable[[], bool]
+) -> EngineProcess:
+    """The engine that trains on a data set; it says what it is.
+
+    Args:
+        work: what is to be trained.
+        retries: how often a trial is tried again for which the memory was too small.
+    """
+    return EngineProcess(
+        config,
+        data,
+        choose_device(work.like[0].train),
+        work,
+        on_chosen=lambda account: say(out, engine_text(account)),
+        interrupted=interrupted,
+        retries=retries,
+        say=lambda text: say(out, text),
+    )
+
+
+def checkpoints_of(
+    run: RunConfig, data: Dataset, name: str, of: str, out: Console, check: Callable[[], None] = lambda: None
+) -> CheckpointFiles:
+    """Where the checkpoints of a study or training are.
+
+    Args:
+        run: a configuration like those that are trained.
+        name: of the folder.
+        of: what they are of.
+        check: raises where this process may not write.
+    """
+    task, folder = Task(data, CPU, run.train.precision), Path(run.train.checkpoint_dir) / folder_name(name)
+    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text), check)
+
+
+def engine_text(account: Account) -> str:
+    """One line: which engine, and why."""
+    if account.name == "serial":
+        return f"engine: serial ({account.why})"
+    compiled = ", compiled" if account.compiled else ""
+    return (
+        f"engine: fused, {account.slots} trials at once{compiled} ({account.why}; ready after {account.prepared:.1f} s)"
+    )
+
+
+def store_of(
+    tracking: TrackingConfig, checkpoint_dir: str, name: str, out: Console, interrupted: Callable[[], bool]
+) -> Store:
+    """The store to record into, created where there is none, with what an earlier command could not deliver to it.
+
+    Args:
+        name: of the study, comparison or training; in its folder of checkpoints waits what a server does not take.
+
+    Raises:
+        UnavailableError: if it does not take it now either.
+    """
+    hooks = Hooks(lambda text: say(out, text), interrupted)
+    store = open_store(tracking, spool=Path(checkpoint_dir) / folder_name(name) / "undelivered", hooks=hooks)
+    settle(store, interrupted)
+    return store
+
+
+def settle(store: Store, interrupted: Callable[[], bool]) -> None:
+    """Wait until the store has everything.
+
+    Raises:
+        UnavailableError: if it does not take it.
+        KeyboardInterrupt: if it has not taken it when a signal comes.
+    """
+    left = store.settle(SETTLING, interrupted)
+    if left and interrupted():
+        raise KeyboardInterrupt
+    if left:
+        raise UnavailableError(f"the tracking server does not answer: {left} changes of the record wait on the disk")

@@ -1,0 +1,215 @@
+"""The process that an engine has to itself: it trains what its owner hands over, and tells what is reached."""
+
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from sweep import forking
+from sweep.config import EngineConfig
+from sweep.core import Progress, Trial
+from sweep.data import Dataset
+from sweep.training.choice import Chosen, Work, choose
+from sweep.training.device import out_of_memory
+from sweep.training.fused import FusedEngine
+from sweep.validation import InvalidValueError
+
+MOMENT = 0.05
+"""Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
+
+MOST_ROWS = 1_000_000
+"""Updates after which states are given, so that no more rows than these wait in memory for a checkpoint."""
+
+
+@dataclass
+class Account:
+    """What an engine did, up to the last trial that was started.
+
+    Args:
+        name: serial or fused.
+        slots: trials at once.
+        compiled: whether updates were compiled.
+        why: of the choice.
+        prepared: seconds of building, trying and compiling.
+        updates: recorded ones.
+        seconds: from the first update to when everything was recorded.
+        busy: share of the slots' updates that were made for a trial, while there were trials to start.
+        waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
+            last trial was started.
+    """
+
+    name: str = ""
+    slots: int = 0
+    compiled: bool = False
+    why: str = ""
+    prepared: float = 0.0
+    updates: int = 0
+    seconds: float = 0.0
+    busy: float = 1.0
+    waited: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
+    """The engine's process: choose, then train what is handed over."""
+    for name in forking.SIGNALS:
+        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
+    try:
+        began = time.monotonic()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
+        chosen = choose(config, data, torch.device(device), work)
+        account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
+        pipe.send(("chosen", account))
+        _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
+    except BrokenPipeError:
+        os._exit(1)  # nobody is left to tell
+    except BaseException as error:
+        with suppress(OSError):
+            pipe.send(_last_words(error))
+            pipe.close()
+
+
+def _last_words(error: BaseException) -> tuple[str, Any]:
+    """What the owner is told of an error: how it goes on depends on the kind."""
+    if isinstance(error, InvalidValueError):
+        return "refused", error
+    text = str(error).strip()
+    if out_of_memory(error):
+        return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
+    return "error", traceback.format_exc()
+
+
+class _Server:
+    """Trains in the main thread; another takes what the owner sends, so that the owner never waits to send.
+
+    Args:
+        every: seconds between two states of a trial.
+    """
+
+    def __init__(self, pipe: Connection, chosen: Chosen, account: Account, every: float) -> None:
+        self.pipe, self.engine, self.account, self.every = pipe, chosen.engine, account, every
+        self.engine.pause = self._pausing
+        self.due = time.monotonic() + every
+        self.unkept = 0
+        """Updates since then."""
+        self.halting = False
+        self.waiting: list[tuple[int, Trial]] = []
+        self.tickets: dict[int, int] = {}
+        """Of the trials in the engine, by their number."""
+        self.first: float | None = None
+        self.idle = 0.0
+        self.expecting = True  # trials, for slots that are free
+        self.ended = False
+        self.inbox: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        try:
+            while True:
+                message = self.pipe.recv()
+                self.halting = self.halting or message[0] == "halt"
+                self.inbox.put(message)
+                if message[0] == "end":
+                    return
+        except (EOFError, OSError):
+            os._exit(1)  # the owner is gone: what it has not recorded is trained again
+        except BaseException as error:  # a trial that cannot be unpickled
+            self.inbox.put(("unreadable", 0, error))
+
+    def run(self) -> None:
+        while not self.ended:
+            self._read()
+            if self.halting:
+                self._tell_states()
+                self.pipe.send(("halted", None))
+                return
+            self._fill()
+            if self.engine.free < self.account.slots:
+                self._train()
+
+    def _pausing(self) -> bool:
+        """Whether the engine is to stop at the next update: to give its states."""
+        return self.halting or time.monotonic() >= self.due
+
+    def _train(self) -> None:
+        """To the nearest boundary or pause; tell what was reached, and where the trials stand when that is due."""
+        began, free = time.monotonic(), self.engine.free
+        reached = self.engine.advance()
+        self.idle += free / self.account.slots * (time.monotonic() - began)
+        self.expecting = self.expecting or self.engine.free > free
+        self._reach(reached)
+        self.unkept += sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.halting:
+            self._tell_states()
+
+    def _tell_states(self) -> None:
+        """Where the trials stand, one after another: what has arrived can be kept, however long the others take."""
+        for progress in self.engine.snapshots():
+            self._reach([progress])
+        self.due, self.unkept = time.monotonic() + self.every, 0
+
+    def _reach(self, reached: Sequence[Progress]) -> None:
+        """Tell what was reached."""
+        self.account.updates += sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        events = [(self.tickets[progress.trial], progress) for progress in reached]
+        for progress in reached:
+            if progress.status is not None:
+                del self.tickets[progress.trial]
+        if events:
+            self.pipe.send(("reached", (events, self.account, self.first)))
+
+    def _read(self) -> None:
+        """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
+        began = time.monotonic()
+        while not self.ended and not self.halting:
+            idle = not self.waiting and self.engine.free == self.account.slots
+            wanting = self.expecting and len(self.waiting) < self.engine.free
+            try:
+                message = self.inbox.get(block=idle or wanting, timeout=None if idle else MOMENT)
+            except queue.Empty:
+                self.expecting = False
+                break
+            self._heed(*message)
+        if self.first is not None:
+            self.idle += (time.monotonic() - began) * self.engine.free / self.account.slots
+
+    def _heed(self, kind: str, ticket: int, trial: Any) -> None:
+        """Do what the owner says."""
+        if kind == "unreadable":
+            raise trial
+        if kind == "end":
+            self.ended = True
+        elif kind == "start":
+            self.waiting.append((ticket, trial))
+        elif kind == "halt":
+            self.halting = True
+        elif ticket in dict(self.waiting):
+            self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
+        elif self.tickets.get(trial.number) == ticket:
+            self.engine.stop(trial)
+            del self.tickets[trial.number]
+            self.expecting = True
+
+    def _fill(self) -> None:
+        """Start what waits, as far as there are slots; what was idle until now was waiting for it."""
+        while self.waiting and self.engine.free:
+            ticket, trial = self.waiting.pop(0)
+            self.tickets[trial.number] = ticket
+            self.engine.start(trial)
+            self.first = self.first or time.time()
+            self.account.waited, self.idle = self.account.waited + self.idle, 0.0
+            if isinstance(self.engine, FusedEngine) and self.engine.use.offered:
+                self.account.busy = self.engine.use.made / self.engine.use.offered
