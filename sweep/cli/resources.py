@@ -1,5 +1,6 @@
 """What a command works with: an engine, checkpoints, the store of its record."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def store_of(
         UnavailableError: if it does not take it now either.
     """
     hooks = Hooks(lambda text: say(out, text), interrupted)
-    store = open_store(tracking, spool=Path(checkpoint_dir) / folder_name(name) / "undelivered", hooks=hooks)
+    where = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[
+        :8
+    ]  # what waits is for it alone
+    folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / where
+    store = open_store(tracking, spool=folder, hooks=hooks)
     settle(store, interrupted)
     return store
 
