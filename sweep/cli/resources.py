@@ -77,10 +77,9 @@ def store_of(
         UnavailableError: if it does not take it now either.
     """
     hooks = Hooks(lambda text: say(out, text), interrupted)
-    where = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[
-        :8
-    ]  # what waits is for it alone
-    folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / where
+    # what waits is for this store alone
+    server = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[:8]
+    folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / server
     store = open_store(tracking, spool=folder, hooks=hooks)
     settle(store, interrupted)
     return store
