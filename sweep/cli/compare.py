@@ -154,11 +154,13 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
 
 
 def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
-    """Carry out the searches; one that has no trials left is only brought to its end."""
+    """Carry out the searches; of one that has no trials left, the run may still have to be ended."""
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
         if stop():
             return
         run, proposer = opened.run(store), opened.proposer
+        if opened.done and run.finished:
+            continue
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
         if not opened.done:
             say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")

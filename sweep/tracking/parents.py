@@ -69,6 +69,7 @@ class ParentRun:
         self.store, self.name = store, name
         self.tags = {**tags, "sweep.key": key}
         self.run_id = found[0].info.run_id if found else ""
+        self.finished = bool(found) and found[0].info.status == "FINISHED"
 
     @property
     def exists(self) -> bool:

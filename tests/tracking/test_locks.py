@@ -79,9 +79,7 @@ def test_what_is_recorded_while_the_database_is_locked_is_read_back_whole(
     assert np.array_equal(rows.loss, 1.0 + rows.steps / 7)
     (run,) = store.search({"sweep.kind": "trial"})
     assert run.info.status == "FINISHED"
-    assert heard.said == [
-        f"the database {file} is locked by another program; waiting until it is free, nothing is lost"
-    ]
+    assert heard.said == [f"the database {file} is locked by another program; waiting for it"]
 
 
 def test_mlflow_own_requests_wait_as_well(store: Store, file: Path) -> None:
