@@ -85,6 +85,27 @@ def begin(bench: Bench, overrides: tuple[str, ...], folder: Path, **assign: obje
     return command
 
 
+def stop(command: Command, folder: Path) -> None:
+    """Stop it outside a transaction: whoever is stopped within one keeps the database locked, and all others wait."""
+    while command.status is None:
+        command.signal(signal.SIGSTOP, group=True)
+        time.sleep(0.05)  # a signal is sent before it has acted
+        if all(may_be_written(folder / name) for name in ("mlflow.db", "optuna.db")):
+            return
+        command.signal(signal.SIGCONT, group=True)
+        time.sleep(0.01)
+
+
+def may_be_written(database: Path) -> bool:
+    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
+
+
 def test_a_second_command_on_a_study_is_refused(bench: Bench, note: Callable[..., None]) -> None:
     folder = bench.folder()
     first = begin(bench, SLOW, folder)
@@ -122,7 +143,7 @@ def test_a_command_that_was_stopped_for_longer_than_its_lease_writes_nothing_mor
     folder, reference = bench.folder(), bench.folder()
     whole = bench.zygote.start(reference, BRIEF)
     first = begin(bench, BRIEF, folder, **lease)
-    first.signal(signal.SIGSTOP, group=True)
+    stop(first, folder)
     try:
         assert whole.wait(120) == DONE, whole.said
         assert first.status is None, "it ended before it was stopped"
