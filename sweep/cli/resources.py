@@ -13,7 +13,7 @@ from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.data import Dataset
 from sweep.database import UnavailableError
 from sweep.tracking import Hooks, Store, open_store
-from sweep.training import CPU, Account, EngineProcess, Task, Work, choose_device
+from sweep.training import Account, EngineProcess, Work, choose_device, largest_checkpoint
 
 SETTLING = 60.0
 """Seconds that a tracking server may make no progress while it is waited for."""
@@ -51,8 +51,8 @@ def checkpoints_of(
         of: what they are of.
         check: raises where this process may not write.
     """
-    task, folder = Task(data, CPU, run.train.precision), Path(run.train.checkpoint_dir) / folder_name(name)
-    return CheckpointFiles(folder, of, task.largest_checkpoint(run), lambda text: say(out, text), check)
+    folder = Path(run.train.checkpoint_dir) / folder_name(name)
+    return CheckpointFiles(folder, of, largest_checkpoint(run, data), lambda text: say(out, text), check)
 
 
 def engine_text(account: Account) -> str:

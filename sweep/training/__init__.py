@@ -7,7 +7,7 @@ from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
 from sweep.training.served import Account
-from sweep.training.task import Task
+from sweep.training.task import Task, largest_checkpoint
 
 __all__ = [
     "CPU",
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "Work",
     "choose_device",
+    "largest_checkpoint",
     "refuse_unstackable",
     "steps_per_epoch",
 ]

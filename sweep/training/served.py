@@ -104,7 +104,7 @@ class _Server:
         self.engine.pause = self._pausing
         self.due = time.monotonic() + every
         self.unkept = 0
-        """Updates since then."""
+        """Updates that were told since states were, the last time."""
         self.halting = False
         self.waiting: list[tuple[int, Trial]] = []
         self.tickets: dict[int, int] = {}
@@ -151,7 +151,6 @@ class _Server:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        self.unkept += sum(len(rows.lr) for progress in reached for rows in progress.rows)
         if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.halting:
             self._tell_states()
 
@@ -163,7 +162,9 @@ class _Server:
 
     def _reach(self, reached: Sequence[Progress]) -> None:
         """Tell what was reached."""
-        self.account.updates += sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        made = sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        self.account.updates += made
+        self.unkept += made
         events = [(self.tickets[progress.trial], progress) for progress in reached]
         for progress in reached:
             if progress.status is not None:

@@ -21,7 +21,7 @@ from sweep.validation import InvalidValueError
 EVALUATION_BATCH = 4096
 """Examples evaluated at once."""
 
-ROOM, TIMES = 2**28, 16
+ROOM, TIMES = 2**28, 32
 """Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
 
 
@@ -85,11 +85,6 @@ class Task:
         if trial.state is None:
             return self.initial(trial.config, trial.seed)
         return unpacked(trial.state, trial, self.data, self.device)
-
-    def largest_checkpoint(self, config: RunConfig) -> int:
-        """Bytes that a checkpoint of such a training surely does not exceed."""
-        model = self.initial(config, config.train.seed).model
-        return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())
 
     def check(self, config: RunConfig) -> None:
         """Try what a training needs, without training: build the model, and push batches of both sizes through it.
@@ -181,3 +176,9 @@ def sound(evaluation: Evaluation) -> bool:
 def broken(trial: int, step: int) -> Evaluation:
     """The evaluation of a trial that has diverged."""
     return Evaluation(trial, step, {"global_step": float(step)})
+
+
+def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
+    """Bytes that a checkpoint of such a training surely does not exceed."""
+    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())

@@ -14,7 +14,7 @@ from sweep.checkpoints import CheckpointFiles
 from sweep.config import Component
 from sweep.core import Checkpoint, Event, Snapshot, Status
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import CPU, SerialEngine, Task
+from sweep.training import CPU, SerialEngine, largest_checkpoint
 from sweep.training.portable import CONTENT, packed, unpacked
 from sweep.validation import InvalidValueError
 from tests.training.test_snapshots import assert_equal, content
@@ -45,7 +45,7 @@ def gone_on(data, folder, trial, *parts, precision="float32"):
     rows, evaluations, events, state = [], {}, (), None
     for more_steps in parts:
         part = stopping(trial, more_steps)
-        files = CheckpointFiles(folder, "this", Task(data, CPU, precision).largest_checkpoint(trial.config))
+        files = CheckpointFiles(folder, "this", largest_checkpoint(trial.config, data))
         kept = files.latest(trial)
         if kept is not None:
             part = replace(part, state=kept.state, first=kept.state.step)
@@ -231,7 +231,7 @@ def test_it_holds_nothing_that_runs(digits, make_trial):
 
 def test_it_takes_no_more_room_than_is_allowed(digits, make_trial):
     trial = make_trial(steps=5, precision="float32", optimizer="adam", average=0.9)
-    assert len(ended(digits, trial).content) < Task(digits, CPU, "float32").largest_checkpoint(trial.config)
+    assert len(ended(digits, trial).content) < largest_checkpoint(trial.config, digits)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"nonsense"])
