@@ -28,8 +28,12 @@ METRICS: Mapping[str, Literal["minimize", "maximize"]] = {
     "val_accuracy": "maximize",
     "val_loss_ema": "minimize",
     "val_accuracy_ema": "maximize",
+    "val_energy_distance": "minimize",
 }
-"""What a study may be judged by; *_ema are of the averaged weights (average=ema)."""
+"""What a study may be judged by; *_ema are of the averaged weights (average=ema), val_energy_distance is of a GAN."""
+
+OF_GANS = ("val_energy_distance",)
+"""Those that a training with a critic has, and no other."""
 
 
 @dataclass(frozen=True)
@@ -281,11 +285,54 @@ class AverageConfig:
 
 
 @dataclass(frozen=True)
+class CriticConfig:
+    """The critic of a GAN (1701.07875): how it is trained, and what keeps its slope bounded.
+
+    Args:
+        optimizer, decay, warmup: its own; its schedule counts its own updates.
+        updates: of the critic before each of the generator, >= 1.
+        clip: after each of its updates its weights are brought into [-clip, clip], > 0; None: they are not.
+        gradient_penalty: lambda of 1704.00028, > 0; None for no penalty.
+    """
+
+    optimizer: OptimizerConfig
+    decay: Decay
+    warmup: Warmup
+    updates: int = 5
+    clip: float | None = 0.01
+    gradient_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        whole("updates", self.updates, at_least=1)
+        for key in ("clip", "gradient_penalty"):
+            if getattr(self, key) is not None:
+                real(key, getattr(self, key), above=0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The updates of one optimizer.
+
+    Args:
+        name: one of core.SERIES, what the names of its rate and loss begin with.
+        optimizer: how its parameters are updated.
+        schedule: of its own updates.
+        updates: of it for each one of the horizon.
+    """
+
+    name: str
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    updates: int = 1
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that one training depends on.
 
     Args:
         resolved: the same, as plain nested data: what is recorded.
+        critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
     """
 
     model: Component
@@ -296,11 +343,14 @@ class RunConfig:
     train: TrainConfig
     resolved: Mapping[str, Any]
     average: AverageConfig = AverageConfig()
+    critic: CriticConfig | None = None
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
             rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
             raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+        if self.critic is not None:
+            self._check_critic(self.critic)
         if isinstance(self.warmup, Reaction) and self.train.eval_every >= self.train.steps:
             rule = f"must be below train.steps={self.train.steps}: the warmup ends at an evaluation"
             raise InvalidValueError("train.eval_every", self.train.eval_every, rule)
@@ -308,6 +358,30 @@ class RunConfig:
             self.decay.check_rate(self.optimizer.lr)
         except InvalidValueError as error:
             raise error.under("optimizer") from error
+
+    def _check_critic(self, critic: CriticConfig) -> None:
+        """Refuse what a training with two optimizers cannot have."""
+        horizon = self.train.steps * critic.updates
+        if critic.warmup.steps >= horizon:
+            rule = f"must be below the horizon of the critic, train.steps * critic.updates = {horizon}"
+            raise InvalidValueError("critic.warmup.steps", critic.warmup.steps, rule)
+        for key, part in (
+            ("schedule", self.decay),
+            ("warmup", self.warmup),
+            ("critic.schedule", critic.decay),
+            ("critic.warmup", critic.warmup),
+        ):
+            if isinstance(part, Reaction):
+                raise InvalidValueError(key, part.name, f"waits for {part.watches}, which a GAN does not have")
+        if self.average.name != "none":
+            raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
+        if self.train.accumulate != 1:
+            rule = "is not offered for a GAN (critic): its batches are not divided"
+            raise InvalidValueError("train.accumulate", self.train.accumulate, rule)
+        try:
+            critic.decay.check_rate(critic.optimizer.lr)
+        except InvalidValueError as error:
+            raise error.under("critic.optimizer") from error
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -321,6 +395,16 @@ class RunConfig:
     def schedule(self) -> Schedule:
         """The rate of every update."""
         return Schedule(self.optimizer.lr, self.decay, self.warmup)
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """The optimizers: one, or the generator's and the critic's."""
+        if self.critic is None:
+            return (Series("", self.optimizer, self.schedule),)
+        critic = self.critic
+        own = Schedule(critic.optimizer.lr, critic.decay, critic.warmup)
+        generator = Series("G_", self.optimizer, self.schedule)
+        return generator, Series("D_", critic.optimizer, own, critic.updates)
 
     def with_seed(self, seed: int) -> "RunConfig":
         """The same on another seed."""
@@ -370,12 +454,19 @@ class StudyConfig:
     def minimize(self) -> bool:
         return self.direction_of_metric == "minimize"
 
-    def check_metric(self, classification: bool, average: AverageConfig = AverageConfig()) -> None:
-        """Refuse a metric that the data set, or a training without averaged weights, does not have."""
+    def check_metric(self, config: RunConfig, classification: bool) -> None:
+        """Refuse a metric that such a training does not have.
+
+        Args:
+            classification: whether the data set is one.
+        """
+        if (self.metric in OF_GANS) != (config.critic is not None):
+            rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {', '.join(OF_GANS)}"
+            raise InvalidValueError("study.metric", self.metric, rule)
         if "accuracy" in self.metric and not classification:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
-        if self.metric.endswith("_ema") and average.name != "ema":
-            raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {average.name}")
+        if self.metric.endswith("_ema") and config.average.name != "ema":
+            raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {config.average.name}")
 
 
 @dataclass(frozen=True)

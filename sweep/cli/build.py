@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.cli.compose import Composer, epoch_length, remaining, resolved
+from sweep.cli.compose import Composer, epoch_length, horizon, remaining, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
 from sweep.config import (
     AverageConfig,
     Choice,
     CompareConfig,
     Component,
+    CriticConfig,
     DatasetConfig,
     EngineConfig,
     OptimizerConfig,
@@ -32,7 +33,7 @@ from sweep.validation import InvalidValueError
 
 T = TypeVar("T")
 
-RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "dataset", "average", "train")
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
 
 
@@ -61,19 +62,20 @@ def run_config(config: DictConfig) -> RunConfig:
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
     _check_names(parts)
-    schedule = parts["schedule"]
-    if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
-        schedule["stable_steps"] = remaining(schedule["decay_steps"], _root_=config)
+    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
+        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
+            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
-        optimizer=_optimizer(_without(parts["optimizer"], "name"), trusted),
+        optimizer=_optimizer("optimizer", parts["optimizer"], trusted),
         decay=_decay("schedule", parts["schedule"]),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
         train=train,
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
+        critic=_critic(parts["critic"], trusted),
     )
 
 
@@ -93,10 +95,26 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
 
 
-def _optimizer(values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
+def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
     own = ("lr", "clip_norm", "groups")
-    component = _component("optimizer", {k: v for k, v in values.items() if k not in own}, trusted)
-    return fill(OptimizerConfig, "optimizer", {k: values[k] for k in own if k in values} | {"component": component})
+    component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, trusted)
+    return fill(OptimizerConfig, key, {k: values[k] for k in own if k in values} | {"component": component})
+
+
+def _critic(values: Mapping[str, Any], trusted: tuple[str, ...]) -> CriticConfig | None:
+    """The critic of a GAN; None of other trainings."""
+    if values == {"name": "none"}:
+        return None
+    for part in ("optimizer", "schedule", "warmup"):
+        if not isinstance(values.get(part), Mapping):
+            raise InvalidValueError(f"critic.{part}", values.get(part), f"must be a group of keys, as {part} is")
+    parts = {
+        "optimizer": _optimizer("critic.optimizer", values["optimizer"], trusted),
+        "decay": _decay("critic.schedule", values["schedule"]),
+        "warmup": _family(WARMUPS, "critic.warmup", values["warmup"]),
+    }
+    rest = {k: v for k, v in values.items() if k not in ("name", "optimizer", "schedule", "warmup")}
+    return fill(CriticConfig, "critic", {**rest, **parts})
 
 
 def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
@@ -216,8 +234,8 @@ def listed(config: DictConfig, override: Override) -> list[str]:
 
 
 def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
-    def unit(name: str) -> int:
-        return int(_mapping(config, "train")["steps"]) if name == "fraction" else epoch_length(config)
+    def unit(name: str) -> float:
+        return horizon(config, key) if name == "fraction" else epoch_length(config, key)
 
     def name_of(part: str) -> str:
         return str(OmegaConf.select(config, part).get("name"))
@@ -274,7 +292,7 @@ def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callab
 
 def _known_elsewhere(key: str) -> bool:
     """Whether another schedule or warmup has the key: a space may name keys that the chosen one lacks."""
-    group, _, leaf = key.partition(".")
+    group, _, leaf = key.removeprefix("critic.").partition(".")
     families: Mapping[str, Mapping[str, type]] = {"schedule": DECAYS, "warmup": WARMUPS}
     return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
 

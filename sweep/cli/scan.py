@@ -24,7 +24,7 @@ DEEPEST = 50
 MOST_FILES = 1000
 """YAML files below --config-dir."""
 
-RESOLVERS = frozenset({"fraction", "epochs", "remaining", "warmup_steps", "unless_half_life", "now"})
+RESOLVERS = frozenset({"fraction", "epochs", "remaining", "warmup_steps", "unless_half_life", "objective", "now"})
 """Our own, and the time of day: what gives neither a part of this machine nor of the text it stands in."""
 MAY_HOLD_A_PASSWORD = ("tracking.uri", "study.storage")
 """What is neither recorded nor shown as it is, so that it may come from the environment."""

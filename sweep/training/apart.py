@@ -43,27 +43,32 @@ class _Handed:
     """A trial that was handed over.
 
     Args:
-        taken: updates of it that were taken.
-        evaluated: those at its last evaluation that was.
+        taken: updates of each of its optimizers that were taken, by series.
+        evaluated: those of the horizon at its last evaluation that was.
     """
 
     trial: Trial
-    taken: int = 0
-    evaluated: int = 0
+    taken: dict[str, int]
+    evaluated: int
+
+    @classmethod
+    def of(cls, trial: Trial) -> "_Handed":
+        done = 0 if trial.state is None else trial.state.step
+        return cls(trial, {series.name: done * series.updates for series in trial.config.series}, done)
 
     def beyond(self, progress: Progress) -> Progress | None:
         """What is new of it: a trial that was handed over again repeats what was taken before. None if nothing is."""
         evaluation = progress.evaluation
         if evaluation is not None and evaluation.step <= self.evaluated:
             evaluation = None
-        rows = [part.since(self.taken) for part in progress.rows]
+        rows = [part.since(self.taken[part.series]) for part in progress.rows]
         new = replace(progress, rows=[part for part in rows if len(part.lr)], evaluation=evaluation)
         return new if new.rows or evaluation or new.status or new.state else None
 
     def take(self, progress: Progress) -> None:
         """It is the owner's from here on."""
         for part in progress.rows:
-            self.taken = part.first + len(part.lr)
+            self.taken[part.series] = part.first + len(part.lr)
         if progress.evaluation is not None:
             self.evaluated = progress.evaluation.step
         if progress.state is not None:
@@ -169,8 +174,7 @@ class EngineProcess:
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
-        done = 0 if trial.state is None else trial.state.step
-        self._live[self._tickets] = _Handed(trial, done, done)
+        self._live[self._tickets] = _Handed.of(trial)
         if self._account is not None:
             self._hand(self._tickets)
 

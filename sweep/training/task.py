@@ -27,14 +27,16 @@ ROOM, TIMES = 2**28, 32
 
 @dataclass
 class Unrecorded:
-    """The rows of a trial that were not given yet.
+    """The rows of one optimizer of a trial that were not given yet.
 
     Args:
         first: the update that they begin with.
+        series: one of core.SERIES.
     """
 
     trial: int
     first: int = 0
+    series: str = ""
     lr: list[np.ndarray] = field(default_factory=list)
     loss: list[np.ndarray] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ class Unrecorded:
         """What there is, as one; from here on it is what follows."""
         if not self.lr:
             return []
-        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss))
+        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss), self.series)
         self.first, self.lr, self.loss = self.first + len(rows.lr), [], []
         return [rows]
 
@@ -92,10 +94,7 @@ class Task:
         Raises:
             InvalidValueError: names what cannot be trained.
         """
-        n_train = len(self.data.train)
-        if config.train.batch_size > n_train:
-            rule = f"must be at most the training split, which has {n_train} examples"
-            raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
+        self._check_batch(config)
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
@@ -117,6 +116,12 @@ class Task:
         except Exception as error:  # whatever an optimizer finds to refuse only now
             rule = f"cannot update this model: {error}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
+
+    def _check_batch(self, config: RunConfig) -> None:
+        n_train = len(self.data.train)
+        if config.train.batch_size > n_train:
+            rule = f"must be at most the training split, which has {n_train} examples"
+            raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
 
     def backward(
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
@@ -176,6 +181,11 @@ def sound(evaluation: Evaluation) -> bool:
 def broken(trial: int, step: int) -> Evaluation:
     """The evaluation of a trial that has diverged."""
     return Evaluation(trial, step, {"global_step": float(step)})
+
+
+def on_host(losses: Tensor) -> np.ndarray:
+    """float64, shape as it is."""
+    return losses.double().cpu().numpy() if losses.device.type != "mps" else losses.cpu().double().numpy()
 
 
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
