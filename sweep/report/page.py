@@ -81,7 +81,8 @@ def study_page(study: StudyRecord, rows: Mapping[str, Sequence[Rows]], importanc
         rows: run -> the rows of its optimizers, of the best trials.
     """
     best = study.ranked[:DRAWN]
-    runs = {f"trial {trial.number}": [rows[trial.run_id]] for trial in best if trial.run_id in rows}
+    runs = {f"trial {trial.number}": rows[trial.run_id] for trial in best if trial.run_id in rows}
+    rates, losses = {name: (of, "") for name, of in runs.items()}, {name: [of] for name, of in runs.items()}
     look = looks(list(runs))
     asked = {
         "metric": _direction(study.metric, study.minimize),
@@ -90,7 +91,7 @@ def study_page(study: StudyRecord, rows: Mapping[str, Sequence[Rows]], importanc
     }
     drawn = [
         _history(study),
-        *_optimizers("", runs, dict.fromkeys(runs, ""), look, f"The best {DRAWN} trials at most.", ""),
+        *_optimizers("", rates, losses, look, f"The best {DRAWN} trials at most."),
         _importances("importance", importances, looks(list(importances))),
         *_landscapes_by_schedule(study),
     ]
@@ -115,10 +116,12 @@ def _charts(
     """The charts of one data set below its table, without those that there is nothing for."""
     ended = {s.schedule: [f for f in s.finals if f.run.status is Status.COMPLETE] for s in comparison.standings}
     losses = {name: [rows[f.run.run_id] for f in finals if f.run.run_id in rows] for name, finals in ended.items()}
-    notes = {s.schedule: f"seed {s.finals[0].seed}" for s in comparison.standings if s.finals}
-    first = "The rate of each update in the winners' final runs, on the first seed."
+    # A schedule that reacts to its training has another curve on every seed.
+    first = {s.schedule: s.finals[0] for s in comparison.standings if s.finals and s.finals[0].run.run_id in rows}
+    rates = {name: (rows[final.run.run_id], f"seed {final.seed}") for name, final in first.items()}
+    of_rates = "The rate of each update in the winners' final runs, on the first seed."
     drawn = [
-        *_optimizers(f"-{place}", losses, notes, look, first, OVER_SEEDS),
+        *_optimizers(f"-{place}", rates, losses, look, of_rates, OVER_SEEDS),
         _validation(f"validation-{place}", record.metric, ended, look),
         _best_of_k(f"best-of-k-{place}", record.metric, comparison.standings, look),
         _importances(f"importance-{place}", shares, look),
@@ -159,25 +162,25 @@ def _of_curves(
 
 def _optimizers(
     place: str,
-    runs: Mapping[str, Sequence[Sequence[Rows]]],
-    notes: Mapping[str, str],
+    rates: Mapping[str, tuple[Sequence[Rows], str]],
+    losses: Mapping[str, Sequence[Sequence[Rows]]],
     look: Mapping[str, Look],
     of_rates: str,
-    of_losses: str,
+    of_losses: str = "",
 ) -> list[Chart | None]:
-    """Learning rates, of the first run of each name, and losses, of all of them; of a GAN both of each network.
+    """Learning rates and losses; of a GAN those of each network.
 
     Args:
-        runs: name -> of each of its runs the rows of its optimizers.
-        notes: what is noted of a rate beside its value.
+        rates: name -> the rows of the optimizers of a run, and what is noted beside the value.
+        losses: name -> of each of its runs the rows of its optimizers.
         of_rates, of_losses: captions.
     """
     drawn: list[Chart | None] = []
-    for series in dict.fromkeys(rows.series for of in runs.values() for run in of for rows in run):
-        own = {name: [rows for run in of for rows in run if rows.series == series] for name, of in runs.items()}
-        first = {name: (of[0], notes[name]) for name, of in own.items() if of}
-        drawn.append(_rates(f"{series}lr{place}", f"Learning rate{OF[series]}", first, look, of_rates))
-        drawn.append(_losses(f"{series}loss{place}", f"Training loss{OF[series]}", own, look, of_losses))
+    for series in dict.fromkeys(rows.series for run, _ in rates.values() for rows in run):
+        of = {name: (rows, note) for name, (run, note) in rates.items() for rows in run if rows.series == series}
+        lost = {name: [rows for run in of for rows in run if rows.series == series] for name, of in losses.items()}
+        drawn.append(_rates(f"{series}lr{place}", f"Learning rate{OF[series]}", of, look, of_rates))
+        drawn.append(_losses(f"{series}loss{place}", f"Training loss{OF[series]}", lost, look, of_losses))
     return drawn
 
 
