@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.schedules import Decay, Reaction, Schedule, Warmup
+from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
@@ -372,7 +372,8 @@ class RunConfig:
             ("critic.warmup", critic.warmup),
         ):
             if isinstance(part, Reaction):
-                raise InvalidValueError(key, part.name, f"waits for {part.watches}, which a GAN does not have")
+                name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
+                raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
         if self.average.name != "none":
             raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
         if self.train.accumulate != 1:

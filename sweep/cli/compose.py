@@ -166,7 +166,7 @@ class Composer:
         config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
         for group, option in choices.items():
             part = OmegaConf.select(config, group.partition("@")[2] or group)
-            if option and OmegaConf.is_dict(part) and group != "space":
+            if option and OmegaConf.is_dict(part) and group.partition("/")[0] != "space":
                 part.setdefault("name", option)
         _check_rising(choices, overrides)
         for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them

@@ -322,7 +322,11 @@ class Misshapen(nn.Module):
     ("model", "key", "rule"),
     [
         (Component("model", "models.mlp.MLP", {"hidden": [4]}), "model._target_", "modules generator and critic"),
-        (Component("model", f"{__name__}.Misshapen", {}, (__name__,)), "model._target_", r"gives \[3\], not \[1, 8, 8\]"),
+        (
+            Component("model", f"{__name__}.Misshapen", {}, (__name__,)),
+            "model._target_",
+            r"gives \[3\], not \[1, 8, 8\]",
+        ),
     ],
 )
 def test_a_model_that_is_no_gan_is_refused(digits, make_gan, model, key, rule):
