@@ -34,7 +34,7 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "scalar"]
+    assert options("model") == ["cnn", "mlp", "scalar", "wgan"]
     assert options("optimizer") == [
         "adadelta", "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam", "rmsprop",
         "schedulefree", "sgd",
