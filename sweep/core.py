@@ -349,9 +349,10 @@ class TrialRecord:
     def param(self, key: str) -> str | None:
         """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
 
-        That of a group is its name.
+        That of a group is its name, `critic.schedule` too.
         """
-        whole = key if "." in key else f"{key}.name"
+        group = f"{key}.name"
+        whole = key if "." in key and group not in self.params else group
         name, within = whole, ""
         while name not in self.params and "." in name:
             name, _, leaf = name.rpartition(".")

@@ -118,10 +118,31 @@ def test_a_search_tunes_both_schedules_and_goes_on_after_a_kill(tmp_path: Path) 
     for of in trials.values():
         assert [step for step, _ in of["D_loss"]] == list(range(300))
         assert [step for step, _ in of["G_loss"]] == list(range(60))
+    keys = "schedule.decay_rate schedule.decay_steps warmup.steps optimizer.lr"
+    again = next(line for line in out.splitlines() if line.startswith("  python -m sweep mode=train"))
+    for key in keys.split():
+        assert f" {key}=" in again
+        assert f" critic.{key}=" in again
     (report,) = whole.glob("reports/*/report.html")
     page = report.read_text()
     for title in ("Learning rate of the generator", "Learning rate of the critic", "Training loss of the critic"):
         assert title in page
+
+
+def test_a_search_chooses_the_critic_s_schedule_and_says_how_to_train_the_best(
+    sweep: Callable[..., Answer], folder: Path
+) -> None:
+    narrow = ["model.generator_hidden=[8]", "model.critic_hidden=[8]", "train.steps=20", "train.eval_every=20"]
+    chosen = ["critic.schedule=exponential,cosine", "optimizer.lr=1e-3", "schedule=constant", "sampler=random"]
+    answer = sweep("model=wgan", *narrow, *chosen, "study.n_trials=4")
+    assert answer.status == 0, answer.err
+    assert "D_schedule=cosine" in answer.out or "critic.schedule" in answer.out
+    again = next(line for line in answer.out.splitlines() if line.startswith("  python -m sweep mode=train"))
+    assert re.search(r" critic\.schedule=(exponential|cosine) ", again)
+    drawn = {"cosine": {"end_factor"}, "exponential": {"decay_rate", "decay_steps"}}
+    option = re.search(r" critic\.schedule=(\w+)", again)
+    assert option is not None
+    assert set(re.findall(r"critic\.schedule\.(\w+)=", again)) == drawn[option[1]]
 
 
 def test_a_preview_has_both_curves(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -216,7 +216,7 @@ def space(composer: Composer, request: Request) -> Space:
     branches = []
     for selection in selections(request.groups):
         config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
-        branches.append(_branch(config, selection, request))
+        branches.append(_branch(config, selection, request, _of_critic(composer, config, request)))
     return Space(request.groups, tuple(branches))
 
 
@@ -253,10 +253,27 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     return filled
 
 
-def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) -> Branch:
+def _of_critic(composer: Composer, config: DictConfig, request: Request) -> dict[str, Any]:
+    """What a search draws of the schedule and the warmup of a critic, unless the command line names a space.
+
+    It is what conf/space has for a generator with that schedule.
+    """
+    schedule = OmegaConf.select(config, "critic.schedule.name")
+    if schedule is None or _space(request) is not None:
+        return {}
+    space = resolved(composer.compose([f"space={schedule}"]), "space")
+    return {f"critic.{key}": drawn for key, drawn in space.items() if key.startswith(("schedule.", "warmup."))}
+
+
+def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, further: Mapping[str, Any]) -> Branch:
+    """A branch of the space.
+
+    Args:
+        further: dimensions beside those of the configuration.
+    """
     config = _with_values(config, request)
     plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
-    configured = resolved(config, "space") or {}
+    configured: dict[str, Any] = {**further, **(resolved(config, "space") or {})}
     chosen = {}
     for key, expression in configured.items():
         check_searchable(key, expression)

@@ -59,8 +59,9 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
 
 def heading(key: str) -> str:
     """A searched key without its group: `decay_rate`, `lr`; of warmup.steps, `warmup`; a critic's as `D_lr`."""
-    if key.startswith("critic.") and key.count(".") > 1:
-        return f"D_{heading(key.removeprefix('critic.'))}"
+    of_critic = key.removeprefix("critic.")
+    if of_critic != key and of_critic.partition(".")[0] in ("optimizer", "schedule", "warmup"):
+        return f"D_{heading(of_critic)}"
     group, _, leaf = key.partition(".")
     return group if leaf in ("", "steps") else leaf
 
