@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class EngineError(RuntimeError):
 
 
 class EngineLostError(EngineError):
-    """What a training may do without another time: its process was killed, or the memory was too small."""
+    """What a training may do without another time: a process of it was killed, or the memory was too small."""
 
 
 @dataclass
@@ -115,8 +116,9 @@ class EngineProcess:
         self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
         self._process = forking.context().Process(
-            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine", daemon=True
-        )
+            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine"
+        )  # no daemon, which may have no processes of its own; it goes when its pipe is closed,
+        self._let_go = Finalize(self, self._pipe.close, exitpriority=1)  # before multiprocessing waits for it
         self._process.start()
         theirs.close()
 
@@ -251,7 +253,7 @@ class EngineProcess:
             self._say(f"{error}: going on with fewer than {slots} trials at once")
         self.close()
         fewer = slots // 2
-        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
+        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))  # or with the same workers
 
     def _blame(self, error: EngineLostError) -> None:
         """Count the failure of the trial that was in the only slot, the oldest."""
@@ -280,7 +282,7 @@ class EngineProcess:
         self._process.join(GRACE)
         self._process.kill()
         self._process.join()
-        self._pipe.close()
+        self._let_go()
 
     def _receive(self) -> tuple[str, Any]:
         try:
@@ -289,7 +291,7 @@ class EngineProcess:
             raise self._ended() from error
         if kind == "refused":
             raise content
-        if kind == "memory":
+        if kind == "lost":
             raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")

@@ -10,6 +10,7 @@ import torch
 from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
+from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
@@ -78,7 +79,12 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        return "fused" if isinstance(self.engine, FusedEngine) else "serial"
+        names = {FusedEngine: "fused", DataParallelEngine: "data_parallel"}
+        return names.get(type(self.engine), "serial")
+
+    @property
+    def workers(self) -> int:
+        return 1 if isinstance(self.engine, FusedEngine) else self.engine.workers
 
     @property
     def slots(self) -> int:
@@ -88,9 +94,14 @@ class Chosen:
 def choose(config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> Chosen:
     """The engine that was asked for; of engine=auto the one that is faster for this work.
 
+    More than one worker are the data-parallel engine's: where one is asked for by name there is but one worker.
+
     Raises:
         NotStackableError: if engine=fused is asked for what cannot be stacked.
     """
+    train = work.like[0].train
+    if train.workers > 1:
+        return Chosen(DataParallelEngine(data, device, train.precision, train.workers), False, backend(device))
     chooser = _Chooser(config, data, device, work)
     if config.name == "serial":
         return chooser.serial("as asked for")

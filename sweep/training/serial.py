@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Status, Trial
@@ -42,6 +42,8 @@ class SerialEngine(Task):
     """Trains one trial at a time. No host synchronization between two boundaries."""
 
     slots = 1
+    workers = 1
+    """Processes that share a batch."""
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
@@ -56,7 +58,7 @@ class SerialEngine(Task):
 
     def _begin(self, trial: Trial) -> _Slot:
         state = self.beginning(trial)
-        choose_threads(state.model, self.device)
+        choose_threads(state.model, self.device, self.workers)
         slot = _Slot(trial, state, Unrecorded(trial.number, state.global_step), curve=[])
         slot.redraw()
         return slot
@@ -128,13 +130,13 @@ class SerialEngine(Task):
         parameters = list(model.parameters())
         model.train()
         for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
-            if row and self.pause():
+            if row and self._pausing():
                 end = begin + row
                 break
             set_rate(optimizer, slot.curve[begin + row])
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
-            losses[row] = self.backward(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
+            losses[row] = self._gradient(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
@@ -148,6 +150,16 @@ class SerialEngine(Task):
         slot.rows.add(rates[:kept], loss_column[:kept])
         slot.state.global_step = begin + kept
         return float(loss_column[kept - 1])
+
+    def _gradient(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The mean loss over the batch of an update; its gradient is the parameters'."""
+        return self.backward(state, inputs, targets, accumulate, seed, step)
+
+    def _pausing(self) -> bool:
+        """Whether to stop before the next update."""
+        return self.pause()
 
     def _measure(self, state: TrainState, splits: Mapping[str, Split]) -> dict[str, float]:
         """The metrics on the splits, those of the averaged weights with _ema, and the global step.

@@ -19,6 +19,7 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Chosen, Work, choose
+from sweep.training.data_parallel import WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
 from sweep.validation import InvalidValueError
@@ -35,8 +36,9 @@ class Account:
     """What an engine did, up to the last trial that was started.
 
     Args:
-        name: serial or fused.
+        name: serial, fused or data_parallel.
         slots: trials at once.
+        workers: processes that share each batch.
         compiled: whether updates were compiled.
         why: of the choice.
         prepared: seconds of building, trying and compiling.
@@ -49,6 +51,7 @@ class Account:
 
     name: str = ""
     slots: int = 0
+    workers: int = 1
     compiled: bool = False
     why: str = ""
     prepared: float = 0.0
@@ -71,7 +74,8 @@ def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, wo
             torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
         chosen = choose(config, data, torch.device(device), work)
-        account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
+        prepared = time.monotonic() - began
+        account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
         pipe.send(("chosen", account))
         _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
     except BrokenPipeError:
@@ -87,8 +91,10 @@ def _last_words(error: BaseException) -> tuple[str, Any]:
     if isinstance(error, InvalidValueError):
         return "refused", error
     text = str(error).strip()
+    if isinstance(error, WorkerLostError):
+        return "lost", text
     if out_of_memory(error):
-        return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
+        return "lost", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
     return "error", traceback.format_exc()
 
 

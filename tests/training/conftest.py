@@ -18,6 +18,7 @@ from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
+from sweep.training.data_parallel import DataParallelEngine
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -37,6 +38,8 @@ class EngineKind:
     rtol: float
     refuses: Callable[[Trial], bool] = lambda trial: False
     """Trials that it does not train, and says so when they are to start."""
+    splits_batches: bool = False
+    """Whether a normalization over the batch sees parts of it."""
 
 
 STACKED = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
@@ -51,6 +54,7 @@ def trained_alone(trial: Trial) -> bool:
 
 ENGINES = {
     "serial": EngineKind(SerialEngine, rtol=0.0),
+    "data_parallel": EngineKind(partial(DataParallelEngine, workers=2), rtol=1e-9, splits_batches=True),
     "fused": EngineKind(partial(FusedEngine, slots=3), rtol=1e-9, refuses=trained_alone),
 }
 
