@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Work
+from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
 
 PATIENCE = 0.5
@@ -115,12 +115,19 @@ class EngineProcess:
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
+        train = self._work.like[0].train
+        others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
+        pipes = [other.pipe for other in others]
         self._process = forking.context().Process(
-            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine"
-        )  # no daemon, which may have no processes of its own; it goes when its pipe is closed,
-        self._let_go = Finalize(self, self._pipe.close, exitpriority=1)  # before multiprocessing waits for it
+            target=serve,
+            args=(theirs, config, self._data, self._device, self._work, pipes),
+            name="sweep-engine",
+            daemon=True,
+        )
         self._process.start()
-        theirs.close()
+        self._workers = [other.process for other in others]
+        for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
+            pipe.close()
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -191,6 +198,8 @@ class EngineProcess:
             try:
                 while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
                     self._hear()
+                if not reached:
+                    self._check_workers()
             except EngineLostError as error:
                 self._replace(error)
             else:
@@ -279,10 +288,11 @@ class EngineProcess:
         """End the process; what it was training is given up."""
         with suppress(OSError):
             self._pipe.send(("end", 0, None))
-        self._process.join(GRACE)
-        self._process.kill()
-        self._process.join()
-        self._let_go()
+        for process in (self._process, *self._workers):
+            process.join(GRACE)
+            process.kill()
+            process.join()
+        self._pipe.close()
 
     def _receive(self) -> tuple[str, Any]:
         try:
@@ -291,11 +301,27 @@ class EngineProcess:
             raise self._ended() from error
         if kind == "refused":
             raise content
-        if kind == "lost":
+        if kind == "worker":
+            self._check_workers(GRACE)
+        if kind in ("memory", "worker"):
             raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
+
+    def _check_workers(self, patience: float = 0.0) -> None:
+        """Notice a worker that was killed: nccl would wait for it until its time is up.
+
+        Args:
+            patience: seconds that each is waited for.
+
+        Raises:
+            EngineLostError: if one was.
+        """
+        for process in self._workers:
+            process.join(patience)
+            if (process.exitcode or 0) < 0:
+                raise EngineLostError(f"a data-parallel worker was killed by signal {-process.exitcode}")
 
     def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
         with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before

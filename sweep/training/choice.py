@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -91,17 +92,20 @@ class Chosen:
         return self.engine.slots
 
 
-def choose(config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> Chosen:
+def choose(
+    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
+) -> Chosen:
     """The engine that was asked for; of engine=auto the one that is faster for this work.
 
-    More than one worker are the data-parallel engine's: where one is asked for by name there is but one worker.
+    Args:
+        others: to further workers, which the data-parallel engine trains with; no other has any.
 
     Raises:
         NotStackableError: if engine=fused is asked for what cannot be stacked.
     """
-    train = work.like[0].train
-    if train.workers > 1:
-        return Chosen(DataParallelEngine(data, device, train.precision, train.workers), False, backend(device))
+    if others:
+        shared = DataParallelEngine(data, device, work.like[0].train.precision, others)
+        return Chosen(shared, False, backend(device))
     chooser = _Chooser(config, data, device, work)
     if config.name == "serial":
         return chooser.serial("as asked for")

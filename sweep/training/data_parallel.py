@@ -5,8 +5,9 @@ gradients are weighted with the part's share of the examples, so that their sum 
 It is formed once for each update; then every worker makes the same update, and they stay equal to the bit. One update
 is one step, however many took part.
 
-Worker 0 is the engine: it has the schedule, evaluates, and gives the states; the others do as it says. What is no
-parameter (the statistics of BatchNorm) is worker 0's on all of them, as in torch's `DistributedDataParallel`.
+Worker 0 is the engine: it has the schedule, evaluates, and gives the states. The others do as it says, and end when it
+is gone, however that happens. What is no parameter (the statistics of BatchNorm) is worker 0's on all of them, as in
+torch's `DistributedDataParallel`.
 """
 
 import os
@@ -16,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
@@ -43,7 +45,7 @@ LAST_WORDS = 5.0
 
 
 class WorkerLostError(RuntimeError):
-    """A worker was killed, had too little memory, or does not answer: the trial may do without another time."""
+    """A worker was killed, or does not answer."""
 
 
 def backend(device: torch.device) -> str:
@@ -172,99 +174,62 @@ class ShardEngine(SerialEngine):
 
 
 class DataParallelEngine(ShardEngine):
-    """Worker 0, with the others in processes of their own, which go when it goes, however that happens.
+    """Worker 0.
 
     Args:
-        workers: how many, itself included.
+        others: to the processes of the workers from 1 on, which do as they are told (`begin_workers`).
 
     Raises:
-        WorkerLostError: by all that trains, once a worker was killed or had too little memory.
+        WorkerLostError: by all that trains, once one of them is gone.
+        MemoryError: if one of them had too little.
     """
 
-    def __init__(self, data: Dataset, device: torch.device, precision: str, workers: int) -> None:
+    def __init__(self, data: Dataset, device: torch.device, precision: str, others: Sequence[Connection]) -> None:
+        self._others = others
+        Finalize(self, _close, args=(others,), exitpriority=1)  # they end with this, whoever still refers to it
         with TemporaryDirectory(prefix="sweep-") as folder:
-            self._others = _Others(data, device, precision, workers, folder)
-            super().__init__(data, device, precision, 0, workers, folder)
-        self._others.watch(self._group)
+            self._tell("join", folder)
+            for pipe in others:
+                pipe.poll(None)
+                self._hear(pipe)  # that it is about to
+            super().__init__(data, device, precision, 0, 1 + len(others), folder)
 
     def start(self, trial: Trial) -> None:
         super().start(trial)
-        self._others.tell("start", trial)
+        self._tell("start", trial)
 
     def _train(self, slot: _Slot, begin: int, end: int) -> float:
-        self._others.tell("follow", begin, end, slot.curve[begin:end])
+        self._tell("follow", begin, end, slot.curve[begin:end])
         try:
             return super()._train(slot, begin, end)
-        except WorkerLostError as error:
-            raise self._others.reason(error) from error
+        except WorkerLostError:
+            self._find_reason()
+            raise
 
-
-class _Others:
-    """The processes of the workers from 1 on. They end when this is given up, or its process ends."""
-
-    def __init__(self, data: Dataset, device: torch.device, precision: str, workers: int, folder: str) -> None:
-        self._pipes, self._processes = [], []
-        for rank in range(1, workers):
-            ours, theirs = forking.context().Pipe()
-            process = forking.context().Process(
-                target=work,
-                args=(theirs, folder, rank, workers, data, str(device_of(device, rank)), precision),
-                name=f"sweep-worker-{rank}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        # before multiprocessing waits for its processes at the end of this one
-        Finalize(self, _close, args=(self._pipes,), exitpriority=1)
-        for pipe in self._pipes:
-            self._hear(pipe)  # that it is there
-
-    def watch(self, group: Any) -> None:
-        """End the sums of a group when one of them dies: nccl would wait for it until its time is up."""
-        sentinels = [process.sentinel for process in self._processes]
-        threading.Thread(target=lambda: (wait(sentinels), group.abort()), daemon=True).start()
-
-    def tell(self, *message: Any) -> None:
-        """Say something to all of them."""
-        for pipe in self._pipes:
+    def _tell(self, *message: Any) -> None:
+        """Say something to all the others."""
+        for pipe in self._others:
             try:
                 pipe.send(message)
             except OSError as error:
-                raise self.reason(error) from error
+                self._find_reason()
+                raise WorkerLostError(str(error)) from error
 
-    def reason(self, error: Exception) -> Exception:
-        """Why the workers could not go on together."""
-        wait([*self._pipes, *(process.sentinel for process in self._processes)], LAST_WORDS)
-        for pipe in self._pipes:
-            try:
-                self._hear(pipe, 0)
-            except Exception as found:
-                return found
-        return error if isinstance(error, WorkerLostError) else WorkerLostError(f"a worker is gone: {error}")
+    def _find_reason(self) -> None:
+        """Raise what one of the others failed with."""
+        wait(self._others, LAST_WORDS)
+        for pipe in self._others:
+            if pipe.poll(0):
+                self._hear(pipe)
 
-    def _hear(self, pipe: Connection, patience: float | None = None) -> None:
-        """Take what a worker has said.
-
-        Args:
-            patience: seconds that it is waited for; None for as long as it lives.
-
-        Raises:
-            WorkerLostError: if it had too little memory, or was killed.
-            RuntimeError: if anything else failed there.
-        """
-        if not pipe.poll(patience):
-            return
+    def _hear(self, pipe: Connection) -> None:
+        """Take what a worker says: that it is there, or what it failed with."""
         try:
             kind, text = pipe.recv()
         except (EOFError, OSError) as error:
-            process = self._processes[self._pipes.index(pipe)]
-            process.join(LAST_WORDS)
-            how = f"was killed by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "has ended"
-            raise WorkerLostError(f"a data-parallel worker {how}") from error
+            raise WorkerLostError("a data-parallel worker has ended") from error
         if kind == "memory":
-            raise WorkerLostError(text)
+            raise MemoryError(text)
         if kind == "error":
             raise RuntimeError(f"a data-parallel worker failed:\n{text}")
 
@@ -274,32 +239,55 @@ def _close(pipes: Sequence[Connection]) -> None:
         pipe.close()
 
 
-def work(pipe: Connection, folder: str, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
+@dataclass(frozen=True)
+class Worker:
+    """A process of a worker other than the first.
+
+    Args:
+        pipe: to it. It ends when all that hold this end of it have closed it, or are gone.
+    """
+
+    process: Any
+    pipe: Connection
+
+
+def begin_workers(data: Dataset, device: torch.device, precision: str, workers: int) -> list[Worker]:
+    """The workers from 1 on, who wait to be told to join."""
+    begun = []
+    for rank in range(1, workers):
+        ours, theirs = forking.context().Pipe()
+        args = (theirs, rank, workers, data, str(device_of(device, rank)), precision)
+        process = forking.context().Process(target=work, args=args, name=f"sweep-worker-{rank}", daemon=True)
+        process.start()
+        theirs.close()
+        begun.append(Worker(process, ours))
+    return begun
+
+
+def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
     """A worker's process: do what worker 0 says, for as long as it is there."""
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
-    inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    taking = threading.Thread(target=_take, args=(pipe, inbox), daemon=True)
-    taking.start()
+    inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(pipe, inbox), daemon=True).start()
     try:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
+        _, folder = inbox.get()
         pipe.send(("here", ""))
         engine = ShardEngine(data, torch.device(device), precision, rank, workers, folder)
         while True:
-            name, *given = inbox.get()
-            getattr(engine, name)(*given)
+            told, *given = inbox.get()
+            getattr(engine, told)(*given)
     except WorkerLostError:
-        taking.join()  # worker 0 finds out for itself, and which of them it was
+        pass  # worker 0 finds that out for itself
     except BaseException as error:
-        text = str(error).strip()
-        first = text.splitlines()[0] if text else type(error).__name__
+        text = str(error).strip() or type(error).__name__
         with suppress(OSError):
-            memory = out_of_memory(error)
-            pipe.send(("memory", f"out of memory ({first})") if memory else ("error", traceback.format_exc()))
+            pipe.send(("memory", text.splitlines()[0]) if out_of_memory(error) else ("error", traceback.format_exc()))
 
 
-def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[str, Any]]") -> None:
+def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
     """Take what worker 0 says; go when it has gone, whatever is being trained."""
     try:
         while True:

@@ -64,8 +64,14 @@ class Account:
         return asdict(self)
 
 
-def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
-    """The engine's process: choose, then train what is handed over."""
+def serve(
+    pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work, others: Sequence[Connection] = ()
+) -> None:
+    """The engine's process: choose, then train what is handed over.
+
+    Args:
+        others: to the data-parallel workers beside this process.
+    """
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:
@@ -73,7 +79,7 @@ def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, wo
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = choose(config, data, torch.device(device), work)
+        chosen = choose(config, data, torch.device(device), work, others)
         prepared = time.monotonic() - began
         account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
         pipe.send(("chosen", account))
@@ -92,9 +98,9 @@ def _last_words(error: BaseException) -> tuple[str, Any]:
         return "refused", error
     text = str(error).strip()
     if isinstance(error, WorkerLostError):
-        return "lost", text
+        return "worker", text
     if out_of_memory(error):
-        return "lost", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
+        return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
     return "error", traceback.format_exc()
 
 
