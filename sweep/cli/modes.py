@@ -36,6 +36,7 @@ from sweep.report import (
     figures_table,
     figures_text,
     heading,
+    scaling,
     warnings,
 )
 from sweep.schedules import key_figures
@@ -71,6 +72,8 @@ def preview(command: Command) -> int:
         out.print(figures_table(dict(zip(curves, figures, strict=True))))
     for label, run in runs.items():
         of = "" if single else f"{label}: "
+        if scaled := scaling(run):
+            say(out, f"{of}{scaled}")
         for warning in warnings(run):
             say(out, f"warning: {of}{warning}")
         for reaction in run.schedule.reactions:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,23 @@ def warnings(config: "RunConfig") -> list[str]:
     """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
     said = stall_warning(key_figures(config.schedule, config.train.steps))
     return [text for text in (said, _idle_warning(config), _negative_warning(config)) if text]
+
+
+def scaling(config: "RunConfig", searched: Collection[str] = ()) -> str | None:
+    """What linear scaling has made of the base rate; None without it.
+
+    Args:
+        searched: keys that are drawn: of those the rule is said.
+    """
+    optimizer, examples = config.resolved["optimizer"], config.train.batch_size
+    base = optimizer.get("base_batch_size")
+    if base is None:
+        return None
+    if {"optimizer", "optimizer.lr", "optimizer.base_batch_size", "train.batch_size"} & set(searched):
+        base = "base_batch_size" if "optimizer.base_batch_size" in searched else base
+        return f"optimizer.lr is for batches of {base}: batches of train.batch_size use lr * batch_size / {base}"
+    used = f"batches of {examples} use {config.optimizer.lr:g}"
+    return f"optimizer.lr {optimizer['lr']:g} is for batches of {base}: {used}"
 
 
 def _negative_warning(config: "RunConfig") -> str | None:
