@@ -158,15 +158,19 @@ class OptimizerConfig:
         groups: which parameters -> `lr_factor` (>= 0; their rate is lr(s) * lr_factor) and arguments of the optimizer
             that differ for them; None for no groups. "bias_and_norm" are the parameters with at most one dimension,
             any other name is an fnmatch pattern on the names of the parameters; the first that matches counts.
+        base_batch_size: examples of the batches that lr is for, >= 1; None for those that are trained with.
     """
 
     component: Component
     lr: float
     clip_norm: float | None = None
     groups: Mapping[str, Mapping[str, Any]] | None = None
+    base_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         real("lr", self.lr, above=0)
+        if self.base_batch_size is not None:
+            whole("base_batch_size", self.base_batch_size, at_least=1)
         if self.clip_norm is not None:
             real("clip_norm", self.clip_norm, above=0)
         groups: Any = {} if self.groups is None else self.groups
@@ -179,6 +183,12 @@ class OptimizerConfig:
             real(f"groups.{name}.lr_factor", keys.get("lr_factor", 1.0), at_least=0)
             if "lr" in keys:
                 raise InvalidValueError(f"groups.{name}.lr", keys["lr"], "is no key of a group, lr_factor is: lr * it")
+
+    def for_batches_of(self, examples: int) -> "OptimizerConfig":
+        """With lr * examples / base_batch_size (linear scaling: Goyal et al., 1706.02677); as it is without one."""
+        if self.base_batch_size is None:
+            return self
+        return replace(self, lr=self.lr * examples / self.base_batch_size, base_batch_size=None)
 
 
 @dataclass(frozen=True)
@@ -224,11 +234,13 @@ class TrainConfig:
 
     Args:
         compile: whether updates are compiled: True, False, or "auto" where that repays its start-up.
-        accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
+        accumulate: micro-batches of one update (of one worker's part of it), whose gradients are added up,
+            1 <= accumulate <= batch_size / workers.
         more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
             schedule stay those of T; beyond it the schedule goes on.
         checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
         checkpoint_seconds: of training between two checkpoints, > 0.
+        workers: processes that share each batch, 1 <= workers <= batch_size.
     """
 
     steps: int
@@ -242,6 +254,7 @@ class TrainConfig:
     checkpoint_dir: str = "checkpoints"
     compile: bool | str = "auto"
     checkpoint_seconds: float = 60.0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -251,9 +264,14 @@ class TrainConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
         one_of("precision", self.precision, ("float32", "bf16", "float64"))
+        whole("workers", self.workers, at_least=1)
+        if self.workers > self.batch_size:
+            rule = f"must be at most train.batch_size={self.batch_size}, so that every worker has an example"
+            raise InvalidValueError("workers", self.workers, rule)
         whole("accumulate", self.accumulate, at_least=1)
-        if self.accumulate > self.batch_size:
-            rule = f"must be at most train.batch_size={self.batch_size}, so that every micro-batch has an example"
+        if self.accumulate > self.batch_size // self.workers:
+            of = f" / train.workers={self.workers}" if self.workers > 1 else ""
+            rule = f"must be at most train.batch_size={self.batch_size}{of}, so that every micro-batch has an example"
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
@@ -376,9 +394,10 @@ class RunConfig:
                 raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
         if self.average.name != "none":
             raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
-        if self.train.accumulate != 1:
-            rule = "is not offered for a GAN (critic): its batches are not divided"
-            raise InvalidValueError("train.accumulate", self.train.accumulate, rule)
+        for key in ("accumulate", "workers"):
+            if getattr(self.train, key) != 1:
+                rule = "is not offered for a GAN (critic): its batches are not divided"
+                raise InvalidValueError(f"train.{key}", getattr(self.train, key), rule)
         try:
             critic.decay.check_rate(critic.optimizer.lr)
         except InvalidValueError as error:

@@ -29,7 +29,7 @@ from sweep.config import (
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, boolean
 
 T = TypeVar("T")
 
@@ -68,14 +68,14 @@ def run_config(config: DictConfig) -> RunConfig:
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
-        optimizer=_optimizer("optimizer", parts["optimizer"], trusted),
-        decay=_decay("schedule", parts["schedule"]),
+        optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
+        decay=_schedule("schedule", parts["schedule"], train.workers),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
         train=train,
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
-        critic=_critic(parts["critic"], trusted),
+        critic=_critic(parts["critic"], train, trusted),
     )
 
 
@@ -96,12 +96,12 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
 
 
 def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
-    own = ("lr", "clip_norm", "groups")
+    own = ("lr", "clip_norm", "groups", "base_batch_size")
     component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, trusted)
     return fill(OptimizerConfig, key, {k: values[k] for k in own if k in values} | {"component": component})
 
 
-def _critic(values: Mapping[str, Any], trusted: tuple[str, ...]) -> CriticConfig | None:
+def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, ...]) -> CriticConfig | None:
     """The critic of a GAN; None of other trainings."""
     if values == {"name": "none"}:
         return None
@@ -109,8 +109,8 @@ def _critic(values: Mapping[str, Any], trusted: tuple[str, ...]) -> CriticConfig
         if not isinstance(values.get(part), Mapping):
             raise InvalidValueError(f"critic.{part}", values.get(part), f"must be a group of keys, as {part} is")
     parts = {
-        "optimizer": _optimizer("critic.optimizer", values["optimizer"], trusted),
-        "decay": _decay("critic.schedule", values["schedule"]),
+        "optimizer": _optimizer("critic.optimizer", values["optimizer"], trusted).for_batches_of(train.batch_size),
+        "decay": _schedule("critic.schedule", values["schedule"], train.workers),
         "warmup": _family(WARMUPS, "critic.warmup", values["warmup"]),
     }
     rest = {k: v for k, v in values.items() if k not in ("name", "optimizer", "schedule", "warmup")}
@@ -130,22 +130,37 @@ def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]
     return fill(registry[name], key, _without(values, "name"))
 
 
-def _decay(key: str, values: Mapping[str, Any]) -> Decay:
-    """A decay family; of joined ones, each piece as a decay of its own."""
-    if values.get("name") != "joined":
-        return _family(DECAYS, key, values)
-    pieces = values.get("pieces")
-    if not isinstance(pieces, Mapping):
-        raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
-    built = tuple(_piece(f"{key}.pieces.{label}", piece) for label, piece in pieces.items())
-    return _family(DECAYS, key, {**values, "pieces": built})
+def _schedule(key: str, values: Mapping[str, Any], workers: int) -> Decay:
+    """The decay, in updates of all workers together."""
+    per_worker = values.get("per_worker", False)
+    boolean(f"{key}.per_worker", per_worker)
+    return _decay(key, _without(values, "per_worker"), workers if per_worker else 1)
 
 
-def _piece(key: str, values: Any) -> Piece:
+def _decay(key: str, values: Mapping[str, Any], workers: int) -> Decay:
+    """A decay family; of joined ones, each piece as a decay of its own.
+
+    Args:
+        workers: of whom one makes the updates that its lengths count.
+    """
+    if values.get("name") == "joined":
+        pieces = values.get("pieces")
+        if not isinstance(pieces, Mapping):
+            raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
+        built = tuple(_piece(f"{key}.pieces.{label}", piece, workers) for label, piece in pieces.items())
+        values = {**values, "pieces": built}
+    decay = _family(DECAYS, key, values)
+    try:
+        return decay if workers == 1 else decay.per_worker(workers)
+    except InvalidValueError as error:
+        raise error.under(key) from error
+
+
+def _piece(key: str, values: Any, workers: int) -> Piece:
     if not isinstance(values, Mapping):
         raise InvalidValueError(key, values, "must be a mapping: {name: linear, decay_steps: 100, factor: 0.5}")
     factor = {"factor": values["factor"]} if "factor" in values else {}
-    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"))} | factor)
+    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"), workers)} | factor)
 
 
 def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
@@ -199,8 +214,17 @@ def pruner_config(config: DictConfig) -> Choice:
 
 
 def engine_config(config: DictConfig) -> EngineConfig:
-    """How trials are trained."""
-    return fill(EngineConfig, "engine", _mapping(config, "engine"))
+    """How trials are trained.
+
+    Raises:
+        InvalidValueError: names train.workers, where an engine is asked for that has but one.
+    """
+    engine, workers = fill(EngineConfig, "engine", _mapping(config, "engine")), _mapping(config, "train").get("workers")
+    if isinstance(workers, int) and workers > 1 and (engine.name != "auto" or engine.slots is not None):
+        asked = f"engine={engine.name}" if engine.name != "auto" else f"engine.slots={engine.slots}"
+        rule = f"is not for {asked}: several workers share the batches of one trial; leave engine=auto"
+        raise InvalidValueError("train.workers", workers, rule)
+    return engine
 
 
 OF_ONE = (*DECAYS, "half_life")

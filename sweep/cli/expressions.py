@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 
 from sweep.cli.scan import check_override
-from sweep.schedules import DECAYS, WARMUPS
+from sweep.schedules import DECAYS, OTHER_COUNTS, WARMUPS
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
@@ -28,8 +28,6 @@ REASONS = {
 OF_COMPARISONS = ("compare", "report", "ui")
 """Modes whose command line may be about a comparison."""
 UNITS = ("fraction", "epochs")
-OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
-"""Keys of schedules that are integers, but count no updates."""
 
 
 @dataclass(frozen=True)

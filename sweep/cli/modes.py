@@ -36,6 +36,7 @@ from sweep.report import (
     figures_table,
     figures_text,
     heading,
+    scaling,
     warnings,
 )
 from sweep.schedules import key_figures
@@ -76,6 +77,8 @@ def preview(command: Command) -> int:
         out.print(figures_table(dict(zip(curves, figures, strict=True))))
     for label, run in runs.items():
         of = "" if len(runs) == 1 else f"{label}: "
+        for scaled in scaling(run):
+            say(out, f"{of}{scaled}")
         for warning in warnings(run):
             say(out, f"warning: {of}{warning}")
         for reaction in run.schedule.reactions:

@@ -17,7 +17,7 @@ from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import RunConfig, TrackingConfig
 from sweep.database import Patience, same_database
-from sweep.report import as_params, describe, samples_picture
+from sweep.report import as_params, describe, samples_picture, scaling
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
@@ -223,6 +223,8 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
             draw=samples_picture,
         )
         if not opened.done:
+            for scaled in scaling(plan.first, plan.space.keys):
+                say(out, scaled)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
             with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
                 study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)

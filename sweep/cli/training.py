@@ -16,10 +16,10 @@ from sweep.cli.show import address, training_links, ui_command
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Checkpoint, Status, Trial
 from sweep.data import load
-from sweep.report import describe, figures_text, samples_picture, training_name
+from sweep.report import describe, figures_text, samples_picture, scaling, training_name
 from sweep.schedules import key_figures
 from sweep.tracking import MlflowRecorder, TrainingRuns, open_store, recorded_run
-from sweep.training import Work, check
+from sweep.training import Work, check, choose_device
 from sweep.validation import InvalidValueError
 
 
@@ -31,6 +31,7 @@ def train(command: Command) -> int:
     config, run = _single(command)
     tracking, judged = build.tracking_config(config), build.study_config(config)
     base, data, out = address(command, tracking), load(run.dataset), console()
+    choose_device(run.train)
     check(data, [run])
     judged.check_metric(run, data.classification)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
@@ -51,6 +52,8 @@ def train(command: Command) -> int:
         elif ended is not None:
             way = "trained anew, as a run of its own; train.more_steps trains on from there"
             say(out, f"has been trained to step {ended.state.step} before: {way}")
+        for scaled in scaling(run):
+            say(out, scaled)
         training = TrainingRuns(store, _unique(name, checkpoints), goes_on)
         recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,6 +118,33 @@ def warnings(config: "RunConfig") -> list[str]:
         if below.size:  # as noisy_linear_cosine may be
             said.append(f"{rate} is below 0 at {below.size} of {steps} steps, first at {below[0]}")
     return [text for text in said if text]
+
+
+def scaling(config: "RunConfig", searched: Collection[str] = ()) -> list[str]:
+    """What linear scaling has made of the base rates; nothing without it.
+
+    Args:
+        searched: keys that are drawn: of those the rule is said.
+    """
+    configured = {"optimizer": config.resolved["optimizer"]}
+    if config.critic is not None:
+        configured["critic.optimizer"] = config.resolved["critic"]["optimizer"]
+    rates = zip(configured.items(), config.series, strict=True)
+    said = [_scaling(key, values, series.optimizer.lr, config, searched) for (key, values), series in rates]
+    return [text for text in said if text]
+
+
+def _scaling(
+    key: str, values: Mapping[str, Any], lr: float, config: "RunConfig", searched: Collection[str]
+) -> str | None:
+    """What was made of the rate of one optimizer, which is configured at `key` and now has the rate `lr`."""
+    examples, base = config.train.batch_size, values.get("base_batch_size")
+    if base is None:
+        return None
+    if {key, f"{key}.lr", f"{key}.base_batch_size", "train.batch_size"} & set(searched):
+        base = "base_batch_size" if f"{key}.base_batch_size" in searched else base
+        return f"{key}.lr is for batches of {base}: batches of train.batch_size use lr * batch_size / {base}"
+    return f"{key}.lr {values['lr']:g} is for batches of {base}: batches of {examples} use {lr:g}"
 
 
 def _idle_warning(config: "RunConfig") -> str | None:

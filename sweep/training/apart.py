@@ -18,6 +18,7 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Work
+from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
 
 PATIENCE = 0.5
@@ -35,7 +36,7 @@ class EngineError(RuntimeError):
 
 
 class EngineLostError(EngineError):
-    """What a training may do without another time: its process was killed, or the memory was too small."""
+    """What a training may do without another time: a process of it was killed, or the memory was too small."""
 
 
 @dataclass
@@ -119,11 +120,19 @@ class EngineProcess:
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
+        train = self._work.like[0].train
+        others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
+        pipes = [other.pipe for other in others]
         self._process = forking.context().Process(
-            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine", daemon=True
+            target=serve,
+            args=(theirs, config, self._data, self._device, self._work, pipes),
+            name="sweep-engine",
+            daemon=True,
         )
         self._process.start()
-        theirs.close()
+        self._workers = [other.process for other in others]
+        for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
+            pipe.close()
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -193,6 +202,8 @@ class EngineProcess:
             try:
                 while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
                     self._hear()
+                if not reached:
+                    self._check_workers()
             except EngineLostError as error:
                 self._replace(error)
             else:
@@ -255,7 +266,7 @@ class EngineProcess:
             self._say(f"{error}: going on with fewer than {slots} trials at once")
         self.close()
         fewer = slots // 2
-        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
+        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))  # or with the same workers
 
     def _blame(self, error: EngineLostError) -> None:
         """Count the failure of the trial that was in the only slot, the oldest."""
@@ -281,9 +292,10 @@ class EngineProcess:
         """End the process; what it was training is given up."""
         with suppress(OSError):
             self._pipe.send(("end", 0, None))
-        self._process.join(GRACE)
-        self._process.kill()
-        self._process.join()
+        for process in (self._process, *self._workers):
+            process.join(GRACE)
+            process.kill()
+            process.join()
         self._pipe.close()
 
     def _receive(self) -> tuple[str, Any]:
@@ -293,11 +305,27 @@ class EngineProcess:
             raise self._ended() from error
         if kind == "refused":
             raise content
-        if kind == "memory":
+        if kind == "worker":
+            self._check_workers(GRACE)
+        if kind in ("memory", "worker"):
             raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
+
+    def _check_workers(self, patience: float = 0.0) -> None:
+        """Notice a worker that was killed: nccl would wait for it until its time is up.
+
+        Args:
+            patience: seconds that each is waited for.
+
+        Raises:
+            EngineLostError: if one was.
+        """
+        for process in self._workers:
+            process.join(patience)
+            if (process.exitcode or 0) < 0:
+                raise EngineLostError(f"a data-parallel worker was killed by signal {-process.exitcode}")
 
     def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
         with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before

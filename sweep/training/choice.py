@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
 from sweep.training.adversarial import AdversarialEngine
+from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
@@ -79,19 +81,32 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        return "fused" if isinstance(self.engine, FusedEngine) else "serial"
+        names = {FusedEngine: "fused", DataParallelEngine: "data_parallel"}
+        return names.get(type(self.engine), "serial")
+
+    @property
+    def workers(self) -> int:
+        return 1 if isinstance(self.engine, FusedEngine) else self.engine.workers
 
     @property
     def slots(self) -> int:
         return self.engine.slots
 
 
-def choose(config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> Chosen:
+def choose(
+    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
+) -> Chosen:
     """The engine that was asked for; of engine=auto the one that is faster for this work.
+
+    Args:
+        others: to further workers, which the data-parallel engine trains with; no other has any.
 
     Raises:
         NotStackableError: if engine=fused is asked for what cannot be stacked.
     """
+    if others:
+        shared = DataParallelEngine(data, device, work.like[0].train.precision, others)
+        return Chosen(shared, False, backend(device))
     chooser = _Chooser(config, data, device, work)
     if config.name == "serial":
         return chooser.serial("as asked for")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
@@ -53,6 +53,8 @@ class SerialEngine(Task):
     """Trains one trial at a time. No host synchronization between two boundaries."""
 
     slots = 1
+    workers = 1
+    """Processes that share a batch."""
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
@@ -67,7 +69,7 @@ class SerialEngine(Task):
 
     def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        choose_threads(state.model, self.device)
+        choose_threads(state.model, self.device, self.workers)
         return Slot(trial, state)
 
     def stop(self, trial: Trial) -> None:
@@ -142,13 +144,13 @@ class SerialEngine(Task):
         parameters, (curve,), (unrecorded,) = list(model.parameters()), slot.curves, slot.unrecorded
         model.train()
         for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
-            if row and self.pause():
+            if row and self._pausing():
                 end = begin + row
                 break
             set_rate(optimizer, curve[begin + row])
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
-            losses[row] = self.backward(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
+            losses[row] = self._gradient(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
@@ -161,6 +163,16 @@ class SerialEngine(Task):
         unrecorded.add(rates[:kept], loss_column[:kept])
         slot.state.global_step = begin + kept
         return float(loss_column[kept - 1])
+
+    def _gradient(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The mean loss over the batch of an update; its gradient is the parameters'."""
+        return self.backward(state, inputs, targets, accumulate, seed, step)
+
+    def _pausing(self) -> bool:
+        """Whether to stop before the next update."""
+        return self.pause()
 
     def _evaluate(self, slot: Slot, splits: Mapping[str, Split]) -> Evaluation:
         """The metrics on the splits, those of the averaged weights with _ema, and the global step.

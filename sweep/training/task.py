@@ -107,7 +107,10 @@ class Task:
                 outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
                 if outputs.shape != expected:
                     raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
-                self.backward(state, inputs, targets, config.train.accumulate, config.train.seed, first)
+                workers = config.train.workers
+                for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
+                    if len(x):
+                        self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
@@ -124,24 +127,36 @@ class Task:
             raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
 
     def backward(
-        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+        self,
+        state: TrainState,
+        inputs: Tensor,
+        targets: Tensor,
+        accumulate: int,
+        seed: int,
+        step: int,
+        first_row: int = 0,
+        of: int | None = None,
     ) -> Tensor:
         """The mean loss over a batch; its gradient is added to the parameters', micro-batch by micro-batch.
 
+        Of a part of a batch, the share in both: summed over the parts they are those of the batch.
+
         Args:
             seed, step: of the training and of its update; they say what dropout draws.
+            first_row: where the part begins in its batch.
+            of: examples of the batch; None where these are all.
         """
-        key = update_key(seed, step) if state.dropouts else 0
-        if accumulate == 1:
+        key, whole = update_key(seed, step) if state.dropouts else 0, len(inputs) if of is None else of
+        if accumulate == 1 and len(inputs) == whole:
             set_draws(state.dropouts, key)
             loss = self._loss(state, inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        total, first_row = torch.zeros((), device=self.device, dtype=self.dtype), 0
+        total = torch.zeros((), device=self.device, dtype=self.dtype)
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
             if len(part):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
-                loss = self._loss(state, part, expected) * (len(part) / len(inputs))
+                loss = self._loss(state, part, expected) * (len(part) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += len(part)
