@@ -16,7 +16,8 @@ from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
 from tests.conftest import Answer, start
 
-GAN = ["model=wgan", "train.device=cpu", "train.steps=300", "train.eval_every=50", "train.checkpoint_seconds=0.2"]
+SMALL = ["model.generator_hidden=[16]", "model.critic_hidden=[16]", "train.device=cpu"]
+GAN = ["model=wgan", *SMALL, "train.steps=300", "train.eval_every=50", "train.checkpoint_seconds=0.2"]
 TRAIN = ["mode=train", *GAN, "critic.schedule=cosine", "optimizer.lr=1e-3", "critic.optimizer.lr=2e-3"]
 SEARCH = [*GAN, "train.steps=60", "train.eval_every=20", "study.n_trials=3", "sampler=random"]
 
@@ -132,7 +133,7 @@ def test_a_search_tunes_both_schedules_and_goes_on_after_a_kill(tmp_path: Path) 
 def test_a_search_chooses_the_critic_s_schedule_and_says_how_to_train_the_best(
     sweep: Callable[..., Answer], folder: Path
 ) -> None:
-    narrow = ["model.generator_hidden=[8]", "model.critic_hidden=[8]", "train.steps=20", "train.eval_every=20"]
+    narrow = [*SMALL, "train.steps=20", "train.eval_every=20"]
     chosen = ["critic.schedule=exponential,cosine", "optimizer.lr=1e-3", "schedule=constant", "sampler=random"]
     answer = sweep("model=wgan", *narrow, *chosen, "study.n_trials=4")
     assert answer.status == 0, answer.err

@@ -26,7 +26,7 @@ from sweep.training.batches import permutation
 from sweep.training.device import CPU
 from sweep.validation import InvalidValueError
 
-SMALL = Component("model", "models.wgan.WGAN", {})
+SMALL = Component("model", "models.wgan.WGAN", {"generator_hidden": [32], "critic_hidden": [32], "latent": 8})
 
 
 @pytest.fixture
