@@ -23,17 +23,17 @@ FOREIGN = {
 EXTRAS = ("schedulefree",)
 """Those of them that are installed only where they are wanted."""
 
+ENERGY_DISTANCE = "val_energy_distance"
+"""What a GAN is judged by, and nothing else is."""
+
 METRICS: Mapping[str, Literal["minimize", "maximize"]] = {
     "val_loss": "minimize",
     "val_accuracy": "maximize",
     "val_loss_ema": "minimize",
     "val_accuracy_ema": "maximize",
-    "val_energy_distance": "minimize",
+    ENERGY_DISTANCE: "minimize",
 }
 """What a study may be judged by; *_ema are of the averaged weights (average=ema), val_energy_distance is of a GAN."""
-
-OF_GANS = ("val_energy_distance",)
-"""Those that a training with a critic has, and no other."""
 
 
 @dataclass(frozen=True)
@@ -480,8 +480,8 @@ class StudyConfig:
         Args:
             classification: whether the data set is one.
         """
-        if (self.metric in OF_GANS) != (config.critic is not None):
-            rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {', '.join(OF_GANS)}"
+        if (self.metric == ENERGY_DISTANCE) != (config.critic is not None):
+            rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {ENERGY_DISTANCE}"
             raise InvalidValueError("study.metric", self.metric, rule)
         if "accuracy" in self.metric and not classification:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")

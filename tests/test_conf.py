@@ -36,8 +36,8 @@ def run(*overrides: str) -> RunConfig:
 def test_the_groups_have_what_the_contract_names() -> None:
     assert options("model") == ["cnn", "mlp", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
-        "adadelta", "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam", "rmsprop",
-        "schedulefree", "sgd",
+        "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
+        "rmsprop", "schedulefree", "sgd",
     ]  # fmt: skip
     assert options("average") == ["ema", "none"]
     assert options("critic") == ["none", "wgan", "wgan_gp"] == ["none", *options("space/critic")]

@@ -174,6 +174,15 @@ def test_a_preview_has_both_curves(sweep: Callable[..., Answer], folder: Path) -
         (["model=wgan", "critic.cilp=1"], "critic.cilp=1: no such key (did you mean clip?)"),
         (["model=wgan", "critic.schedule=cosin"], "is not there (did you mean cosine?)"),
         (["model=wgan", "critic.schedule=noam"], "critic.schedule=noam: warms up by itself"),
+        (["model=wgan", "critic.schedule=noam", "warmup=none"], "critic.schedule=noam: warms up by itself"),
+        (["model=wgan", "critic.schedule=../schedule/cosine"], "critic.schedule=../schedule/cosine: must be the name"),
+        (["model=wgan", "critic.schedule=cosine,../x"], "critic.schedule=../x: must be the name of an option"),
+        (["model=wgan", "critic.updates=1,5"], "critic.updates=1: depends on what is searched"),
+        (
+            ["model=wgan", "critic.schedule.foo=interval(0,1)"],
+            "no such key; critic.schedule=exponential has per_worker",
+        ),
+        (["model=wgan", "train.workers=2"], "train.workers=2: is not offered for a GAN"),
         (
             ["model=wgan", "critic.warmup.steps=3000"],
             "critic.warmup.steps=3000: must be below the horizon of the critic",

@@ -240,7 +240,7 @@ def space(composer: Composer, request: Request) -> Space:
     branches = []
     for selection in selections(request.groups):
         config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
-        branches.append(_branch(config, selection, request, _of_critic(composer, config, request)))
+        branches.append(_branch(config, selection, request, _critic_dimensions(composer, config, request)))
     return Space(request.groups, tuple(branches))
 
 
@@ -277,13 +277,13 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     return filled
 
 
-def _of_critic(composer: Composer, config: DictConfig, request: Request) -> dict[str, Any]:
-    """What a search draws of the schedule and the warmup of a critic, unless the command line names a space.
+def _critic_dimensions(composer: Composer, config: DictConfig, request: Request) -> dict[str, Any]:
+    """What a search draws of the schedule and the warmup of a critic, unless it has a space of the user's own.
 
     It is what conf/space has for a generator with that schedule.
     """
-    schedule = OmegaConf.select(config, "critic.schedule.name")
-    if schedule is None or _space(request) is not None:
+    schedule, named = OmegaConf.select(config, "critic.schedule.name"), _space(request)
+    if schedule is None or "space" not in config or (named is not None and named not in OF_ONE):
         return {}
     space = resolved(composer.compose([f"space={schedule}"]), "space")
     return {f"critic.{key}": drawn for key, drawn in space.items() if key.startswith(("schedule.", "warmup."))}
@@ -309,9 +309,12 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
     chosen |= request.sweeps
     for key, override in chosen.items():
         if not _has(config, key):
-            group = key.partition(".")[0]
-            option = config[group].get("name")
-            rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name') or 'none'}"
+            parent = key.rpartition(".")[0]
+            part = OmegaConf.select(config, parent)
+            parent, part = (
+                (parent, part) if OmegaConf.is_dict(part) else (key.partition(".")[0], config[key.partition(".")[0]])
+            )
+            rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
     return Branch(selection, dimensions, _configurer(config, dimensions), plain.identity)

@@ -14,8 +14,9 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.cli.expressions import OF_CRITIC, read
-from sweep.cli.scan import check_files, check_name, check_override, check_places
+from sweep.cli.expressions import read
+from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
+from sweep.config import ENERGY_DISTANCE
 from sweep.validation import InvalidValueError
 
 CONFIG_MODULE = "conf"
@@ -74,7 +75,7 @@ def _unless_half_life(value: Any, *, _root_: DictConfig, _parent_: BaseContainer
 
 def _objective(*, _root_: DictConfig) -> str:
     """The metric of a training that names none."""
-    return "val_loss" if _critic_updates(_root_) is None else "val_energy_distance"
+    return "val_loss" if _critic_updates(_root_) is None else ENERGY_DISTANCE
 
 
 def _key(node: BaseContainer) -> str:
@@ -84,10 +85,10 @@ def _key(node: BaseContainer) -> str:
 
 def _optimizes(config: DictConfig, key: str) -> DictConfig:
     """Where the optimizer, schedule and warmup are that a key belongs to."""
-    return config.critic if _of_critic(key) else config
+    return config.critic if _is_critics(key) else config
 
 
-def _of_critic(key: str) -> bool:
+def _is_critics(key: str) -> bool:
     return key.partition(".")[0] == "critic"
 
 
@@ -100,7 +101,7 @@ def _critic_updates(config: DictConfig) -> int | None:
 def horizon(config: DictConfig, key: str) -> int:
     """The updates that a key counts in: T, below critic those that it makes meanwhile."""
     steps: int = config.train.steps
-    return steps * (_critic_updates(config) or 1) if _of_critic(key) else steps
+    return steps * (_critic_updates(config) or 1) if _is_critics(key) else steps
 
 
 def epoch_length(config: DictConfig, key: str) -> float:
@@ -113,7 +114,7 @@ def epoch_length(config: DictConfig, key: str) -> float:
     from sweep.training import steps_per_epoch
 
     batches = steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
-    return batches if _of_critic(key) else batches / (_critic_updates(config) or 1)
+    return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,9 @@ class Composer:
         choices = composed.hydra.runtime.choices
         config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
         for group, option in choices.items():
-            part = OmegaConf.select(config, group.partition("@")[2] or group)
-            if option and OmegaConf.is_dict(part) and group.partition("/")[0] != "space":
+            package = group.partition("@")[2]
+            part = OmegaConf.select(config, package) if package in CRITIC_GROUPS else config.get(group)
+            if option and OmegaConf.is_dict(part) and group != "space":
                 part.setdefault("name", option)
         _check_rising(choices, overrides)
         for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them
@@ -225,6 +227,7 @@ class Composer:
             except HydraException as first:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
+                key = override.package if override.package in CRITIC_GROUPS else key
                 before = self._hydra(overrides[:index])
                 return InvalidValueError(key, value, _rule(override.key_or_group, value, before, first))
         return InvalidValueError("--config-name", self.config_name, _first_line(error))
@@ -233,7 +236,7 @@ class Composer:
 def option_of_critic(text: str) -> str:
     """critic.schedule=cosine as Hydra wants it, schedule@critic.schedule=cosine; any other override as it is."""
     override = read(text)
-    names_option = override.key_or_group in OF_CRITIC and isinstance(override.value(), str)
+    names_option = override.key_or_group in CRITIC_GROUPS and isinstance(override.value(), str)
     return f"{override.key_or_group.removeprefix('critic.')}@{text}" if names_option else text
 
 

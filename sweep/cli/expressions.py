@@ -9,15 +9,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from sweep.cli.scan import check_override
+from sweep.cli.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, OTHER_COUNTS, WARMUPS
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""
-OF_CRITIC = tuple(f"critic.{group}" for group in ("optimizer", "schedule", "warmup"))
-"""Groups of a GAN's critic, which are chosen among as well."""
 KEYS = ("train.batch_size",)
 """Further keys that a search may draw."""
 REASONS = {
@@ -97,7 +95,7 @@ def parse(overrides: Sequence[str]) -> Request:
         if not override.is_sweep_override():
             plain.append(text)
             pinned.add(override.key_or_group)
-        elif key in GROUPS or key in OF_CRITIC:
+        elif key in GROUPS or key in CRITIC_GROUPS:
             groups[key] = _options(override)
         elif key == "dataset":
             datasets = _options(override)

@@ -10,7 +10,7 @@ from sweep.cli.build import ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.comparison import Comparison
-from sweep.config import TrackingConfig
+from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord
 from sweep.report import comparison_table, counts, study_table, train_command
 from sweep.tracking import (
@@ -127,7 +127,7 @@ def training_links(store: Store, runs: Sequence[str], series: Sequence[str], bas
     """
     if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
-    metric = "val_energy_distance" if "D_" in series else "val_loss"
+    metric = ENERGY_DISTANCE if "D_" in series else "val_loss"
     pages = {
         "the latest training": run_page(base, store.experiment_id, runs[0]),
         "single trainings": trainings_page(base, store.experiment_id, metric),

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
-from sweep.data import Split
+from sweep.data import Dataset, Split
+from sweep.training.average import evaluated_weights
 from sweep.training.batches import moved
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.groups import recorded_group, set_rate
@@ -24,7 +25,7 @@ SAMPLES = 64
 ROWS = 512
 """Examples whose distances to all others are computed at once."""
 
-OF_CRITIC, OF_GENERATOR, OF_PENALTY, OF_EVALUATION = 0xD1, 0x61, 0xE9, 0xEA
+DRAWS_OF_CRITIC, DRAWS_OF_GENERATOR, DRAWS_OF_PENALTY, DRAWS_OF_EVALUATION = 0xD1, 0x61, 0xE9, 0xEA
 """What the numbers that are drawn are for: each has a sequence of its own."""
 
 
@@ -44,12 +45,20 @@ class AdversarialEngine(SerialEngine):
     counts these, and so does the boundary of an evaluation.
     """
 
+    def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
+        super().__init__(data, device, precision)
+        self._within: dict[str, float] = {}
+        """Mean distance between two examples of each split."""
+
     def check(self, config: RunConfig) -> None:
         self._check_batch(config)
         slot = self._begin(Trial(0, config, config.train.seed))
         try:
             self._train(slot, 0, 1)
-            made, wanted = _Gan(self, slot).samples(1).shape[1:], self.data.input_shape
+            gan, last = _Gan(self, slot), slot.state.batches.per_epoch - 1
+            inputs, _ = next(slot.state.batches.range(last, last + 1))  # it may be smaller
+            gan.critic_loss(last, inputs)
+            made, wanted = gan.samples(1).shape[1:], self.data.input_shape
             if made != wanted:
                 raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
         except InvalidValueError:
@@ -89,12 +98,17 @@ class AdversarialEngine(SerialEngine):
     def _evaluate(self, slot: Slot, splits: Mapping[str, Split]) -> Evaluation:
         gan, state = _Gan(self, slot), slot.state
         state.model.eval()
-        metrics = {
-            f"{name}_energy_distance": energy_distance(split.inputs.to(self.device), gan.samples(len(split)))
-            for name, split in splits.items()
-        }
-        samples = gan.samples(SAMPLES).float().cpu().numpy()
+        with evaluated_weights(gan.parts.generator, state.optimizer):
+            metrics = {f"{name}_energy_distance": self._distance(name, split, gan) for name, split in splits.items()}
+            samples = gan.samples(SAMPLES).float().cpu().numpy()
         return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state), samples)
+
+    def _distance(self, name: str, split: Split, gan: "_Gan") -> float:
+        """The energy distance between a split and as many generated examples."""
+        real = split.inputs.to(self.device)
+        if name not in self._within:  # which is half of the work, and the same at every evaluation
+            self._within[name] = mean_distance(real, real)
+        return energy_distance(real, gan.samples(len(real)), self._within[name])
 
 
 class _Gan:
@@ -112,7 +126,7 @@ class _Gan:
         critic, weight = self.parts.critic, self.config.gradient_penalty
         self._set_draws(update)
         with torch.no_grad():
-            generated = self._generate(self._normal(len(inputs), self.seed, OF_CRITIC, update))
+            generated = self._generate(self._normal(len(inputs), self.seed, DRAWS_OF_CRITIC, update))
         with self.engine.computing():
             loss: Tensor = critic(generated).mean() - critic(inputs).mean()
         return loss if weight is None else loss + weight * self._penalty(update, inputs, generated)
@@ -120,7 +134,7 @@ class _Gan:
     def generator_loss(self, step: int) -> Tensor:
         """G_loss."""
         self._set_draws(step)
-        generated = self._generate(self._normal(self.batch_size, self.seed, OF_GENERATOR, step))
+        generated = self._generate(self._normal(self.batch_size, self.seed, DRAWS_OF_GENERATOR, step))
         with self.engine.computing():
             loss: Tensor = -self.parts.critic(generated).mean()
         return loss
@@ -128,7 +142,7 @@ class _Gan:
     @torch.no_grad()
     def samples(self, n: int) -> Tensor:
         """Generated examples, [n, *shape], of latent numbers that are the same whatever the training."""
-        latent = self._normal(n, 0, OF_EVALUATION, 0)
+        latent = self._normal(n, 0, DRAWS_OF_EVALUATION, 0)
         return torch.cat([self._generate(latent[i : i + EVALUATION_BATCH]) for i in range(0, n, EVALUATION_BATCH)])
 
     def _set_draws(self, step: int) -> None:
@@ -142,7 +156,9 @@ class _Gan:
 
     def _penalty(self, update: int, inputs: Tensor, generated: Tensor) -> Tensor:
         """Mean squared distance from 1 of the critic's slope between real and generated examples."""
-        numbers = torch.rand(len(inputs), *[1] * (inputs.ndim - 1), generator=_generator(self.seed, OF_PENALTY, update))
+        numbers = torch.rand(
+            len(inputs), *[1] * (inputs.ndim - 1), generator=_generator(self.seed, DRAWS_OF_PENALTY, update)
+        )
         share = moved(numbers.to(self.engine.dtype), self.engine.device)
         between = (share * inputs + (1 - share) * generated).requires_grad_()
         with self.engine.computing():
@@ -174,7 +190,7 @@ class _Player:
         begin: int,
         end: int,
     ) -> None:
-        self.parameters: list[Tensor] = list(network.parameters())
+        self.parameters: list[Tensor] = [weights for weights in network.parameters() if weights.requires_grad]
         self.optimizer, self.clip_norm = optimizer, slot.trial.config.series[place].optimizer.clip_norm
         self.curve, self.begin, self.recorded = slot.curves[place], begin, recorded_group(optimizer)
         self.rates = np.empty(end - begin)
@@ -205,17 +221,24 @@ def _generator(seed: int, use: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
+def energy_distance(x: Tensor, y: Tensor, within_x: float | None = None) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of examples, [n, ...] and [m, ...], with Euclidean norms.
 
-    Means over all pairs, an example with itself included (the V-statistic): >= 0, and 0 where the sets are the same.
-    Szekely and Rizzo, 2013, "Energy statistics: a class of statistics based on distances".
+    Means over all pairs, an example with itself included (the V-statistic): >= 0, and 0 where the sets are the same;
+    nan where one of them has a nan. Szekely and Rizzo, 2013, "Energy statistics: a class of statistics based on
+    distances".
+
+    Args:
+        within_x: E|X - X'|, where it is known.
     """
-    x, y = x.flatten(1).double(), y.flatten(1).double()
-    return max(0.0, 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y))
+    within = mean_distance(x, x) if within_x is None else within_x
+    distance = 2 * mean_distance(x, y) - within - mean_distance(y, y)
+    return 0.0 if distance < 0 else distance  # by rounding
 
 
-def _mean_distance(x: Tensor, y: Tensor) -> float:
+def mean_distance(x: Tensor, y: Tensor) -> float:
+    """E|X - Y|, in float64."""
+    x, y = (of.flatten(1).cpu().double() if of.device.type == "mps" else of.flatten(1).double() for of in (x, y))
     exactly = "donot_use_mm_for_euclid_dist"
     sums = [torch.cdist(x[i : i + ROWS], y, compute_mode=exactly).sum() for i in range(0, len(x), ROWS)]
     return float(torch.stack(sums).sum()) / (len(x) * len(y))

@@ -14,10 +14,10 @@ from sweep.core import Status, Trial
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import NotStackableError, check, refuse_unstackable
 from sweep.training.adversarial import (
-    OF_CRITIC,
-    OF_EVALUATION,
-    OF_GENERATOR,
-    OF_PENALTY,
+    DRAWS_OF_CRITIC,
+    DRAWS_OF_EVALUATION,
+    DRAWS_OF_GENERATOR,
+    DRAWS_OF_PENALTY,
     AdversarialEngine,
     _generator,
     energy_distance,
@@ -114,10 +114,10 @@ def by_hand(data, trial):
         for d in range(s * n, s * n + n):
             at = (d % per_epoch) * b
             x = real[permutation(len(real), seed, d // per_epoch)[at : at + b]]
-            fake = model.generator(z(len(x), OF_CRITIC, d)).detach()
+            fake = model.generator(z(len(x), DRAWS_OF_CRITIC, d)).detach()
             loss = model.critic(fake).mean() - model.critic(x).mean()
             if config.critic.gradient_penalty:
-                e = torch.rand(len(x), *[1] * (x.ndim - 1), generator=_generator(seed, OF_PENALTY, d)).double()
+                e = torch.rand(len(x), *[1] * (x.ndim - 1), generator=_generator(seed, DRAWS_OF_PENALTY, d)).double()
                 mixed = (e * x + (1 - e) * fake).requires_grad_()
                 slope = torch.autograd.grad(model.critic(mixed).sum(), mixed, create_graph=True)[0]
                 norm = slope.reshape(len(x), -1).pow(2).sum(1).sqrt()
@@ -133,7 +133,7 @@ def by_hand(data, trial):
                 with torch.no_grad():
                     for weights in model.critic.parameters():
                         weights.clamp_(-config.critic.clip, config.critic.clip)
-        loss = -model.critic(model.generator(z(b, OF_GENERATOR, s))).mean()
+        loss = -model.critic(model.generator(z(b, DRAWS_OF_GENERATOR, s))).mean()
         losses["G_"].append(loss.item())
         g_optimizer.param_groups[0]["lr"] = g_schedule(s)
         model.zero_grad()
@@ -159,7 +159,7 @@ def test_it_trains_as_by_hand(digits, make_gan, keys):
     assert status is Status.COMPLETE
     for series, expected in losses.items():
         np.testing.assert_allclose(found[series][2], expected, rtol=1e-10, atol=1e-14)
-    latent = torch.randn(len(digits.val), model.latent, generator=_generator(0, OF_EVALUATION, 0)).double()
+    latent = torch.randn(len(digits.val), model.latent, generator=_generator(0, DRAWS_OF_EVALUATION, 0)).double()
     with torch.no_grad():
         expected = naive_energy_distance(digits.val.inputs.double(), model.generator(latent))
     assert evaluations[-1].metrics["val_energy_distance"] == pytest.approx(expected, rel=1e-8)
@@ -304,6 +304,34 @@ def test_the_energy_distance():
     assert energy_distance(x, x[torch.randperm(60, generator=draw)]) == pytest.approx(0, abs=1e-12)
     assert energy_distance(torch.zeros(4, 1), torch.ones(700, 1)) == pytest.approx(2.0)
     assert energy_distance(x, y + 5) > energy_distance(x, y)
+    y[7, 1, 1] = torch.nan
+    assert np.isnan(energy_distance(x, y))
+    assert np.isnan(energy_distance(y, x))
+
+
+def test_a_generator_that_its_last_update_has_broken_has_diverged(digits, make_gan):
+    """Its losses are numbers: what it makes since is none."""
+    _, evaluations, status = trained(digits, make_gan(lr=1e308, steps=5, decay=None), "float32")
+    assert status is Status.DIVERGED
+    assert "val_energy_distance" not in evaluations[-1].metrics
+
+
+def test_a_schedule_free_generator_is_evaluated_with_its_average(digits, make_gan):
+    trains, trial = engine(digits), make_gan(optimizer="schedulefree", lr=0.05, steps=10, eval_every=10)
+    trains.start(trial)
+    (progress,) = trains.advance()
+    fresh = engine(digits)
+    fresh.start(replace(trial, keeps_state=True))
+    state = fresh._slot.state
+    (_,) = fresh.advance()
+    latent = torch.randn(len(digits.val), 8, generator=_generator(0, DRAWS_OF_EVALUATION, 0)).double()
+    distances = []
+    for mode in (state.optimizer.train, state.optimizer.eval):
+        mode()
+        with torch.no_grad():
+            distances.append(energy_distance(digits.val.inputs.double(), state.critic.generator(latent)))
+    assert progress.evaluation.metrics["val_energy_distance"] == pytest.approx(distances[1], rel=1e-9)
+    assert distances[0] != pytest.approx(distances[1], rel=1e-3)
 
 
 def test_it_is_not_stacked(digits, make_gan):

@@ -74,6 +74,7 @@ PLAIN = {
     "rmsprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr, alpha=0.99),
     "adagrad": lambda parameters, lr: torch.optim.Adagrad(parameters, lr=lr),
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999)),
+    "adam_gp": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.9)),
     "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01),
     "adadelta": lambda parameters, lr: torch.optim.Adadelta(parameters, lr=lr, rho=0.9),
     "nadam": lambda parameters, lr: torch.optim.NAdam(parameters, lr=lr, betas=(0.9, 0.999)),
