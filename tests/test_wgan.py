@@ -180,7 +180,7 @@ def test_a_preview_has_both_curves(sweep: Callable[..., Answer], folder: Path) -
         (["model=wgan", "critic.updates=1,5"], "critic.updates=1: depends on what is searched"),
         (
             ["model=wgan", "critic.schedule.foo=interval(0,1)"],
-            "no such key; critic.schedule=exponential has per_worker",
+            "no such key; critic.schedule=exponential has decay_rate, decay_steps",
         ),
         (["model=wgan", "train.workers=2"], "train.workers=2: is not offered for a GAN"),
         (

@@ -243,7 +243,8 @@ def option_of_critic(text: str) -> str:
 def _check_rising(choices: Mapping[str, str], overrides: Sequence[str]) -> None:
     """Refuse a schedule of a critic whose file takes the generator's warmup away, unless that is chosen."""
     option = choices.get("schedule@critic.schedule")
-    if option in ("cyclic", "noam", "one_cycle") and not any(read(text).key_or_group == "warmup" for text in overrides):
+    chosen = {read(text).get_key_element() for text in overrides}
+    if option in ("cyclic", "noam", "one_cycle") and not {"warmup", "warmup@critic.warmup"} <= chosen:
         rule = (
             "warms up by itself: add critic.warmup=none, and say which warmup the generator has, warmup=linear or none"
         )
