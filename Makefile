@@ -22,6 +22,7 @@ report: .venv/installed  ## print the table of the latest search again
 
 docs: .venv/installed-dev  ## draw the pictures of docs/; needs Chromium
 	$(BIN)/python docs/schedules.py
+	$(BIN)/python docs/gan.py
 	$(BIN)/python docs/screenshots.py
 
 test: .venv/installed-dev  ## run the tests

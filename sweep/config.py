@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.schedules import Decay, Reaction, Schedule, Warmup
+from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
@@ -23,13 +23,17 @@ FOREIGN = {
 EXTRAS = ("schedulefree",)
 """Those of them that are installed only where they are wanted."""
 
+ENERGY_DISTANCE = "val_energy_distance"
+"""What a GAN is judged by, and nothing else is."""
+
 METRICS: Mapping[str, Literal["minimize", "maximize"]] = {
     "val_loss": "minimize",
     "val_accuracy": "maximize",
     "val_loss_ema": "minimize",
     "val_accuracy_ema": "maximize",
+    ENERGY_DISTANCE: "minimize",
 }
-"""What a study may be judged by; *_ema are of the averaged weights (average=ema)."""
+"""What a study may be judged by; *_ema are of the averaged weights (average=ema), val_energy_distance is of a GAN."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +158,19 @@ class OptimizerConfig:
         groups: which parameters -> `lr_factor` (>= 0; their rate is lr(s) * lr_factor) and arguments of the optimizer
             that differ for them; None for no groups. "bias_and_norm" are the parameters with at most one dimension,
             any other name is an fnmatch pattern on the names of the parameters; the first that matches counts.
+        base_batch_size: examples of the batches that lr is for, >= 1; None for those that are trained with.
     """
 
     component: Component
     lr: float
     clip_norm: float | None = None
     groups: Mapping[str, Mapping[str, Any]] | None = None
+    base_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         real("lr", self.lr, above=0)
+        if self.base_batch_size is not None:
+            whole("base_batch_size", self.base_batch_size, at_least=1)
         if self.clip_norm is not None:
             real("clip_norm", self.clip_norm, above=0)
         groups: Any = {} if self.groups is None else self.groups
@@ -175,6 +183,12 @@ class OptimizerConfig:
             real(f"groups.{name}.lr_factor", keys.get("lr_factor", 1.0), at_least=0)
             if "lr" in keys:
                 raise InvalidValueError(f"groups.{name}.lr", keys["lr"], "is no key of a group, lr_factor is: lr * it")
+
+    def for_batches_of(self, examples: int) -> "OptimizerConfig":
+        """With lr * examples / base_batch_size (linear scaling: Goyal et al., 1706.02677); as it is without one."""
+        if self.base_batch_size is None:
+            return self
+        return replace(self, lr=self.lr * examples / self.base_batch_size, base_batch_size=None)
 
 
 @dataclass(frozen=True)
@@ -220,11 +234,13 @@ class TrainConfig:
 
     Args:
         compile: whether updates are compiled: True, False, or "auto" where that repays its start-up.
-        accumulate: micro-batches of one update, whose gradients are added up, 1 <= accumulate <= batch_size.
+        accumulate: micro-batches of one update (of one worker's part of it), whose gradients are added up,
+            1 <= accumulate <= batch_size / workers.
         more_steps: updates of this command, from where the training stands; None for those up to T. Horizon and
             schedule stay those of T; beyond it the schedule goes on.
         checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
         checkpoint_seconds: of training between two checkpoints, > 0.
+        workers: processes that share each batch, 1 <= workers <= batch_size.
     """
 
     steps: int
@@ -238,6 +254,7 @@ class TrainConfig:
     checkpoint_dir: str = "checkpoints"
     compile: bool | str = "auto"
     checkpoint_seconds: float = 60.0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -247,9 +264,14 @@ class TrainConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
         one_of("precision", self.precision, ("float32", "bf16", "float64"))
+        whole("workers", self.workers, at_least=1)
+        if self.workers > self.batch_size:
+            rule = f"must be at most train.batch_size={self.batch_size}, so that every worker has an example"
+            raise InvalidValueError("workers", self.workers, rule)
         whole("accumulate", self.accumulate, at_least=1)
-        if self.accumulate > self.batch_size:
-            rule = f"must be at most train.batch_size={self.batch_size}, so that every micro-batch has an example"
+        if self.accumulate > self.batch_size // self.workers:
+            of = f" / train.workers={self.workers}" if self.workers > 1 else ""
+            rule = f"must be at most train.batch_size={self.batch_size}{of}, so that every micro-batch has an example"
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
@@ -281,11 +303,54 @@ class AverageConfig:
 
 
 @dataclass(frozen=True)
+class CriticConfig:
+    """The critic of a GAN (1701.07875): how it is trained, and what keeps its slope bounded.
+
+    Args:
+        optimizer, decay, warmup: its own; its schedule counts its own updates.
+        updates: of the critic before each of the generator, >= 1.
+        clip: after each of its updates its weights are brought into [-clip, clip], > 0; None: they are not.
+        gradient_penalty: lambda of 1704.00028, > 0; None for no penalty.
+    """
+
+    optimizer: OptimizerConfig
+    decay: Decay
+    warmup: Warmup
+    updates: int = 5
+    clip: float | None = 0.01
+    gradient_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        whole("updates", self.updates, at_least=1)
+        for key in ("clip", "gradient_penalty"):
+            if getattr(self, key) is not None:
+                real(key, getattr(self, key), above=0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The updates of one optimizer.
+
+    Args:
+        name: one of core.SERIES, what the names of its rate and loss begin with.
+        optimizer: how its parameters are updated.
+        schedule: of its own updates.
+        updates: of it for each one of the horizon.
+    """
+
+    name: str
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    updates: int = 1
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that one training depends on.
 
     Args:
         resolved: the same, as plain nested data: what is recorded.
+        critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
     """
 
     model: Component
@@ -296,11 +361,14 @@ class RunConfig:
     train: TrainConfig
     resolved: Mapping[str, Any]
     average: AverageConfig = AverageConfig()
+    critic: CriticConfig | None = None
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
             rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
             raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+        if self.critic is not None:
+            self._check_critic(self.critic)
         if isinstance(self.warmup, Reaction) and self.train.eval_every >= self.train.steps:
             rule = f"must be below train.steps={self.train.steps}: the warmup ends at an evaluation"
             raise InvalidValueError("train.eval_every", self.train.eval_every, rule)
@@ -308,6 +376,32 @@ class RunConfig:
             self.decay.check_rate(self.optimizer.lr)
         except InvalidValueError as error:
             raise error.under("optimizer") from error
+
+    def _check_critic(self, critic: CriticConfig) -> None:
+        """Refuse what a training with two optimizers cannot have."""
+        horizon = self.train.steps * critic.updates
+        if critic.warmup.steps >= horizon:
+            rule = f"must be below the horizon of the critic, train.steps * critic.updates = {horizon}"
+            raise InvalidValueError("critic.warmup.steps", critic.warmup.steps, rule)
+        for key, part in (
+            ("schedule", self.decay),
+            ("warmup", self.warmup),
+            ("critic.schedule", critic.decay),
+            ("critic.warmup", critic.warmup),
+        ):
+            if isinstance(part, Reaction):
+                name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
+                raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
+        if self.average.name != "none":
+            raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
+        for key in ("accumulate", "workers"):
+            if getattr(self.train, key) != 1:
+                rule = "is not offered for a GAN (critic): its batches are not divided"
+                raise InvalidValueError(f"train.{key}", getattr(self.train, key), rule)
+        try:
+            critic.decay.check_rate(critic.optimizer.lr)
+        except InvalidValueError as error:
+            raise error.under("critic.optimizer") from error
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -321,6 +415,16 @@ class RunConfig:
     def schedule(self) -> Schedule:
         """The rate of every update."""
         return Schedule(self.optimizer.lr, self.decay, self.warmup)
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """The optimizers: one, or the generator's and the critic's."""
+        if self.critic is None:
+            return (Series("", self.optimizer, self.schedule),)
+        critic = self.critic
+        own = Schedule(critic.optimizer.lr, critic.decay, critic.warmup)
+        generator = Series("G_", self.optimizer, self.schedule)
+        return generator, Series("D_", critic.optimizer, own, critic.updates)
 
     def with_seed(self, seed: int) -> "RunConfig":
         """The same on another seed."""
@@ -370,12 +474,19 @@ class StudyConfig:
     def minimize(self) -> bool:
         return self.direction_of_metric == "minimize"
 
-    def check_metric(self, classification: bool, average: AverageConfig = AverageConfig()) -> None:
-        """Refuse a metric that the data set, or a training without averaged weights, does not have."""
+    def check_metric(self, config: RunConfig, classification: bool) -> None:
+        """Refuse a metric that such a training does not have.
+
+        Args:
+            classification: whether the data set is one.
+        """
+        if (self.metric == ENERGY_DISTANCE) != (config.critic is not None):
+            rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {ENERGY_DISTANCE}"
+            raise InvalidValueError("study.metric", self.metric, rule)
         if "accuracy" in self.metric and not classification:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
-        if self.metric.endswith("_ema") and average.name != "ema":
-            raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {average.name}")
+        if self.metric.endswith("_ema") and config.average.name != "ema":
+            raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {config.average.name}")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Description:
 
 
 SERIES = ("", "G_", "D_")
-"""What the names of lr and loss begin with: nothing, or the generator's and the discriminator's optimizer."""
+"""What the names of lr and loss begin with: nothing; of a GAN, those of the generator and of the critic."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one trial after `step` completed updates."""
+    """Metrics of one trial after `step` completed updates.
+
+    Args:
+        samples: [n, *shape of an example], what a generator makes of the same latent numbers at every evaluation; None
+            where there is none, and of one that was recorded before.
+    """
 
     trial: int
     step: int
     metrics: Mapping[str, float]
+    samples: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -335,12 +341,18 @@ class TrialRecord:
     half_life: float | None
     stalled_at: int | None
 
+    @property
+    def series(self) -> list[str]:
+        """Those of SERIES that are recorded."""
+        return [series for series in SERIES if f"{series}lr" in self.metrics]
+
     def param(self, key: str) -> str | None:
         """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
 
-        That of a group is its name.
+        That of a group is its name, `critic.schedule` too.
         """
-        whole = key if "." in key else f"{key}.name"
+        group = f"{key}.name"
+        whole = key if "." in key and group not in self.params else group
         name, within = whole, ""
         while name not in self.params and "." in name:
             name, _, leaf = name.rpartition(".")
@@ -473,8 +485,8 @@ class Reader(Protocol):
     def trainings(self) -> list[TrialRecord]:
         """The single trainings, newest first."""
 
-    def rows(self, run_id: str) -> Rows:
-        """The rows of one run, in the order of their steps."""
+    def rows(self, run_id: str, series: str = "") -> Rows:
+        """The rows of one optimizer of a run, in the order of their steps."""
 
 
 class Monitor(Protocol):

@@ -87,16 +87,23 @@ class Branch:
         Raises:
             InvalidValueError: names the key and the value that cannot be right.
         """
-        horizon = self.configure({}).train.steps
+        horizons = _horizons(self.configure({}))
         low = {d.key: d.ends[0] for d in self.dimensions}
         drawn = [low, {d.key: d.ends[-1] for d in self.dimensions}]
         drawn += [low | {d.key: value} for d in self.dimensions for value in d.choices]
         for values in drawn:
             config = self.configure(values)
-            if config.train.steps != horizon:
-                rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"
-                raise InvalidValueError("train.steps", config.train.steps, rule)
+            for (key, steps), horizon in zip(_horizons(config).items(), horizons.values(), strict=True):
+                if steps != horizon:
+                    rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"
+                    raise InvalidValueError(key, steps, rule)
             yield config
+
+
+def _horizons(config: RunConfig) -> dict[str, int]:
+    """The updates of each optimizer, by the keys that say them."""
+    updates = {} if config.critic is None else {"critic.updates": config.critic.updates}
+    return {"train.steps": config.train.steps, **updates}
 
 
 @dataclass(frozen=True)

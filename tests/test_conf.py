@@ -34,12 +34,13 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "scalar"]
+    assert options("model") == ["cnn", "mlp", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
-        "adadelta", "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam", "rmsprop",
-        "schedulefree", "sgd",
+        "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
+        "rmsprop", "schedulefree", "sgd",
     ]  # fmt: skip
     assert options("average") == ["ema", "none"]
+    assert options("critic") == ["none", "wgan", "wgan_gp"] == ["none", *options("space/critic")]
     assert options("schedule") == sorted(DECAYS)
     assert options("warmup") == sorted(WARMUPS)
     assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
@@ -49,7 +50,7 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert set(options("space")) == {*options("schedule"), "half_life", "none"}
 
 
-@pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup", "average"])
+@pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup", "average", "critic"])
 def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
     for option in options(group):
         config = run(f"{group}={option}", *(MUST_BE_GIVEN.get(option, []) if group == "schedule" else []))

@@ -515,20 +515,20 @@ def test_an_accuracy_is_not_minimized():
 
 @pytest.mark.parametrize("suffix", ["", "_ema"])
 def test_a_regression_is_not_judged_by_accuracy(suffix):
-    ema = AverageConfig("ema", 0.9)
+    ema = replace(run_config(), average=AverageConfig("ema", 0.9))
     by_accuracy = StudyConfig(**(STUDY | {"metric": f"val_accuracy{suffix}"}))
-    by_accuracy.check_metric(True, ema)
-    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).check_metric(False, ema)
+    by_accuracy.check_metric(ema, classification=True)
+    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).check_metric(ema, classification=False)
     with refused(r"study\.metric") as error:
-        by_accuracy.check_metric(False, ema)
+        by_accuracy.check_metric(ema, classification=False)
     assert "regression" in error.value.rule
 
 
 @pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
 def test_a_training_without_average_is_not_judged_by_one(metric):
-    StudyConfig(**(STUDY | {"metric": metric})).check_metric(True, AverageConfig("none"))
+    StudyConfig(**(STUDY | {"metric": metric})).check_metric(run_config(), classification=True)
     with refused(r"study\.metric") as error:
-        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).check_metric(True, AverageConfig("none"))
+        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).check_metric(run_config(), classification=True)
     assert error.value.rule == "needs average=ema, not none"
 
 

@@ -3,7 +3,8 @@
 import runpy
 from pathlib import Path
 
-from sweep.cli.compose import register_resolvers
+from sweep.cli.build import run_config
+from sweep.cli.compose import Composer, register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 
@@ -17,6 +18,19 @@ def test_the_picture_of_all_schedules_can_be_drawn(tmp_path: Path) -> None:
     drawn, kept = (tmp_path / "schedules.png").read_bytes(), (ROOT / "docs" / "schedules.png").read_bytes()
     assert drawn.startswith(PNG)
     assert drawn[16:24] == kept[16:24]  # as many panels: width and height
+
+
+def test_the_picture_of_generated_digits_can_be_drawn(tmp_path: Path) -> None:
+    register_resolvers()
+    drawing = runpy.run_path(str(ROOT / "docs" / "gan.py"))
+    for overrides in drawing["TRAININGS"].values():
+        assert run_config(Composer().compose(overrides)).critic is not None
+    sheet = drawing["real"]()
+    assert sheet.shape == (8 * 34, 8 * 34, 4)
+    drawing["draw"](dict.fromkeys(["digits", *drawing["TRAININGS"]], sheet), tmp_path / "gan.png")
+    drawn, kept = (tmp_path / "gan.png").read_bytes(), (ROOT / "docs" / "gan.png").read_bytes()
+    assert drawn.startswith(PNG)
+    assert drawn[16:24] == kept[16:24]
 
 
 def test_readme_names_every_schedule_and_warmup() -> None:

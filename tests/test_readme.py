@@ -81,7 +81,7 @@ def test_every_command_line_is_accepted(sweep: Callable[..., Answer], folder: Pa
     small = [*SMALL, "train.steps=120", "train.eval_every=60", *total]
     if "mode=report" in command or "--help" in command:
         small = []
-    elif "model=cnn" in command:
+    elif any(word.startswith(("model=cnn", "model=wgan")) for word in command):
         small = [argument for argument in small if "hidden" not in argument]
     answer = sweep(*command, *small)
     assert answer.status == 0, answer.err

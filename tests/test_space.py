@@ -11,7 +11,7 @@ from sweep.validation import InvalidValueError
 
 def of_horizon(steps):
     """As much of a configuration as a branch looks at."""
-    return SimpleNamespace(train=SimpleNamespace(steps=steps))
+    return SimpleNamespace(train=SimpleNamespace(steps=steps), critic=None)
 
 
 def noting(asked):

@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.cli.compose import Composer, epoch_length, remaining, resolved
+from sweep.cli.compose import Composer, epoch_length, horizon, remaining, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
 from sweep.config import (
     AverageConfig,
     Choice,
     CompareConfig,
     Component,
+    CriticConfig,
     DatasetConfig,
     EngineConfig,
     OptimizerConfig,
@@ -28,11 +29,11 @@ from sweep.config import (
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, boolean
 
 T = TypeVar("T")
 
-RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "dataset", "average", "train")
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
 
 
@@ -61,19 +62,20 @@ def run_config(config: DictConfig) -> RunConfig:
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
     _check_names(parts)
-    schedule = parts["schedule"]
-    if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
-        schedule["stable_steps"] = remaining(schedule["decay_steps"], _root_=config)
+    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
+        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
+            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
-        optimizer=_optimizer(_without(parts["optimizer"], "name"), trusted),
-        decay=_decay("schedule", parts["schedule"]),
+        optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
+        decay=_schedule("schedule", parts["schedule"], train.workers),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
         train=train,
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
+        critic=_critic(parts["critic"], train, trusted),
     )
 
 
@@ -93,10 +95,26 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
 
 
-def _optimizer(values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
-    own = ("lr", "clip_norm", "groups")
-    component = _component("optimizer", {k: v for k, v in values.items() if k not in own}, trusted)
-    return fill(OptimizerConfig, "optimizer", {k: values[k] for k in own if k in values} | {"component": component})
+def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
+    own = ("lr", "clip_norm", "groups", "base_batch_size")
+    component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, trusted)
+    return fill(OptimizerConfig, key, {k: values[k] for k in own if k in values} | {"component": component})
+
+
+def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, ...]) -> CriticConfig | None:
+    """The critic of a GAN; None of other trainings."""
+    if values == {"name": "none"}:
+        return None
+    for part in ("optimizer", "schedule", "warmup"):
+        if not isinstance(values.get(part), Mapping):
+            raise InvalidValueError(f"critic.{part}", values.get(part), f"must be a group of keys, as {part} is")
+    parts = {
+        "optimizer": _optimizer("critic.optimizer", values["optimizer"], trusted).for_batches_of(train.batch_size),
+        "decay": _schedule("critic.schedule", values["schedule"], train.workers),
+        "warmup": _family(WARMUPS, "critic.warmup", values["warmup"]),
+    }
+    rest = {k: v for k, v in values.items() if k not in ("name", "optimizer", "schedule", "warmup")}
+    return fill(CriticConfig, "critic", {**rest, **parts})
 
 
 def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
@@ -112,22 +130,37 @@ def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]
     return fill(registry[name], key, _without(values, "name"))
 
 
-def _decay(key: str, values: Mapping[str, Any]) -> Decay:
-    """A decay family; of joined ones, each piece as a decay of its own."""
-    if values.get("name") != "joined":
-        return _family(DECAYS, key, values)
-    pieces = values.get("pieces")
-    if not isinstance(pieces, Mapping):
-        raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
-    built = tuple(_piece(f"{key}.pieces.{label}", piece) for label, piece in pieces.items())
-    return _family(DECAYS, key, {**values, "pieces": built})
+def _schedule(key: str, values: Mapping[str, Any], workers: int) -> Decay:
+    """The decay, in updates of all workers together."""
+    per_worker = values.get("per_worker", False)
+    boolean(f"{key}.per_worker", per_worker)
+    return _decay(key, _without(values, "per_worker"), workers if per_worker else 1)
 
 
-def _piece(key: str, values: Any) -> Piece:
+def _decay(key: str, values: Mapping[str, Any], workers: int) -> Decay:
+    """A decay family; of joined ones, each piece as a decay of its own.
+
+    Args:
+        workers: of whom one makes the updates that its lengths count.
+    """
+    if values.get("name") == "joined":
+        pieces = values.get("pieces")
+        if not isinstance(pieces, Mapping):
+            raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
+        built = tuple(_piece(f"{key}.pieces.{label}", piece, workers) for label, piece in pieces.items())
+        values = {**values, "pieces": built}
+    decay = _family(DECAYS, key, values)
+    try:
+        return decay if workers == 1 else decay.per_worker(workers)
+    except InvalidValueError as error:
+        raise error.under(key) from error
+
+
+def _piece(key: str, values: Any, workers: int) -> Piece:
     if not isinstance(values, Mapping):
         raise InvalidValueError(key, values, "must be a mapping: {name: linear, decay_steps: 100, factor: 0.5}")
     factor = {"factor": values["factor"]} if "factor" in values else {}
-    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"))} | factor)
+    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"), workers)} | factor)
 
 
 def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
@@ -181,8 +214,17 @@ def pruner_config(config: DictConfig) -> Choice:
 
 
 def engine_config(config: DictConfig) -> EngineConfig:
-    """How trials are trained."""
-    return fill(EngineConfig, "engine", _mapping(config, "engine"))
+    """How trials are trained.
+
+    Raises:
+        InvalidValueError: names train.workers, where an engine is asked for that has but one.
+    """
+    engine, workers = fill(EngineConfig, "engine", _mapping(config, "engine")), _mapping(config, "train").get("workers")
+    if isinstance(workers, int) and workers > 1 and (engine.name != "auto" or engine.slots is not None):
+        asked = f"engine={engine.name}" if engine.name != "auto" else f"engine.slots={engine.slots}"
+        rule = f"is not for {asked}: several workers share the batches of one trial; leave engine=auto"
+        raise InvalidValueError("train.workers", workers, rule)
+    return engine
 
 
 OF_ONE = (*DECAYS, "half_life")
@@ -198,7 +240,7 @@ def space(composer: Composer, request: Request) -> Space:
     branches = []
     for selection in selections(request.groups):
         config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
-        branches.append(_branch(config, selection, request))
+        branches.append(_branch(config, selection, request, _critic_dimensions(composer, config, request)))
     return Space(request.groups, tuple(branches))
 
 
@@ -216,8 +258,8 @@ def listed(config: DictConfig, override: Override) -> list[str]:
 
 
 def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
-    def unit(name: str) -> int:
-        return int(_mapping(config, "train")["steps"]) if name == "fraction" else epoch_length(config)
+    def unit(name: str) -> float:
+        return horizon(config, key) if name == "fraction" else epoch_length(config, key)
 
     def name_of(part: str) -> str:
         return str(OmegaConf.select(config, part).get("name"))
@@ -235,10 +277,27 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     return filled
 
 
-def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) -> Branch:
+def _critic_dimensions(composer: Composer, config: DictConfig, request: Request) -> dict[str, Any]:
+    """What a search draws of the schedule and the warmup of a critic, unless it has a space of the user's own.
+
+    It is what conf/space has for a generator with that schedule.
+    """
+    schedule, named = OmegaConf.select(config, "critic.schedule.name"), _space(request)
+    if schedule is None or "space" not in config or (named is not None and named not in OF_ONE):
+        return {}
+    space = resolved(composer.compose([f"space={schedule}"]), "space")
+    return {f"critic.{key}": drawn for key, drawn in space.items() if key.startswith(("schedule.", "warmup."))}
+
+
+def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, further: Mapping[str, Any]) -> Branch:
+    """A branch of the space.
+
+    Args:
+        further: dimensions beside those of the configuration.
+    """
     config = _with_values(config, request)
     plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
-    configured = resolved(config, "space") or {}
+    configured: dict[str, Any] = {**further, **(resolved(config, "space") or {})}
     chosen = {}
     for key, expression in configured.items():
         check_searchable(key, expression)
@@ -250,9 +309,12 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request) 
     chosen |= request.sweeps
     for key, override in chosen.items():
         if not _has(config, key):
-            group = key.partition(".")[0]
-            option = config[group].get("name")
-            rule = f"no such key; {group}={option} has {', '.join(k for k in config[group] if k != 'name') or 'none'}"
+            parent = key.rpartition(".")[0]
+            part = OmegaConf.select(config, parent)
+            parent, part = (
+                (parent, part) if OmegaConf.is_dict(part) else (key.partition(".")[0], config[key.partition(".")[0]])
+            )
+            rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
     return Branch(selection, dimensions, _configurer(config, dimensions), plain.identity)
@@ -274,7 +336,7 @@ def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callab
 
 def _known_elsewhere(key: str) -> bool:
     """Whether another schedule or warmup has the key: a space may name keys that the chosen one lacks."""
-    group, _, leaf = key.partition(".")
+    group, _, leaf = key.removeprefix("critic.").partition(".")
     families: Mapping[str, Mapping[str, type]] = {"schedule": DECAYS, "warmup": WARMUPS}
     return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
 

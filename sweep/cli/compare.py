@@ -29,7 +29,7 @@ from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
-from sweep.report import as_params, describe
+from sweep.report import as_params, describe, samples_picture
 from sweep.search import check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
 from sweep.training import Work
@@ -205,7 +205,7 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         judged = judged_by(config.metric, tested=len(search.plan.data.test) > 0)
         study_run = search.run(run.store).run_id
         parent = FinalRuns(run, study_run, of_family.of, judged, f"{family.dataset}/{family.schedule}")
-        recorder = MlflowRecorder(run.store, describe, parent)
+        recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture)
         later = sum(len(others.trials) for others in left[index + 1 :])
         display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
         say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")

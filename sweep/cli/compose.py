@@ -1,6 +1,6 @@
 """Hydra's composition, with resolvers for what is known only once data and horizon are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -10,17 +10,19 @@ from typing import Any
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from sweep.cli.expressions import read
-from sweep.cli.scan import check_files, check_name, check_override, check_places
+from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
+from sweep.config import ENERGY_DISTANCE
 from sweep.validation import InvalidValueError
 
 CONFIG_MODULE = "conf"
 
 SECTIONS = (
-    "mode", "model", "optimizer", "schedule", "warmup", "dataset", "average", "space", "train",
+    "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
     "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted",
 )  # fmt: skip
 """The top level of a configuration."""
@@ -29,49 +31,90 @@ SECTIONS = (
 def register_resolvers() -> None:
     """Make the resolvers known that conf uses; they read the configuration they stand in.
 
-    `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates.
+    `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates: below critic those of the
+    critic, elsewhere those that train.steps counts. `${objective:}` is the metric of such a training.
     """
     OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
     OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
-    OmegaConf.register_new_resolver("remaining", remaining, replace=True)
+    OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
     OmegaConf.register_new_resolver("warmup_steps", _warmup_steps, replace=True)
     OmegaConf.register_new_resolver("unless_half_life", _unless_half_life, replace=True)
+    OmegaConf.register_new_resolver("objective", _objective, replace=True)
 
 
-def _fraction(part: float, *, _root_: DictConfig) -> int:
+def _fraction(part: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
     """round(part * T)."""
-    steps: int = _root_.train.steps
-    return round(part * steps)
+    return round(part * horizon(_root_, _key(_parent_)))
 
 
-def _epochs(count: float, *, _root_: DictConfig) -> int:
+def _epochs(count: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
     """round(count * updates of an epoch); loads the data set."""
-    return round(count * epoch_length(_root_))
+    return round(count * epoch_length(_root_, _key(_parent_)))
 
 
-def remaining(taken: int = 0, part: float = 1.0, *, _root_: DictConfig) -> int:
+def _remaining(taken: int = 0, part: float = 1.0, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
+    return remaining(_root_, _key(_parent_), taken, part)
+
+
+def remaining(config: DictConfig, key: str, taken: int = 0, part: float = 1.0) -> int:
     """A part of the steps that a decay counts within the horizon, less those taken: T - W; T if it counts from 0."""
-    overlap = _root_.warmup.get("counting") == "overlap"
-    return round(part * (int(_root_.train.steps) - (0 if overlap else int(_root_.warmup.get("steps", 0))))) - taken
+    warmup = _optimizes(config, key).warmup
+    before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
+    return round(part * (horizon(config, key) - before)) - taken
 
 
-def _warmup_steps(default: int, *, _root_: DictConfig) -> int:
+def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
     """W, or the default without a warmup."""
-    return int(_root_.warmup.get("steps", 0)) or default
+    return int(_optimizes(_root_, _key(_parent_)).warmup.get("steps", 0)) or default
 
 
-def _unless_half_life(value: Any, *, _root_: DictConfig) -> Any:
+def _unless_half_life(value: Any, *, _root_: DictConfig, _parent_: BaseContainer) -> Any:
     """The value, or null where the half-life says it all."""
-    return value if _root_.schedule.get("half_life") is None else None
+    return value if OmegaConf.select(_parent_, "half_life") is None else None
 
 
-def epoch_length(config: DictConfig) -> int:
-    """Updates of one epoch of the configured data set. Loads it."""
+def _objective(*, _root_: DictConfig) -> str:
+    """The metric of a training that names none."""
+    return "val_loss" if _critic_updates(_root_) is None else ENERGY_DISTANCE
+
+
+def _key(node: BaseContainer) -> str:
+    """Where a node stands."""
+    return str(node._get_full_key(None))
+
+
+def _optimizes(config: DictConfig, key: str) -> DictConfig:
+    """Where the optimizer, schedule and warmup are that a key belongs to."""
+    return config.critic if _is_critics(key) else config
+
+
+def _is_critics(key: str) -> bool:
+    return key.partition(".")[0] == "critic"
+
+
+def _critic_updates(config: DictConfig) -> int | None:
+    """Updates of the critic for each of the generator; None where there is none."""
+    critic = config.get("critic")
+    return critic.updates if OmegaConf.is_dict(critic) and "updates" in critic else None
+
+
+def horizon(config: DictConfig, key: str) -> int:
+    """The updates that a key counts in: T, below critic those that it makes meanwhile."""
+    steps: int = config.train.steps
+    return steps * (_critic_updates(config) or 1) if _is_critics(key) else steps
+
+
+def epoch_length(config: DictConfig, key: str) -> float:
+    """Updates of one epoch of the configured data set, as a key counts them. Loads it.
+
+    Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
+    """
     from sweep.cli.build import dataset_config  # these import torch, which --help and --cfg do without
     from sweep.data import load
     from sweep.training import steps_per_epoch
 
-    return steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
+    batches = steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
+    return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
 
 @dataclass(frozen=True)
@@ -109,6 +152,7 @@ class Composer:
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         for text in overrides:  # some are made of values of a file: compare.schedules
             check_override(read(text))
+        overrides = tuple(map(option_of_critic, overrides))
         with self._initialized():
             try:
                 composed = self._hydra(overrides, return_hydra_config=True)
@@ -122,9 +166,13 @@ class Composer:
         choices = composed.hydra.runtime.choices
         config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
         for group, option in choices.items():
-            if option and OmegaConf.is_dict(config.get(group)) and group != "space":
-                config[group].setdefault("name", option)
-        config.setdefault("average", {"name": "none"})  # a primary configuration of theirs may say nothing about it
+            package = group.partition("@")[2]
+            part = OmegaConf.select(config, package) if package in CRITIC_GROUPS else config.get(group)
+            if option and OmegaConf.is_dict(part) and group != "space":
+                part.setdefault("name", option)
+        _check_rising(choices, overrides)
+        for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them
+            config.setdefault(group, {"name": "none"})
         for key in config:
             if key not in SECTIONS:
                 rule = f"no such key; the configuration has {', '.join(SECTIONS)}"
@@ -179,9 +227,28 @@ class Composer:
             except HydraException as first:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
+                key = override.package if override.package in CRITIC_GROUPS else key
                 before = self._hydra(overrides[:index])
                 return InvalidValueError(key, value, _rule(override.key_or_group, value, before, first))
         return InvalidValueError("--config-name", self.config_name, _first_line(error))
+
+
+def option_of_critic(text: str) -> str:
+    """critic.schedule=cosine as Hydra wants it, schedule@critic.schedule=cosine; any other override as it is."""
+    override = read(text)
+    names_option = override.key_or_group in CRITIC_GROUPS and isinstance(override.value(), str)
+    return f"{override.key_or_group.removeprefix('critic.')}@{text}" if names_option else text
+
+
+def _check_rising(choices: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Refuse a schedule of a critic whose file takes the generator's warmup away, unless that is chosen."""
+    option = choices.get("schedule@critic.schedule")
+    chosen = {read(text).get_key_element() for text in overrides}
+    if option in ("cyclic", "noam", "one_cycle") and not {"warmup", "warmup@critic.warmup"} <= chosen:
+        rule = (
+            "warms up by itself: add critic.warmup=none, and say which warmup the generator has, warmup=linear or none"
+        )
+        raise InvalidValueError("critic.schedule", option, rule)
 
 
 def _trusted(config: DictConfig, overrides: Sequence[str]) -> list[str]:

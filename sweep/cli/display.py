@@ -65,7 +65,8 @@ class Display:
         self._begun: dict[int, int] = {}
         """Those that each trial had when this command began with it."""
         self._twin_of: int | None = None
-        self._loss: float | None = None
+        self._losses: dict[str, float] = {}
+        """The last of each optimizer."""
         self.events: dict[int, Sequence[Event]] = {}
         """All so far of each trial."""
         self._span, self._first, self._before = steps - first, first, 0
@@ -103,15 +104,16 @@ class Display:
             self.say(f"{self._noun} {trial.number:3d}  goes on from step {trial.state.step}")
         for warning in warnings(trial.config):
             self.say(f"warning: {warning}" if self._single else f"{self._noun} {trial.number:3d}  warning: {warning}")
-        self._show(trial, 0, None)
+        self._losses = {}
+        self._show(trial, 0)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
         before, self._twin_of = self._steps.get(trial.number, self._begun[trial.number]), progress.twin_of
         step = self._steps[trial.number] = before
-        if progress.rows:
-            rows = progress.rows[-1]
-            step = self._steps[trial.number] = int(rows.steps[-1]) + 1
-            self._loss = float(rows.loss[-1])
+        for rows in progress.rows:
+            if rows.series != "D_":  # a critic's steps are not those of the horizon
+                step = self._steps[trial.number] = int(rows.steps[-1]) + 1
+            self._losses[f"{rows.series}loss"] = float(rows.loss[-1])
         if self._began is None:
             self._began, self._before = time.monotonic(), self._covered
         if self._single:
@@ -120,10 +122,10 @@ class Display:
         self.events[trial.number] = progress.events
         if progress.evaluation is not None:
             self._metrics = progress.evaluation.metrics
-        self._show(trial, step, self._loss)
+        self._show(trial, step)
         if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            self.say(f"{self._training(trial)}  {self._state(step, self._loss)}{self._left()}")
+            self.say(f"{self._training(trial)}  {self._state(step)}{self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
         self.done += 1
@@ -157,24 +159,24 @@ class Display:
         return trial.config.schedule.after(*self.events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
-        return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if name != "global_step")
+        return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if not _counts(name))
 
     def _improves(self, value: float) -> bool:
         return self._best is None or self._sign * value < self._sign * self._best[0]
 
-    def _show(self, trial: Trial, step: int, loss: float | None) -> None:
+    def _show(self, trial: Trial, step: int) -> None:
         text = "training" if self._single else f"{self.done}/{self.total} done  {self._training(trial)}"
-        self._bar.update(self._task, completed=self._covered, trial=text, state=self._state(step, loss))
+        self._bar.update(self._task, completed=self._covered, trial=text, state=self._state(step))
 
     def _training(self, trial: Trial) -> str:
         """What is in training: a trial, or how many."""
         return f"{len(self._steps)} at once" if len(self._steps) > 1 else f"{self._noun} {trial.number}"
 
-    def _state(self, step: int, loss: float | None) -> str:
+    def _state(self, step: int) -> str:
         low = min(self._steps.values(), default=step)
         parts = [f"step {step}/{self.steps}" if low == step else f"steps {low} to {max(self._steps.values())}"]
-        if loss is not None and len(self._steps) <= 1:
-            parts.append(f"loss {number(loss)}")
+        if len(self._steps) <= 1:
+            parts += [f"{name} {number(loss)}" for name, loss in self._losses.items()]
         if self._best is not None:
             parts.append(f"best {self._best[0]:.4f}")
         return "  ".join(parts)
@@ -198,3 +200,8 @@ class Display:
     def _uncovered(self) -> int:
         begun = sum(step - self._first for step in self._steps.values())
         return (max(self.total - self.done, 0) + self._later) * self._span - begun
+
+
+def _counts(metric: str) -> bool:
+    """Whether a metric is the global step of an optimizer."""
+    return metric.endswith("global_step")

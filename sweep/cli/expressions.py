@@ -9,12 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from sweep.cli.scan import check_override
-from sweep.schedules import DECAYS, WARMUPS
+from sweep.cli.scan import CRITIC_GROUPS, check_override
+from sweep.schedules import DECAYS, OTHER_COUNTS, WARMUPS
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
-GROUPS = ("model", "optimizer", "schedule", "warmup", "average")
+GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""
 KEYS = ("train.batch_size",)
 """Further keys that a search may draw."""
@@ -26,8 +26,6 @@ REASONS = {
 OF_COMPARISONS = ("compare", "report", "ui")
 """Modes whose command line may be about a comparison."""
 UNITS = ("fraction", "epochs")
-OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
-"""Keys of schedules that are integers, but count no updates."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def parse(overrides: Sequence[str]) -> Request:
         if not override.is_sweep_override():
             plain.append(text)
             pinned.add(override.key_or_group)
-        elif key in GROUPS:
+        elif key in GROUPS or key in CRITIC_GROUPS:
             groups[key] = _options(override)
         elif key == "dataset":
             datasets = _options(override)
@@ -152,7 +150,7 @@ def read_space(key: str, expression: Any) -> Override:
     return override
 
 
-def dimension(override: Override, config_name: Callable[[str], str], unit: Callable[[str], int]) -> Dimension:
+def dimension(override: Override, config_name: Callable[[str], str], unit: Callable[[str], float]) -> Dimension:
     """The dimension of a sweep expression.
 
     Args:
@@ -185,7 +183,7 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
 
 
 def _interval(
-    key: str, expression: str, sweep: IntervalSweep | RangeSweep, counts: bool, scale: int | None
+    key: str, expression: str, sweep: IntervalSweep | RangeSweep, counts: bool, scale: float | None
 ) -> Dimension:
     """interval(low, high), both included; range(start, stop, step), stop excluded."""
     log = "log" in sweep.tags
@@ -227,7 +225,7 @@ def _is_integer(key: str, config_name: Callable[[str], str]) -> bool:
     """Whether a key is an integer by the type of the field it becomes."""
     if key in KEYS:
         return True
-    group, (part, _, leaf) = key.partition(".")[0], key.rpartition(".")
+    group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], key.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
     family = families[group].get(config_name(part)) if group in families else None
     return family is not None and any(f.name == leaf and f.type in (int, int | None) for f in fields(family))
@@ -253,7 +251,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _scaled(key: str, expression: str, value: Any, scale: int) -> int:
+def _scaled(key: str, expression: str, value: Any, scale: float) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidValueError(key, expression, "the tags fraction and epochs need numbers")
     return round(value * scale)

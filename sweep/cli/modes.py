@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -36,6 +36,7 @@ from sweep.report import (
     figures_table,
     figures_text,
     heading,
+    scaling,
     warnings,
 )
 from sweep.schedules import key_figures
@@ -55,11 +56,16 @@ def preview(command: Command) -> int:
     build.engine_config(command.compose())
     path = Path(build.preview_config(command.compose()).path)
     runs = _previewed(command)
-    curves = {label: run.schedule.curve(run.train.steps) for label, run in runs.items()}
-    figures = [key_figures(run.schedule, run.train.steps) for run in runs.values()]
-    columns = list(curves) if len(curves) > 1 else ["lr"]
+    drawn = {
+        _column(label if len(runs) > 1 else "", series.name): (series.schedule, run.train.steps * series.updates)
+        for label, run in runs.items()
+        for series in run.series
+    }
+    curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
+    figures = [key_figures(schedule, steps) for schedule, steps in drawn.values()]
+    columns = list(curves)
     with path.open("w", newline="") as file:
-        rows = zip(*(map(repr, curve.tolist()) for curve in curves.values()), strict=True)
+        rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")
         csv.writer(file).writerows([("step", *columns), *((step, *row) for step, row in enumerate(rows))])
     picture = path.with_suffix(".png")
     single = len(curves) == 1
@@ -70,7 +76,9 @@ def preview(command: Command) -> int:
     else:
         out.print(figures_table(dict(zip(curves, figures, strict=True))))
     for label, run in runs.items():
-        of = "" if single else f"{label}: "
+        of = "" if len(runs) == 1 else f"{label}: "
+        for scaled in scaling(run):
+            say(out, f"{of}{scaled}")
         for warning in warnings(run):
             say(out, f"warning: {of}{warning}")
         for reaction in run.schedule.reactions:
@@ -116,7 +124,9 @@ def ui(command: Command) -> int:
         else:
             lines = links(found, base)
     else:
-        lines = training_links(store, [training.run_id for training in reader.trainings()], base)
+        trainings = reader.trainings()
+        series = trainings[0].series if trainings else []
+        lines = training_links(store, [training.run_id for training in trainings], series, base)
     if tracking.uri.startswith("http"):
         say(out, "\n".join(lines))
         return DONE
@@ -161,6 +171,11 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
         if run.train.steps != next(iter(runs.values())).train.steps:
             raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
     return runs
+
+
+def _column(label: str, series: str) -> str:
+    """What a curve is called: its run where there are several, and whose rate it is where a run has two."""
+    return " ".join(filter(None, [label, f"{series}lr" if series or not label else ""]))
 
 
 def _label(key: str, value: str) -> str:

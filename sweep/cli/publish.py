@@ -79,5 +79,6 @@ def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]
     return importances(storage, study.name, {trial.number for trial in trials if trial.number is not None})
 
 
-def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, Rows]:
-    return {run.run_id: reader.rows(run.run_id) for run in runs}
+def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, list[Rows]]:
+    """Of each run the rows of its optimizers."""
+    return {run.run_id: [reader.rows(run.run_id, series) for series in run.series] for run in runs}

@@ -59,6 +59,8 @@ def engine_text(account: Account) -> str:
     """One line: which engine, and why."""
     if account.name == "serial":
         return f"engine: serial ({account.why})"
+    if account.name == "data_parallel":
+        return f"engine: data_parallel, {account.workers} workers ({account.why})"
     compiled = ", compiled" if account.compiled else ""
     return (
         f"engine: fused, {account.slots} trials at once{compiled} ({account.why}; ready after {account.prepared:.1f} s)"

@@ -24,7 +24,10 @@ DEEPEST = 50
 MOST_FILES = 1000
 """YAML files below --config-dir."""
 
-RESOLVERS = frozenset({"fraction", "epochs", "remaining", "warmup_steps", "unless_half_life", "now"})
+CRITIC_GROUPS = tuple(f"critic.{group}" for group in ("optimizer", "schedule", "warmup"))
+"""Groups that a GAN's critic has options of, by the keys that choose them."""
+
+RESOLVERS = frozenset({"fraction", "epochs", "remaining", "warmup_steps", "unless_half_life", "objective", "now"})
 """Our own, and the time of day: what gives neither a part of this machine nor of the text it stands in."""
 MAY_HOLD_A_PASSWORD = ("tracking.uri", "study.storage")
 """What is neither recorded nor shown as it is, so that it may come from the environment."""
@@ -75,7 +78,7 @@ def check_override(override: Override) -> None:
     if "hydra" in re.split(r"[./@:]", f"{key}@{package}"):
         raise InvalidValueError(key, given, "is Hydra's own; what it does here is not for a command line to say")
     value = override.value()
-    if package or "/" in key or "." not in key:
+    if package or "/" in key or "." not in key or key in CRITIC_GROUPS:
         options = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
         for option in _texts([option for option in options or [] if not isinstance(option, Mapping)]):
             _check_option(key, option)

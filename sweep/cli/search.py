@@ -17,10 +17,11 @@ from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import RunConfig, TrackingConfig
 from sweep.database import Patience, same_database
-from sweep.report import as_params, describe
+from sweep.report import as_params, describe, samples_picture, scaling
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
-from sweep.training import CPU, NotStackableError, Task, Work, choose_device, refuse_unstackable
+from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
+from sweep.training import check as check_trainable
 from sweep.validation import InvalidValueError, without_passwords
 
 
@@ -124,13 +125,10 @@ def check(plan: Plan) -> None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
     choose_device(plan.first.train)
-    task = Task(plan.data, CPU, plan.first.train.precision)
     for branch in plan.space.branches:
         plain = branch.configure({})
-        task.check(plain)
-        plan.study.check_metric(plan.data.classification, plain.average)
-        for config in branch.extremes():
-            task.check(config)
+        plan.study.check_metric(plain, plan.data.classification)
+        check_trainable(plan.data, [plain, *branch.extremes()])
     if plan.engine.name == "fused":
         try:
             refuse_unstackable(plan.data, CPU, extremes(plan))
@@ -218,9 +216,15 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
     try:
         checkpoints.sweep(proposer.interrupted)
         recorder = MlflowRecorder(
-            store, describe, run, on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id)
+            store,
+            describe,
+            run,
+            on_open=lambda trial, run_id: proposer.annotate(trial, "mlflow_run_id", run_id),
+            draw=samples_picture,
         )
         if not opened.done:
+            for scaled in scaling(plan.first, plan.space.keys):
+                say(out, scaled)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
             with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
                 study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)

@@ -10,7 +10,7 @@ from sweep.cli.build import ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.comparison import Comparison
-from sweep.config import TrackingConfig
+from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord
 from sweep.report import comparison_table, counts, study_table, train_command
 from sweep.tracking import (
@@ -99,46 +99,50 @@ def comparison_links(record: ComparisonRecord, comparisons: Sequence[Comparison]
         "results of the final runs, seed by seed": run_page(base, experiment, record.run_id),
         "all final runs": finals_page(base, experiment, record.run_id, comparisons[0].metric, record.minimize),
     }
-    return _lines(pages | _comparison(one_each, experiment, base, "of the final runs, one seed each"))
+    series = [name for standing in standings for final in standing.finals for name in final.run.series]
+    return _lines(pages | _comparison(one_each, series, experiment, base, "of the final runs, one seed each"))
 
 
 def links(study: StudyRecord, base: str) -> list[str]:
     """Addresses of pages about a study."""
     runs = [trial.run_id for trial in study.ranked[:COMPARED]]
+    series = [name for trial in study.ranked[:COMPARED] for name in trial.series]
     pages = {
         "its trials": trials_page(base, study.experiment_id, study.run_id, study.metric, study.minimize),
         "the best so far, trial by trial": run_page(base, study.experiment_id, study.run_id),
         "the report": artifact_page(base, study.experiment_id, study.run_id, "report.html"),
     }
     which = "of the best trial" if len(runs) == 1 else f"of the best {len(runs)}"
-    return _lines(pages | _comparison(runs, study.experiment_id, base, which))
+    return _lines(pages | _comparison(runs, series, study.experiment_id, base, which))
 
 
-def training_links(store: Store, runs: Sequence[str], base: str) -> list[str]:
+def training_links(store: Store, runs: Sequence[str], series: Sequence[str], base: str) -> list[str]:
     """Addresses of pages about single trainings, the newest first.
+
+    Args:
+        series: those of the newest.
 
     Raises:
         InvalidValueError: names tracking.experiment if there is none.
     """
     if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
+    metric = ENERGY_DISTANCE if "D_" in series else "val_loss"
     pages = {
         "the latest training": run_page(base, store.experiment_id, runs[0]),
-        "single trainings": trainings_page(base, store.experiment_id),
+        "single trainings": trainings_page(base, store.experiment_id, metric),
     }
     latest = list(runs[:COMPARED])
     if len(latest) > 1:
-        pages |= _comparison(latest, store.experiment_id, base, f"of the latest {len(latest)}")
+        pages |= _comparison(latest, series, store.experiment_id, base, f"of the latest {len(latest)}")
     return _lines(pages)
 
 
-def _comparison(runs: list[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
+def _comparison(runs: list[str], series: Sequence[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
     if not runs:
         return {}
-    pages = {
-        f"lr {which}": metric_page(base, experiment_id, runs, "lr"),
-        f"loss {which}": metric_page(base, experiment_id, runs, "loss"),
-    }
+    metrics = [f"{name}{metric}" for name in dict.fromkeys(series) for metric in ("lr", "loss")]
+    pages = {f"{metric} {which}": metric_page(base, experiment_id, runs, metric) for metric in metrics}
     if len(runs) > 1:
         pages[f"comparison {which}"] = compare_page(base, experiment_id, runs)
     return pages

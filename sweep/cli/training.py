@@ -16,10 +16,10 @@ from sweep.cli.show import address, training_links, ui_command
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Checkpoint, Status, Trial
 from sweep.data import load
-from sweep.report import describe, figures_text, training_name
+from sweep.report import describe, figures_text, samples_picture, scaling, training_name
 from sweep.schedules import key_figures
 from sweep.tracking import MlflowRecorder, TrainingRuns, open_store, recorded_run
-from sweep.training import CPU, Task, Work
+from sweep.training import Work, check, choose_device
 from sweep.validation import InvalidValueError
 
 
@@ -31,8 +31,9 @@ def train(command: Command) -> int:
     config, run = _single(command)
     tracking, judged = build.tracking_config(config), build.study_config(config)
     base, data, out = address(command, tracking), load(run.dataset), console()
-    Task(data, CPU, run.train.precision).check(run)
-    judged.check_metric(data.classification, run.average)
+    choose_device(run.train)
+    check(data, [run])
+    judged.check_metric(run, data.classification)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(run, data, name, name, out)
@@ -51,7 +52,10 @@ def train(command: Command) -> int:
         elif ended is not None:
             way = "trained anew, as a run of its own; train.more_steps trains on from there"
             say(out, f"has been trained to step {ended.state.step} before: {way}")
-        recorder = MlflowRecorder(store, describe, TrainingRuns(store, _unique(name, checkpoints), goes_on))
+        for scaled in scaling(run):
+            say(out, scaled)
+        training = TrainingRuns(store, _unique(name, checkpoints), goes_on)
+        recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])
         display = Display(out, judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
         engine, work = _alone(build.engine_config(config)), Work([run], 1, learns=False)
@@ -66,9 +70,12 @@ def train(command: Command) -> int:
         if result.status is Status.COMPLETE:  # and now everything else is done
             checkpoints.end(trial, checkpoints.latest(trial))
     events = display.events.get(trial.number, ())
-    say(out, figures_text(key_figures(run.schedule.after(*events), run.train.steps)))
+    for series in run.series:
+        if series.name:
+            say(out, f"{series.name}lr")
+        say(out, figures_text(key_figures(series.schedule.after(*events), run.train.steps * series.updates)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
-    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], base)))
+    say(out, "\n".join(training_links(store, [recorder.run_id(trial)], [series.name for series in run.series], base)))
     return DONE if result.status is Status.COMPLETE else FAILED
 
 

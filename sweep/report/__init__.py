@@ -1,7 +1,7 @@
 """Figures and tables, from what the reader gives."""
 
 from sweep.report.describe import as_params, describe, flatten, short, training_name
-from sweep.report.figures import curve_picture, curves_picture
+from sweep.report.figures import curve_picture, curves_picture, samples_picture
 from sweep.report.page import DRAWN, comparison_page, study_page
 from sweep.report.standings import comparison_table
 from sweep.report.text import (
@@ -10,6 +10,7 @@ from sweep.report.text import (
     figures_text,
     heading,
     number,
+    scaling,
     stall_warning,
     study_table,
     train_command,
@@ -30,6 +31,8 @@ __all__ = [
     "flatten",
     "heading",
     "number",
+    "samples_picture",
+    "scaling",
     "short",
     "stall_warning",
     "study_page",

@@ -40,20 +40,25 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
 
     Its name holds what was drawn; `config.yaml` is the resolved configuration, which
     `--config-dir <its folder> --config-name config` trains again; `sweep.curve` is the digest of the float32 curve,
-    `sweep.training` that of everything that the training depends on.
+    `sweep.training` that of everything that the training depends on. Of a GAN these are the generator's, and the
+    critic's are `sweep.D_curve` and so on; there are two pictures, `G_curve.svg` and `D_curve.svg`.
     """
-    config, schedule = trial.config, trial.config.schedule.after(*events)
-    curve, figures = schedule.curve(config.train.steps), key_figures(schedule, config.train.steps)
-    tags = {"sweep.curve": _digest(curve.astype(np.float32).tobytes()), "sweep.training": training_digest(trial)}
-    if figures.half_life is not None:
-        tags["sweep.half_life"] = repr(figures.half_life)
-    if figures.stalled_at is not None:
-        tags["sweep.stalled_at"] = str(figures.stalled_at)
+    config, tags = trial.config, {"sweep.training": training_digest(trial)}
+    pictures = {}
+    for series in config.series:
+        schedule, steps = series.schedule.after(*events), config.train.steps * series.updates
+        curve, figures = schedule.curve(steps), key_figures(schedule, steps)
+        of = "sweep.D_" if series.name == "D_" else "sweep."
+        tags[f"{of}curve"] = _digest(curve.astype(np.float32).tobytes())
+        if figures.half_life is not None:
+            tags[f"{of}half_life"] = repr(figures.half_life)
+        if figures.stalled_at is not None:
+            tags[f"{of}stalled_at"] = str(figures.stalled_at)
+        pictures[f"{series.name}curve.svg"] = curve_svg(curve, figures)
     train = {**config.resolved["train"], "more_steps": None}
     runnable = {"defaults": ["base", "_self_"], "mode": "train", **config.resolved, "train": train}
     resolved = yaml.dump(runnable, Dumper=DUMPER, sort_keys=False).encode()
-    artifacts = {"config.yaml": resolved, "curve.svg": curve_svg(curve, figures)}
-    return Description(_name(trial), as_params(config.resolved), tags, artifacts)
+    return Description(_name(trial), as_params(config.resolved), tags, {"config.yaml": resolved, **pictures})
 
 
 def training_digest(trial: Trial) -> str:

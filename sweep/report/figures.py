@@ -1,5 +1,6 @@
 """Pictures. Drawn without a display, and without matplotlib's global state."""
 
+import math
 from collections.abc import Collection, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -39,9 +40,50 @@ def curves_picture(curves: Mapping[str, np.ndarray]) -> bytes:
     """A PNG of several learning rates against the step: in one pair of axes, or, where they are many, in one each.
 
     Args:
-        curves: label -> float64 [T], all of one length.
+        curves: label -> float64 [T]; a critic's is longer than its generator's.
     """
     return _png(_together(curves) if len(curves) <= TOGETHER else _apart(curves))
+
+
+SIDE = 32
+"""The least pixels of a sample's side in a picture."""
+
+
+def samples_picture(samples: np.ndarray) -> bytes | None:
+    """A PNG of samples side by side, eight in a row; None of what is no picture.
+
+    Args:
+        samples: [n, h, w], [n, 1, h, w] in grey or [n, 3, h, w] in colours; [n, h * h] is square pictures. From black
+            at 0 to white at 1; where some are outside, from the lowest to the highest.
+    """
+    n, *shape = samples.shape
+    side = math.isqrt(int(np.prod(shape)))
+    if len(shape) == 1 and side * side == shape[0]:
+        shape = [side, side]
+    channels, height, width = (1, *shape) if len(shape) == 2 else shape if len(shape) == 3 else (0, 0, 0)
+    if channels not in (1, 3) or not np.isfinite(samples).all():
+        return None
+    low, high = min(float(samples.min()), 0.0), max(float(samples.max()), 1.0)
+    times = -(-SIDE // max(height, width))
+    across = min(n, 8)
+    down = -(-n // across)
+    sheet = np.zeros((down * across, channels, height, width))
+    sheet[:n] = (samples.reshape(n, channels, height, width) - low) / (high - low)
+    sheet = sheet.repeat(times, axis=2).repeat(times, axis=3)
+    sheet = np.pad(sheet, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.5)  # a line between them
+    height, width = sheet.shape[2:]
+    rows = sheet.reshape(down, across, channels, height, width).transpose(0, 3, 1, 4, 2)
+    pixels = rows.reshape(down * height, across * width, channels).repeat(4 - channels if channels == 1 else 1, axis=2)
+    return _png_of_pixels(pixels)
+
+
+def _png_of_pixels(pixels: np.ndarray) -> bytes:
+    """Of [height, width, 3], 0 to 1."""
+    from matplotlib.image import imsave
+
+    picture = BytesIO()
+    imsave(picture, (255 * pixels).round().astype(np.uint8), format="png")
+    return picture.getvalue()
 
 
 def _together(curves: Mapping[str, np.ndarray]) -> "Figure":

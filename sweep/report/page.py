@@ -26,6 +26,8 @@ BINS = 100
 RATES = 2000
 """The most points of a curve of rates; of a longer one every n-th update is drawn."""
 CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
+OF = {"": "", "G_": " of the generator", "D_": " of the critic"}
+"""Whose a series is."""
 OVER_SEEDS = "Line: mean over the seeds that ended as complete; band: lowest to highest."
 TESTS = {"t": "paired t-tests", "wilcoxon": "Wilcoxon signed-rank tests"}
 
@@ -45,14 +47,14 @@ class Section:
 def comparison_page(
     record: ComparisonRecord,
     comparisons: Sequence[Comparison],
-    rows: Mapping[str, Rows],
+    rows: Mapping[str, Sequence[Rows]],
     importances: Mapping[tuple[str, str], Importances],
 ) -> str:
     """The page of a comparison; the same record gives the same text.
 
     Args:
         comparisons: one for each data set.
-        rows: run -> its rows, of the winners' finals.
+        rows: run -> the rows of its optimizers, of the winners' finals.
         importances: data set, schedule -> importances in its study.
     """
     look = looks([family.schedule for family in record.families])
@@ -72,14 +74,15 @@ def comparison_page(
     )
 
 
-def study_page(study: StudyRecord, rows: Mapping[str, Rows], importances: Importances) -> str:
+def study_page(study: StudyRecord, rows: Mapping[str, Sequence[Rows]], importances: Importances) -> str:
     """The page of a search; the same record gives the same text.
 
     Args:
-        rows: run -> its rows, of the best trials.
+        rows: run -> the rows of its optimizers, of the best trials.
     """
     best = study.ranked[:DRAWN]
     runs = {f"trial {trial.number}": rows[trial.run_id] for trial in best if trial.run_id in rows}
+    rates, losses = {name: (of, "") for name, of in runs.items()}, {name: [of] for name, of in runs.items()}
     look = looks(list(runs))
     asked = {
         "metric": _direction(study.metric, study.minimize),
@@ -88,8 +91,7 @@ def study_page(study: StudyRecord, rows: Mapping[str, Rows], importances: Import
     }
     drawn = [
         _history(study),
-        _rates("lr", {name: (of, "") for name, of in runs.items()}, look, f"The best {DRAWN} trials at most."),
-        _losses("loss", {name: [of] for name, of in runs.items()}, look, ""),
+        *_optimizers("", rates, losses, look, f"The best {DRAWN} trials at most."),
         _importances("importance", importances, looks(list(importances))),
         *_landscapes_by_schedule(study),
     ]
@@ -107,7 +109,7 @@ def _charts(
     place: str,
     record: ComparisonRecord,
     comparison: Comparison,
-    rows: Mapping[str, Rows],
+    rows: Mapping[str, Sequence[Rows]],
     shares: Importances,
     look: Mapping[str, Look],
 ) -> list[Chart]:
@@ -117,9 +119,9 @@ def _charts(
     # A schedule that reacts to its training has another curve on every seed.
     first = {s.schedule: s.finals[0] for s in comparison.standings if s.finals and s.finals[0].run.run_id in rows}
     rates = {name: (rows[final.run.run_id], f"seed {final.seed}") for name, final in first.items()}
+    of_rates = "The rate of each update in the winners' final runs, on the first seed."
     drawn = [
-        _rates(f"lr-{place}", rates, look, "The rate of each update in the winners' final runs, on the first seed."),
-        _losses(f"loss-{place}", losses, look, OVER_SEEDS),
+        *_optimizers(f"-{place}", rates, losses, look, of_rates, OVER_SEEDS),
         _validation(f"validation-{place}", record.metric, ended, look),
         _best_of_k(f"best-of-k-{place}", record.metric, comparison.standings, look),
         _importances(f"importance-{place}", shares, look),
@@ -158,7 +160,33 @@ def _of_curves(
     return Chart(name, title, caption, figure, {curve.name: look[curve.name] for curve in drawn})
 
 
-def _rates(name: str, runs: Mapping[str, tuple[Rows, str]], look: Mapping[str, Look], caption: str) -> Chart | None:
+def _optimizers(
+    place: str,
+    rates: Mapping[str, tuple[Sequence[Rows], str]],
+    losses: Mapping[str, Sequence[Sequence[Rows]]],
+    look: Mapping[str, Look],
+    of_rates: str,
+    of_losses: str = "",
+) -> list[Chart | None]:
+    """Learning rates and losses; of a GAN those of each network.
+
+    Args:
+        rates: name -> the rows of the optimizers of a run, and what is noted beside the value.
+        losses: name -> of each of its runs the rows of its optimizers.
+        of_rates, of_losses: captions.
+    """
+    drawn: list[Chart | None] = []
+    for series in dict.fromkeys(rows.series for run, _ in rates.values() for rows in run):
+        of = {name: (rows, note) for name, (run, note) in rates.items() for rows in run if rows.series == series}
+        lost = {name: [rows for run in of for rows in run if rows.series == series] for name, of in losses.items()}
+        drawn.append(_rates(f"{series}lr{place}", f"Learning rate{OF[series]}", of, look, of_rates))
+        drawn.append(_losses(f"{series}loss{place}", f"Training loss{OF[series]}", lost, look, of_losses))
+    return drawn
+
+
+def _rates(
+    name: str, title: str, runs: Mapping[str, tuple[Rows, str]], look: Mapping[str, Look], caption: str
+) -> Chart | None:
     """Learning rates: of each run its rows, and what is noted beside the value."""
     drawn = []
     for label, (rows, note) in runs.items():
@@ -167,10 +195,12 @@ def _rates(name: str, runs: Mapping[str, tuple[Rows, str]], look: Mapping[str, L
             drawn.append(Curve(label, rows.steps[every], rows.lr[every], note=note))
     # Most curves end near zero: only peaks that are far apart ask for a logarithmic axis.
     log = charts.wide(np.array([curve.y.max() for curve in drawn]))
-    return _of_curves(name, "Learning rate", caption, drawn, look, "step", "learning rate", log=log, stairs=True)
+    return _of_curves(name, title, caption, drawn, look, "step", "learning rate", log=log, stairs=True)
 
 
-def _losses(name: str, runs: Mapping[str, Sequence[Rows]], look: Mapping[str, Look], caption: str) -> Chart | None:
+def _losses(
+    name: str, title: str, runs: Mapping[str, Sequence[Rows]], look: Mapping[str, Look], caption: str
+) -> Chart | None:
     """Losses of the batches, of each name over its runs."""
     recorded = {label: of for label, of in runs.items() if of and all(len(rows.loss) for rows in of)}
     drawn = [_over_seeds(label, *_binned(of)) for label, of in recorded.items()]
@@ -178,7 +208,7 @@ def _losses(name: str, runs: Mapping[str, Sequence[Rows]], look: Mapping[str, Lo
     binned = f" Each point is the mean over {size} updates." if size > 1 else ""
     caption = f"Loss of each batch before its update.{binned} {caption}"
     log = all(rows.loss.min() > 0 for of in recorded.values() for rows in of)
-    return _of_curves(name, "Training loss", caption, drawn, look, "step", "training loss", log=log)
+    return _of_curves(name, title, caption, drawn, look, "step", "training loss", log=log)
 
 
 def _bin(runs: Sequence[Rows]) -> int:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from sweep.schedules import KeyFigures, Plateau, key_figures
 
 if TYPE_CHECKING:
     from sweep.config import RunConfig
+
+WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
+"""Whose a series is."""
 
 WIDE = 96
 """Columns from which on a table has room for a second metric."""
@@ -55,7 +58,10 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
 
 
 def heading(key: str) -> str:
-    """A searched key without its group: `decay_rate`, `lr`; of warmup.steps, `warmup`."""
+    """A searched key without its group: `decay_rate`, `lr`; of warmup.steps, `warmup`; a critic's as `D_lr`."""
+    of_critic = key.removeprefix("critic.")
+    if of_critic != key and of_critic.partition(".")[0] in ("optimizer", "schedule", "warmup"):
+        return f"D_{heading(of_critic)}"
     group, _, leaf = key.partition(".")
     return group if leaf in ("", "steps") else leaf
 
@@ -104,16 +110,41 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
 
 def warnings(config: "RunConfig") -> list[str]:
     """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
-    said = stall_warning(key_figures(config.schedule, config.train.steps))
-    return [text for text in (said, _idle_warning(config), _negative_warning(config)) if text]
+    said = [_idle_warning(config)]
+    for series in config.series:
+        steps, rate = config.train.steps * series.updates, f"{WHOSE[series.name]} learning rate"
+        figures, below = key_figures(series.schedule, steps), np.flatnonzero(series.schedule.curve(steps) < 0)
+        said.append(stall_warning(figures, rate))
+        if below.size:  # as noisy_linear_cosine may be
+            said.append(f"{rate} is below 0 at {below.size} of {steps} steps, first at {below[0]}")
+    return [text for text in said if text]
 
 
-def _negative_warning(config: "RunConfig") -> str | None:
-    """What to say of a rate that goes below zero, as noisy_linear_cosine may."""
-    below = np.flatnonzero(config.schedule.curve(config.train.steps) < 0)
-    if not below.size:
+def scaling(config: "RunConfig", searched: Collection[str] = ()) -> list[str]:
+    """What linear scaling has made of the base rates; nothing without it.
+
+    Args:
+        searched: keys that are drawn: of those the rule is said.
+    """
+    configured = {"optimizer": config.resolved["optimizer"]}
+    if config.critic is not None:
+        configured["critic.optimizer"] = config.resolved["critic"]["optimizer"]
+    rates = zip(configured.items(), config.series, strict=True)
+    said = [_scaling(key, values, series.optimizer.lr, config, searched) for (key, values), series in rates]
+    return [text for text in said if text]
+
+
+def _scaling(
+    key: str, values: Mapping[str, Any], lr: float, config: "RunConfig", searched: Collection[str]
+) -> str | None:
+    """What was made of the rate of one optimizer, which is configured at `key` and now has the rate `lr`."""
+    examples, base = config.train.batch_size, values.get("base_batch_size")
+    if base is None:
         return None
-    return f"the learning rate is below 0 at {below.size} of {config.train.steps} steps, first at {below[0]}"
+    if {key, f"{key}.lr", f"{key}.base_batch_size", "train.batch_size"} & set(searched):
+        base = "base_batch_size" if f"{key}.base_batch_size" in searched else base
+        return f"{key}.lr is for batches of {base}: batches of train.batch_size use lr * batch_size / {base}"
+    return f"{key}.lr {values['lr']:g} is for batches of {base}: batches of {examples} use {lr:g}"
 
 
 def _idle_warning(config: "RunConfig") -> str | None:
@@ -130,12 +161,12 @@ def _idle_warning(config: "RunConfig") -> str | None:
     )
 
 
-def stall_warning(figures: KeyFigures) -> str | None:
+def stall_warning(figures: KeyFigures, rate: str = "the learning rate") -> str | None:
     """What to say of a curve that stalls long before the horizon."""
     if not figures.wasted:
         return None
     return (
-        f"the learning rate stalls at step {figures.stalled_at} of {figures.horizon}: "
+        f"{rate} stalls at step {figures.stalled_at} of {figures.horizon}: "
         "from there on it is below 2^-24 of its peak and trains nothing; let it decay more slowly"
     )
 

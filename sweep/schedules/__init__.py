@@ -3,6 +3,7 @@
 from sweep.schedules.cosine import Cosine, CosineRestarts, LinearCosine, NoisyLinearCosine
 from sweep.schedules.decay import Decay
 from sweep.schedules.exponential import Exponential, InverseTime, NaturalExponential
+from sweep.schedules.family import OTHER_COUNTS
 from sweep.schedules.key_figures import KeyFigures, key_figures
 from sweep.schedules.phases import Cyclic, OneCycle, WarmupStableDecay
 from sweep.schedules.pieces import Constant, Interpolate, Joined, Multistep, Piece, Piecewise
@@ -64,6 +65,7 @@ WARMUPS: dict[str, type[Warmup]] = {
 
 __all__ = [
     "DECAYS",
+    "OTHER_COUNTS",
     "WARMUPS",
     "Decay",
     "Joined",

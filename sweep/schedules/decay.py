@@ -6,9 +6,11 @@ of that namespace by then (`Family.on`).
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Self
 
-from sweep.schedules.family import Family
+from sweep.schedules.family import OTHER_COUNTS, Family
+from sweep.validation import InvalidValueError
 
 
 class Decay(Family, ABC):
@@ -17,6 +19,32 @@ class Decay(Family, ABC):
     @abstractmethod
     def rate(self, s: Any, lr: Any, xp: Any) -> Any:
         """The learning rate at the steps s, of the base rate lr."""
+
+    def per_worker(self, workers: int) -> Self:
+        """The same in updates of `workers` workers together, where lengths and boundaries are in updates of one.
+
+        Each is floor-divided, whether it was given or computed: `DECAY_STEP // num_gpu`.
+
+        Raises:
+            InvalidValueError: names one that becomes 0, or that no longer rises from one to the next.
+        """
+        divided: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            name, value = field.name, getattr(self, field.name)
+            if field.type in (int, int | None) and name not in OTHER_COUNTS and value is not None:
+                divided[name] = shared(name, value, workers)
+            elif field.type == tuple[int, ...]:
+                divided[name] = tuple(shared(name, step, workers) for step in value)
+        return self._divided(workers, **divided)
+
+    def _divided(self, workers: int, **steps: Any) -> Self:
+        """The same with these in place of what was given."""
+        try:
+            return replace(self, **steps)  # type: ignore[type-var]
+        except InvalidValueError as error:
+            rule = f"{error.rule}, also when divided by train.workers={workers} (schedule.per_worker)"
+            given = getattr(self, error.key)
+            raise InvalidValueError(error.key, list(given) if isinstance(given, tuple) else given, rule) from error
 
     def check_rate(self, lr: float) -> None:
         """Refuse a base rate for which the family is not defined.
@@ -50,3 +78,15 @@ class Factor(Decay):
 def progress(s: Any, span: Any, xp: Any) -> Any:
     """u = min(s, span) / span: how much of a decay of `span` updates is done, 0 <= u <= 1."""
     return xp.minimum(s, span) / span
+
+
+def shared(key: str, steps: int, workers: int) -> int:
+    """steps // workers.
+
+    Raises:
+        InvalidValueError: if that is 0, and steps are not.
+    """
+    if 0 < steps < workers:
+        rule = f"is no whole update when divided by train.workers={workers} (schedule.per_worker)"
+        raise InvalidValueError(key, steps, rule)
+    return steps // workers

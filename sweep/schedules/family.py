@@ -6,6 +6,9 @@ from typing import Any, Self
 import numpy as np
 from array_api_compat import array_namespace, device
 
+OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
+"""Keys that are integers, but count no updates."""
+
 
 class Family:
     """A frozen dataclass whose fields are the keys of a configuration.

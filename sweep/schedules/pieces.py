@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from sweep.schedules.decay import Decay, Factor
+from sweep.schedules.decay import Decay, Factor, shared
 from sweep.schedules.family import Family
 from sweep.schedules.reactions import Reaction
 from sweep.validation import InvalidValueError, one_of, real, whole
@@ -105,6 +105,9 @@ class Interpolate(Factor):
         if len(self.knots) < 2 or not np.all(np.asarray(self.knots[0][0]) == 0):
             raise InvalidValueError("knots", [list(knot) for knot in self.knots], "must be two or more, the first at 0")
         one_of("kind", self.kind, ("linear", "cosine", "pchip"))
+
+    def per_worker(self, workers: int) -> Self:
+        return self._divided(workers, knots=tuple((shared("knots", s, workers), factor) for s, factor in self.knots))
 
     def factor(self, s: Any, xp: Any) -> Any:
         factor = xp.zeros_like(s) + self.knots[-1][1]

@@ -254,7 +254,8 @@ class DatabaseWriter:
         repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
         if isinstance(repository, LocalArtifactRepository):
             for name, content in files.items():
-                repository.log_artifact_from_stream(BytesIO(content), name)
+                folder, _, file = name.rpartition("/")
+                repository.log_artifact_from_stream(BytesIO(content), file, folder or None)
         else:
             with folder_of(files) as folder:
                 repository.log_artifacts(folder)  # type: ignore[no-untyped-call]
@@ -355,5 +356,7 @@ def folder_of(files: Files) -> Iterator[str]:
     """A folder with these files for the duration of a with block."""
     with TemporaryDirectory() as folder:
         for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         yield folder

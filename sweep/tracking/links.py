@@ -19,9 +19,9 @@ def finals_page(base: str, experiment_id: str, run_id: str, metric: str, minimiz
     return _runs_page(base, experiment_id, which, metric, minimize)
 
 
-def trainings_page(base: str, experiment_id: str) -> str:
-    """The single trainings of an experiment, best validation loss first, and the curves of the first ten."""
-    return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", "val_loss", minimize=True)
+def trainings_page(base: str, experiment_id: str, metric: str = "val_loss") -> str:
+    """The single trainings of an experiment, the lowest metric first, and the curves of the first ten."""
+    return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", metric, minimize=True)
 
 
 def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize: bool) -> str:

@@ -61,6 +61,7 @@ class MlflowRecorder:
         describe: what is recorded of a trial, beside its rows, when it begins and when events have changed its curve.
         parent: knows the runs of the trials.
         on_open: told the run of each trial that begins.
+        draw: makes a picture of samples; None of what cannot be drawn.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class MlflowRecorder:
         describe: Callable[[Trial, Sequence[Event]], Description],
         parent: Parent,
         on_open: Callable[[Trial, str], None] = lambda trial, run_id: None,
+        draw: Callable[[np.ndarray], bytes | None] = lambda samples: None,
     ) -> None:
         self.store, self.parent = store, parent
-        self._describe, self._on_open = describe, on_open
+        self._describe, self._on_open, self._draw = describe, on_open, draw
         self._runs: dict[int, str] = {}
         self._open: dict[int, OpenRun] = {}
         """In the order of their opening."""
@@ -188,6 +190,9 @@ class MlflowRecorder:
         opened, now = self._open[evaluation.trial], now_ms()
         for key, value in evaluation.metrics.items():
             opened.take(point(key, evaluation.step, now, value))
+        picture = None if evaluation.samples is None else self._draw(evaluation.samples)
+        if picture is not None:  # of a training that goes on from before it, it is replaced by the same
+            self.store.writer.attach(opened.run_id, {f"samples/{evaluation.step:06d}.png": picture})
 
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
         self._open[trial.number].events = events

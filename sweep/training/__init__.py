@@ -2,12 +2,12 @@
 
 from sweep.training.apart import EngineError, EngineProcess
 from sweep.training.batches import steps_per_epoch
-from sweep.training.choice import Work, refuse_unstackable
+from sweep.training.choice import Work, check, refuse_unstackable
 from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
 from sweep.training.served import Account
-from sweep.training.task import Task, largest_checkpoint
+from sweep.training.task import largest_checkpoint
 
 __all__ = [
     "CPU",
@@ -17,8 +17,8 @@ __all__ = [
     "FusedEngine",
     "NotStackableError",
     "SerialEngine",
-    "Task",
     "Work",
+    "check",
     "choose_device",
     "largest_checkpoint",
     "refuse_unstackable",

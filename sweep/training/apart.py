@@ -18,6 +18,7 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Work
+from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
 
 PATIENCE = 0.5
@@ -35,7 +36,7 @@ class EngineError(RuntimeError):
 
 
 class EngineLostError(EngineError):
-    """What a training may do without another time: its process was killed, or the memory was too small."""
+    """What a training may do without another time: a process of it was killed, or the memory was too small."""
 
 
 @dataclass
@@ -43,27 +44,32 @@ class _Handed:
     """A trial that was handed over.
 
     Args:
-        taken: updates of it that were taken.
-        evaluated: those at its last evaluation that was.
+        taken: updates of each of its optimizers that were taken, by series.
+        evaluated: those of the horizon at its last evaluation that was.
     """
 
     trial: Trial
-    taken: int = 0
-    evaluated: int = 0
+    taken: dict[str, int]
+    evaluated: int
+
+    @classmethod
+    def of(cls, trial: Trial) -> "_Handed":
+        done = 0 if trial.state is None else trial.state.step
+        return cls(trial, {series.name: done * series.updates for series in trial.config.series}, done)
 
     def beyond(self, progress: Progress) -> Progress | None:
         """What is new of it: a trial that was handed over again repeats what was taken before. None if nothing is."""
         evaluation = progress.evaluation
         if evaluation is not None and evaluation.step <= self.evaluated:
             evaluation = None
-        rows = [part.since(self.taken) for part in progress.rows]
+        rows = [part.since(self.taken[part.series]) for part in progress.rows]
         new = replace(progress, rows=[part for part in rows if len(part.lr)], evaluation=evaluation)
         return new if new.rows or evaluation or new.status or new.state else None
 
     def take(self, progress: Progress) -> None:
         """It is the owner's from here on."""
         for part in progress.rows:
-            self.taken = part.first + len(part.lr)
+            self.taken[part.series] = part.first + len(part.lr)
         if progress.evaluation is not None:
             self.evaluated = progress.evaluation.step
         if progress.state is not None:
@@ -114,11 +120,19 @@ class EngineProcess:
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
         self._pipe, theirs = forking.context().Pipe()
+        train = self._work.like[0].train
+        others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
+        pipes = [other.pipe for other in others]
         self._process = forking.context().Process(
-            target=serve, args=(theirs, config, self._data, self._device, self._work), name="sweep-engine", daemon=True
+            target=serve,
+            args=(theirs, config, self._data, self._device, self._work, pipes),
+            name="sweep-engine",
+            daemon=True,
         )
         self._process.start()
-        theirs.close()
+        self._workers = [other.process for other in others]
+        for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
+            pipe.close()
 
     def __enter__(self) -> "EngineProcess":
         return self
@@ -169,8 +183,7 @@ class EngineProcess:
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
-        done = 0 if trial.state is None else trial.state.step
-        self._live[self._tickets] = _Handed(trial, done, done)
+        self._live[self._tickets] = _Handed.of(trial)
         if self._account is not None:
             self._hand(self._tickets)
 
@@ -189,6 +202,8 @@ class EngineProcess:
             try:
                 while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
                     self._hear()
+                if not reached:
+                    self._check_workers()
             except EngineLostError as error:
                 self._replace(error)
             else:
@@ -251,7 +266,7 @@ class EngineProcess:
             self._say(f"{error}: going on with fewer than {slots} trials at once")
         self.close()
         fewer = slots // 2
-        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))
+        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))  # or with the same workers
 
     def _blame(self, error: EngineLostError) -> None:
         """Count the failure of the trial that was in the only slot, the oldest."""
@@ -277,9 +292,10 @@ class EngineProcess:
         """End the process; what it was training is given up."""
         with suppress(OSError):
             self._pipe.send(("end", 0, None))
-        self._process.join(GRACE)
-        self._process.kill()
-        self._process.join()
+        for process in (self._process, *self._workers):
+            process.join(GRACE)
+            process.kill()
+            process.join()
         self._pipe.close()
 
     def _receive(self) -> tuple[str, Any]:
@@ -289,11 +305,27 @@ class EngineProcess:
             raise self._ended() from error
         if kind == "refused":
             raise content
-        if kind == "memory":
+        if kind == "worker":
+            self._check_workers(GRACE)
+        if kind in ("memory", "worker"):
             raise EngineLostError(content)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
+
+    def _check_workers(self, patience: float = 0.0) -> None:
+        """Notice a worker that was killed: nccl would wait for it until its time is up.
+
+        Args:
+            patience: seconds that each is waited for.
+
+        Raises:
+            EngineLostError: if one was.
+        """
+        for process in self._workers:
+            process.join(patience)
+            if (process.exitcode or 0) < 0:
+                raise EngineLostError(f"a data-parallel worker was killed by signal {-process.exitcode}")
 
     def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
         with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ import torch
 from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
-from sweep.training.device import ALL_THREADS, out_of_memory
+from sweep.training.adversarial import AdversarialEngine
+from sweep.training.data_parallel import DataParallelEngine, backend
+from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
 from sweep.training.task import Task
@@ -78,19 +81,32 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        return "fused" if isinstance(self.engine, FusedEngine) else "serial"
+        names = {FusedEngine: "fused", DataParallelEngine: "data_parallel"}
+        return names.get(type(self.engine), "serial")
+
+    @property
+    def workers(self) -> int:
+        return 1 if isinstance(self.engine, FusedEngine) else self.engine.workers
 
     @property
     def slots(self) -> int:
         return self.engine.slots
 
 
-def choose(config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> Chosen:
+def choose(
+    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
+) -> Chosen:
     """The engine that was asked for; of engine=auto the one that is faster for this work.
+
+    Args:
+        others: to further workers, which the data-parallel engine trains with; no other has any.
 
     Raises:
         NotStackableError: if engine=fused is asked for what cannot be stacked.
     """
+    if others:
+        shared = DataParallelEngine(data, device, work.like[0].train.precision, others)
+        return Chosen(shared, False, backend(device))
     chooser = _Chooser(config, data, device, work)
     if config.name == "serial":
         return chooser.serial("as asked for")
@@ -109,10 +125,12 @@ class _Chooser:
 
     def serial(self, why: str) -> Chosen:
         torch.set_num_threads(ALL_THREADS)
-        return Chosen(SerialEngine(self.data, self.device, self.precision), False, why)
+        return Chosen(one_by_one(self.work.like[0])(self.data, self.device, self.precision), False, why)
 
     def auto(self) -> Chosen:
         work, wanted = self.work, self.config.slots
+        if work.like[0].critic is not None:
+            return self.serial(TWO_OPTIMIZERS)
         if wanted is None and work.fair_slots < FEWEST:
             learning = ": its sampler learns from each" if work.learns else ""
             return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
@@ -222,6 +240,25 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 120 else line[:120].rpartition(" ")[0] + " ..."
 
 
+TWO_OPTIMIZERS = "a GAN has two optimizers, and is trained alone"
+
+
+def one_by_one(config: RunConfig) -> type[SerialEngine]:
+    """The engine that trains such a configuration, one at a time."""
+    return SerialEngine if config.critic is None else AdversarialEngine
+
+
+def check(data: Dataset, configs: Sequence[RunConfig]) -> None:
+    """Try what trainings of one kind need, on the CPU, without training.
+
+    Raises:
+        InvalidValueError: names what cannot be trained.
+    """
+    engine = one_by_one(configs[0])(data, CPU, configs[0].train.precision)
+    for config in configs:
+        engine.check(config)
+
+
 def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunConfig]) -> None:
     """Try whether trials of these configurations can be trained in one step, and give what they give alone.
 
@@ -231,6 +268,8 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     Raises:
         NotStackableError: says why not.
     """
+    if any(config.critic is not None for config in like):
+        raise NotStackableError(TWO_OPTIMIZERS)
     batch, model = like[0].train.batch_size, like[0].model.target
     exact = "float32" if device.type == "mps" else "float64"
     n = min(len(data.train), 2 * batch + len(data.train) % batch)

@@ -17,27 +17,42 @@ SMALL = 1_000_000
 """Parameters below which an operation is shorter than handing a part of it to another thread."""
 
 
-def choose_threads(model: nn.Module, device: torch.device) -> None:
-    """One CPU thread for a small model, else as many as torch takes.
+def choose_threads(model: nn.Module, device: torch.device, processes: int = 1) -> None:
+    """One CPU thread for a small model, else as many as torch takes, shared among so many processes.
 
     A second thread gives a small model nothing on an idle machine (digits: mlp 1.0 times, cnn 1.08 times as fast),
     and waits for its turn at every operation on a busy one (mlp: 0.2 times as fast beside one other process).
     """
     if device.type == "cpu":
         small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-        torch.set_num_threads(1 if small else ALL_THREADS)
+        torch.set_num_threads(1 if small else max(ALL_THREADS // processes, 1))
 
 
 def choose_device(config: TrainConfig) -> torch.device:
     """The device of `train.device`; auto takes CUDA, then MPS, then the CPU.
 
+    With several workers it is the first one's; each has a GPU to itself, the next ones by their index.
+
     Raises:
-        InvalidValueError: if the device is not there, or cannot compute in `train.precision`.
+        InvalidValueError: if the device is not there, or cannot compute in `train.precision`, or not with
+            `train.workers`.
     """
     device = torch.device(_available(config.device))
+    if config.workers > 1:
+        _check_workers(config.workers, device)
     if device.type == "mps" and config.precision == "float64":
         raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.device=cpu has it")
     return device
+
+
+def _check_workers(workers: int, device: torch.device) -> None:
+    if device.type == "mps" or not torch.distributed.is_available():
+        rule = f"needs train.device=cpu or cuda: this torch has no collectives for {device.type}"
+        raise InvalidValueError("train.workers", workers, rule)
+    first, gpus = device.index or 0, torch.cuda.device_count()
+    if device.type == "cuda" and first + workers > gpus:
+        rule = f"takes a GPU each, from cuda:{first} on: this machine has {gpus} CUDA devices; train.device=cpu has all"
+        raise InvalidValueError("train.workers", workers, rule)
 
 
 def _available(name: str) -> str:

@@ -32,7 +32,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
             optimizer.train()  # where schedulefree looks at its betas
     except (AttributeError, TypeError) as error:
         rule = f"cannot train with {dict(config.component.arguments)}: {error}"
-        raise InvalidValueError("optimizer._target_", config.component.target, rule) from error
+        raise InvalidValueError(f"{config.component.key}._target_", config.component.target, rule) from error
     return optimizer
 
 
@@ -49,13 +49,13 @@ def recorded_group(optimizer: Optimizer) -> dict[str, Any]:
 
 def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
     """The optimizer with groups; the parameters that no name matches are the first."""
-    named = _named(asked, model)
+    named = _named(f"{config.component.key}.groups", asked, model)
     groups = [{"params": named[None]}, *({**asked[name], "params": named[name]} for name in asked)]
     try:
         optimizer: Optimizer = config.component.build(groups, lr=config.lr)
     except AttributeError as error:
         rule = f"{config.component.target} takes no groups: {error}"
-        raise InvalidValueError("optimizer.groups", _list(asked), rule) from error
+        raise InvalidValueError(f"{config.component.key}.groups", _list(asked), rule) from error
     known = [key for key in getattr(optimizer, "defaults", {}) if key != "lr"]
     for name in asked:
         _check_arguments(config, name, asked[name], named[name], known)
@@ -66,7 +66,8 @@ def _check_arguments(
     config: OptimizerConfig, name: str, keys: Mapping[str, Any], parameters: list[Tensor], known: list[str]
 ) -> None:
     """Try the arguments of a group on an optimizer of its own: torch checks those of an optimizer, not of a group."""
-    component, key = config.component, f"optimizer.groups.{name}"
+    component = config.component
+    key = f"{component.key}.groups.{name}"
     own = {argument: value for argument, value in keys.items() if argument != "lr_factor"}
     for argument, value in own.items():
         if argument not in known:
@@ -75,21 +76,21 @@ def _check_arguments(
     Component(key, component.target, {**component.arguments, **own}, component.trusted).build(parameters, lr=config.lr)
 
 
-def _named(asked: Iterable[str], model: nn.Module) -> dict[str | None, list[Tensor]]:
+def _named(key: str, asked: Iterable[str], model: nn.Module) -> dict[str | None, list[Tensor]]:
     """The parameters by the first name that matches, None where none does."""
     named: dict[str | None, list[Tensor]] = {name: [] for name in (None, *asked)}
     for name, parameter in model.named_parameters():
         first = next((pattern for pattern in asked if _matches(pattern, name, parameter)), None)
         named[first].append(parameter)
     if not named[None]:
-        rule = "must leave a parameter that is trained at optimizer.lr itself, which is what is recorded"
-        raise InvalidValueError("optimizer.groups", _list(asked), rule)
+        rule = "must leave a parameter that is trained at lr itself, which is what is recorded"
+        raise InvalidValueError(key, _list(asked), rule)
     for pattern, parameters in named.items():
         if not parameters:
             names = [name for name, _ in model.named_parameters()]
             known = _list(names[:6]) + (", ..." if len(names) > 6 else "")
             rule = f"matches no parameter that an earlier name leaves; the model has {known}"
-            raise InvalidValueError("optimizer.groups", pattern, rule)
+            raise InvalidValueError(key, pattern, rule)
     return named
 
 

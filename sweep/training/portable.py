@@ -16,7 +16,7 @@ from sweep.training.state import RandomState, TrainState, initial_state
 from sweep.validation import InvalidValueError
 
 CONTENT = {
-    "model", "optimizer", "random", "average", "events", "memories", "mistakes", "seen", "global_step",
+    "model", "optimizer", "random", "average", "events", "memories", "mistakes", "seen", "global_step", "critic",
 }  # fmt: skip
 """What they hold."""
 
@@ -33,6 +33,7 @@ def packed(state: TrainState) -> Snapshot:
         "mistakes": state.mistakes,
         "seen": state.seen,
         "global_step": state.global_step,
+        "critic": _critic_of(state),
     }
     file = BytesIO()
     torch.save(content, file)
@@ -63,6 +64,16 @@ def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -
     state.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
     state.mistakes = None if held["mistakes"] is None else held["mistakes"].to(device)
     state.seen, state.global_step = held["seen"], held["global_step"]
+    if state.critic is not None:
+        load_exactly(state.critic.optimizer, held["critic"]["optimizer"])
+        state.critic.global_step = held["critic"]["global_step"]
+
+
+def _critic_of(state: TrainState) -> dict[str, Any] | None:
+    """What a GAN has beside its model."""
+    if state.critic is None:
+        return None
+    return {"optimizer": state.critic.optimizer.state_dict(), "global_step": state.critic.global_step}
 
 
 def _on(average: dict[str, torch.Tensor] | None, device: torch.device) -> dict[str, torch.Tensor] | None:

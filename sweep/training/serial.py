@@ -2,50 +2,63 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Status, Trial
+from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.device import choose_threads
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.portable import packed
-from sweep.training.state import TRAIN_ERROR, RandomState, TrainState
-from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, broken, sound
+from sweep.training.state import TRAIN_ERROR, RandomState, TrainState, global_steps
+from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, on_host, sound
 
 
 @dataclass
-class _Slot:
+class Slot:
     """A trial in training.
 
     Args:
-        curve: the rate of every update, as long as nothing else happens.
+        unrecorded: of each of its optimizers; a GAN's are the generator's and the critic's.
+        curves: of each the rate of every update, as long as nothing else happens.
     """
 
     trial: Trial
     state: TrainState
-    rows: Unrecorded
-    curve: list[float]
+    unrecorded: list[Unrecorded] = field(init=False)
+    curves: list[list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        number, step = self.trial.number, self.state.global_step
+        self.unrecorded = [Unrecorded(number, step * of.updates, of.name) for of in self.trial.config.series]
+        self.redraw()
 
     def redraw(self) -> None:
-        """Draw the curve anew, after what has happened."""
-        schedule = self.trial.config.schedule.after(*self.state.events)
-        self.curve = schedule.curve(max(self.trial.last, self.trial.config.train.steps)).tolist()
+        """Draw the curves anew, after what has happened."""
+        horizon = max(self.trial.last, self.trial.config.train.steps)
+        schedules = [(of.schedule.after(*self.state.events), of.updates) for of in self.trial.config.series]
+        self.curves = [schedule.curve(horizon * updates).tolist() for schedule, updates in schedules]
+
+    def rows(self) -> list[Rows]:
+        """What was not given yet."""
+        return [rows for unrecorded in self.unrecorded for rows in unrecorded.take()]
 
 
 class SerialEngine(Task):
     """Trains one trial at a time. No host synchronization between two boundaries."""
 
     slots = 1
+    workers = 1
+    """Processes that share a batch."""
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
-        self._slot: _Slot | None = None
+        self._slot: Slot | None = None
 
     @property
     def free(self) -> int:
@@ -54,12 +67,10 @@ class SerialEngine(Task):
     def start(self, trial: Trial) -> None:
         self._slot = self._begin(trial)
 
-    def _begin(self, trial: Trial) -> _Slot:
+    def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        choose_threads(state.model, self.device)
-        slot = _Slot(trial, state, Unrecorded(trial.number, state.global_step), curve=[])
-        slot.redraw()
-        return slot
+        choose_threads(state.model, self.device, self.workers)
+        return Slot(trial, state)
 
     def stop(self, trial: Trial) -> None:
         if self._slot is not None and self._slot.trial.number == trial.number:
@@ -68,7 +79,7 @@ class SerialEngine(Task):
     def snapshots(self) -> Iterator[Progress]:
         slot = self._slot
         if slot is not None:
-            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.state.events, packed(slot.state))
+            yield Progress(slot.trial.number, slot.rows(), None, None, slot.state.events, packed(slot.state))
 
     def advance(self) -> list[Progress]:
         slot = self._slot
@@ -79,18 +90,18 @@ class SerialEngine(Task):
         slot.state.random.restore(self.device)
         last_loss = self._train(slot, begin, end)
         if not np.isfinite(last_loss):
-            return [self._ended(slot, broken(trial.number, slot.state.global_step), Status.DIVERGED)]
+            return [self._ended(slot, self._broken(slot), Status.DIVERGED)]
         slot.state.random = RandomState.capture(self.device)  # before evaluating, which must not change the training
         if slot.state.global_step < end:
             return []
-        evaluation = Evaluation(trial.number, end, self._measure(slot.state, self.splits(trial, end)))
+        evaluation = self._evaluate(slot, self.splits(trial, end))
         if not sound(evaluation):
-            return [self._ended(slot, broken(trial.number, end), Status.DIVERGED)]
+            return [self._ended(slot, self._broken(slot), Status.DIVERGED)]
         if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not one of the schedule's
             self._react(slot, evaluation)
         if end == trial.last:
             return [self._ended(slot, evaluation, Status.COMPLETE)]
-        return [Progress(trial.number, slot.rows.take(), evaluation, None, slot.state.events)]
+        return [Progress(trial.number, slot.rows(), evaluation, None, slot.state.events)]
 
     def rate(self, config: RunConfig, updates: int) -> float:
         """Updates per second, measured with a trial of this configuration, which gives nothing."""
@@ -100,12 +111,17 @@ class SerialEngine(Task):
         self._train(slot, 2, 2 + updates)
         return updates / (time.perf_counter() - began)
 
-    def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
+    def _ended(self, slot: Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slot = None
         state = packed(slot.state) if slot.trial.keeps_state and status is Status.COMPLETE else None
-        return Progress(slot.trial.number, slot.rows.take(), evaluation, status, slot.state.events, state)
+        return Progress(slot.trial.number, slot.rows(), evaluation, status, slot.state.events, state)
 
-    def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
+    @staticmethod
+    def _broken(slot: Slot) -> Evaluation:
+        """The evaluation of a trial that has diverged."""
+        return Evaluation(slot.trial.number, slot.state.global_step, global_steps(slot.state))
+
+    def _react(self, slot: Slot, evaluation: Evaluation) -> None:
         """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
         state, schedule = slot.state, slot.trial.config.schedule.after(*slot.state.events)
         state.memories, happened = schedule.react(state.memories, evaluation.step, evaluation.metrics)
@@ -116,7 +132,7 @@ class SerialEngine(Task):
             state.mistakes.zero_()
             state.seen = 0
 
-    def _train(self, slot: _Slot, begin: int, end: int) -> float:
+    def _train(self, slot: Slot, begin: int, end: int) -> float:
         """The updates begin..end-1, or up to a pause; the loss of the last, or the first that is not finite.
 
         It is the last whose row is taken.
@@ -125,47 +141,57 @@ class SerialEngine(Task):
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
         rates = np.empty(end - begin)
         losses = torch.empty(end - begin, device=self.device, dtype=self.dtype)
-        parameters = list(model.parameters())
+        parameters, (curve,), (unrecorded,) = list(model.parameters()), slot.curves, slot.unrecorded
         model.train()
         for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
-            if row and self.pause():
+            if row and self._pausing():
                 end = begin + row
                 break
-            set_rate(optimizer, slot.curve[begin + row])
+            set_rate(optimizer, curve[begin + row])
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
-            losses[row] = self.backward(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
+            losses[row] = self._gradient(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             rates[row] = recorded["lr"]
             if slot.state.average is not None and config.average.decay is not None:
                 update_average(slot.state.average, model, config.average.decay, begin + row)
-        losses = losses[: end - begin]
-        loss_column = losses.double().cpu().numpy() if self.device.type != "mps" else losses.cpu().double().numpy()
+        loss_column = on_host(losses[: end - begin])
         broken = np.flatnonzero(~np.isfinite(loss_column))
         kept = int(broken[0]) + 1 if broken.size else end - begin
-        slot.rows.add(rates[:kept], loss_column[:kept])
+        unrecorded.add(rates[:kept], loss_column[:kept])
         slot.state.global_step = begin + kept
         return float(loss_column[kept - 1])
 
-    def _measure(self, state: TrainState, splits: Mapping[str, Split]) -> dict[str, float]:
+    def _gradient(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The mean loss over the batch of an update; its gradient is the parameters'."""
+        return self.backward(state, inputs, targets, accumulate, seed, step)
+
+    def _pausing(self) -> bool:
+        """Whether to stop before the next update."""
+        return self.pause()
+
+    def _evaluate(self, slot: Slot, splits: Mapping[str, Split]) -> Evaluation:
         """The metrics on the splits, those of the averaged weights with _ema, and the global step.
 
         Weights and optimizer are left as they were.
         """
+        state = slot.state
         with evaluated_weights(state.model, state.optimizer):
-            metrics = self._evaluate(state.model, splits)
+            metrics = self._measure(state.model, splits)
         if state.average is not None:
             with averaged_weights(state.model, state.average):
-                averaged = self._evaluate(state.model, splits)
+                averaged = self._measure(state.model, splits)
             metrics |= {f"{name}_ema": value for name, value in averaged.items()}
         if state.mistakes is not None:
             metrics[TRAIN_ERROR] = float(state.mistakes) / state.seen
-        return metrics | {"global_step": float(state.global_step)}
+        return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state))
 
     @torch.no_grad()
-    def _evaluate(self, model: nn.Module, splits: Mapping[str, Split]) -> dict[str, float]:
+    def _measure(self, model: nn.Module, splits: Mapping[str, Split]) -> dict[str, float]:
         """Mean loss over each split, and the accuracy of a classification: val_loss, val_accuracy, test_loss, ..."""
         model.eval()
         metrics = {}

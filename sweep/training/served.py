@@ -19,6 +19,7 @@ from sweep.config import EngineConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Chosen, Work, choose
+from sweep.training.data_parallel import WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
 from sweep.validation import InvalidValueError
@@ -35,8 +36,9 @@ class Account:
     """What an engine did, up to the last trial that was started.
 
     Args:
-        name: serial or fused.
+        name: serial, fused or data_parallel.
         slots: trials at once.
+        workers: processes that share each batch.
         compiled: whether updates were compiled.
         why: of the choice.
         prepared: seconds of building, trying and compiling.
@@ -49,6 +51,7 @@ class Account:
 
     name: str = ""
     slots: int = 0
+    workers: int = 1
     compiled: bool = False
     why: str = ""
     prepared: float = 0.0
@@ -61,8 +64,14 @@ class Account:
         return asdict(self)
 
 
-def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work) -> None:
-    """The engine's process: choose, then train what is handed over."""
+def serve(
+    pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work, others: Sequence[Connection] = ()
+) -> None:
+    """The engine's process: choose, then train what is handed over.
+
+    Args:
+        others: to the data-parallel workers beside this process.
+    """
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:
@@ -70,8 +79,9 @@ def serve(pipe: Connection, config: EngineConfig, data: Dataset, device: str, wo
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = choose(config, data, torch.device(device), work)
-        account = Account(chosen.name, chosen.slots, chosen.compiled, chosen.why, time.monotonic() - began)
+        chosen = choose(config, data, torch.device(device), work, others)
+        prepared = time.monotonic() - began
+        account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
         pipe.send(("chosen", account))
         _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
     except BrokenPipeError:
@@ -87,6 +97,8 @@ def _last_words(error: BaseException) -> tuple[str, Any]:
     if isinstance(error, InvalidValueError):
         return "refused", error
     text = str(error).strip()
+    if isinstance(error, WorkerLostError):
+        return "worker", text
     if out_of_memory(error):
         return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
     return "error", traceback.format_exc()

@@ -36,7 +36,8 @@ class TrainState:
         mistakes: examples of the training batches that were misclassified since the last regular evaluation; None
             where no reaction asks.
         seen: examples of those batches.
-        global_step: completed updates.
+        global_step: completed updates; of a GAN, of its generator, whose optimizer `optimizer` is.
+        critic: what a GAN has beside it; its batches are the critic's.
     """
 
     model: nn.Module
@@ -49,6 +50,24 @@ class TrainState:
     memories: dict[str, Memory] = field(default_factory=dict)
     mistakes: Tensor | None = None
     seen: int = 0
+    global_step: int = 0
+    critic: "CriticState | None" = None
+
+
+@dataclass
+class CriticState:
+    """What a GAN has beside its model and the optimizer of its generator.
+
+    Args:
+        generator, critic: of the model; [n, latent] -> examples, and examples -> [n].
+        optimizer: of the critic.
+        global_step: completed updates of the critic.
+    """
+
+    generator: nn.Module
+    critic: nn.Module
+    latent: int
+    optimizer: Optimizer
     global_step: int = 0
 
 
@@ -83,6 +102,13 @@ class RandomState:
             torch.mps.set_rng_state(self.device)
 
 
+def global_steps(state: TrainState) -> dict[str, float]:
+    """The completed updates as they are recorded: of the optimizer, or of the generator's and the critic's."""
+    if state.critic is None:
+        return {"global_step": float(state.global_step)}
+    return {"G_global_step": float(state.global_step), "D_global_step": float(state.critic.global_step)}
+
+
 def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.device, dtype: torch.dtype) -> TrainState:
     """The state before update 0: a function of configuration and seed. Initial weights are drawn on the CPU.
 
@@ -94,13 +120,32 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
     dropouts = seed_dropouts(model)
     model = model.to(device, dtype)
-    optimizer = build_optimizer(config.optimizer, model)
+    critic = _critic_state(config, model)
+    optimizer = build_optimizer(config.optimizer, model if critic is None else critic.generator)
     average = initial_average(model) if config.average.name == "ema" else None
     if average is not None and isinstance(optimizer, TwoWeights):
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
     batches = Batches(data.train, config.train.batch_size, seed, device)
-    state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average)
+    state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average, critic=critic)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state
+
+
+def _critic_state(config: RunConfig, model: nn.Module) -> CriticState | None:
+    """That of a GAN; None of other trainings.
+
+    Raises:
+        InvalidValueError: if the model and the configuration do not agree on what it is.
+    """
+    generator, critic, latent = (getattr(model, name, None) for name in ("generator", "critic", "latent"))
+    adversarial = isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)
+    if config.critic is None and adversarial:
+        raise InvalidValueError("critic", "none", f"{config.model.target} is a GAN; critic=wgan or wgan_gp trains it")
+    if config.critic is None:
+        return None
+    if not (isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)):
+        rule = "is trained with a critic, and must have the modules generator and critic and the integer latent"
+        raise InvalidValueError("model._target_", config.model.target, f"{rule}; critic=none trains other models")
+    return CriticState(generator, critic, latent, build_optimizer(config.critic.optimizer, critic))

@@ -27,14 +27,16 @@ ROOM, TIMES = 2**28, 32
 
 @dataclass
 class Unrecorded:
-    """The rows of a trial that were not given yet.
+    """The rows of one optimizer of a trial that were not given yet.
 
     Args:
         first: the update that they begin with.
+        series: one of core.SERIES.
     """
 
     trial: int
     first: int = 0
+    series: str = ""
     lr: list[np.ndarray] = field(default_factory=list)
     loss: list[np.ndarray] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ class Unrecorded:
         """What there is, as one; from here on it is what follows."""
         if not self.lr:
             return []
-        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss))
+        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss), self.series)
         self.first, self.lr, self.loss = self.first + len(rows.lr), [], []
         return [rows]
 
@@ -92,10 +94,7 @@ class Task:
         Raises:
             InvalidValueError: names what cannot be trained.
         """
-        n_train = len(self.data.train)
-        if config.train.batch_size > n_train:
-            rule = f"must be at most the training split, which has {n_train} examples"
-            raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
+        self._check_batch(config)
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
@@ -108,7 +107,10 @@ class Task:
                 outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
                 if outputs.shape != expected:
                     raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
-                self.backward(state, inputs, targets, config.train.accumulate, config.train.seed, first)
+                workers = config.train.workers
+                for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
+                    if len(x):
+                        self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
@@ -118,25 +120,43 @@ class Task:
             rule = f"cannot update this model: {error}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
 
+    def _check_batch(self, config: RunConfig) -> None:
+        n_train = len(self.data.train)
+        if config.train.batch_size > n_train:
+            rule = f"must be at most the training split, which has {n_train} examples"
+            raise InvalidValueError("train.batch_size", config.train.batch_size, rule)
+
     def backward(
-        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+        self,
+        state: TrainState,
+        inputs: Tensor,
+        targets: Tensor,
+        accumulate: int,
+        seed: int,
+        step: int,
+        first_row: int = 0,
+        of: int | None = None,
     ) -> Tensor:
         """The mean loss over a batch; its gradient is added to the parameters', micro-batch by micro-batch.
 
+        Of a part of a batch, the share in both: summed over the parts they are those of the batch.
+
         Args:
             seed, step: of the training and of its update; they say what dropout draws.
+            first_row: where the part begins in its batch.
+            of: examples of the batch; None where these are all.
         """
-        key = update_key(seed, step) if state.dropouts else 0
-        if accumulate == 1:
+        key, whole = update_key(seed, step) if state.dropouts else 0, len(inputs) if of is None else of
+        if accumulate == 1 and len(inputs) == whole:
             set_draws(state.dropouts, key)
             loss = self._loss(state, inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        total, first_row = torch.zeros((), device=self.device, dtype=self.dtype), 0
+        total = torch.zeros((), device=self.device, dtype=self.dtype)
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
             if len(part):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
-                loss = self._loss(state, part, expected) * (len(part) / len(inputs))
+                loss = self._loss(state, part, expected) * (len(part) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += len(part)
@@ -176,6 +196,11 @@ def sound(evaluation: Evaluation) -> bool:
 def broken(trial: int, step: int) -> Evaluation:
     """The evaluation of a trial that has diverged."""
     return Evaluation(trial, step, {"global_step": float(step)})
+
+
+def on_host(losses: Tensor) -> np.ndarray:
+    """float64, shape as it is."""
+    return losses.double().cpu().numpy() if losses.device.type != "mps" else losses.cpu().double().numpy()
 
 
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:

@@ -77,9 +77,10 @@ SERIAL_MEDIAN = Case(
     search("engine=serial", "sampler=random", "pruner=median", "pruner.n_startup_trials=2", trials=8),
 )
 FUSED_RANDOM = Case("fused, random", search(*FUSED, *RANDOM), exact=False, best=False)
-TRAINING = Case(
-    "mode=train", ("mode=train", *search("schedule=plateau", "warmup=until_error", "model.dropout=0.2", steps=2000))
-)
+WORKERS_TPE = Case("two workers, tpe", search("train.workers=2", *TPE))
+REACTING = ("schedule=plateau", "warmup=until_error", "model.dropout=0.2")
+TRAINING = Case("mode=train", ("mode=train", *search(*REACTING, steps=2000)))
+WORKERS_TRAINING = Case("mode=train, two workers", ("mode=train", *search("train.workers=2", *REACTING, steps=600)))
 
 
 # ---------------------------------------------------------------------------------------------------- its processes
@@ -213,11 +214,11 @@ class Command:
         """Send a signal; whether it had not ended."""
         return self.zygote.signal(self.pid, number, group)
 
-    def kill_engine(self) -> bool:
-        """Kill what its server forked, and that alone; whether there was anything."""
+    def kill_engine(self, which: Callable[[list[int]], list[int]] = lambda pids: pids) -> bool:
+        """Kill what its server forked, and that alone: all, or `which` of them; whether there was anything."""
         parents = {pid: parent for pid, parent, group, _ in processes() if group == self.pid}
         servers = [pid for pid, parent in parents.items() if parent == self.pid]
-        engines = [pid for pid, parent in parents.items() if parent in servers]
+        engines = which(sorted(pid for pid, parent in parents.items() if parent in servers))
         for pid in engines:
             os.kill(pid, signal.SIGKILL)
         return bool(engines)

@@ -19,6 +19,7 @@ from tests.faults.harness import (
     ROOT,
     SERIAL_MEDIAN,
     SERIAL_TPE,
+    WORKERS_TPE,
     Bench,
     Case,
     Command,
@@ -78,20 +79,21 @@ SIGNALS = [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, Fals
 SIGNALS += [(signal.SIGINT, True), (signal.SIGUSR1, True)] if LONG else []
 
 
+@pytest.mark.parametrize("cases", [CASES, (WORKERS_TPE,)], ids=["serial and fused", "two workers"])
 @pytest.mark.parametrize(("number", "twice"), SIGNALS, ids=str)
 def test_a_signal_stops_the_search_soon_and_the_same_command_goes_on(
-    bench: Bench, note: Callable[..., None], number: signal.Signals, twice: bool
+    bench: Bench, note: Callable[..., None], number: signal.Signals, twice: bool, cases: tuple[Case, ...]
 ) -> None:
     wanted = (100 if number == signal.SIGTERM and not twice else 30) if LONG else 2
     random, done, in_vain = Random(f"{number} {twice}"), 0, 0
     try:
         while done < wanted:
-            case = random.choice(CASES)
+            case = random.choice(cases)
             often = endure(bench, case, random, number, twice, min(wanted - done, 8))
             done, in_vain = done + often, 0 if often else in_vain + 1
             assert in_vain < 20, "no signal comes in time"
     finally:
-        note(number.name + (" twice" if twice else ""), "serial and fused", done)
+        note(number.name + (" twice" if twice else ""), ", ".join(case.name for case in cases), done)
 
 
 def test_a_signal_during_the_imports_ends_the_command_without_a_traceback(

@@ -129,12 +129,12 @@ def rows(run: TrialRecord, seed: int = 0, steps: int = STEPS) -> Rows:
     return Rows(-1, 0, lr, loss)
 
 
-def rows_of_finals(record: ComparisonRecord, steps: int = STEPS) -> dict[str, Rows]:
-    return {f.run.run_id: rows(f.run, f.seed, steps) for of in record.families for f in of.finals}
+def rows_of_finals(record: ComparisonRecord, steps: int = STEPS) -> dict[str, list[Rows]]:
+    return {f.run.run_id: [rows(f.run, f.seed, steps)] for of in record.families for f in of.finals}
 
 
-def rows_of_best(study: StudyRecord) -> dict[str, Rows]:
-    return {best.run_id: rows(best, best.number or 0) for best in study.ranked[:10]}
+def rows_of_best(study: StudyRecord) -> dict[str, list[Rows]]:
+    return {best.run_id: [rows(best, best.number or 0)] for best in study.ranked[:10]}
 
 
 def importances(record: ComparisonRecord) -> dict[tuple[str, str], dict[str, dict[str, float]]]:

@@ -18,6 +18,7 @@ from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
+from sweep.training.data_parallel import DataParallelEngine, begin_workers
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -37,6 +38,8 @@ class EngineKind:
     rtol: float
     refuses: Callable[[Trial], bool] = lambda trial: False
     """Trials that it does not train, and says so when they are to start."""
+    splits_batches: bool = False
+    """Whether a normalization over the batch sees parts of it."""
 
 
 STACKED = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
@@ -49,8 +52,15 @@ def trained_alone(trial: Trial) -> bool:
     return target not in ("SGD", "RMSprop", "Adagrad", "Adam", "AdamW") or trial.config.train.accumulate != 1
 
 
+def data_parallel(data: Dataset, device: torch.device, precision: str, workers: int = 2) -> Engine:
+    """One whose workers end with it."""
+    others = begin_workers(data, device, precision, workers)
+    return DataParallelEngine(data, device, precision, [other.pipe for other in others])
+
+
 ENGINES = {
     "serial": EngineKind(SerialEngine, rtol=0.0),
+    "data_parallel": EngineKind(data_parallel, rtol=1e-9, splits_batches=True),
     "fused": EngineKind(partial(FusedEngine, slots=3), rtol=1e-9, refuses=trained_alone),
 }
 
@@ -113,6 +123,7 @@ def make_trial(optimizers):
         batch_size=64,
         precision="float64",
         arguments=None,
+        workers=1,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
         if arguments:
@@ -125,7 +136,7 @@ def make_trial(optimizers):
             warmup=warmup or WARMUPS["none"](),
             dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
             # the seed that counts is the trial's
-            train=TrainConfig(steps, batch_size, 99, eval_every, "cpu", precision, accumulate),
+            train=TrainConfig(steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers),
             resolved={},
             average=AverageConfig() if average is None else AverageConfig("ema", average),
         )

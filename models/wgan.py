@@ -1,0 +1,78 @@
+"""Wasserstein generative adversarial network: a generator and a critic."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+
+class WGAN(nn.Module):
+    """Two multilayer perceptrons: `generator` makes examples out of noise, `critic` scores examples.
+
+    The critic normalizes nothing: a score is of one example, whatever others are in its batch, so that the norm of
+    its gradient at an example can be penalized (https://arxiv.org/abs/1704.00028). The generator normalizes within
+    an example, which lets a clipped critic (https://arxiv.org/abs/1701.07875) teach it in fewer updates.
+
+    Args:
+        input_shape: of one example, whose values are between 0 and 1.
+        latent: normal random numbers an example is made of.
+        generator_hidden: units of each hidden layer of the generator: layer normalization and ReLU after each.
+        critic_hidden: units of each hidden layer of the critic: leaky ReLU after each.
+
+    Raises:
+        ValueError: names `latent`, `generator_hidden` or `critic_hidden`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent: int = 32,
+        generator_hidden: Sequence[int] = (512, 512),
+        critic_hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        if isinstance(latent, bool) or not (isinstance(latent, int) and latent > 0):
+            raise ValueError(f"latent={latent} must be an integer > 0")
+        for name, hidden in (("generator_hidden", generator_hidden), ("critic_hidden", critic_hidden)):
+            if not isinstance(hidden, Sequence) or not all(isinstance(width, int) and width > 0 for width in hidden):
+                raise ValueError(f"{name}={hidden} must be a list of integers > 0")
+        self.latent = latent
+        self.generator = Generator(latent, generator_hidden, input_shape)
+        self.critic = Critic(input_shape, critic_hidden)
+
+
+class Generator(nn.Module):
+    """Noise [n, latent] -> examples [n, *output_shape] between 0 and 1."""
+
+    def __init__(self, latent: int, hidden: Sequence[int], output_shape: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = latent
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.LayerNorm(units), nn.ReLU()]
+            width = units
+        layers += [nn.Linear(width, prod(output_shape)), nn.Sigmoid(), nn.Unflatten(1, tuple(output_shape))]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[n, latent] -> [n, *output_shape]."""
+        examples: Tensor = self.layers(z)
+        return examples
+
+
+class Critic(nn.Module):
+    """Examples [n, *input_shape] -> scores [n], unbounded: the higher, the more like real ones."""
+
+    def __init__(self, input_shape: Sequence[int], hidden: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = prod(input_shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.LeakyReLU(0.2)]
+            width = units
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1), nn.Flatten(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, *input_shape] -> [n]."""
+        scores: Tensor = self.layers(x)
+        return scores

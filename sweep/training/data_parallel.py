@@ -1,0 +1,296 @@
+"""The data-parallel engine: one trial at a time, each batch shared out among processes.
+
+Of n workers, worker r takes the r-th part of every batch (`tensor_split`: equal ones, to one example). Losses and
+gradients are weighted with the part's share of the examples, so that their sum over the workers is that of the batch.
+It is formed once for each update; then every worker makes the same update, and they stay equal to the bit. One update
+is one step, however many took part.
+
+Worker 0 is the engine: it has the schedule, evaluates, and gives the states. The others do as it says, and end when it
+is gone, however that happens. What is no parameter (the statistics of BatchNorm) is worker 0's on all of them, as in
+torch's `DistributedDataParallel`.
+"""
+
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sweep import forking
+from sweep.core import Trial
+from sweep.data import Dataset
+from sweep.training.device import out_of_memory
+from sweep.training.dropout import update_key
+from sweep.training.serial import SerialEngine, Slot
+from sweep.training.state import RandomState, TrainState
+
+TIMEOUT = 300.0
+"""Seconds in which a worker that lives must have made its part of an update. One that has died is noticed at once."""
+
+LAST_WORDS = 5.0
+"""Seconds to wait for the reason where the workers could not add up."""
+
+
+class WorkerLostError(RuntimeError):
+    """A worker was killed, or does not answer."""
+
+
+def backend(device: torch.device) -> str:
+    """What the workers of a device add up with."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def device_of(first: torch.device, rank: int) -> torch.device:
+    """The device of a worker: the CPU, or the GPU that many after the first."""
+    return torch.device("cuda", (first.index or 0) + rank) if first.type == "cuda" else first
+
+
+def process_group(folder: str, rank: int, workers: int, device: torch.device) -> Any:
+    """The worker's place among those that add up; waits for the others.
+
+    They find each other through a file. Connections are of this machine, to itself: 127.0.0.1, or the loopback
+    interface. No default group is set: there may be others in this process.
+    """
+    store = dist.FileStore(str(Path(folder) / "rendezvous"), workers)  # type: ignore[attr-defined]
+    if device.type == "cuda":
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        nccl = dist.ProcessGroupNCCL.Options()
+        nccl._timeout = timedelta(seconds=TIMEOUT)
+        return dist.ProcessGroupNCCL(store, rank, workers, nccl)
+    gloo = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # its Options are of all backends
+    gloo._timeout = timedelta(seconds=TIMEOUT)
+    gloo._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    return dist.ProcessGroupGloo(store, rank, workers, gloo)
+
+
+class ShardEngine(SerialEngine):
+    """Trains on its part of every batch, in step with the other workers.
+
+    On a GPU the host waits once for each update, to learn whether to pause.
+
+    Args:
+        rank: of this worker, from 0.
+        workers: how many there are.
+        folder: where they find each other.
+    """
+
+    def __init__(
+        self, data: Dataset, device: torch.device, precision: str, rank: int, workers: int, folder: str
+    ) -> None:
+        super().__init__(data, device, precision)
+        self.rank, self.workers, self._paused = rank, workers, False
+        self._group = process_group(folder, rank, workers, device)
+        self._sum(torch.zeros(1, device=device))  # after which all of them have joined
+
+    def start(self, trial: Trial) -> None:
+        self._slot = None  # the others are not told that a trial has ended
+        super().start(trial)
+
+    def _pausing(self) -> bool:
+        return self._paused
+
+    def _gradient(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The mean loss over the whole batch; its gradient is the parameters', on every worker the same.
+
+        One vector is summed: gradients, buffers (worker 0's, zeros of the others), loss, mistakes, whether worker 0
+        pauses after this update, and which parameters have a gradient at all.
+        """
+        mistakes, seen = state.mistakes, state.seen
+        if mistakes is not None:
+            state.mistakes = torch.zeros_like(mistakes)
+        loss = self._shard(state, inputs, targets, accumulate, seed, step)
+        parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+        buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        parts += buffers if self.rank == 0 else [torch.zeros_like(buffer) for buffer in buffers]
+        pausing = self.rank == 0 and self.pause()
+        flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]
+        counted = torch.zeros_like(loss) if state.mistakes is None else state.mistakes
+        parts += [torch.stack([loss, counted.to(self.dtype)]), torch.tensor(flags, device=self.device)]
+        whole = torch.cat([part.reshape(-1).to(self.dtype) for part in parts])
+        self._sum(whole)
+        *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
+        self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
+        for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
+            parameter.grad = gradient.view_as(parameter) if has else None
+        for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
+            buffer.copy_(values.view_as(buffer))
+        if mistakes is not None:
+            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(inputs)
+        return of_loss[0]
+
+    def _shard(
+        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+    ) -> Tensor:
+        """The share of this worker in the mean loss over a batch; that of the gradient is added to the parameters'.
+
+        What a model draws by itself is drawn anew by (seed, step, worker), and leaves the generators as they were:
+        those of all workers stay the same, for an optimizer that draws.
+        """
+        parts = inputs.tensor_split(self.workers)
+        part, expected = parts[self.rank], targets.tensor_split(self.workers)[self.rank]
+        if not len(part):  # the last batch of an epoch may have fewer examples than there are workers
+            return torch.zeros((), device=self.device, dtype=self.dtype)
+        first_row = sum(map(len, parts[: self.rank]))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(update_key(seed, step) * self.workers + self.rank)
+            return self.backward(state, part, expected, accumulate, seed, step, first_row, len(inputs))
+
+    def _sum(self, whole: Tensor) -> None:
+        """Add up the vectors of all workers, in place.
+
+        Raises:
+            WorkerLostError: if one of them is gone.
+        """
+        try:
+            self._group.allreduce([whole]).wait()
+        except RuntimeError as error:
+            raise WorkerLostError(f"the workers could not add up: {str(error).splitlines()[0]}") from error
+
+    def follow(self, begin: int, end: int, rates: Sequence[float]) -> None:
+        """The updates begin..end-1 of the trial, or up to a pause, at the rates of worker 0."""
+        assert self._slot is not None
+        slot = self._slot
+        slot.curves[0][begin:end] = rates
+        slot.state.random.restore(self.device)
+        self._train(slot, begin, end)
+        slot.state.random = RandomState.capture(self.device)
+        slot.rows()
+
+
+class DataParallelEngine(ShardEngine):
+    """Worker 0.
+
+    Args:
+        others: to the processes of the workers from 1 on, which do as they are told (`begin_workers`).
+
+    Raises:
+        WorkerLostError: by all that trains, once one of them is gone.
+        MemoryError: if one of them had too little.
+    """
+
+    def __init__(self, data: Dataset, device: torch.device, precision: str, others: Sequence[Connection]) -> None:
+        self._others = others
+        Finalize(self, _close, args=(others,), exitpriority=1)  # they end with this, whoever still refers to it
+        with TemporaryDirectory(prefix="sweep-") as folder:
+            self._tell("join", folder)
+            for pipe in others:
+                pipe.poll(None)
+                self._hear(pipe)  # that it is about to
+            super().__init__(data, device, precision, 0, 1 + len(others), folder)
+
+    def start(self, trial: Trial) -> None:
+        super().start(trial)
+        self._tell("start", trial)
+
+    def _train(self, slot: Slot, begin: int, end: int) -> float:
+        self._tell("follow", begin, end, slot.curves[0][begin:end])
+        try:
+            return super()._train(slot, begin, end)
+        except WorkerLostError:
+            self._find_reason()
+            raise
+
+    def _tell(self, *message: Any) -> None:
+        """Say something to all the others."""
+        for pipe in self._others:
+            try:
+                pipe.send(message)
+            except OSError as error:
+                self._find_reason()
+                raise WorkerLostError(str(error)) from error
+
+    def _find_reason(self) -> None:
+        """Raise what one of the others failed with."""
+        wait(self._others, LAST_WORDS)
+        for pipe in self._others:
+            if pipe.poll(0):
+                self._hear(pipe)
+
+    def _hear(self, pipe: Connection) -> None:
+        """Take what a worker says: that it is there, or what it failed with."""
+        try:
+            kind, text = pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerLostError("a data-parallel worker has ended") from error
+        if kind == "memory":
+            raise MemoryError(text)
+        if kind == "error":
+            raise RuntimeError(f"a data-parallel worker failed:\n{text}")
+
+
+def _close(pipes: Sequence[Connection]) -> None:
+    for pipe in pipes:
+        pipe.close()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process of a worker other than the first.
+
+    Args:
+        pipe: to it. It ends when all that hold this end of it have closed it, or are gone.
+    """
+
+    process: Any
+    pipe: Connection
+
+
+def begin_workers(data: Dataset, device: torch.device, precision: str, workers: int) -> list[Worker]:
+    """The workers from 1 on, who wait to be told to join."""
+    begun = []
+    for rank in range(1, workers):
+        ours, theirs = forking.context().Pipe()
+        args = (theirs, rank, workers, data, str(device_of(device, rank)), precision)
+        process = forking.context().Process(target=work, args=args, name=f"sweep-worker-{rank}", daemon=True)
+        process.start()
+        theirs.close()
+        begun.append(Worker(process, ours))
+    return begun
+
+
+def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
+    """A worker's process: do what worker 0 says, for as long as it is there."""
+    for name in forking.SIGNALS:
+        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
+    inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(pipe, inbox), daemon=True).start()
+    try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        _, folder = inbox.get()
+        pipe.send(("here", ""))
+        engine = ShardEngine(data, torch.device(device), precision, rank, workers, folder)
+        while True:
+            told, *given = inbox.get()
+            getattr(engine, told)(*given)
+    except WorkerLostError:
+        pass  # worker 0 finds that out for itself
+    except BaseException as error:
+        text = str(error).strip() or type(error).__name__
+        with suppress(OSError):
+            pipe.send(("memory", text.splitlines()[0]) if out_of_memory(error) else ("error", traceback.format_exc()))
+
+
+def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
+    """Take what worker 0 says; go when it has gone, whatever is being trained."""
+    try:
+        while True:
+            inbox.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(0)
