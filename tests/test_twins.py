@@ -130,7 +130,13 @@ def test_another_seed_is_another_study_and_trained(
 
 def test_a_twin_of_what_was_trained_before_an_interruption(tmp_path: Path) -> None:
     """The first trial is trained, the command interrupted; its twin, the third, comes with the command that goes on."""
-    command = [*SMALL, *GRID, "train.steps=1500", "train.eval_every=50"]
+    command = [
+        *SMALL,
+        *GRID,
+        "train.steps=1500",
+        "train.eval_every=50",
+        "engine=serial",
+    ]  # auto may choose two, by speed
     interrupted, uninterrupted = tmp_path / "interrupted", tmp_path / "uninterrupted"
     for folder in (interrupted, uninterrupted):
         folder.mkdir()

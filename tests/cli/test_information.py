@@ -29,7 +29,7 @@ def test_information_is_given_without_what_takes_seconds_to_import(flags: list[s
 def test_help_lists_groups_and_examples(sweep: Callable[..., Answer]) -> None:
     out = sweep("--help").out
     assert "average: ema, none" in out
-    assert "optimizer: adadelta, adagrad, adam, adamw, lion, momentum, muon, nadam," in out
+    assert "optimizer: adadelta, adagrad, adam, adam_gp, adamw, lion, momentum, muon, nadam," in out
     assert "python -m sweep mode=ui" in out
 
 

@@ -89,8 +89,8 @@ def test_muon_moves_a_matrix_of_any_shape_by_as_much_as_adamw_usually_does(shape
 
 
 SHIPPED = [
-    "adadelta", "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam", "rmsprop",
-    "schedulefree", "sgd",
+    "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
+    "rmsprop", "schedulefree", "sgd",
 ]  # fmt: skip
 
 
