@@ -310,10 +310,9 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
     for key, override in chosen.items():
         if not _has(config, key):
             parent = key.rpartition(".")[0]
+            if not OmegaConf.is_dict(OmegaConf.select(config, parent)):
+                parent = key.partition(".")[0]
             part = OmegaConf.select(config, parent)
-            parent, part = (
-                (parent, part) if OmegaConf.is_dict(part) else (key.partition(".")[0], config[key.partition(".")[0]])
-            )
             rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
