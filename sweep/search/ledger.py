@@ -1,16 +1,25 @@
 """A study in memory, and the same study in its database."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
+from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from sqlalchemy import bindparam, delete, insert
 
 from sweep.database import Patience
+from sweep.search.store import rdb
+
+INTERMEDIATE = TrialIntermediateValueModel.__table__
+INSERT_VALUES = insert(INTERMEDIATE)
+DELETE_VALUES = delete(INTERMEDIATE).where(
+    INTERMEDIATE.c.trial_id == bindparam("of"), INTERMEDIATE.c.step == bindparam("at")
+)
 
 
 class Ledger:
@@ -35,6 +44,7 @@ class Ledger:
         )
         self._memory_id = self._memory.get_study_id_from_name(stored.study_name)
         self._storage, self._study_id = stored._storage, stored._study_id  # Optuna has no other way to its storage
+        self._engine = rdb(stored).engine
         trials = self._patiently(lambda: stored.get_trials(deepcopy=False))
         self.study.add_trials(trials)
         self._written = {t.number: _Written(t._trial_id, t) for t in trials if not t.state.is_finished()}
@@ -81,10 +91,27 @@ class Ledger:
             storage.set_trial_user_attr(trial_id, key, value)
         for key, value in _new(written.system_attrs, trial.system_attrs):  # a pruner's notes, after what it decided
             storage.set_trial_system_attr(trial_id, key, value)
-        for step in sorted(trial.intermediate_values.keys() - written.steps):
-            storage.set_trial_intermediate_value(trial_id, step, trial.intermediate_values[step])
+        self._write_values(trial_id, trial, sorted(trial.intermediate_values.keys() - written.steps))
         if trial.state is not written.state:
             storage.set_trial_state_values(trial_id, trial.state, trial.values)
+
+    def _write_values(self, trial_id: int, trial: FrozenTrial, steps: Sequence[int]) -> None:
+        """Write the intermediate values of these steps in one transaction, which may be repeated.
+
+        Optuna writes each in a transaction of its own with four queries: a third of the time that this process takes
+        for a trial with ten evaluations, while the training process needs the core.
+        """
+        if not steps:
+            return
+        rows = []
+        for step in steps:
+            given = trial.intermediate_values[step]
+            value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(given)
+            row = {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+            rows.append(row)
+        with self._engine.begin() as connection:
+            connection.execute(DELETE_VALUES, [{"of": trial_id, "at": step} for step in steps])
+            connection.execute(INSERT_VALUES, rows)
 
 
 class _Written:

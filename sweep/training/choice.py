@@ -29,9 +29,17 @@ It takes 5 to 20 s, and makes up for it by a factor of 2 or so.
 """
 STEP = 0.008
 """Seconds of a step that is worth sharing among threads."""
+THREADS_GAIN = 1.5
+"""How many times as fast several threads must be to be used.
+
+Two threads gain 1.2 times on a small convolutional network while both cores are idle, and lose more than that as soon
+as another process, such as the one that records, needs a core: the two then wait for each other in every operation.
+"""
+PROBE_ROUNDS = 3
+"""How often a rate is measured. The best round counts: other processes can only make a round slower."""
 SHARE = 8
 """Of the trials of a sampler that learns, at most an n-th are trained at once (and as many again asked ahead)."""
-LONGEST_PROBE = 2000
+MOST_PROBED = 2000
 """Updates of one trial that are tried at most."""
 ON_CPU, ON_GPU = (8, 16), (32, 128, 512)
 """Slots to try. More than 16 are faster on a CPU, but its other cores do not record them as fast."""
@@ -120,7 +128,7 @@ class _Chooser:
         self.data = Task(data, device, self.precision).data  # placed once, for all that are tried
         self.asked = work.like[0].train.compile
         train = work.like[0].train
-        self.probe = replace(work.like[0], train=replace(train, steps=max(train.steps, LONGEST_PROBE + 2)))
+        self.probe = replace(work.like[0], train=replace(train, steps=max(train.steps, MOST_PROBED + 2)))
         self.threads = torch.get_num_threads()
 
     def serial(self, why: str) -> Chosen:
@@ -135,7 +143,7 @@ class _Chooser:
             learning = ": its sampler learns from each" if work.learns else ""
             return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
         serial = SerialEngine(self.data, self.device, self.precision)
-        alone = serial.rate(self.probe, 10)
+        alone = serial.rate(self.probe, 10, PROBE_ROUNDS)
         if wanted is None and work.updates / alone < SHORT:
             return self.serial(f"{work.updates:,} updates are done sooner than another engine could be tried")
         try:
@@ -145,7 +153,8 @@ class _Chooser:
             return self.serial(str(error))
         except Exception as error:  # whatever a device or a model finds to refuse
             return self.serial(f"many at once could not be tried: {_first_line(error)}")
-        alone = max(alone, serial.rate(self.probe, min(LONGEST_PROBE, max(10, int(alone * 0.2)))))
+        updates = min(MOST_PROBED // PROBE_ROUNDS, max(10, int(alone * 0.1)))  # 0.1 s, and at least ten
+        alone = max(alone, serial.rate(self.probe, updates, PROBE_ROUNDS))
         said = f"{together:,.0f} updates a second, {alone:,.0f} one trial at a time"
         if together * work.filled(chosen.slots) < 1.1 * alone:
             return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
@@ -195,15 +204,11 @@ class _Chooser:
         torch.set_num_threads(self.threads)
         return best
 
-    def _rate(self, engine: FusedEngine | SerialEngine) -> float:
-        return engine.rate(self.probe, 6)
+    def _rate(self, engine: FusedEngine) -> float:
+        return engine.rate(self.probe, 6, PROBE_ROUNDS)
 
     def _rate_with_threads(self, engine: FusedEngine) -> tuple[float, int]:
-        """The rate, and with how many threads.
-
-        One where a step is short: others would have to be waited for at every operation, on a machine that also
-        records.
-        """
+        """Measure updates per second, and choose the number of threads: one unless several are much faster."""
         if self.device.type != "cpu":
             return self._rate(engine), ALL_THREADS
         torch.set_num_threads(1)
@@ -212,7 +217,7 @@ class _Chooser:
             return alone, 1
         torch.set_num_threads(ALL_THREADS)
         rate = self._rate(engine)
-        return (rate, ALL_THREADS) if rate >= 1.1 * alone else (alone, 1)
+        return (rate, ALL_THREADS) if rate >= THREADS_GAIN * alone else (alone, 1)
 
     def _candidates(self) -> Sequence[int]:
         if self.config.slots is not None:

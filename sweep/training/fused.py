@@ -22,7 +22,7 @@ from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
-from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, broken, sound
+from sweep.training.task import EVALUATION_BATCH, LONGEST_PROBE, Task, Unrecorded, boundary, broken, sound
 
 LONGEST = 256
 """The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
@@ -174,18 +174,26 @@ class FusedEngine(Task):
         """The names of what is trained."""
         return () if self._stack is None else self._stack.params.keys()
 
-    def rate(self, config: RunConfig, updates: int) -> float:
-        """Updates per second over all slots, measured with trials of this configuration, which give nothing."""
+    def rate(self, config: RunConfig, updates: int, rounds: int = 1) -> float:
+        """Measure updates per second over all slots with trials of this configuration, whose rows are dropped.
+
+        Args:
+            updates: of each slot in a round; two that are not timed come before the first round.
+            rounds: how many rounds at most; the fastest counts. None is begun after LONGEST_PROBE seconds.
+        """
         assert not any(self._slots)
         for number in range(self.slots):
             self.start(Trial(number, config, config.train.seed))
         live = [slot for slot in self._slots if slot is not None]
+        seconds: list[float] = []
         with torch.no_grad():
             self._train(live, 2)
-            began = time.perf_counter()
-            self._train(live, updates)
+            while len(seconds) < rounds and sum(seconds) <= LONGEST_PROBE:
+                began = time.perf_counter()
+                self._train(live, updates)
+                seconds.append(time.perf_counter() - began)
         self._slots = [None] * self.slots
-        return self.slots * updates / (time.perf_counter() - began)
+        return self.slots * updates / min(seconds)
 
     # --- structure
 

@@ -16,7 +16,7 @@ from sweep.training.device import choose_threads
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, RandomState, TrainState, global_steps
-from sweep.training.task import EVALUATION_BATCH, Task, Unrecorded, boundary, on_host, sound
+from sweep.training.task import EVALUATION_BATCH, LONGEST_PROBE, Task, Unrecorded, boundary, on_host, sound
 
 
 @dataclass
@@ -103,13 +103,21 @@ class SerialEngine(Task):
             return [self._ended(slot, evaluation, Status.COMPLETE)]
         return [Progress(trial.number, slot.rows(), evaluation, None, slot.state.events)]
 
-    def rate(self, config: RunConfig, updates: int) -> float:
-        """Updates per second, measured with a trial of this configuration, which gives nothing."""
+    def rate(self, config: RunConfig, updates: int, rounds: int = 1) -> float:
+        """Measure updates per second with a trial of this configuration, whose rows are dropped.
+
+        Args:
+            updates: of a round, which follow two that are not timed.
+            rounds: how many rounds at most; the fastest counts. None is begun after LONGEST_PROBE seconds.
+        """
         slot = self._begin(Trial(0, config, config.train.seed))
         self._train(slot, 0, 2)
-        began = time.perf_counter()
-        self._train(slot, 2, 2 + updates)
-        return updates / (time.perf_counter() - began)
+        seconds: list[float] = []
+        while len(seconds) < rounds and sum(seconds) <= LONGEST_PROBE:
+            begin, began = 2 + len(seconds) * updates, time.perf_counter()
+            self._train(slot, begin, begin + updates)
+            seconds.append(time.perf_counter() - began)
+        return updates / min(seconds)
 
     def _ended(self, slot: Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slot = None

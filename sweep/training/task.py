@@ -21,6 +21,9 @@ from sweep.validation import InvalidValueError
 EVALUATION_BATCH = 4096
 """Examples evaluated at once."""
 
+LONGEST_PROBE = 1.0
+"""Seconds of measuring the speed of an engine after which no further round is begun."""
+
 ROOM, TIMES = 2**28, 32
 """Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
 
