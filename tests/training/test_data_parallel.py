@@ -17,21 +17,21 @@ from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
 from sweep.training.data_parallel import DataParallelEngine, WorkerLostError, begin_workers, device_of
-from tests.training.conftest import data_parallel
 from tests.training.test_apart import DROPPING, ERRORS, Trapped, history, reached
 from tests.training.test_snapshots import NORMED, Noisy, assert_equal, content, eventful
 from tests.training.test_snapshots import train as train_in_parts
+from tests.training.workers import SHARED_WORKERS
 
 OWN = (__name__,)
 
 
 def shared(data, workers=2):
-    return data_parallel(data, CPU, "float64", workers)
+    return SHARED_WORKERS.engine(data, CPU, "float64", workers)
 
 
 @pytest.fixture
 def begun(digits):
-    """A data-parallel engine, and the processes of its other workers."""
+    """A data-parallel engine over processes that no other test uses, and the processes of its other workers."""
 
     def make(workers):
         others = begin_workers(digits, CPU, "float64", workers)
@@ -192,19 +192,19 @@ def test_workers_go_with_their_engine(begun, make_trial):
 
 def test_connections_are_of_this_machine_alone(begun):
     _engine, processes = begun(3)
-    listening = []
+    listening = {pid: [] for pid in (os.getpid(), *(process.pid for process in processes))}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         sockets = [line.split() for line in Path(table).read_text().splitlines()[1:]]
-        for pid in (os.getpid(), *(process.pid for process in processes)):
+        for pid, addresses in listening.items():
             own = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.exists() or fd.is_symlink()}
-            listening += [s[1].partition(":")[0] for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in own]
-    assert len(listening) >= 3
-    assert set(listening) == {"0100007F"}  # 127.0.0.1
+            addresses += [s[1].partition(":")[0] for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in own]
+    assert len(listening) == 3
+    assert all({*addresses} == {"0100007F"} for addresses in listening.values())  # 127.0.0.1
 
 
-def test_nothing_is_left_in_the_temporary_folder(digits, tmp_path, monkeypatch):
+def test_nothing_is_left_in_the_temporary_folder(begun, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine = shared(digits)
+    engine, _ = begun(2)
     assert list(tmp_path.iterdir()) == []
     del engine
     gc.collect()
@@ -241,8 +241,8 @@ class Second(nn.Module):
         return self.linear(x.flatten(1))
 
 
-def test_what_fails_in_a_worker_is_raised_here(digits, make_trial):
-    engine = shared(digits)
+def test_what_fails_in_a_worker_is_raised_here(begun, make_trial):
+    engine, _ = begun(2)
     engine.start(make_trial(model=Component("model", f"{__name__}.Second", {"first": os.getpid()}, OWN)))
     with pytest.raises(RuntimeError, match=r"(?s)^a data-parallel worker failed:\nTraceback.*ValueError: only here"):
         engine.advance()
