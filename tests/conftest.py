@@ -5,14 +5,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
+
+if TYPE_CHECKING:
+    from tests.faults.harness import Zygote
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +72,28 @@ def sweep(folder: Path, copied_database: None, capsys: pytest.CaptureFixture[str
         return Answer(status, captured.out, captured.err)
 
     return carry_out
+
+
+@pytest.fixture(scope="session")
+def sweep_in(copied_database: None) -> Callable[..., Answer]:
+    """Carries out a command line in this process, in the folder given first; for fixtures that several tests share."""
+
+    def carry_out(folder: Path, *arguments: str) -> Answer:
+        out, err = (TextIOWrapper(BytesIO(), encoding="utf-8", newline="", write_through=True) for _ in range(2))
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            status = main(list(arguments))
+        return Answer(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+    return carry_out
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Zygote]":
+    """Begins command lines in processes of their own that import nothing: imports take 14 s of CPU time for each."""
+    from tests.faults.harness import Zygote  # it imports torch, which not every test needs
+
+    with Zygote(tmp_path_factory.mktemp("outputs")) as begun:
+        yield begun
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
