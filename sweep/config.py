@@ -1,5 +1,6 @@
 """The typed configuration: frozen dataclasses that validate when they are built."""
 
+import copy
 import importlib
 import inspect
 import re
@@ -69,11 +70,14 @@ class Component:
     def build(self, *positional: Any, **provided: Any) -> Any:
         """Call the target with its arguments and with those `provided` that it has parameters for.
 
+        The target gets copies of the arguments, because the next call gets the same ones, whatever this one does with
+        its lists and mappings.
+
         Raises:
             InvalidValueError: if the target refuses its arguments.
         """
         given = {name: value for name, value in provided.items() if self.accepts(name)}
-        arguments = {name: self._nested(name, value) for name, value in self.arguments.items()}
+        arguments = {name: self._nested(name, value) for name, value in copy.deepcopy(dict(self.arguments)).items()}
         try:
             return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
         except InvalidValueError as error:

@@ -66,3 +66,13 @@ class Batches:
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         inputs, targets = self.split.inputs.index_select(0, chosen), self.split.targets.index_select(0, chosen)
         return moved(inputs, self.device), moved(targets, self.device)
+
+
+def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the (inputs, targets) of a split on the device, in order, at most `size` examples at a time.
+
+    They are copies, as the batches of `Batches` are: a model may write into what it receives.
+    """
+    for first in range(0, len(split), size):
+        inputs, targets = split.inputs[first : first + size], split.targets[first : first + size]
+        yield inputs.to(device, copy=True), targets.to(device)

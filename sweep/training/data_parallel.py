@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -115,24 +116,26 @@ class ShardEngine(SerialEngine):
             state.mistakes = torch.zeros_like(mistakes)
         loss = self._shard(state, inputs, targets, accumulate, seed, step)
         parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-        buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        parts += buffers if self.rank == 0 else [torch.zeros_like(buffer) for buffer in buffers]
+        dtype = reduce(torch.promote_types, (p.dtype.to_real() for p in parameters), self.dtype)
+        buffers = [buffer for buffer in state.model.buffers() if buffer.layout == torch.strided]
+        parts = [_numbers(torch.zeros_like(p) if p.grad is None else p.grad, dtype) for p in parameters]
+        sent = [_numbers(buffer, dtype) for buffer in buffers]
+        parts += sent if self.rank == 0 else [torch.zeros_like(part) for part in sent]
         pausing = self.rank == 0 and self.pause()
         flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]
         counted = torch.zeros_like(loss) if state.mistakes is None else state.mistakes
         parts += [torch.stack([loss, counted.to(self.dtype)]), torch.tensor(flags, device=self.device)]
-        whole = torch.cat([part.reshape(-1).to(self.dtype) for part in parts])
+        whole = torch.cat([part.reshape(-1).to(dtype) for part in parts])
         self._sum(whole)
         *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
         self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
         for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
-            parameter.grad = gradient.view_as(parameter) if has else None
+            parameter.grad = _from_numbers(gradient, parameter) if has else None
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
-            buffer.copy_(values.view_as(buffer))
+            buffer.copy_(_from_numbers(values, buffer))
         if mistakes is not None:
-            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(inputs)
-        return of_loss[0]
+            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(targets)
+        return of_loss[0].to(self.dtype)
 
     def _shard(
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
@@ -232,6 +235,30 @@ class DataParallelEngine(ShardEngine):
             raise MemoryError(text)
         if kind == "error":
             raise RuntimeError(f"a data-parallel worker failed:\n{text}")
+
+
+def _numbers(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as a vector of a floating type, without rounding: as its bytes where the type is too narrow."""
+    tensor = (tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()).resolve_conj()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not _holds(dtype, tensor.dtype):
+        tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.reshape(-1).to(dtype)
+
+
+def _from_numbers(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return the tensor, of the shape and type of another one, that `_numbers` made a vector of."""
+    real = like.dtype.to_real()
+    values = numbers.to(real) if _holds(numbers.dtype, real) else numbers.to(torch.uint8).view(real)
+    if like.is_complex():
+        values = torch.view_as_complex(values.reshape(-1, 2))
+    return values.reshape(like.shape)
+
+
+def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether every number of another type is one of this floating type."""
+    return other.is_floating_point and torch.promote_types(dtype, other) == dtype
 
 
 def _close(pipes: Sequence[Connection]) -> None:

@@ -15,7 +15,7 @@ from sweep.core import Evaluation, Event, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
-from sweep.training.batches import Batches, chosen_rows, moved, permutation
+from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
 from sweep.training.portable import packed
@@ -236,6 +236,11 @@ class FusedEngine(Task):
         for module in state.model.modules():
             if isinstance(module, NORMS) and not module.track_running_stats:
                 raise NotStackableError("a BatchNorm without running statistics is evaluated by its batch")
+        for name, tensor in (*state.model.named_parameters(), *state.model.named_buffers()):
+            if tensor.layout != torch.strided:
+                raise NotStackableError(f"{name} of the model is sparse")
+            if tensor.requires_grad and tensor.dtype != self.dtype:
+                raise NotStackableError(f"{name} of the model is trained in {str(tensor.dtype).removeprefix('torch.')}")
         model = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         return {
             "model": (config.model.target, repr(dict(config.model.arguments)), model),
@@ -405,9 +410,7 @@ class FusedEngine(Task):
         loss = torch.zeros(len(slots), device=self.device, dtype=self.dtype)
         right = torch.zeros(len(slots), device=self.device)
         at_once = max(1, EVALUATION_BATCH // len(slots))
-        for first in range(0, len(split), at_once):
-            inputs = split.inputs[first : first + at_once].to(self.device)
-            targets = split.targets[first : first + at_once].to(self.device)
+        for inputs, targets in in_order(split, at_once, self.device):
             losses, rights = stack.evaluate(slots, inputs, targets, averaged)
             loss += losses
             right += rights

@@ -53,6 +53,11 @@ class TrainState:
     global_step: int = 0
     critic: "CriticState | None" = None
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers: one, or the generator's and the critic's."""
+        return [self.optimizer, *([] if self.critic is None else [self.critic.optimizer])]
+
 
 @dataclass
 class CriticState:
@@ -119,7 +124,7 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     torch.manual_seed(seed)
     model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
     dropouts = seed_dropouts(model)
-    model = model.to(device, dtype)
+    _bring_to(model, device, dtype)
     critic = _critic_state(config, model)
     optimizer = build_optimizer(config.optimizer, model if critic is None else critic.generator)
     average = initial_average(model) if config.average.name == "ema" else None
@@ -131,6 +136,17 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state
+
+
+def _bring_to(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a model to the device and into the precision of the run.
+
+    Tensors of torch's default type (float32) get `dtype`, complex ones of its complex counterpart (complex64) that of
+    `dtype`. A model has tensors of other types on purpose, and they keep them.
+    """
+    default = torch.get_default_dtype()
+    types = {default: dtype, default.to_complex(): dtype.to_complex()}
+    model._apply(lambda tensor: tensor.to(device, types.get(tensor.dtype, tensor.dtype)))  # type: ignore[no-untyped-call]
 
 
 def _critic_state(config: RunConfig, model: nn.Module) -> CriticState | None:

@@ -1,5 +1,6 @@
 """What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -8,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sweep.config import RunConfig
+from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
-from sweep.training.device import DTYPES
+from sweep.training.contents import Contents, changes, described, named, restore
+from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
-from sweep.training.portable import unpacked
+from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
 
@@ -25,7 +27,7 @@ LONGEST_PROBE = 1.0
 """Seconds of measuring the speed of an engine after which no further round is begun."""
 
 ROOM, TIMES = 2**28, 32
-"""Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
+"""Of a checkpoint: bytes for rows that are not recorded yet, and for how many times its first size it may grow."""
 
 
 @dataclass
@@ -92,10 +94,10 @@ class Task:
         return unpacked(trial.state, trial, self.data, self.device)
 
     def check(self, config: RunConfig) -> None:
-        """Try what a training needs, without training: build the model, and push batches of both sizes through it.
+        """Try what a training needs: build the model, push batches of both sizes through it, store and restore it.
 
         Raises:
-            InvalidValueError: names what cannot be trained.
+            InvalidValueError: names what cannot be trained, or what of it cannot be stored.
         """
         self._check_batch(config)
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
@@ -105,15 +107,17 @@ class Task:
         state = self.initial(config, config.train.seed)
         last = state.batches.per_epoch - 1
         try:
+            before = described(state.model)
             for first in {0, last}:  # the last batch of an epoch may be smaller
-                inputs, targets = next(state.batches.range(first, first + 1))
-                outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
+                ((inputs, targets),) = state.batches.range(first, first + 1)
+                outputs, expected = state.model(inputs), (len(targets), self.data.n_outputs)
                 if outputs.shape != expected:
-                    raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
+                    raise ValueError(f"it gives {list(outputs.shape)} for {expected[0]} examples, not {list(expected)}")
+                ((inputs, targets),) = state.batches.range(first, first + 1)  # anew: the model may have changed them
                 workers = config.train.workers
                 for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
-                    if len(x):
-                        self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
+                    if len(y):
+                        self.backward(state, x.detach(), y, config.train.accumulate, config.train.seed, first)
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
@@ -122,6 +126,42 @@ class Task:
         except Exception as error:  # whatever an optimizer finds to refuse only now
             rule = f"cannot update this model: {error}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
+        refuse_unstorable(state, before, self.initial(config, config.train.seed), config)
+        if config.train.workers > 1:
+            self._check_workers(state, config.train)
+
+    def _check_workers(self, state: TrainState, train: TrainConfig) -> None:
+        """Refuse a model with attributes that the examples change and the loss depends on.
+
+        Workers share parameters and buffers only: such a model would be another one on each of them.
+        """
+        model, last = state.model, state.batches.per_epoch - 1
+        ((inputs, targets),) = state.batches.range(last, last + 1)
+        parts = list(zip(inputs.tensor_split(train.workers), targets.tensor_split(train.workers), strict=True))
+
+        def loss_of(inputs: Tensor, targets: Tensor) -> float:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last))
+
+        def restored(held: Contents) -> None:
+            restore(copy.deepcopy(held), model, self.device)
+
+        before, reached = described(model), []
+        for x, y in (parts[0], parts[-1]):
+            restored(before)
+            if len(y):  # a worker without an example does nothing
+                loss_of(x, y)
+            reached.append(described(model))
+        first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra")]
+        losses = []
+        for own in reached:
+            shared = {key: value for key, value in first.items() if key not in differing}
+            restored(shared | {key: own[key] for key in differing if key in own})
+            losses.append(loss_of(*parts[0]))
+        if losses[0] != losses[1]:
+            rule = f"share parameters and buffers only, and {named(differing)} of the model would differ among them"
+            raise InvalidValueError("train.workers", train.workers, f"{rule}; a buffer would not")
 
     def _check_batch(self, config: RunConfig) -> None:
         n_train = len(self.data.train)
@@ -157,12 +197,13 @@ class Task:
             return loss.detach()
         total = torch.zeros((), device=self.device, dtype=self.dtype)
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
-            if len(part):  # the last batch of an epoch may have fewer examples than micro-batches
+            if len(expected):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
-                loss = self._loss(state, part, expected) * (len(part) / whole)
+                # a model may write into its input, but torch refuses that for one of several views
+                loss = self._loss(state, part.detach(), expected) * (len(expected) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
-                first_row += len(part)
+                first_row += len(expected)
         return total
 
     def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -172,7 +213,7 @@ class Task:
             loss: Tensor = self.loss(outputs, targets)
         if state.mistakes is not None:
             state.mistakes += (outputs.detach().argmax(dim=1) != targets).sum()
-            state.seen += len(inputs)
+            state.seen += len(targets)
         return loss
 
     def computing(self) -> AbstractContextManager[object]:
@@ -207,6 +248,6 @@ def on_host(losses: Tensor) -> np.ndarray:
 
 
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
-    """Bytes that a checkpoint of such a training surely does not exceed."""
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
-    return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    """Return a number of bytes that no checkpoint of such a training exceeds."""
+    state = initial_state(config, config.train.seed, data, CPU, DTYPES[config.train.precision])
+    return ROOM + TIMES * len(packed(state).content)
