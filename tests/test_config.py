@@ -263,6 +263,25 @@ def test_a_mapping_without_a_target_stays_a_mapping():
     assert outer(part={"width": 3}).build().part == {"width": 3}
 
 
+class Greedy:
+    """Changes the lists and mappings that it is built with."""
+
+    def __init__(self, widths, n_outputs=0, part=None):
+        widths.append(n_outputs)
+        widths[0].clear()
+        self.widths, self.part = widths, part
+
+
+def test_a_target_that_changes_its_arguments_does_not_change_the_next_call():
+    inner = {"_target_": f"{__name__}.Greedy", "widths": [[4]]}
+    given = {"widths": [[1, 2], 3], "part": inner}
+    component = Component("model", f"{__name__}.Greedy", given, trusted=(__name__,))
+    for _ in range(2):
+        built = component.build(n_outputs=7)
+        assert (built.widths, built.part.widths) == ([[], 3, 7], [[], 0])
+    assert given == {"widths": [[1, 2], 3], "part": {"_target_": f"{__name__}.Greedy", "widths": [[4]]}}
+
+
 @pytest.mark.parametrize("target", ["os.system", "torch.hub.load", None])
 def test_a_nested_target_outside_the_own_packages_is_refused(target):
     with refused(r"model\.part\._target_"):

@@ -252,7 +252,7 @@ def _from_numbers(numbers: Tensor, like: Tensor) -> Tensor:
     real = like.dtype.to_real()
     values = numbers.to(real) if _holds(numbers.dtype, real) else numbers.to(torch.uint8).view(real)
     if like.is_complex():
-        values = torch.view_as_complex(values.reshape(-1, 2))
+        values = torch.view_as_complex(values.reshape(-1, 2).clone())  # which must begin at an even place
     return values.reshape(like.shape)
 
 

@@ -234,6 +234,25 @@ def test_the_digest_changes_with_every_part_of_the_contents(tmp_path):
     assert len(set(digests)) == len(versions)
 
 
+SHARED = {f"{name}_{split}": np.ones((4, 2)) for name in "xy" for split in ("train", "val", "test")}
+
+
+def shared():
+    """A data set that returns arrays which others can change."""
+    return SHARED
+
+
+def test_arrays_that_are_changed_later_do_not_change_the_data():
+    data = load_here(shared, {})
+    for array in SHARED.values():
+        array *= 0
+    for split in (data.train, data.val, data.test):
+        assert split.inputs.eq(1).all()
+        assert split.targets.eq(1).all()
+        split.inputs.zero_()
+        assert split.targets.eq(1).all()
+
+
 def test_the_same_configuration_is_loaded_once():
     CALLS.clear()
     first = load_here(counted, {"n": 31})

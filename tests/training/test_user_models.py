@@ -22,7 +22,7 @@ from tests.training.test_snapshots import assert_equal, assert_same, content, cu
 from tests.training.test_snapshots import train as train_in_parts
 from tests.training.user_models import Attributes, Hidden, own
 
-OPTIONS = {"plain": {}, "averaged": {"average": 0.9}, "accumulated": {"accumulate": 3}}
+OPTIONS = {"averaged": {"average": 0.9}, "accumulated": {"accumulate": 3}}
 
 
 # --- models that write into what they receive

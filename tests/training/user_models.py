@@ -77,6 +77,24 @@ class WritingGan(nn.Module):
                                     nn.Linear(8, 1), nn.Flatten(0))  # fmt: skip
 
 
+class CountingGan(WritingGan):
+    """The critic counts its uses in an attribute, and its scores depend on the count."""
+
+    def __init__(self, input_shape):
+        super().__init__(input_shape)
+        self.critic.append(Counted())
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def forward(self, x):
+        self.n += 1
+        return x * (1 + 0.01 * self.n)
+
+
 class Writing(nn.Module):
     def __init__(self, copies):
         super().__init__()
