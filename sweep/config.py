@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
+from sweep.tracebacks import refusal
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
@@ -70,7 +71,8 @@ class Component:
         """Call the target with its arguments and with those `provided` that it has parameters for.
 
         Raises:
-            InvalidValueError: if the target refuses its arguments.
+            InvalidValueError: if the target raises an error.
+            MemoryError: if it does: that is no fault of the arguments.
         """
         given = {name: value for name, value in provided.items() if self.accepts(name)}
         arguments = {name: self._nested(name, value) for name, value in self.arguments.items()}
@@ -78,8 +80,11 @@ class Component:
             return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
         except InvalidValueError as error:
             raise error.under(self.key) from error
-        except (TypeError, ValueError, IndexError) as error:
-            raise InvalidValueError(self.key, _call_text(self), f"was refused by {self.target}: {error}") from error
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            rule = f"was refused by {self.target}: {refusal(error)}"
+            raise InvalidValueError(self.key, _call_text(self), rule) from error
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(locate(self.key, self.target, self.trusted)).parameters
@@ -114,7 +119,9 @@ def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
         except ModuleNotFoundError as error:
             if error.name and (module_name + ".").startswith(error.name + "."):
                 continue
-            raise InvalidValueError(key, target, f"could not be imported: {error}") from error
+            raise InvalidValueError(key, target, f"could not be imported: {refusal(error)}") from error
+        except (Exception, SystemExit) as error:  # raised by the code of the module
+            raise InvalidValueError(key, target, f"could not be imported: {refusal(error)}") from error
         names = path[length:]
         for name in names:
             found = getattr(found, name, None)
@@ -443,7 +450,7 @@ class StudyConfig:
         storage: Optuna storage URI.
         metric: judged at the end of the horizon.
         direction: minimize or maximize; None for the metric's own.
-        max_retries: how often a trial that crashed is begun again.
+        max_retries: how often a trial whose process was lost is begun again.
     """
 
     name: str | None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Split
+from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
 from sweep.training.batches import moved
 from sweep.training.dropout import set_draws, update_key
@@ -63,8 +64,8 @@ class AdversarialEngine(SerialEngine):
                 raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
         except InvalidValueError:
             raise
-        except Exception as error:  # whatever a model or an optimizer finds to refuse
-            rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {error}"
+        except (Exception, SystemExit) as error:
+            rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:

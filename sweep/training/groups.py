@@ -53,8 +53,10 @@ def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], mo
     groups = [{"params": named[None]}, *({**asked[name], "params": named[name]} for name in asked)]
     try:
         optimizer: Optimizer = config.component.build(groups, lr=config.lr)
-    except AttributeError as error:
-        rule = f"{config.component.target} takes no groups: {error}"
+    except InvalidValueError as error:
+        if not isinstance(error.__cause__, AttributeError):
+            raise
+        rule = f"{config.component.target} takes no groups: {error.__cause__}"
         raise InvalidValueError(f"{config.component.key}.groups", _list(asked), rule) from error
     known = [key for key in getattr(optimizer, "defaults", {}) if key != "lr"]
     for name in asked:

@@ -12,6 +12,7 @@ from sweep.config import RunConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
+from sweep.tracebacks import refusal
 from sweep.training.device import DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.portable import unpacked
@@ -114,13 +115,13 @@ class Task:
                 for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
                     if len(x):
                         self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
-        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
+        except (Exception, SystemExit) as error:
+            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
             state.optimizer.step()
-        except Exception as error:  # whatever an optimizer finds to refuse only now
-            rule = f"cannot update this model: {error}"
+        except (Exception, SystemExit) as error:
+            rule = f"cannot update this model: {refusal(error)}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
 
     def _check_batch(self, config: RunConfig) -> None:
