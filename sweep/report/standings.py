@@ -68,7 +68,8 @@ def _mean(standing: Standing) -> str:
 
 def _seeds(standing: Standing) -> str:
     ranked = standing.ranked
-    return f"{ranked.n}" + (f", {ranked.diverged} diverged" if ranked.diverged else "")
+    without = {"diverged": ranked.diverged, "failed": ranked.failed}
+    return ", ".join([f"{ranked.n}", *(f"{n} {how}" for how, n in without.items() if n)])
 
 
 class _Scale:

@@ -92,6 +92,18 @@ def test_a_family_that_diverged_stands_behind_those_that_did_not_and_one_without
         assert said in found.verdict
 
 
+def test_a_family_with_failed_finals_is_ranked_like_one_with_diverged_ones():
+    finals = {"a": {1: 0.1, 2: None, 3: None}, "b": {1: 0.2, 2: 0.3, 3: 0.2}, "c": {1: 0.1, 2: 0.2, 3: None}}
+    found = rank(finals, True, 0.95, "t", failed={"a": 1, "b": 0, "c": 1})
+    assert [(of.name, of.n, of.diverged, of.failed) for of in found.families] == [
+        ("b", 3, 0, 0),
+        ("c", 2, 0, 1),
+        ("a", 1, 1, 1),
+    ]
+    for said in ("c failed on 1 of 3 seeds and", "a diverged on 1 and failed on 1 of 3 seeds and"):
+        assert said in found.verdict
+
+
 # Differences.
 
 
