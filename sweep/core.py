@@ -156,6 +156,23 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """The reason for which a trial has failed.
+
+    Args:
+        reason: one short line.
+        details: several lines, with the frames of the user's code; empty where there are none.
+    """
+
+    reason: str
+    details: str = ""
+
+
+GIVEN_UP = Failure("its training was interrupted without warning more often than study.max_retries allows")
+"""The failure of a trial whose processes were lost in several commands."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """What an engine gives back at a boundary, or between two: the rows since the last time, and what happened."""
 
@@ -163,22 +180,30 @@ class Progress:
     rows: Sequence[Rows]
     evaluation: Evaluation | None
     status: Status | None
-    """Set when the trial ended by itself: COMPLETE or DIVERGED; or could not be trained: FAILED."""
+    """Set when the trial ended by itself, COMPLETE or DIVERGED, and when it could not be trained, FAILED."""
     events: Sequence[Event] = ()
     """All that its schedule waited for and that has happened so far."""
     state: Snapshot | None = None
     """Where the trial stands, where it is to be kept: after these rows and this evaluation."""
     twin_of: int | None = None
     """The trial whose record this is, where this one is the same training and was not trained itself."""
+    failure: Failure | None = None
+    """The reason, where the status is FAILED."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only."""
+    """How a trial ended.
+
+    Args:
+        value: the objective: the metric at the end of the horizon, of complete trials only.
+        failure: the reason, of failed trials only.
+    """
 
     trial: int
     status: Status
     value: float | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +231,10 @@ class Proposer(Protocol):
         """The next trial, or None when there is none (for now, or for good if no trial is live)."""
 
     def give_up(self, trial: Trial) -> bool:
-        """Give a trial up that was begun too often; whether it was. For one that was asked, before it is opened."""
+        """Give up a trial whose training was begun too often, and return whether it was.
+
+        For a trial that was asked, before its record is opened.
+        """
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
@@ -330,6 +358,7 @@ class TrialRecord:
         metrics: the last value of each metric.
         half_life: updates, None where the rate never halves.
         stalled_at: step, None where the curve does not stall.
+        reason: for which it has failed, one line; None of trials that have not.
     """
 
     number: int | None
@@ -340,6 +369,7 @@ class TrialRecord:
     metrics: Mapping[str, float]
     half_life: float | None
     stalled_at: int | None
+    reason: str | None = None
 
     @property
     def series(self) -> list[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep import study
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
 from sweep.cli.publish import comparison_files, report_folder, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
@@ -23,14 +23,13 @@ from sweep.cli.search import (
     open_search,
     record,
     refuse_taken,
-    say_failed,
 )
 from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe, samples_picture
-from sweep.search import check_study
+from sweep.search import HopelessError, check_study
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
 from sweep.training import Work
 from sweep.validation import refuse_difference
@@ -66,7 +65,7 @@ def _compare(
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:
-        _tune(plan, searches, store, out, stop)
+        failed = _tune(plan, searches, store, out, stop)
         if not stop():
             settle(store, stop)
             _train_finals(_finals_left(plan, searches, store), run, out, stop)
@@ -87,9 +86,7 @@ def _compare(
             run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     say(out, f"\nreport: {folder / 'report.html'}")
-    for opened in searches:
-        say_failed(opened, out)
-    return DONE
+    return FAILED if failed else DONE
 
 
 def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mapping[str, bytes]) -> None:
@@ -153,18 +150,28 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     return run
 
 
-def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
-    """Carry out the searches; of one that has no trials left, the run may still have to be ended."""
+def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> bool:
+    """Carry out the searches; of one that has no trials left, the run may still have to be ended.
+
+    Returns:
+        Whether the search of a family ended because its trials failed one after another. The others are carried out.
+    """
+    failed = False
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
         if stop():
-            return
+            break
         run, proposer = opened.run(store), opened.proposer
         if opened.done and run.finished:
             continue
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
         if not opened.done:
             say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
-        carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+        try:
+            carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+        except HopelessError as error:
+            failed = True
+            say(out, f"tuning {family.label} ends: {error}; the same command goes on with it")
+    return failed
 
 
 @dataclass(frozen=True)
@@ -182,12 +189,12 @@ class _Finals:
 
 
 def _finals_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> list[_Finals]:
-    """Of every family with a trial that ended as complete."""
+    """Return the final runs of every family that was tuned, and has a trial that ended as complete."""
     recorded, asked = _recorded(store, plan.name), plan.compare.trials
     left = []
     for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
         best = winner(tuned.study, asked)
-        if best is None or best.number is None:
+        if best is None or best.number is None or not opened.done:
             continue
         ended = {final.seed for final in finals(tuned, asked, plan.seeds)}
         seeds = [seed for seed in plan.seeds if seed not in ended]

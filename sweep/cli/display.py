@@ -128,12 +128,14 @@ class Display:
             self.say(f"{self._training(trial)}  {self._state(step)}{self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
-        self.done += 1
-        self._ended += 1
+        if self._finals or self._single or result.status is not Status.FAILED:  # of a search others take its place
+            self.done += 1
+            self._ended += 1
         self._said = time.monotonic()
         step = self._steps.pop(trial.number, self._begun.pop(trial.number))
         if self._single:
-            self.say(f"{result.status.value} at step {step}  {self._measured()}".rstrip())
+            at = ", recorded up to" if result.status is Status.FAILED else " at"
+            self.say(f"{result.status.value}{at} step {step}  {self._measured()}".rstrip())
             if self._warming(trial):
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
@@ -142,7 +144,7 @@ class Display:
 
     def _say_trial(self, trial: Trial, result: Result, step: int) -> None:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
-        value, mark = f"at step {step}", ""
+        value, mark = f"at step {step}" if result.failure is None else "", ""
         if result.value is not None:
             value = f"{self.metric} {result.value:.4f}"
             if not self._finals and self._improves(result.value):
@@ -153,6 +155,8 @@ class Display:
         line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         line = line.rstrip()
         self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+        if result.failure is not None:
+            self.say(f"  {result.failure.reason}")
 
     def _warming(self, trial: Trial) -> bool:
         """Whether a warmup that waits for something has not ended."""

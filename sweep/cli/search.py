@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep import study
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.cli.publish import report_folder, study_files, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
@@ -61,7 +61,10 @@ class Search:
 
 
 def search(command: Command) -> int:
-    """Search: trials until the total is reached, then the table of the best and the report."""
+    """Search: trials until the total is reached, then the table of the best and the report.
+
+    The exit status is FAILED if all trials have failed.
+    """
     plan, out = make_plan(command), console()
     base = address(command, plan.tracking)
     check(plan)
@@ -95,10 +98,9 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     run.attach(files)
     settle(store, interrupted)
     say(out, f"\nreport: {folder / 'report.html'}")
-    say_failed(opened, out)
     if not opened.done:
         say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
-    return DONE
+    return FAILED if proposer.failed and not proposer.told else DONE
 
 
 def refuse_taken(store: Store | None, name: str, kind: str) -> None:
@@ -106,13 +108,6 @@ def refuse_taken(store: Store | None, name: str, kind: str) -> None:
     reader = None if store is None else MlflowReader(store)
     if reader is not None and (reader.comparison(name) if kind == "comparison" else reader.study(name)) is not None:
         raise InvalidValueError("study.name", name, f"is the name of a {kind}; choose another name")
-
-
-def say_failed(opened: Search, out: Console) -> None:
-    """The trials that were given up."""
-    if opened.proposer.failed:
-        retries, trials = opened.plan.study.max_retries, opened.proposer.failed
-        say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
 def check(plan: Plan) -> None:
@@ -161,7 +156,7 @@ def open_search(command: Command, plan: Plan, out: Console, interrupted: Callabl
     lease = Lease.take(optuna_study, interrupted, say=tell)
     try:
         patiently = Patience(without_passwords(plan.study.storage), tell, interrupted)
-        proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently)
+        proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently, tell)
     except BaseException:
         lease.release()
         raise
@@ -226,7 +221,8 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
             for scaled in scaling(plan.first, plan.space.keys):
                 say(out, scaled)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
-            with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
+            retries = plan.study.max_retries
+            with engine_of(plan.engine, plan.data, work, retries, out, interrupted, proposer.begun) as engine, display:
                 study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
             checkpoints.sweep(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})

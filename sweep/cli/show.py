@@ -11,8 +11,8 @@ from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
-from sweep.core import ComparisonRecord, Reader, StudyRecord
-from sweep.report import comparison_table, counts, study_table, train_command
+from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
+from sweep.report import comparison_table, counts, failures, study_table, train_command
 from sweep.tracking import (
     HOST,
     Store,
@@ -55,7 +55,7 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
 
 
 def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
-    """Where to look, the table of the best trials, and how to train the best again.
+    """Where to look, the table of the best trials, why trials failed, and how to train the best again.
 
     Args:
         base: address of the MLflow UI.
@@ -67,7 +67,7 @@ def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
     if best:
         say(out, "")
         out.print(study_table(study, BEST, out.width))
-    say(out, counts(study.trials))
+    say(out, "\n".join([counts(study.trials), *failures(_numbered(study))]))
     if best:
         say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
 
@@ -75,7 +75,7 @@ def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
 def show_comparison(
     out: Console, record: ComparisonRecord, comparisons: Sequence[Comparison], base: str, serve: str
 ) -> None:
-    """Where to look, then for each data set the table and the verdict.
+    """Where to look, then for each data set the table, the verdict, and why trials and final runs failed.
 
     Args:
         base: address of the MLflow UI.
@@ -87,6 +87,15 @@ def show_comparison(
         say(out, "")
         out.print(comparison_table(comparison, out.width))
         say(out, f"{comparison.dataset}: {comparison.verdict}")
+        for standing in comparison.standings:
+            finals = {final.seed: final.run for final in standing.finals}
+            lines = [*failures(_numbered(standing.family.study)), *failures(finals, "seed")]
+            for line in lines:
+                say(out, f"{standing.schedule}: {line}")
+
+
+def _numbered(study: StudyRecord) -> dict[int, TrialRecord]:
+    return {trial.number: trial for trial in study.trials if trial.number is not None}
 
 
 def comparison_links(record: ComparisonRecord, comparisons: Sequence[Comparison], base: str) -> list[str]:

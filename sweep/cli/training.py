@@ -1,6 +1,7 @@
 """mode=train: one training, recorded as a run of its own."""
 
 import hashlib
+import sys
 from dataclasses import replace
 
 from omegaconf import DictConfig
@@ -76,6 +77,8 @@ def train(command: Command) -> int:
         say(out, figures_text(key_figures(series.schedule.after(*events), run.train.steps * series.updates)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], [series.name for series in run.series], base)))
+    if result.failure is not None:
+        print(f"sweep: the training failed: {result.failure.details or result.failure.reason}", file=sys.stderr)
     return DONE if result.status is Status.COMPLETE else FAILED
 
 

@@ -6,6 +6,7 @@ from sweep.report.page import DRAWN, comparison_page, study_page
 from sweep.report.standings import comparison_table
 from sweep.report.text import (
     counts,
+    failures,
     figures_table,
     figures_text,
     heading,
@@ -26,6 +27,7 @@ __all__ = [
     "curve_picture",
     "curves_picture",
     "describe",
+    "failures",
     "figures_table",
     "figures_text",
     "flatten",

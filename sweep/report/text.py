@@ -22,6 +22,9 @@ WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 WIDE = 96
 """Columns from which on a table has room for a second metric."""
 
+MOST_REASONS, MOST_NUMBERS = 5, 10
+"""Reasons of failed trials that are listed, and trials of each."""
+
 
 def number(value: Any) -> str:
     """Four significant digits of a float; anything else as it is."""
@@ -72,6 +75,26 @@ def counts(trials: Sequence[TrialRecord]) -> str:
     parts = [f"{by_status[status]} {status.value}" for status in Status if by_status[status]]
     parts += [f"{by_status[None]} interrupted"] if by_status[None] else []
     return f"{len(trials)} trials: {', '.join(parts)}" if parts else "no trials"
+
+
+def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str]:
+    """`trials 2, 5 failed: ZeroDivisionError: division by zero`, a line for each of the most frequent reasons.
+
+    Args:
+        trials: by the number that they are shown with; only failed ones are listed.
+        noun: what the number is of.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for number, trial in trials.items():
+        if trial.status is Status.FAILED:
+            by_reason.setdefault(trial.reason or "no reason is recorded", []).append(str(number))
+    frequent = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = []
+    for reason, numbers in frequent[:MOST_REASONS]:
+        shown = ", ".join(numbers[:MOST_NUMBERS]) + (", ..." if len(numbers) > MOST_NUMBERS else "")
+        lines.append(f"{noun}{'s' if len(numbers) > 1 else ''} {shown} failed: {reason}")
+    others = sum(len(numbers) for _, numbers in frequent[MOST_REASONS:])
+    return [*lines, *([f"{others} more {noun}s failed, for other reasons"] if others else [])]
 
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:

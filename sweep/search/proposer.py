@@ -2,7 +2,7 @@
 
 import time
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -12,24 +12,34 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, StudyConfig
-from sweep.core import Evaluation, Event, Result, Status, Trial
+from sweep.core import GIVEN_UP, Evaluation, Event, Failure, Result, Status, Trial
 from sweep.database import Patience
 from sweep.search.distributions import draw
 from sweep.search.ledger import Ledger
 from sweep.search.pruners import BranchStudy
 from sweep.search.samplers import grid_size, history_free, sampler
 from sweep.space import Branch, Dimension, Space
+from sweep.validation import InvalidValueError
 
 ATTEMPTS = "sweep.attempts"
-"""User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
+"""User attribute: how often the training of the trial was begun since its last checkpoint, without the times when it
+was interrupted by request."""
+REASON = "sweep.reason"
+"""User attribute: the reason for which the trial has failed."""
 PRUNED = "sweep.pruned"
 """User attribute: the step at which it was decided to prune the trial."""
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
+MOST_FAILURES = 20
+"""Trials that fail one after another before a search ends.
+
+Where all trials fail, it must end. Where 70 % of a space fail, so many in a row happen by chance once in 1,250 times.
+"""
+
 
 class HopelessError(RuntimeError):
-    """Trial after trial could not be trained: neither would the next."""
+    """Many trials have failed one after another: the next one would probably fail too."""
 
 
 class OptunaProposer:
@@ -45,6 +55,7 @@ class OptunaProposer:
         sampler_config: which sampler proposes.
         config: total, timeout, retries, metric.
         patiently: waits for the database where it is locked.
+        say: told of each trial whose values cannot be configured together: it has failed.
     """
 
     def __init__(
@@ -54,8 +65,9 @@ class OptunaProposer:
         sampler_config: SamplerConfig,
         config: StudyConfig,
         patiently: Patience | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.study, self.space, self.config = study, space, config
+        self.study, self.space, self.config, self._say = study, space, config, say
         self._sampler_config = sampler_config
         self._began = time.monotonic()
         self._ledger = Ledger(study, patiently)
@@ -64,7 +76,6 @@ class OptunaProposer:
         self._step: dict[int, int] = {}
         self._grid: BaseSampler | None = None
         self._grid_size = grid_size(sampler_config, space)
-        self.total = config.n_trials if self._grid_size is None else min(config.n_trials, self._grid_size)
         self.history_free = history_free(sampler_config)
         """Whether a proposal does not depend on what was told: it may be asked for before that is known."""
         trials = self._ledger.study.get_trials(deepcopy=False)
@@ -73,9 +84,18 @@ class OptunaProposer:
         """The interrupted trials that wait to be asked for, by number."""
         self.told = sum(t.state in TOLD for t in trials)
         """How many trials count: complete and pruned ones, diverged ones among the latter."""
-        self._failed_in_a_row = 0
+        self._counted: set[int] = set()
+        """The live trials whose attempt is counted: their training has begun."""
+        self._failed_in_a_row, self._last_failed = 0, -1
         self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
-        """The numbers of the trials that were given up."""
+        """The numbers of the trials that have failed."""
+
+    @property
+    def total(self) -> int:
+        """The number of trials that end the search: study.n_trials, or the points of a grid that have not failed."""
+        if self._grid_size is None:
+            return self.config.n_trials
+        return min(self.config.n_trials, max(self._grid_size - len(self.failed), self.told))
 
     @property
     def interrupted(self) -> list[int]:
@@ -86,31 +106,47 @@ class OptunaProposer:
         """An interrupted trial under its own number, or a new proposal until the total is reached.
 
         Raises:
-            HopelessError: if trials could not be trained, one after another, as many as a single one is tried.
+            HopelessError: if MOST_FAILURES trials have failed one after another.
         """
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
         if self.told + len(self._live) >= self.total:
             return None
-        if self._failed_in_a_row > self.config.max_retries:
+        if self._failed_in_a_row >= MOST_FAILURES:
             if self._live:  # one of them may show that trials can be trained
                 return None
-            raise HopelessError(_hopeless(self._failed_in_a_row))
+            reason = self._ledger[self._last_failed].user_attrs[REASON]
+            text = f"the last {self._failed_in_a_row} trials have failed one after another"
+            raise HopelessError(f"{text}, trial {self._last_failed} with {reason}")
         if self._left:
             frozen = self._ledger[self._left.pop(0)]
-            return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
-        self._ledger.study.sampler = self._sampler(self._n_trials)
-        live = self._ledger.study.ask()
-        self._n_trials = max(self._n_trials, live.number + 1)
-        return self._begin(live, reported=set())
+            live, reported = self._resumed(frozen), set(frozen.intermediate_values)
+        else:
+            self._ledger.study.sampler = self._sampler(self._n_trials)
+            live, reported = self._ledger.study.ask(), set()
+            self._n_trials = max(self._n_trials, live.number + 1)
+        try:
+            return self._begin(live, reported)
+        except InvalidValueError as error:  # values that are right alone, and not together
+            self._say(f"trial {live.number:3d}  failed\n  {error}")
+            self._count_failure(live, Failure(str(error)))
+        return self.ask()
 
     def give_up(self, trial: Trial) -> bool:
-        """Tell a trial that crashed too often as failed; whether it is one."""
-        if self._live[trial.number].user_attrs[ATTEMPTS] <= self.config.max_retries + 1:
+        if self._live[trial.number].user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
             return False
-        self._forget(trial)
-        self._fail(trial.number)
+        self._fail(self._forget(trial), GIVEN_UP)
         return True
+
+    def begun(self, trial: Trial) -> None:
+        """Count an attempt of a live trial: its training begins now.
+
+        A trial that was only asked for has no attempt: whatever interrupts the search then is not its fault.
+        """
+        live = self._live[trial.number]
+        live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
+        self._ledger.keep(trial.number)
+        self._counted.add(trial.number)
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         self._step[trial.number] = evaluation.step
@@ -145,12 +181,11 @@ class OptunaProposer:
     def tell(self, trial: Trial, result: Result) -> None:
         """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
 
-        A trial that could not be trained does not count to the total.
+        A failed trial does not count to the total.
         """
         live = self._forget(trial)
         if result.status is Status.FAILED:
-            self._fail(trial.number)
-            self._failed_in_a_row += 1
+            self._count_failure(live, result.failure or Failure("it could not be trained"))
             return
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
@@ -164,14 +199,17 @@ class OptunaProposer:
 
     def kept(self, trial: Trial) -> None:
         live = self._live[trial.number]
-        if live.user_attrs[ATTEMPTS] != 1:  # as if it had begun only now
+        self._counted.add(trial.number)
+        if live.user_attrs.get(ATTEMPTS) != 1:  # as if it had begun only now
             live.set_user_attr(ATTEMPTS, 1)
             self._ledger.keep(trial.number)
 
     def release(self, trial: Trial) -> None:
+        counted = trial.number in self._counted
         live = self._forget(trial)
-        live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
-        self._ledger.keep(trial.number)
+        if counted:
+            live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
+            self._ledger.keep(trial.number)
         insort(self._left, trial.number)
 
     def annotate(self, trial: Trial, name: str, value: str) -> None:
@@ -190,15 +228,23 @@ class OptunaProposer:
         return not isinstance(self.study.pruner, NopPruner)
 
     def _forget(self, trial: Trial) -> optuna.Trial:
-        """The trial, no longer live."""
+        """Return the trial, which is no longer live."""
         del self._reported[trial.number]
+        self._counted.discard(trial.number)
         self._step.pop(trial.number, None)
         return self._live.pop(trial.number)
 
-    def _fail(self, number: int) -> None:
-        self._ledger.study.tell(number, state=TrialState.FAIL)
-        self._ledger.keep(number)
-        insort(self.failed, number)
+    def _count_failure(self, live: optuna.Trial, failure: Failure) -> None:
+        """Tell a trial as failed, which counts among those that have failed one after another."""
+        self._fail(live, failure)
+        self._failed_in_a_row, self._last_failed = self._failed_in_a_row + 1, live.number
+
+    def _fail(self, live: optuna.Trial, failure: Failure) -> None:
+        live.set_user_attr("sweep.status", Status.FAILED.value)
+        live.set_user_attr(REASON, failure.reason)
+        self._ledger.study.tell(live, state=TrialState.FAIL)
+        self._ledger.keep(live.number)
+        insort(self.failed, live.number)
 
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler of a proposal; the same for all points of a grid, since a large one takes long to lay out."""
@@ -216,10 +262,10 @@ class OptunaProposer:
     def _begin(self, live: optuna.Trial, reported: set[int]) -> Trial:
         """The trial to train; `reported` are the steps that it reported before it was interrupted."""
         branch, values = self._drawn(live)
-        live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
         self._ledger.keep(live.number)
+        trial = _trial(live.number, branch, values)
         self._live[live.number], self._reported[live.number] = live, reported
-        return _trial(live.number, branch, values)
+        return trial
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
         """The branch and the values of the configuration; what was drawn before an interruption is kept."""
@@ -236,8 +282,3 @@ class OptunaProposer:
 def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
     config = branch.configure(values)
     return Trial(number, config, config.train.seed, {**branch.selection, **values})
-
-
-def _hopeless(trials: int) -> str:
-    last = "last trial" if trials == 1 else f"last {trials} trials"
-    return f"the {last} could not be trained; mend what was said of it above, and the same command goes on"

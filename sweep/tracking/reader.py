@@ -13,6 +13,7 @@ from sweep.core import (
     ComparisonRecord,
     Evaluation,
     Event,
+    Failure,
     FamilyRecord,
     FinalRecord,
     Measurement,
@@ -23,6 +24,9 @@ from sweep.core import (
     TrialRecord,
 )
 from sweep.tracking.store import Store
+
+REASON = "sweep.reason"
+"""The tag with the reason for which a trial has failed."""
 
 
 class MlflowReader:
@@ -136,7 +140,9 @@ class MlflowReader:
             reached.append(Progress(trial, before, Evaluation(trial, step, metrics), None, happened))
         if not reached or any(len(rows.lr) for rows in left):
             reached.append(Progress(trial, left, None, None, events))
-        return [*reached[:-1], replace(reached[-1], status=Status(run.data.tags["sweep.status"]))]
+        status, reason = Status(run.data.tags["sweep.status"]), run.data.tags.get(REASON)
+        failure = None if reason is None or status is not Status.FAILED else Failure(reason)
+        return [*reached[:-1], replace(reached[-1], status=status, failure=failure)]
 
     def _measurements(self, run: Run, keys: Iterable[str]) -> list[Measurement]:
         """What was evaluated of these metrics, in the order of the steps."""
@@ -175,4 +181,5 @@ def _trial(run: Run) -> TrialRecord:
         metrics=run.data.metrics,
         half_life=None if half_life is None else float(half_life),
         stalled_at=None if stalled is None else int(stalled),
+        reason=tags.get(REASON) or None,
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from mlflow.entities import Run
 
-from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
+from sweep.core import GIVEN_UP, Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
-from sweep.tracking.reader import MlflowReader
+from sweep.tracking.reader import REASON, MlflowReader
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, key_after
 from sweep.tracking.store import Store, impatient, names_of
@@ -21,6 +21,9 @@ RUN_STATUS = {
     Status.DIVERGED: "FAILED",
     Status.FAILED: "FAILED",
 }
+
+ERROR_FILE = "error.txt"
+"""The artifact of a failed trial that shows its error with the frames of the user's code."""
 
 BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
 """How a trial ends that depends on nothing but its own training."""
@@ -35,6 +38,7 @@ class _Left:
         ended: whether everything is recorded of it.
         running: whether it still looks as if it were in training.
         rows: whether it has any.
+        failed: whether its training has failed.
     """
 
     run_id: str
@@ -42,11 +46,13 @@ class _Left:
     ended: bool = False
     running: bool = False
     rows: bool = False
+    failed: bool = False
 
     @classmethod
     def of(cls, run: Run) -> "_Left":
-        ended, running = "sweep.status" in run.data.tags, run.info.status == "RUNNING"
-        return cls(run.info.run_id, names_of(run), ended, running, rows=bool(run.data.metrics))
+        status, running = run.data.tags.get("sweep.status"), run.info.status == "RUNNING"
+        failed = status == Status.FAILED
+        return cls(run.info.run_id, names_of(run), status is not None, running, bool(run.data.metrics), failed)
 
 
 class MlflowRecorder:
@@ -123,6 +129,8 @@ class MlflowRecorder:
         for run in left:
             if opened.run_id in run.names:
                 opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
+                if run.failed:  # it goes on, and may end otherwise
+                    opened.tags[REASON] = ""
                 self.store.writer.write([Change(run.run_id, status="RUNNING")])
                 opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
                 return opened
@@ -217,6 +225,10 @@ class MlflowRecorder:
             opened.run_id = self._runs[trial.number] = run_id
             self._on_open(trial, run_id)
         tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
+        if result.failure is not None:
+            tags[REASON] = result.failure.reason
+            if result.failure.details:
+                self.store.writer.attach(opened.run_id, {ERROR_FILE: result.failure.details.encode()})
         ended = Change(opened.run_id, opened.points(ended=True), tags, RUN_STATUS[result.status])
         parent = [] if result.value is None else self.parent.add(trial.number, result.value)
         self.store.writer.write([ended, *parent])
@@ -235,7 +247,7 @@ class MlflowRecorder:
     def give_up(self, numbers: Iterable[int]) -> None:
         """End as FAILED what crashed trials left, which will not be trained again."""
         for number in numbers:
-            failed = {"sweep.status": Status.FAILED.value}
+            failed = {"sweep.status": Status.FAILED.value, REASON: GIVEN_UP.reason}
             left = [run for run in self._left.pop(number, []) if not run.ended]
             changes = [Change(run.run_id, tags=failed, status=RUN_STATUS[Status.FAILED]) for run in left]
             self.store.writer.write(changes)

@@ -234,7 +234,7 @@ def _forget_others() -> None:
         torch.cuda.empty_cache()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """What an error says, as far as it fits into a line; in words of ours where torch's are about its own workings."""
     text = str(error).strip()
     if "random operation" in text or "randomness" in text:
@@ -291,7 +291,7 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
         together = {progress.trial: progress for progress in fused.advance()}
     except NotStackableError:
         raise
-    except Exception as error:  # whatever a model does that cannot be done for many at once
+    except (Exception, SystemExit) as error:  # whatever a model does that cannot be done for many at once
         raise NotStackableError(f"{model} cannot be stacked: {_first_line(error)}") from error
     serial = SerialEngine(small, device, exact)
     for trial in trials:

@@ -14,7 +14,6 @@ import os
 import queue
 import signal
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sweep import forking
-from sweep.core import Trial
+from sweep.core import Failure, Trial
 from sweep.data import Dataset
+from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import out_of_memory
 from sweep.training.dropout import update_key
 from sweep.training.serial import SerialEngine, Slot
@@ -46,6 +46,18 @@ LAST_WORDS = 5.0
 
 class WorkerLostError(RuntimeError):
     """A worker was killed, or does not answer."""
+
+
+class WorkerFailedError(RuntimeError):
+    """The trial raised an error in a worker other than the first.
+
+    Args:
+        failure: describes the error.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 def backend(device: torch.device) -> str:
@@ -181,6 +193,7 @@ class DataParallelEngine(ShardEngine):
 
     Raises:
         WorkerLostError: by all that trains, once one of them is gone.
+        WorkerFailedError: if the trial raised an error in one of them.
         MemoryError: if one of them had too little.
     """
 
@@ -225,13 +238,13 @@ class DataParallelEngine(ShardEngine):
     def _hear(self, pipe: Connection) -> None:
         """Take what a worker says: that it is there, or what it failed with."""
         try:
-            kind, text = pipe.recv()
+            kind, content = pipe.recv()
         except (EOFError, OSError) as error:
             raise WorkerLostError("a data-parallel worker has ended") from error
         if kind == "memory":
-            raise MemoryError(text)
+            raise MemoryError(content)
         if kind == "error":
-            raise RuntimeError(f"a data-parallel worker failed:\n{text}")
+            raise WorkerFailedError(content)
 
 
 def _close(pipes: Sequence[Connection]) -> None:
@@ -282,9 +295,9 @@ def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, 
     except WorkerLostError:
         pass  # worker 0 finds that out for itself
     except BaseException as error:
-        text = str(error).strip() or type(error).__name__
+        failure = Failure(summary(error), user_traceback(error))
         with suppress(OSError):
-            pipe.send(("memory", text.splitlines()[0]) if out_of_memory(error) else ("error", traceback.format_exc()))
+            pipe.send(("memory", failure.reason) if out_of_memory(error) else ("error", failure))
 
 
 def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:

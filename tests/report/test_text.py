@@ -9,7 +9,16 @@ from rich.console import Console
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
-from sweep.report import counts, curve_picture, describe, figures_text, stall_warning, study_table, train_command
+from sweep.report import (
+    counts,
+    curve_picture,
+    describe,
+    failures,
+    figures_text,
+    stall_warning,
+    study_table,
+    train_command,
+)
 from sweep.schedules import key_figures
 
 register_resolvers()
@@ -62,6 +71,21 @@ def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -
 
 def test_trials_are_counted_by_status() -> None:
     assert counts(study().trials) == "5 trials: 3 complete, 1 diverged, 1 interrupted"
+
+
+def test_failed_trials_are_listed_by_their_reasons() -> None:
+    reasons = ["a"] * 12 + ["b", *"cdefg"]
+    failed = {n: replace(record(n, 0.0, Status.FAILED), reason=reason) for n, reason in enumerate(reasons)}
+    assert failures({99: record(99, 0.5)} | failed) == [
+        "trials 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... failed: a",
+        "trial 12 failed: b",
+        "trial 13 failed: c",
+        "trial 14 failed: d",
+        "trial 15 failed: e",
+        "2 more trials failed, for other reasons",
+    ]
+    assert failures({3: failed[12]}, "seed") == ["seed 3 failed: b"]
+    assert failures({0: record(0, 0.5)}) == []
 
 
 def test_a_trial_is_described_by_what_was_drawn() -> None:

@@ -13,8 +13,9 @@ from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import parse
 from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
-from sweep.core import Evaluation, Result, Status, Trial
+from sweep.core import Evaluation, Failure, Result, Status, Trial
 from sweep.search import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.search.proposer import MOST_FAILURES
 
 register_resolvers()
 
@@ -222,9 +223,10 @@ def test_divergence_is_told_as_pruned_with_a_violated_constraint(tmp_path: Path)
 
 
 def begin(source: OptunaProposer) -> Trial:
-    """The next trial that is not given up."""
+    """The next trial that is not given up, whose training begins."""
     while (trial := source.ask()) is not None:
         if not source.give_up(trial):
+            source.begun(trial)
             return trial
     raise AssertionError("there is none")
 
@@ -251,44 +253,115 @@ def test_a_trial_that_crashed_after_it_was_recorded_can_be_told_however_often(tm
 
 
 def fail(source: OptunaProposer, trial: Trial) -> None:
-    source.tell(trial, Result(trial.number, Status.FAILED))
+    source.tell(trial, Result(trial.number, Status.FAILED, failure=Failure(f"reason {trial.number}")))
 
 
-@pytest.mark.parametrize(("retries", "said"), [(0, "the last trial could not"), (2, "the last 3 trials could not")])
-def test_a_search_of_which_no_trial_can_be_trained_ends(tmp_path: Path, retries: int, said: str) -> None:
-    made = plan(tmp_path, f"study.max_retries={retries}")
-    for start in range(2):  # the same command tries as many again
+def test_a_failed_trial_is_told_with_its_reason_and_does_not_count(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.n_trials=2", "study.max_retries=3")
+    source = proposer(made)
+    fail(source, begin(source))
+    later = proposer(made)
+    assert (later.failed, later.told, later.total, later.interrupted) == ([0], 0, 2, [])
+    for number in (1, 2):  # it is not tried again
+        trial = begin(later)
+        assert trial.number == number
+        finish(later, trial)
+    assert later.ask() is None
+    stored = later.study.get_trials()[0]
+    assert (stored.state.name, stored.user_attrs["sweep.reason"]) == ("FAIL", "reason 0")
+
+
+def test_values_that_cannot_go_together_are_a_failed_trial(tmp_path: Path) -> None:
+    """Neither both low ends nor both high ends are refused."""
+    searched = ["schedule=tanh", "schedule.lb=-7,2", "schedule.ub=-6,3", "space=none", "sampler=grid"]
+    made, said = plan(tmp_path, *searched), list[str]()
+    study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
+    source = OptunaProposer(study, made.space, made.sampler, made.study, say=said.append)
+    trials = ask_all(source, 4)
+    assert len(trials) == 3
+    for trial in trials:
+        finish(source, trial)
+    (failed,) = [t for t in source.study.get_trials() if t.state.name == "FAIL"]
+    rule = "schedule.lb=2: must be below ub, which is -6"
+    assert (source.told, source.total, failed.user_attrs["sweep.reason"]) == (3, 3, rule)
+    assert said == [f"trial {failed.number:3d}  failed\n  {rule}"]
+    assert proposer(made).ask() is None
+
+
+def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=grid", "study.n_trials=100", *FINITE)
+    points = []
+    for _ in range(3):  # in three commands
         source = proposer(made)
-        for _ in range(retries + 1):
+        for trial in ask_all(source, 4):
+            points.append(tuple(trial.values.items()))
+            (fail if trial.number in (1, 5) else finish)(source, trial)
+    assert (len(points), len(set(points))) == (9, 9)
+    assert (source.told, source.total, source.failed) == (7, 7, [1, 5])
+
+
+def test_failed_points_of_a_grid_are_replaced_up_to_the_total(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "sampler=grid", "study.n_trials=6", *FINITE))
+    while (trial := source.ask()) is not None:
+        (fail if trial.number < 2 else finish)(source, trial)
+    assert (source.told, source.failed) == (6, [0, 1])
+
+
+def test_a_search_whose_trials_all_fail_ends_with_the_last_reason(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    for start in (0, MOST_FAILURES):  # the same command tries as many again
+        source = proposer(made)
+        for _ in range(MOST_FAILURES):
             fail(source, begin(source))
+        last = start + MOST_FAILURES - 1
         for _ in range(2):
-            with pytest.raises(HopelessError, match=f"^{said} be trained; "):
+            with pytest.raises(
+                HopelessError, match=f"the last {MOST_FAILURES} trials .* trial {last} with reason {last}"
+            ):
                 source.ask()
-        assert source.failed == list(range((start + 1) * (retries + 1)))
+        assert source.failed == list(range(last + 1))
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETE, Status.PRUNED, Status.DIVERGED])
-def test_a_trial_that_could_be_trained_gives_hope(tmp_path: Path, status: Status) -> None:
-    source = proposer(plan(tmp_path, "study.max_retries=1"))
-    for _ in range(3):
-        fail(source, begin(source))
+def test_one_trial_that_could_be_trained_lets_a_search_continue(tmp_path: Path, status: Status) -> None:
+    source = proposer(plan(tmp_path))
+    for _ in range(2):
+        for _ in range(MOST_FAILURES - 1):
+            fail(source, begin(source))
         trial = begin(source)
         source.tell(trial, Result(trial.number, status, 0.5 if status is Status.COMPLETE else None))
 
 
-def test_trials_that_are_live_are_waited_for_before_a_search_is_hopeless(tmp_path: Path) -> None:
-    source = proposer(plan(tmp_path, "study.max_retries=1"))
-    live = ask_all(source, 4)
-    for trial in live[:2]:
+def test_live_trials_are_waited_for_before_a_search_ends_by_failures(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, f"study.n_trials={MOST_FAILURES + 2}"))
+    live = ask_all(source, MOST_FAILURES + 1)
+    for trial in live[:-1]:
         fail(source, trial)
     assert source.ask() is None
-    finish(source, live[2])
-    assert begin(source).number == 4
+    finish(source, live[-1])
+    assert begin(source).number == MOST_FAILURES + 1
+
+
+def test_a_trial_that_was_asked_and_not_begun_has_no_attempt(tmp_path: Path) -> None:
+    """A crash while it waits for its turn is no fault of it."""
+    made = plan(tmp_path, "study.max_retries=0")
+    for _ in range(3):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+        assert (trial.number, source.give_up(trial)) == (0, False)
+    source.release(trial)
+    (stored,) = source.study.get_trials()
+    assert stored.user_attrs.get("sweep.attempts", 0) == 0
+    assert begin(source).number == 0
+    assert begin(proposer(made)).number == 1
 
 
 def test_trials_that_crashed_too_often_before_are_no_sign_for_the_next(tmp_path: Path) -> None:
     made = plan(tmp_path, "study.max_retries=0")
-    ask_all(proposer(made), 4)
+    source = proposer(made)
+    for trial in ask_all(source, 4):
+        source.begun(trial)
     assert begin(proposer(made)).number == 4
 
 

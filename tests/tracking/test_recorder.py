@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Event, Failure, Result, Rows, Status, Trial
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
 from sweep.tracking.bulk import Change, Points, point
 from sweep.tracking.open_run import OpenRun
@@ -410,6 +410,40 @@ def test_what_a_given_up_trial_left_is_failed(store: Store) -> None:
     later.give_up([0])
     (run,) = store.search({"sweep.kind": "trial"})
     assert (run.info.status, run.data.tags["sweep.status"]) == ("FAILED", "failed")
+    assert "study.max_retries" in run.data.tags["sweep.reason"]
+
+
+FAILED = Result(0, Status.FAILED, failure=Failure("KeyError: 'a' (nets.py:3 in forward)", "KeyError: 'a'\n  Größe"))
+
+
+def test_a_failed_trial_is_recorded_with_its_reason_and_the_frames_of_the_user(store: Store) -> None:
+    recorder = MlflowRecorder(store, describe, study_run(store))
+    recorder.open(trial(0))
+    recorder.record(updates(0, 6))
+    recorder.close(trial(0), FAILED)
+    assert FAILED.failure is not None
+    (read,) = MlflowReader(store).study("study").trials  # type: ignore[union-attr]
+    assert (read.status, read.reason) == (Status.FAILED, FAILED.failure.reason)
+    run = store.client.get_run(read.run_id)
+    assert (run.info.status, run.data.metrics["lr"]) == ("FAILED", 0.5)
+    assert Path(store.client.download_artifacts(read.run_id, "error.txt")).read_text() == FAILED.failure.details
+    later = MlflowRecorder(store, describe, study_run(store))  # of a command that has to tell it still
+    (recorded,) = later.ended(trial(0)) or ()
+    assert (recorded.status, recorded.failure) == (Status.FAILED, Failure(FAILED.failure.reason))
+
+
+def test_a_failed_training_that_goes_on_and_ends_has_no_reason(store: Store) -> None:
+    first = trains(store)
+    first.open(trial(0))
+    first.record(updates(0, 6))
+    kept = first.pending(trial(0))
+    first.close(trial(0), FAILED)
+    second = trains(store, first.run_id(trial(0)))
+    second.open(trial(0), kept)
+    second.record(updates(6, 9))
+    second.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    (read,) = MlflowReader(store).trainings()
+    assert (read.status, read.reason) == (Status.COMPLETE, None)
 
 
 def test_the_parent_shows_each_value_and_the_best_so_far_once(store: Store) -> None:

@@ -1,6 +1,7 @@
 """Batches that are shared among processes: one training, whoever made which part of it."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import time
@@ -16,7 +17,13 @@ from sweep.config import Component, EngineConfig
 from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
-from sweep.training.data_parallel import DataParallelEngine, WorkerLostError, begin_workers, device_of
+from sweep.training.data_parallel import (
+    DataParallelEngine,
+    WorkerFailedError,
+    WorkerLostError,
+    begin_workers,
+    device_of,
+)
 from tests.training.conftest import data_parallel
 from tests.training.test_apart import DROPPING, ERRORS, Trapped, history, reached
 from tests.training.test_snapshots import NORMED, Noisy, assert_equal, content, eventful
@@ -244,7 +251,7 @@ class Second(nn.Module):
 def test_what_fails_in_a_worker_is_raised_here(digits, make_trial):
     engine = shared(digits)
     engine.start(make_trial(model=Component("model", f"{__name__}.Second", {"first": os.getpid()}, OWN)))
-    with pytest.raises(RuntimeError, match=r"(?s)^a data-parallel worker failed:\nTraceback.*ValueError: only here"):
+    with pytest.raises(WorkerFailedError, match=r"^ValueError: only here \(.*test_data_parallel.py:\d+ in forward\)$"):
         engine.advance()
 
 
@@ -311,6 +318,35 @@ def test_a_trial_that_it_happens_to_again_and_again_has_failed_and_the_next_is_t
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
     assert engine.finished().name == "data_parallel"
+
+
+class OneFails(nn.Module):
+    """Raises an error in one of the processes, if it was built with the seed 1."""
+
+    def __init__(self, input_shape, n_outputs, process) -> None:
+        super().__init__()
+        self.linear, self.fails = nn.Linear(64, n_outputs), torch.initial_seed() == 1
+        self.process, self.calls = process, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.fails and self.calls > 20 and multiprocessing.current_process().name == self.process:
+            raise ValueError("only here")
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("process", ["sweep-engine", "sweep-worker-1"])
+def test_an_error_in_one_process_is_the_failure_of_the_trial_and_the_next_is_trained(apart, make_trial, process):
+    said, model = [], Component("model", f"{__name__}.OneFails", {"process": process}, OWN)
+    engine = apart(model=model, retries=3, say=said.append)
+    first, second = (make_trial(1 - n, seed=1 - n, model=model, steps=60, eval_every=10, workers=2) for n in range(2))
+    engine.start(first)
+    while (last := reached(engine)[-1]).status is None:
+        pass
+    assert last.status is Status.FAILED
+    assert last.failure.reason.startswith("ValueError: only here (")
+    assert history(engine, second)[0][2] == [Status.COMPLETE]
+    assert (engine.finished().name, engine.finished().workers, said) == ("data_parallel", 2, [])
 
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
