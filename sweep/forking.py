@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 IMPORTED = ("sweep.training", "torch._dynamo", "sweep.cli")
@@ -11,6 +14,8 @@ IMPORTED = ("sweep.training", "torch._dynamo", "sweep.cli")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Those that interrupt a command, which decides for its processes; SIGUSR1 is a batch system's warning."""
 
+SET_HERE = "set by sweep"
+"""The value of PYTHONSAFEPATH where this module has set it. Python only asks whether it has a value."""
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Settings of OpenMP for training processes, unless the environment has others.
@@ -21,6 +26,29 @@ idle machine a thread that sleeps instead costs nothing that can be measured.
 """
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let a Python process that is started meanwhile import nothing from the working directory.
+
+    Its files may be called sweep, torch or signal. A clone of ours is an exception, because it may not be installed.
+    """
+    if "PYTHONSAFEPATH" in os.environ or Path.cwd() == Path(__file__).absolute().parents[1]:
+        yield
+        return
+    os.environ["PYTHONSAFEPATH"] = SET_HERE
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+
+
+def restore_environment() -> None:
+    """Undo in a process for training what was set for the server alone: what a user's code starts is not affected."""
+    if os.environ.get("PYTHONSAFEPATH") == SET_HERE:
+        del os.environ["PYTHONSAFEPATH"]
+
+
+@_safe_path()
 def prepare() -> None:
     """Start the server unless it runs; it imports in the background."""
     for name, value in PASSIVE_WAITING.items():

@@ -266,6 +266,7 @@ def begin_workers(data: Dataset, device: torch.device, precision: str, workers: 
 
 def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
     """A worker's process: do what worker 0 says, for as long as it is there."""
+    forking.restore_environment()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()

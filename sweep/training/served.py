@@ -72,6 +72,7 @@ def serve(
     Args:
         others: to the data-parallel workers beside this process.
     """
+    forking.restore_environment()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:
