@@ -1,12 +1,13 @@
 """Sweep expressions: told from plain overrides, and read as dimensions."""
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from sweep.cli.scan import CRITIC_GROUPS, check_override
@@ -122,10 +123,11 @@ def check_searchable(key: str, expression: str) -> None:
 
 
 def read(text: str) -> Override:
-    """One override.
+    """Parse one override.
 
     Raises:
-        InvalidValueError: if it is not of Hydra's grammar.
+        InvalidValueError: if it is not of Hydra's grammar. The message shows the value in quotes, ready for a shell, if
+            it can be read then.
     """
     try:
         return OverridesParser.create().parse_override(text)
@@ -133,8 +135,26 @@ def read(text: str) -> Override:
         key, equals, value = text.partition("=")
         if not equals or text != text.strip() or key != key.strip():
             raise InvalidValueError("override", text, "must be key=value, without spaces around =") from error
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError(key, value, f"is not an override that can be read: {reason}") from error
+        rule = f"is not an override that can be read: {str(error).splitlines()[0]}"
+        quoted = f"{key}={','.join(map(_quoted, value.split(',')))}"
+        if not set("[](){}") & set(value) and _is_readable(quoted):
+            rule = (
+                f"is not an override that can be read; text with such characters must be quoted: {shlex.quote(quoted)}"
+            )
+        raise InvalidValueError(key, value, rule) from error
+
+
+def _quoted(element: str) -> str:
+    """Return an element of a list of values in quotes, unless it can be read without."""
+    return element if _is_readable(f"key={element}") else QuotedString(element, Quote.double).with_quotes()
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def read_space(key: str, expression: Any) -> Override:
@@ -248,6 +268,8 @@ def _plain(value: Any) -> Any:
         return value.text
     if isinstance(value, list):
         return [_plain(element) for element in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(element) for key, element in value.items()}
     return value
 
 

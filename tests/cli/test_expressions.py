@@ -1,5 +1,7 @@
 """Sweep expressions as dimensions."""
 
+import shlex
+
 import pytest
 
 from sweep.cli.expressions import dimension, parse, read
@@ -79,3 +81,26 @@ def test_a_command_line_is_taken_apart() -> None:
 def test_bounds_that_are_no_whole_updates_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="its ends must be integers"):
         made("schedule.decay_steps=interval(0.1,10)")
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("dataset.path=~/x.npz", """'dataset.path="~/x.npz"'"""),
+        ("dataset.path=a=b.npz", """'dataset.path="a=b.npz"'"""),
+        ("model.text=~x,y", """'model.text="~x",y'"""),
+        ("dataset.path=é.npz", """'dataset.path="é.npz"'"""),
+    ],
+)
+def test_a_value_that_must_be_quoted_is_shown_quoted_for_a_shell(text: str, quoted: str) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        read(text)
+    assert str(refused.value).endswith(f"must be quoted: {quoted}")
+    read(shlex.split(quoted)[0])
+
+
+@pytest.mark.parametrize("text", ["schedule.boundaries=[1,2", "optimizer.groups={a:1", "warmup.steps=interval(1,2"])
+def test_quotes_are_no_remedy_for_a_bracket_that_is_missing(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="is not an override that can be read") as refused:
+        read(text)
+    assert "quoted" not in str(refused.value)
