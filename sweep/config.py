@@ -1,17 +1,26 @@
 """The typed configuration: frozen dataclasses that validate when they are built."""
 
 import importlib
+import importlib.util
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
-OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
+OWN_MODELS = "sweep.models"
+"""The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
+
+OWN_PACKAGES = (
+    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers", OWN_MODELS,
+)  # fmt: skip
 """Where a `_target_` may point without being declared trusted: to what is defined there, by its name in a module."""
 
 FOREIGN = {
@@ -54,17 +63,38 @@ class Component:
 
     def __post_init__(self) -> None:
         parameters = self._parameters()
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         for name, value in self.arguments.items():
-            if not takes_any and name not in parameters:
+            if not self.takes(name):
                 allowed = ", ".join(parameters) or "no arguments"
                 raise InvalidValueError(
                     f"{self.key}.{name}", value, f"is not a key of {self.target}, which has {allowed}"
                 )
 
     def accepts(self, name: str) -> bool:
-        """Whether the target has a parameter of that name."""
+        """Return whether the target has a parameter of that name."""
         return name in self._parameters()
+
+    def takes(self, name: str) -> bool:
+        """Return whether the target can be called with a keyword argument of that name."""
+        parameters = self._parameters()
+        return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+    @property
+    def is_trusted(self) -> bool:
+        """Return whether the target is code of a trusted package, and not of OWN_PACKAGES."""
+        return _find(self.key, self.target, self.trusted)[1]
+
+    @property
+    def own_target(self) -> str:
+        """Return the import path of the target; of our models the one that no package of a user's has."""
+        if _within(self.target, ("models",)) and not self.is_trusted:
+            return f"sweep.{self.target}"
+        return self.target
+
+    @property
+    def recorded_target(self) -> str:
+        """Return the import path by which the target is recorded and identified: our models are `models`."""
+        return self.target.removeprefix("sweep.") if _within(self.target, (OWN_MODELS,)) else self.target
 
     def build(self, *positional: Any, **provided: Any) -> Any:
         """Call the target with its arguments and with those `provided` that it has parameters for.
@@ -95,35 +125,131 @@ def _call_text(component: Component) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in component.arguments.items()) + "}"
 
 
-def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
-    """The class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
+def own_folder(name: str) -> Path:
+    """Return our folder `conf` or `models`. In a wheel it is below this package, in a clone beside it."""
+    package = Path(__file__).absolute().parent
+    return next(folder for folder in (package / name, package.parent / name) if folder.is_dir())
 
-    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it.
+
+def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
+    """Return the class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
+
+    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it. A path
+    that exists both in OWN_PACKAGES and in a trusted package means the trusted one.
 
     Raises:
         InvalidValueError: names `key`._target_.
     """
+    return _find(key, target, trusted)[0]
+
+
+def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
+    """Return what `locate` returns, and whether it belongs to a trusted package."""
     key, roots = f"{key}._target_", OWN_PACKAGES + trusted
     if not isinstance(target, str) or not _within(target, roots):
         raise InvalidValueError(key, target, f"must be in {', '.join(roots)}; trusted=[package] adds one")
+    refusal = None
+    for packages, import_module in ((trusted, _import_trusted), (OWN_PACKAGES, _import_own)):
+        if not _within(target, packages):
+            continue
+        module_name, names, found = _attribute(key, target, import_module)
+        is_trusted = packages is trusted and _is_trusted(found, trusted)
+        if is_trusted or (len(names) == 1 and _is_own(found)):
+            return found, is_trusted
+        top = target.partition(".")[0]
+        if module_name is not None:
+            rule = f"is no class or function of {module_name}"
+        elif top in EXTRAS:
+            rule = f"is not installed; pip install {top}"
+        else:
+            rule = "could not be imported: there is no such module"
+        refusal = refusal or InvalidValueError(key, target, rule)
+    assert refusal is not None
+    raise refusal
+
+
+def _attribute(key: str, target: str, import_module: Callable[[str], ModuleType]) -> tuple[str | None, list[str], Any]:
+    """Return the longest part of an import path that is a module, the names after it, and what they lead to.
+
+    The module is None if there is none.
+    """
     path = target.split(".")
     for length in range(len(path) - 1, 0, -1):
-        module_name = ".".join(path[:length])
+        module_name, names = ".".join(path[:length]), path[length:]
         try:
-            found: Any = importlib.import_module(module_name)
+            found: Any = import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name and (module_name + ".").startswith(error.name + "."):
+            missing = (f"{error.name}.", f"{str(error.name).removeprefix('sweep.')}.")  # models is sweep.models
+            if error.name and f"{module_name}.".startswith(missing):
                 continue
             raise InvalidValueError(key, target, f"could not be imported: {error}") from error
-        names = path[length:]
         for name in names:
             found = getattr(found, name, None)
-        if not (_is_trusted(found, trusted) or (len(names) == 1 and _is_own(found))):
-            raise InvalidValueError(key, target, f"is no class or function of {module_name}")
-        return found
-    if path[0] in EXTRAS:
-        raise InvalidValueError(key, target, f"is not installed; pip install {path[0]}")
-    raise InvalidValueError(key, target, "could not be imported: there is no such module")
+        return module_name, names, found
+    return None, path, None
+
+
+def _import_own(name: str) -> ModuleType:
+    """Import a module of OWN_PACKAGES; our models from their folder."""
+    if not _within(name, ("models", OWN_MODELS)):
+        return importlib.import_module(name)
+    short, folder = name.removeprefix("sweep."), own_folder("models")
+    _rename_own_models()
+    if f"sweep.{short}" in sys.modules:
+        return sys.modules[f"sweep.{short}"]
+    found = sys.modules["models"].__spec__ if "models" in sys.modules else PathFinder.find_spec("models")
+    if found is not None and found.origin == str(folder / "__init__.py"):
+        importlib.import_module(short)  # a clone in sys.path: who imports it by that name gets the same classes
+        _rename_own_models()
+    elif OWN_MODELS not in sys.modules:
+        spec = importlib.util.spec_from_file_location(OWN_MODELS, folder / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[OWN_MODELS] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[OWN_MODELS])
+    return importlib.import_module(f"sweep.{short}")
+
+
+def _import_trusted(name: str) -> ModuleType:
+    """Import a module of a user's package, which may be called models, or as another folder of a clone of ours.
+
+    Raises:
+        ModuleNotFoundError: if there is no such module, or only ours.
+    """
+    for own_name in _rename_own_models():
+        del sys.modules[own_name]
+    top, clone = name.partition(".")[0], own_folder("models").parent
+    if top not in sys.modules and (clone / top).is_dir():  # our folder may come first in sys.path
+        elsewhere = [place for place in sys.path if Path(place).absolute() != clone]
+        spec = PathFinder.find_spec(top, elsewhere)
+        if spec is not None:
+            sys.modules[top] = importlib.util.module_from_spec(spec)
+            try:
+                if spec.loader is not None:  # a folder without __init__.py has none
+                    spec.loader.exec_module(sys.modules[top])
+            except BaseException:
+                del sys.modules[top]
+                raise
+    module = importlib.import_module(name)
+    if name in _rename_own_models():
+        raise ModuleNotFoundError(name=name)
+    return module
+
+
+def _rename_own_models() -> list[str]:
+    """Let our models be known as OWN_MODELS if they were imported as `models`, as is possible in a clone.
+
+    Returns:
+        The names of those modules.
+    """
+    if "models" not in sys.modules:
+        return []
+    folder = own_folder("models")
+    loaded = [(name, module) for name, module in sys.modules.items() if _within(name, ("models",))]
+    own = [(n, m) for n, m in loaded if Path(getattr(m, "__file__", None) or "/").is_relative_to(folder)]
+    for name, module in own:
+        sys.modules.setdefault(f"sweep.{name}", module)
+    return [name for name, _ in own]
 
 
 def _is_trusted(found: Any, trusted: tuple[str, ...]) -> bool:
@@ -133,9 +259,12 @@ def _is_trusted(found: Any, trusted: tuple[str, ...]) -> bool:
 
 def _is_own(found: Any) -> bool:
     """Whether a class or function of OWN_PACKAGES was found; of others than ours, a layer or an optimizer."""
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(_module_of(found), OWN_PACKAGES):
+    module = _module_of(found)
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(module, OWN_PACKAGES):
         return False
-    bases = FOREIGN.get(_module_of(found).partition(".")[0])
+    if _within(module, ("models",)):
+        return getattr(sys.modules.get(f"sweep.{module}"), "__name__", None) == module  # renamed, not a user's
+    bases = FOREIGN.get(module.partition(".")[0])
     return bases is None or any(f"{c.__module__}.{c.__qualname__}" in bases for c in getattr(found, "__mro__", ()))
 
 
@@ -350,6 +479,8 @@ class RunConfig:
 
     Args:
         resolved: the same, as plain nested data: what is recorded.
+        options: group -> the option chosen of it, where that is not the group's `name`: the family of a schedule, the
+            name that the file of a model has inherited.
         critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
     """
 
@@ -362,6 +493,7 @@ class RunConfig:
     resolved: Mapping[str, Any]
     average: AverageConfig = AverageConfig()
     critic: CriticConfig | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
@@ -405,11 +537,24 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
+        """What is recorded, without what changes no result: where it is trained. The order of groups counts.
+
+        Code of a trusted package that has the import path of ours is told from ours.
+        """
         train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
         optimizer = self.resolved["optimizer"]
         groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
-        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
+        components = (self.model, *(series.optimizer.component for series in self.series), self.dataset.component)
+        theirs = [c.key for c in components if _within(c.target, OWN_PACKAGES) and c.is_trusted]
+        trusted = {"trusted": theirs} if theirs else {}
+        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train, **trusted}
+
+    def label(self, group: str) -> str:
+        """Return the option that was chosen of a group, also of `critic.schedule` and the like."""
+        values: Any = self.resolved
+        for key in group.split("."):
+            values = values[key]
+        return self.options.get(group, str(values["name"]))
 
     @property
     def schedule(self) -> Schedule:

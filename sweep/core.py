@@ -330,6 +330,7 @@ class TrialRecord:
         metrics: the last value of each metric.
         half_life: updates, None where the rate never halves.
         stalled_at: step, None where the curve does not stall.
+        values: what the search drew, key or group -> value; empty for a single training and in older records.
     """
 
     number: int | None
@@ -340,6 +341,7 @@ class TrialRecord:
     metrics: Mapping[str, float]
     half_life: float | None
     stalled_at: int | None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def series(self) -> list[str]:
@@ -347,19 +349,35 @@ class TrialRecord:
         return [series for series in SERIES if f"{series}lr" in self.metrics]
 
     def param(self, key: str) -> str | None:
-        """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
+        """Return the text of a configured key, also of one within a mapping that is a param of its own, or None.
 
-        That of a group is its name, `critic.schedule` too.
+        The text of a group, also of `critic.schedule`, is the chosen option: a param of its own if it is not the name.
         """
         group = f"{key}.name"
-        whole = key if "." in key and group not in self.params else group
+        whole = group if key not in self.params and ("." not in key or group in self.params) else key
         name, within = whole, ""
         while name not in self.params and "." in name:
             name, _, leaf = name.rpartition(".")
             within = f"{leaf}.{within}" if within else leaf
         if name == whole or name not in self.params:
-            return self.params.get(whole)
-        return _within(json.loads(self.params[name]), within)
+            text = self.params.get(whole)
+        else:
+            text = _within_text(self.params[name], within)
+        if text is None and key in self.values:  # a mapping, which is recorded as several params
+            return _text(self.values[key])
+        return text
+
+
+def _within_text(text: str, path: str) -> str | None:
+    """Return the text of what a path leads to in a param; None if it leads nowhere, as in the option of a group."""
+    try:
+        return _within(json.loads(text), path)
+    except json.JSONDecodeError:
+        return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _within(value: Any, path: str) -> str | None:
@@ -368,7 +386,7 @@ def _within(value: Any, path: str) -> str | None:
         return None
     for name, inner in value.items():
         if path == name:
-            return inner if isinstance(inner, str) else json.dumps(inner)
+            return _text(inner)
         if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:
             return found
     return None

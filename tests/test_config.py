@@ -152,6 +152,42 @@ def test_a_path_to_nothing_that_can_be_called_is_refused(target):
 
 
 @pytest.fixture
+def their_models(tmp_path, monkeypatch):
+    """A package of a user named models, found behind ours, as in a clone that PYTHONPATH names."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "mlp.py").write_text("from models.parts import part\n\nclass MLP:\n    part = part\n")
+    (folder / "parts.py").write_text("def part():\n    return 'theirs'\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "models"}
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_a_package_of_theirs_named_models_is_found_if_it_is_trusted_and_ours_stays_ours(their_models):
+    assert locate("model", "models.mlp.MLP") is MLP
+    theirs = Component("model", "models.mlp.MLP", {}, ("models",))
+    assert locate("model", "models.mlp.MLP", ("models",)).part() == "theirs"
+    assert theirs.is_trusted
+    assert theirs.own_target == "models.mlp.MLP"
+    for target in ("sweep.models.mlp.MLP", "models.cnn.CNN"):
+        ours = Component("model", target, {}, ("models",))
+        assert not ours.is_trusted
+        assert ours.own_target == f"sweep.{ours.recorded_target}"
+    assert locate("model", "sweep.models.mlp.MLP", ("models",)) is MLP
+    assert locate("model", "models.mlp.MLP") is MLP
+
+
+def test_what_is_theirs_and_named_as_ours_has_another_identity(their_models):
+    config = replace(run_config(), resolved={"train": {}, "optimizer": {}})
+    theirs = replace(config, model=replace(config.model, arguments={}, trusted=("models",)))
+    assert "trusted" not in config.identity
+    assert theirs.identity["trusted"] == ["model"]
+
+
+@pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of a user that leaves a mark when it is imported; the path of the mark."""
     mark = tmp_path / "imported"

@@ -1,11 +1,13 @@
 """From composed configuration to typed configuration and space: no untyped configuration past here."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from os.path import expanduser
 from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sweep.cli.compose import Composer, epoch_length, horizon, remaining, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
+OF_STUDIES = ("space", "sampler", "pruner", "engine")
+"""Groups that a study has options of, and a single training has not."""
 
 
 def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
@@ -59,15 +63,19 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
 def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
-    train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
+    # First, because the others count in parts of its horizon.
+    train = fill(TrainConfig, "train", _expanding("checkpoint_dir", _mapping(config, "train")))
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
-    _check_names(parts)
+    options = _run_options(config)
+    _check_names({group: str(values.get("name")) for group, values in parts.items()} | options)
     for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
         if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
             schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    model = _component("model", _without(parts["model"], "name"), trusted)
+    parts["model"]["_target_"] = model.recorded_target
     return RunConfig(
-        model=_component("model", _without(parts["model"], "name"), trusted),
+        model=model,
         optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
         decay=_schedule("schedule", parts["schedule"], train.workers),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
@@ -76,13 +84,28 @@ def run_config(config: DictConfig) -> RunConfig:
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
         critic=_critic(parts["critic"], train, trusted),
+        options=options,
     )
 
 
-def _check_names(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a name that would lead out of the folder where files are named after it."""
-    for group, values in parts.items():
-        name = str(values.get("name"))
+def training_of(composer: Composer, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Return all that a configuration says about one training, as far as it is known; None if it cannot be composed."""
+    try:
+        config = composer.compose(overrides)
+        parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in RUN_GROUPS}
+    except (InvalidValueError, OmegaConfBaseException):
+        return None
+    return parts | {"options": _run_options(config)}
+
+
+def _run_options(config: DictConfig) -> dict[str, str]:
+    """Return the recorded options of the groups that one training depends on."""
+    return {group: str(option) for group, option in resolved(config, "options").items() if group not in OF_STUDIES}
+
+
+def _check_names(names: Mapping[str, str]) -> None:
+    """Refuse a name of an option that would lead out of the folder where files are named after it."""
+    for group, name in names.items():
         if name.startswith("/") or ".." in name or "\\" in name or not name.isprintable():
             raise InvalidValueError(f"{group}.name", name, "is part of file names: no .., no / at its beginning")
 
@@ -170,6 +193,11 @@ def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _expanding(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the home directory for a `~` at the beginning of the path at `key`."""
+    return {k: expanduser(v) if k == key and isinstance(v, str) else v for k, v in values.items()}
+
+
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != key}
 
@@ -191,11 +219,11 @@ def compare_config(config: DictConfig) -> CompareConfig:
 
 
 def report_config(config: DictConfig) -> ReportConfig:
-    return fill(ReportConfig, "report", _mapping(config, "report"))
+    return fill(ReportConfig, "report", _expanding("dir", _mapping(config, "report")))
 
 
 def preview_config(config: DictConfig) -> PreviewConfig:
-    return fill(PreviewConfig, "preview", _mapping(config, "preview"))
+    return fill(PreviewConfig, "preview", _expanding("path", _mapping(config, "preview")))
 
 
 def ui_config(config: DictConfig) -> UiConfig:
@@ -239,8 +267,11 @@ def space(composer: Composer, request: Request) -> Space:
     """
     branches = []
     for selection in selections(request.groups):
-        config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
-        branches.append(_branch(config, selection, request, _critic_dimensions(composer, config, request)))
+        chosen = [*(f"{group}={option}" for group, option in selection.items()), *request.plain]
+        config = composer.compose(chosen)
+        pinned = request.pinned | composer.set_by_experiment(chosen)
+        further = _critic_dimensions(composer, config, request)
+        branches.append(_branch(config, selection, replace(request, pinned=pinned), further))
     return Space(request.groups, tuple(branches))
 
 

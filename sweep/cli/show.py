@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.build import ui_config
+from sweep.cli.build import training_of, ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.comparison import Comparison
@@ -168,6 +168,20 @@ def ui_command(command: Command) -> str:
 
 
 def repeating(command: Command) -> str:
-    """The flags and plain overrides that say what is trained, quoted for a shell."""
-    kept = [text for text in command.request.plain if text.lstrip("+~").split("=")[0].split(".")[0] not in NOT_REPEATED]
+    """Return the flags and plain overrides that say what is trained, quoted for a shell.
+
+    An override of NOT_REPEATED is left out unless it changes what is trained, as a file of a space or sampler may that
+    sets keys of the whole configuration.
+    """
+    request, kept = command.request, list(command.request.plain)
+    first = request.first[: len(request.first) - len(request.plain)]
+    asked = training_of(command.composer, (*first, *kept))
+    unneeded = [text for text in kept if text.lstrip("+~").split("=")[0].split(".")[0] in NOT_REPEATED]
+    if training_of(command.composer, (*first, *(text for text in kept if text not in unneeded))) == asked:
+        kept = [text for text in kept if text not in unneeded]
+        unneeded = []
+    for text in unneeded:
+        others = [other for other in kept if other != text]
+        if text.startswith("mode=") or training_of(command.composer, (*first, *others)) == asked:
+            kept = others
     return without_passwords(shlex.join([*command.flags, *kept]))

@@ -276,9 +276,10 @@ def _landscape(name: str, study: StudyRecord, trials: Sequence[TrialRecord], sch
     if not ranked or not set(charts.LANDSCAPE) <= set(study.searched):
         return None
     caption = f"A point is a trial, coloured by {study.metric}: brighter is better. × diverged, ○ pruned; ring: best."
-    if schedule in charts.HALF_LIVES:
+    family = placed[0].param("schedule.name") or schedule
+    if family in charts.HALF_LIVES:
         caption += " Along a dashed line the rate halves in the same number of updates."
-    figure = charts.landscape(study, placed, schedule, ranked[0])
+    figure = charts.landscape(study, placed, family, ranked[0])
     return Chart(name, f"{schedule}: decay_rate and decay_steps", caption, figure)
 
 

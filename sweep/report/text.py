@@ -1,6 +1,7 @@
 """Numbers and tables as a person reads them."""
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -75,10 +76,43 @@ def counts(trials: Sequence[TrialRecord]) -> str:
 
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
-    """The command line that trains a trial again: full precision, so that it gives the same curve and loss."""
-    recorded = {key: trial.param(key) for key in study.searched}
-    drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
-    return " ".join(["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]).replace("  ", " ")
+    """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss."""
+    drawn = []
+    for key in study.searched:
+        is_drawn, text = key in trial.values, trial.param(key)
+        if is_drawn or text is not None:
+            drawn.append(f"{key}={as_override(trial.values[key], is_group(key)) if is_drawn else text}")
+    return " ".join(filter(None, ["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]))
+
+
+def is_group(key: str) -> bool:
+    """Return whether a searched key is that of a group, whose value is an option."""
+    return "." not in key or key in ("critic.optimizer", "critic.schedule", "critic.warmup")
+
+
+def as_override(value: Any, option: bool = False) -> str:
+    """Return a value as Hydra reads it in an override: with its type, text in quotes unless it is a plain word.
+
+    Args:
+        option: whether it is the option of a group, which is not quoted.
+    """
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_][\w./+-]*", value, re.ASCII)
+        if option or (plain and value.lower() not in ("null", "true", "false", "nan", "inf")):
+            return value
+        # Hydra reads backslashes as they are, except before a quote.
+        escaped = re.sub(r'(\\*)"', lambda found: 2 * found[1] + '\\"', value)
+        return '"' + re.sub(r"\\+$", lambda found: 2 * found[0], escaped) + '"'
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_as_name(key)}:{as_override(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def _as_name(key: Any) -> str:
+    """Return a key of a mapping as Hydra reads it."""
+    return re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", key) if isinstance(key, str) else json.dumps(key)
 
 
 def figures_text(figures: KeyFigures) -> str:

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric, Run
@@ -175,4 +176,14 @@ def _trial(run: Run) -> TrialRecord:
         metrics=run.data.metrics,
         half_life=None if half_life is None else float(half_life),
         stalled_at=None if stalled is None else int(stalled),
+        values=_values(tags.get("sweep.values", "{}")),
     )
+
+
+def _values(text: str) -> dict[str, Any]:
+    """Return what a search drew; nothing if the tag was cut off because it was too long."""
+    try:
+        values: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return values

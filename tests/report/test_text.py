@@ -4,12 +4,15 @@ from dataclasses import replace
 from io import StringIO
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.expressions import dimension, read
 from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
 from sweep.report import counts, curve_picture, describe, figures_text, stall_warning, study_table, train_command
+from sweep.report.text import as_override
 from sweep.schedules import key_figures
 
 register_resolvers()
@@ -112,3 +115,31 @@ def test_a_picture_is_drawn_of_any_curve() -> None:
     config = build.run_config(Composer().compose(["schedule=constant", "warmup=none", "train.steps=1"]))
     figures = key_figures(config.schedule, 1)
     assert curve_picture(np.array([0.1]), figures).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 1, -3, 0.1, -1e-05, "a", "a b", "a  b", "null", "true", "1", "1e3", "-x", "it's", 'say "hi"', "c$d",
+        "x\\y", 'x\\"y', "x\\", "${train.steps}", "a,b", "[a]", "", "~/x", "a=b", "é", " lead", "x: y", "choice(a,b)",
+        ["a b", None, -1, {"k": ["x,y"]}], {"layers.1.*": {"lr_factor": 0.5}, "a b": "c d", "[0-9]": None}, [], {},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_value_in_a_command_is_read_as_the_value_that_it_was(value: object) -> None:
+    read_again = dimension(read(f"model.key=[{as_override(value)}],[]"), str, float).choices
+    assert repr(read_again[0]) == repr([value])
+
+
+def test_the_command_line_repeats_what_was_drawn_and_not_its_text() -> None:
+    drawn = {"schedule": "mine/cos", "model.text": "1  $x", "optimizer.groups": {"*.bias": {"lr_factor": 2}}}
+    params = {"schedule.name": "cosine", "schedule": "mine/cos", "model.text": "1  $x"}
+    repeated = replace(record(0, 0.5, **params), values=drawn)
+    command = train_command(replace(study(), searched=list(drawn)), repeated)
+    assert command == (
+        "python -m sweep mode=train train.steps=9 schedule=mine/cos 'model.text=\"1  $x\"' "
+        "'optimizer.groups={*.bias:{lr_factor:2}}'"
+    )
+    assert repeated.param("schedule") == "mine/cos"
+    assert repeated.param("schedule.decay_steps") is None
+    assert repeated.param("optimizer.groups") == '{"*.bias": {"lr_factor": 2}}'
