@@ -143,7 +143,11 @@ def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, .
 def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
     if "_target_" not in values:
         raise InvalidValueError(f"{key}._target_", None, "must be given: the import path of what to build")
-    return Component(key, values["_target_"], _without(values, "_target_"), trusted)
+    component = Component(key, values["_target_"], _without(values, "_target_"), trusted)
+    if component.target == component.recorded_target:
+        return component
+    short = replace(component, target=component.recorded_target)
+    return component if short.is_trusted else short  # unless a package of the user's has the name, messages say models
 
 
 def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]) -> T:
