@@ -562,6 +562,10 @@ class SamplerConfig(Choice):
         whole("seed", self.seed, at_least=0)
 
 
+LONGEST_EXPERIMENT = 500
+"""Characters of the longest name of an experiment in MLflow."""
+
+
 @dataclass(frozen=True)
 class TrackingConfig:
     """MLflow: tracking URI and experiment name, and how much of a training is recorded.
@@ -578,6 +582,9 @@ class TrackingConfig:
         for key in ("uri", "experiment"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InvalidValueError(key, getattr(self, key), "must be a text")
+        if len(self.experiment) > LONGEST_EXPERIMENT:
+            rule = f"has {len(self.experiment)} characters; MLflow accepts at most {LONGEST_EXPERIMENT}"
+            raise InvalidValueError("experiment", self.experiment, rule)
         whole("every", self.every, at_least=1)
 
 

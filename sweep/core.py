@@ -1,9 +1,12 @@
 """The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
 
 import json
+import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -62,6 +65,21 @@ class Trial:
         """The updates completed at its end: those of the horizon, or `train.more_steps` more than at its beginning."""
         train = self.config.train
         return train.steps if train.more_steps is None else self.first + train.more_steps
+
+
+LONGEST_RECORD_NAME = 250
+"""Characters of the longest name that MLflow accepts for a metric, param or tag."""
+
+
+@lru_cache(4096)
+def is_record_name(name: str) -> bool:
+    """Return whether MLflow accepts the name for a metric, param or tag.
+
+    It consists of letters, digits and "_-. :/", and as a path it is relative and in normal form.
+    """
+    if len(name) > LONGEST_RECORD_NAME or not re.fullmatch(r"[\w.\- :/]+", name):
+        return False
+    return posixpath.normpath(name) == name and name != "." and not name.startswith(("/", ".."))
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,17 @@ class Dimension:
 
     @property
     def labels(self) -> tuple[Value, ...]:
-        """The choices as Optuna can store them: lists and the like by their text."""
-        return tuple(c if isinstance(c, (bool, int, float, str)) else str(c) for c in self.choices)
+        """The choices as Optuna can store them: a list or the like by its text.
+
+        Optuna cannot distinguish choices that compare equal, such as 1 and true, or a list and its text: the later
+        one gets another text.
+        """
+        labels: dict[Value, None] = {}
+        for choice in self.choices:
+            label: Value = choice if isinstance(choice, (bool, int, float, str)) else str(choice)
+            texts = (str(choice), repr(choice), *(f"{choice} ({number})" for number in range(2, len(labels) + 3)))
+            labels[label if label not in labels else next(text for text in texts if text not in labels)] = None
+        return tuple(labels)
 
     def decode(self, drawn: Value) -> Any:
         """The value of the configuration for a value drawn."""

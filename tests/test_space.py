@@ -175,3 +175,23 @@ def test_selections_are_every_combination():
         {"a": "2", "b": "4"},
     ]
     assert selections({}) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels"),
+    [
+        ((1, 0.5, "a", True), (1, 0.5, "a", "True")),
+        ((1, 1.5, False), (1, 1.5, False)),
+        (([64], [64, 64], None), ("[64]", "[64, 64]", "None")),
+        (([64], "[64]"), ("[64]", "'[64]'")),
+        (("[64]", [64]), ("[64]", "[64] (2)")),
+        ((None, "None", {"a": 1}, {"a": 2}), ("None", "'None'", "{'a': 1}", "{'a': 2}")),
+        ((0, False, "False"), (0, "False", "'False'")),
+    ],
+)
+def test_choices_that_compare_equal_or_have_equal_texts_stay_different(choices, labels):
+    dimension = Dimension("model.x", "choice(...)", choices=choices)
+    assert dimension.labels == labels
+    assert [type(label) for label in dimension.labels] == [type(label) for label in labels]
+    decoded = [dimension.decode(label) for label in labels]
+    assert [(type(value), value) for value in decoded] == [(type(choice), choice) for choice in choices]

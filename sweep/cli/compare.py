@@ -31,7 +31,16 @@ from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe, samples_picture
 from sweep.search import check_study
-from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.tracking import (
+    ComparisonRun,
+    FinalRuns,
+    Hooks,
+    MlflowReader,
+    MlflowRecorder,
+    RemovedError,
+    Store,
+    open_store,
+)
 from sweep.training import Work
 from sweep.validation import refuse_difference
 
@@ -41,7 +50,7 @@ def compare(command: Command) -> int:
     plan, out = make_comparison(command), console()
     base = address(command, plan.first.tracking)
     _check_families(plan)
-    recorded_before = open_store(plan.first.tracking, create=False)
+    recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(lambda text: say(out, text)))
     _refuse_other(plan, recorded_before)  # before any study is created
     with interruptible(lambda text: say(out, text)) as stop, ExitStack() as opened:
         searches = [
@@ -69,9 +78,9 @@ def _compare(
         _tune(plan, searches, store, out, stop)
         if not stop():
             settle(store, stop)
-            _train_finals(_finals_left(plan, searches, store), run, out, stop)
+            _train_finals(_finals_left(plan, searches, run), run, out, stop)
         settle(store, stop)
-        recorded = _recorded(store, plan.name)
+        recorded = _recorded(run)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
             run.finish("KILLED")
@@ -101,9 +110,11 @@ def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mappi
     run.finish("FINISHED")
 
 
-def _recorded(store: Store, name: str) -> ComparisonRecord:
-    recorded = MlflowReader(store).comparison(name)
-    assert recorded is not None
+def _recorded(run: ComparisonRun) -> ComparisonRecord:
+    run.reopen()  # restores it where it was deleted in MLflow meanwhile
+    recorded = MlflowReader(run.store).comparison(run.name)
+    if recorded is None:
+        raise RemovedError(run.name)
     return recorded
 
 
@@ -139,14 +150,16 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     asked = asdict(plan.compare) | {"first_seed": plan.seeds[0]}
     del asked["schedules"]  # they stand with their studies
     tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
+    params = as_params(plan.shared)
     if run.exists:
         run.reopen()
         run.reap()
         run.tag(tags)
     else:
-        run.create(as_params(plan.shared), tags)
+        run.create(params, tags)
         settle(store, store.hooks.interrupted)
         run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
+    run.remember(params, tags)
     runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
     families = [(family.dataset, family.schedule) for family in plan.families]
     run.compares(dict(zip(families, (of_study.run_id for of_study in runs), strict=True)))
@@ -181,9 +194,9 @@ class _Finals:
     trials: list[Trial]
 
 
-def _finals_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> list[_Finals]:
+def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRun) -> list[_Finals]:
     """Of every family with a trial that ended as complete."""
-    recorded, asked = _recorded(store, plan.name), plan.compare.trials
+    recorded, asked = _recorded(run), plan.compare.trials
     left = []
     for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
         best = winner(tuned.study, asked)

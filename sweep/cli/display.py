@@ -15,9 +15,12 @@ QUIET = 10.0
 
 
 def console() -> Console:
-    """Where output goes: as wide as the terminal, and wide enough for a table where there is none."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
+    """Return where output goes: as wide as the terminal, and wide enough for a table where there is none.
+
+    Names of the user are shown as they are: no text is interpreted as markup or as the name of an emoji.
+    """
+    plain = Console(markup=False, emoji=False)
+    return plain if plain.is_terminal else Console(markup=False, emoji=False, width=160)
 
 
 def say(out: Console, text: str) -> None:

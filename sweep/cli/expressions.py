@@ -178,7 +178,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
             values = [_scaled(key, expression, value, scale) for value in values]
         if "log" in sweep.tags:
             raise InvalidValueError(key, expression, "the tag log is for intervals")
-        return Dimension(key, expression, choices=tuple(dict.fromkeys(values) if _hashable(values) else values))
+        unique = dict.fromkeys((isinstance(v, bool), v) for v in values) if _hashable(values) else ()  # 1 is not true
+        return Dimension(key, expression, choices=tuple(value for _, value in unique) or tuple(values))
     return _interval(key, expression, sweep, counts, scale)
 
 

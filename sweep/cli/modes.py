@@ -41,6 +41,7 @@ from sweep.report import (
 )
 from sweep.schedules import key_figures
 from sweep.tracking import (
+    Hooks,
     MlflowReader,
     Store,
     open_store,
@@ -186,7 +187,7 @@ def _label(key: str, value: str) -> str:
 def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
     """Where something is recorded already."""
     tracking = build.tracking_config(command.compose())
-    store = open_store(tracking, create=False)
+    store = open_store(tracking, create=False, hooks=Hooks(lambda text: say(console(), text)))
     if store is None:
         raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment} yet")
     return tracking, store

@@ -19,7 +19,7 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.database import Patience, same_database
 from sweep.report import as_params, describe, samples_picture, scaling
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, RemovedError, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
 from sweep.training import check as check_trainable
 from sweep.validation import InvalidValueError, without_passwords
@@ -51,7 +51,14 @@ class Search:
 
     def run(self, store: Store) -> StudyRun:
         """Its run, created or not."""
-        return StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
+        run = StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
+        run.remember(as_params(self.plan.recorded), self.tags)
+        return run
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its run is tagged with."""
+        return {"sweep.searched": json.dumps(self.plan.space.keys), "sweep.command": repeating(self.command)}
 
     def __enter__(self) -> "Search":
         return self
@@ -65,7 +72,9 @@ def search(command: Command) -> int:
     plan, out = make_plan(command), console()
     base = address(command, plan.tracking)
     check(plan)
-    recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
+    recorded_before = open_store(
+        plan.tracking, create=False, hooks=Hooks(lambda text: say(out, text))
+    )  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
     with (
         interruptible(lambda text: say(out, text)) as interrupted,
@@ -88,7 +97,8 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
-    assert recorded is not None
+    if recorded is None:
+        raise RemovedError(plan.name)
     show_study(out, recorded, base, ui_command(opened.command))
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
@@ -138,7 +148,7 @@ def check(plan: Plan) -> None:
     pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
     if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
-    check_storage(plan.study)
+    check_storage(plan.study, plan.name, plan.space)
 
 
 def extremes(plan: Plan) -> list[RunConfig]:
@@ -191,14 +201,12 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
     """
     run = opened.run(store)
     if not run.exists:
-        searched = json.dumps(opened.plan.space.keys)
-        own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
-        run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
+        run.create(as_params(opened.plan.recorded), {**opened.tags, **(tags or {})})
         settle(store, store.hooks.interrupted)
         run = opened.run(store)
     lease = opened.lease
     lease.until_released(fence_store(store, run.run_id, lease.mark, lease.error, lease.check))
-    run.tag(tags or {})
+    run.tag({key: opened.tags[key] for key in run.lacks} | dict(tags or {}))
     return opened.run(store)  # as the one before has left it
 
 

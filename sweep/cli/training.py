@@ -18,7 +18,7 @@ from sweep.core import Checkpoint, Status, Trial
 from sweep.data import load
 from sweep.report import describe, figures_text, samples_picture, scaling, training_name
 from sweep.schedules import key_figures
-from sweep.tracking import MlflowRecorder, TrainingRuns, open_store, recorded_run
+from sweep.tracking import Hooks, MlflowRecorder, TrainingRuns, open_store, recorded_run
 from sweep.training import Work, check, choose_device
 from sweep.validation import InvalidValueError
 
@@ -40,7 +40,7 @@ def train(command: Command) -> int:
     with checkpoints.claimed(), interruptible(lambda text: say(out, text)) as interrupted:
         trial, checkpoint = _going_on(trial, checkpoints)
         goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-        if goes_on is not None and open_store(tracking, create=False) is None:
+        if goes_on is not None and open_store(tracking, create=False, hooks=Hooks(lambda text: say(out, text))) is None:
             raise _not_held(tracking, goes_on)  # before anything is created
         store = store_of(tracking, run.train.checkpoint_dir, name, out, interrupted)
         if goes_on is not None and not store.holds(goes_on):

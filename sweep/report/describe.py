@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sweep.core import Description, Event, Trial
+from sweep.core import Description, Event, Trial, is_record_name
 from sweep.report.curve import curve_svg
 from sweep.report.text import heading, number
 from sweep.schedules import key_figures
@@ -19,14 +19,28 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole, and so do mappings by what is no name for MLflow: patterns."""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole.
+
+    A mapping also stays whole where an entry of it could not be a param of MLflow (its keys may be patterns, such as
+    "*.bias"), or where two of its entries would get the same key.
+    """
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping) and all(re.fullmatch(r"[\w./ -]+", str(name)) for name in value):
-            flat |= flatten(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        inner = flatten(value, f"{name}.") if isinstance(value, Mapping) and _is_flattened(value) else None
+        if inner is None or not all(map(is_record_name, inner)):
+            flat[name] = value
         else:
-            flat[f"{prefix}{key}"] = value
+            flat |= inner
     return flat
+
+
+def _is_flattened(nested: Mapping[str, Any]) -> bool:
+    """Return whether the keys of a mapping are plain names, and stay different when they are joined with dots."""
+    if not all(re.fullmatch(r"[\w./ -]+", str(key)) for key in nested):
+        return False
+    parents = tuple(f"{key}." for key, value in nested.items() if isinstance(value, Mapping))
+    return not parents or not any(str(key).startswith(parents) for key in nested)
 
 
 def as_params(nested: Mapping[str, Any]) -> dict[str, str]:

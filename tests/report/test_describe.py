@@ -6,8 +6,8 @@ import pytest
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
-from sweep.core import Trial
-from sweep.report import describe
+from sweep.core import Trial, is_record_name
+from sweep.report import describe, flatten
 from sweep.report.describe import training_digest
 
 register_resolvers()
@@ -107,3 +107,24 @@ def test_the_digest_is_recorded_beside_the_curve_s() -> None:
     tags, twin = describe(TRAINING).tags, describe(exponential(0.5, 10)).tags
     assert tags["sweep.training"] == twin["sweep.training"] == training_digest(TRAINING)
     assert tags["sweep.curve"] == twin["sweep.curve"] != tags["sweep.training"]
+
+
+@pytest.mark.parametrize(
+    ("nested", "flat"),
+    [
+        ({"a": {"b": {"c": 1}, "d x/y-z": [1]}}, {"a.b.c": 1, "a.d x/y-z": [1]}),
+        ({"a": {"layers.0.*": {"lr_factor": 2}}}, {"a": {"layers.0.*": {"lr_factor": 2}}}),
+        ({"a": {"b": {"c:d": 1}, "e": 2}}, {"a.b": {"c:d": 1}, "a.e": 2}),
+        ({"a": {"b//c": 1}}, {"a": {"b//c": 1}}),
+        ({"a": {"b": {"c/": 1}}}, {"a.b": {"c/": 1}}),
+        ({"a": {"": 1}}, {"a": {"": 1}}),
+        ({"a": {"größe": 1}}, {"a.größe": 1}),
+        ({"a": {"b" * 248: 1}}, {f"a.{'b' * 248}": 1}),
+        ({"a": {"b" * 249: 1}}, {"a": {"b" * 249: 1}}),
+        ({"a": {"b.c": 1, "b": {"c": 2}}}, {"a": {"b.c": 1, "b": {"c": 2}}}),
+        ({"a": {"b": {}, "c": None}}, {"a.c": None}),
+    ],
+)
+def test_a_configuration_is_flattened_where_its_keys_can_be_params(nested: dict[str, object], flat: object) -> None:
+    assert flatten(nested) == flat
+    assert all(map(is_record_name, flatten(nested)))
