@@ -9,21 +9,25 @@ import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import Evaluation, Event, Result, Status, Trial
 from sweep.database import Patience
-from sweep.search.distributions import draw
+from sweep.search.distributions import Fit, choices, draw
 from sweep.search.ledger import Ledger
 from sweep.search.pruners import BranchStudy
 from sweep.search.samplers import grid_size, history_free, sampler
-from sweep.space import Branch, Dimension, Space
+from sweep.space import Branch, Space
+from sweep.validation import InvalidValueError
 
 ATTEMPTS = "sweep.attempts"
 """User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
 PRUNED = "sweep.pruned"
 """User attribute: the step at which it was decided to prune the trial."""
+
+REFUSED = "sweep.refused"
+"""User attribute: why a trial that another program queued or began was not trained."""
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -58,7 +62,8 @@ class OptunaProposer:
         self.study, self.space, self.config = study, space, config
         self._sampler_config = sampler_config
         self._began = time.monotonic()
-        self._ledger = Ledger(study, patiently)
+        self._fit = Fit(space)
+        self._ledger = Ledger(study, patiently, self._seen_as)
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
         self._step: dict[int, int] = {}
@@ -67,15 +72,54 @@ class OptunaProposer:
         self.total = config.n_trials if self._grid_size is None else min(config.n_trials, self._grid_size)
         self.history_free = history_free(sampler_config)
         """Whether a proposal does not depend on what was told: it may be asked for before that is known."""
-        trials = self._ledger.study.get_trials(deepcopy=False)
-        self._n_trials = len(trials)
-        self._left = [t.number for t in trials if t.state is TrialState.RUNNING]
+        self._n_trials, self._failed_in_a_row = 0, 0
+        self._left: list[int] = []
         """The interrupted trials that wait to be asked for, by number."""
-        self.told = sum(t.state in TOLD for t in trials)
+        self._queued: list[int] = []
+        """The trials that other programs have queued, by number."""
+        self.told = 0
         """How many trials count: complete and pruned ones, diverged ones among the latter."""
-        self._failed_in_a_row = 0
-        self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
+        self.failed: list[int] = []
         """The numbers of the trials that were given up."""
+        self._take(self._ledger.stored)
+
+    def _seen_as(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return the trial that samplers and pruners see: of one that is no trial of this space, one that failed."""
+        if trial.state is TrialState.FAIL:
+            return trial
+        fits = self._fit.misfit(trial.params) is None
+        if trial.state in TOLD and not self._fit.is_whole(trial.params):
+            return _unknown(trial)
+        if not fits and trial.state is TrialState.RUNNING and ATTEMPTS not in trial.user_attrs:
+            return _unknown(trial)
+        return self._fit.redistributed(trial) if fits else trial
+
+    def _take(self, stored: Sequence[FrozenTrial]) -> None:
+        """Count trials that the database has: ended, interrupted and queued ones. Some are of other programs.
+
+        Raises:
+            InvalidValueError: names study.name if Optuna cannot store trials of this space beside them.
+        """
+        for trial in stored:
+            if (name := self._fit.conflict(trial)) is not None:
+                rule = f"has trial {trial.number} of another program, in which {name} has another kind of distribution"
+                raise InvalidValueError(
+                    "study.name", self.study.study_name, f"{rule}: Optuna cannot store both; choose another name"
+                )
+        self._n_trials += len(stored)
+        self.told += sum(trial.state in TOLD for trial in stored)
+        self.failed += [t.number for t in stored if t.state is TrialState.FAIL and REFUSED not in t.user_attrs]
+        self._queued += [trial.number for trial in stored if trial.state is TrialState.WAITING]
+        for trial in stored:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            reason = self._fit.misfit(trial.params)
+            if reason is None:
+                self._left.append(trial.number)
+            elif ATTEMPTS in trial.user_attrs:
+                self._refuse(trial.number, reason)
+            else:
+                self._say(f"trial {trial.number} was begun by another program and is left to it: {reason}")
 
     @property
     def interrupted(self) -> list[int]:
@@ -99,10 +143,39 @@ class OptunaProposer:
         if self._left:
             frozen = self._ledger[self._left.pop(0)]
             return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
+        self._take(self._ledger.read_new())
+        while self._queued:
+            live = self._next_queued()
+            if live is not None:
+                return self._begin(live, reported=set(self._ledger[live.number].intermediate_values))
         self._ledger.study.sampler = self._sampler(self._n_trials)
         live = self._ledger.study.ask()
-        self._n_trials = max(self._n_trials, live.number + 1)
+        self._n_trials = live.number + 1
         return self._begin(live, reported=set())
+
+    def _next_queued(self) -> optuna.Trial | None:
+        """Begin the first of the queued trials; None if it is refused, because no trial of this space can be it."""
+        number = self._queued.pop(0)
+        self._ledger.begin(number)
+        queued = self._ledger[number]
+        reason = self._fit.misfit({**queued.params, **queued.system_attrs.get("fixed_params", {})})
+        if reason is not None:
+            self._refuse(number, reason)
+            return None
+        for attribute in (ATTEMPTS, PRUNED):  # of the trial that it may be a copy of
+            if attribute in queued.user_attrs:
+                self._ledger.annotate(number, attribute, 0)
+        return self._resumed(self._ledger[number])
+
+    def _refuse(self, number: int, reason: str) -> None:
+        """Tell a trial as failed that no trial of this space can be, and say it."""
+        self._say(f"trial {number} is not trained: {reason}")
+        self._ledger.annotate(number, REFUSED, reason)
+        self._ledger.study.tell(number, state=TrialState.FAIL)
+        self._ledger.keep(number)
+
+    def _say(self, line: str) -> None:
+        self._ledger.say(line)
 
     def give_up(self, trial: Trial) -> bool:
         """Tell a trial that crashed too often as failed; whether it is one."""
@@ -223,19 +296,19 @@ class OptunaProposer:
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
         """The branch and the values of the configuration; what was drawn before an interruption is kept."""
-        selection = {group: draw(live, group, choice) for group, choice in self._choices.items()}
+        selection = {group: draw(live, group, choice) for group, choice in choices(self.space).items()}
         branch = self.space.branch(selection)
         return branch, {d.key: d.decode(draw(live, branch.parameter(d), d)) for d in branch.dimensions}
-
-    @property
-    def _choices(self) -> dict[str, Dimension]:
-        """The choice among the options of each searched group."""
-        return {group: Dimension(group, ",".join(o), choices=o) for group, o in self.space.groups.items()}
 
 
 def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
     config = branch.configure(values)
     return Trial(number, config, config.train.seed, {**branch.selection, **values})
+
+
+def _unknown(trial: FrozenTrial) -> FrozenTrial:
+    """Return what stands in memory for a trial that no sampler can learn from; it keeps its place among the numbers."""
+    return create_trial(state=TrialState.FAIL, system_attrs=trial.system_attrs)
 
 
 def _hopeless(trials: int) -> str:
