@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Literal
 
 from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
@@ -228,6 +230,16 @@ CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds"
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
+ADDED_LATER: Mapping[str, Any] = {
+    "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
+    "schedule.threshold_mode": "rel",
+}
+"""Dotted keys that configurations did not have before -> their defaults.
+
+With its default, such a key is no part of the identity: studies and trainings of earlier versions keep their names.
+"""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end.
@@ -405,11 +417,8 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
-        train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
-        optimizer = self.resolved["optimizer"]
-        groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
-        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
+        """The part of the recorded configuration that changes results; see `identity`."""
+        return identity(self.resolved)
 
     @property
     def schedule(self) -> Schedule:
@@ -430,6 +439,30 @@ class RunConfig:
         """The same on another seed."""
         resolved = {**self.resolved, "train": {**self.resolved["train"], "seed": seed}}
         return replace(self, train=replace(self.train, seed=seed), resolved=resolved)
+
+
+def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that changes results.
+
+    Keys that only say where a training runs are left out, and so is a key of ADDED_LATER that has its default. The
+    order of parameter groups counts.
+    """
+    known = _without_added(resolved)
+    train = {key: value for key, value in known["train"].items() if key not in CHANGES_NO_RESULT}
+    optimizer = known["optimizer"]
+    groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
+    return {**known, "optimizer": {**optimizer, "groups": groups}, "train": train}
+
+
+def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Leave out the keys of ADDED_LATER that have their default; a critic's keys count like the generator's."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{path}{name}".removeprefix("critic.")
+        if key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
+            continue
+        kept[name] = _without_added(value, f"{path}{name}.") if isinstance(value, Mapping) else value
+    return kept
 
 
 @dataclass(frozen=True)
@@ -562,23 +595,55 @@ class SamplerConfig(Choice):
         whole("seed", self.seed, at_least=0)
 
 
+TAG_NAME, TAG_VALUE = 250, 8000
+"""The most characters of an MLflow tag; longer values would be cut off silently."""
+
+
 @dataclass(frozen=True)
 class TrackingConfig:
-    """MLflow: tracking URI and experiment name, and how much of a training is recorded.
+    """MLflow: tracking URI and experiment name, how much of a training is recorded, and tags of the user's.
 
     Args:
         every: learning rate and loss are recorded of the updates whose step it divides, and of the last one.
+        tags: of every run that is created; name -> text. Numbers, true and false become text; None means no tags.
     """
 
     uri: str
     experiment: str
     every: int = 1
+    tags: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", _tags(self.tags))
         for key in ("uri", "experiment"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InvalidValueError(key, getattr(self, key), "must be a text")
         whole("every", self.every, at_least=1)
+
+
+def _tags(given: Any) -> dict[str, str]:
+    """Check the tags of the user's, and make their values text.
+
+    Raises:
+        InvalidValueError: names the tag that MLflow would refuse or cut off, or whose name is reserved.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidValueError("tags", given, "must be a mapping of names to texts: {team: vision}")
+    tags: dict[str, str] = {}
+    for name, value in ((str(name), value) for name, value in (given or {}).items()):
+        key = f"tags.{name}"
+        valid = len(name) <= TAG_NAME and re.fullmatch(r"[\w.\-: /]+", name)
+        if not valid or name != normpath(name) or name == "." or name.startswith(("/", "..")):
+            rule = f"a name has 1 to {TAG_NAME} letters, digits, spaces and _-.:/ and is no path such as a//b or ../a"
+            raise InvalidValueError(key, value, rule)
+        if name.startswith(("sweep.", "mlflow.")):
+            raise InvalidValueError(key, value, "names that begin with sweep. or mlflow. are reserved")
+        if not isinstance(value, (str, bool, int, float)):
+            raise InvalidValueError(key, value, "must be a text")
+        tags[name] = value if isinstance(value, str) else json.dumps(value)
+        if len(tags[name]) > TAG_VALUE:
+            raise InvalidValueError(key, f"{tags[name][:20]}...", f"must have at most {TAG_VALUE} characters")
+    return tags
 
 
 @dataclass(frozen=True)

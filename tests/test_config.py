@@ -430,6 +430,23 @@ def test_the_order_of_groups_is_part_of_the_identity():
     first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}
     assert identity(first | second) != identity(second | first)
     assert identity(first | second) == identity(first | second)
+
+
+def test_a_key_that_was_added_later_is_no_part_of_the_identity_while_it_has_its_default():
+    """Studies of earlier versions keep their names; the same key of another family was always part of it."""
+
+    def schedule(**keys):
+        both = {"schedule": keys, "critic": {"schedule": keys}}
+        resolved = {**both, "optimizer": {"name": "sgd"}, "train": TRAIN | {"device": "cpu"}}
+        identity = replace(run_config(), resolved=resolved).identity
+        assert identity["critic"]["schedule"] == identity["schedule"]
+        return identity["schedule"]
+
+    assert schedule(name="exponential", end_factor=None) == {"name": "exponential"}
+    assert schedule(name="exponential", end_factor=0.1) == {"name": "exponential", "end_factor": 0.1}
+    assert schedule(name="cosine", end_factor=0.0) == {"name": "cosine", "end_factor": 0.0}
+    assert schedule(name="plateau", threshold_mode="rel") == {"name": "plateau"}
+    assert schedule(name="plateau", threshold_mode="abs") == {"name": "plateau", "threshold_mode": "abs"}
     assert identity(None) == identity({})
 
 
@@ -550,3 +567,37 @@ def test_tracking_keeps_every_update_or_every_so_many():
     for every in (0, -1, 2.0, None, "1"):
         with refused("every"):
             TrackingConfig("sqlite:///mlflow.db", "sweep", every)
+
+
+def test_tags_are_texts():
+    tags = {"team": "vision", "a b/c.d:e-f": "x\ny", "ticket": 12, "rate": 0.5, "final": True, 3: "three"}
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep", tags=tags).tags == {
+        "team": "vision", "a b/c.d:e-f": "x\ny", "ticket": "12", "rate": "0.5", "final": "true", "3": "three",
+    }  # fmt: skip
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep").tags == {}
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep", tags=None).tags == {}
+    TrackingConfig("sqlite:///mlflow.db", "sweep", tags={"n" * 250: "v" * 8000})
+
+
+@pytest.mark.parametrize(
+    ("tags", "key"),
+    [
+        ("vision", "tags"),
+        (["team"], "tags"),
+        ({"team": None}, "tags.team"),
+        ({"team": ["a"]}, "tags.team"),
+        ({"team": {"a": 1}}, "tags.team"),
+        ({"team": "v" * 8001}, "tags.team"),
+        ({"n" * 251: "v"}, "tags." + "n" * 251),
+        ({"": "v"}, "tags."),
+        ({"a@b": "v"}, "tags.a@b"),
+        ({"a//b": "v"}, "tags.a//b"),
+        ({"../a": "v"}, "tags.../a"),
+        ({"/a": "v"}, "tags./a"),
+        ({"sweep.kind": "mine"}, "tags.sweep.kind"),
+        ({"mlflow.note.content": "mine"}, "tags.mlflow.note.content"),
+    ],
+)
+def test_tags_that_mlflow_would_refuse_or_that_are_reserved_are_refused(tags, key):
+    with refused(key):
+        TrackingConfig("sqlite:///mlflow.db", "sweep", tags=tags)

@@ -162,7 +162,7 @@ def address(command: Command, tracking: TrackingConfig) -> str:
 
 def ui_command(command: Command) -> str:
     """The command that serves the record of this one. A URI with a password is not repeated."""
-    given = [text for text in command.request.plain if text.startswith(("tracking.", "ui."))]
+    given = [text for text in command.request.plain if text.startswith(("tracking.uri", "tracking.exp", "ui."))]
     kept = [text for text in given if without_passwords(text) == text]
     return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
 

@@ -78,7 +78,7 @@ class ParentRun:
 
     def create(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Create the run."""
-        self.run_id = self.store.writer.create(self.store.experiment_id, self.name, {**self.tags, **tags}, params)
+        self.run_id = self.store.create(self.name, {**self.tags, **tags}, params)
 
     def reopen(self) -> None:
         """Go on with a run that exists."""

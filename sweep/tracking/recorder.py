@@ -140,8 +140,7 @@ class MlflowRecorder:
         tags = {**description.tags, **self.parent.child_tags(trial)}
         if deleted:
             tags[KEY] = key_after(tags[KEY], deleted[0])
-        experiment, files = self.store.experiment_id, description.artifacts
-        return self.store.writer.create(experiment, description.name, tags, description.params, files)
+        return self.store.create(description.name, tags, description.params, description.artifacts)
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""

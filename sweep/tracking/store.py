@@ -25,7 +25,7 @@ from sweep.database import (
     file_of,
     is_database,
 )
-from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.bulk import DatabaseWriter, Files, Texts, Writer
 from sweep.tracking.clear_text import check_clear_text
 from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
@@ -46,6 +46,7 @@ class Store:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
         hooks: for the time that the store cannot be written to.
         spool: what writes to a server through a folder.
+        tags: of every run that is created.
     """
 
     client: MlflowClient
@@ -54,6 +55,7 @@ class Store:
     every: int = 1
     hooks: Hooks = field(default_factory=Hooks)
     spool: SpooledWriter | None = None
+    tags: Texts = field(default_factory=dict)
 
     @cached_property
     def writer(self) -> Writer:
@@ -64,6 +66,10 @@ class Store:
         if isinstance(store, SqlAlchemyStore):
             return DatabaseWriter(self.client, store, self.hooks)
         return ClientWriter(self.client)
+
+    def create(self, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
+        """Create a run in the experiment, with the tags of the store and these; return its id, as `Writer.create`."""
+        return self.writer.create(self.experiment_id, name, {**self.tags, **tags}, params, files)
 
     @property
     def waiting(self) -> int:
@@ -179,7 +185,7 @@ def open_store(
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every, hooks, through)
+    return Store(client, experiment_id, config.experiment, config.every, hooks, through, config.tags or {})
 
 
 def _is_server(uri: str) -> bool:
