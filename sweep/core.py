@@ -347,7 +347,7 @@ class TrialRecord:
         return [series for series in SERIES if f"{series}lr" in self.metrics]
 
     def param(self, key: str) -> str | None:
-        """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
+        """Return the text of a configured key, also of one within a mapping or list that is one param; None without it.
 
         That of a group is its name, `critic.schedule` too.
         """
@@ -363,10 +363,11 @@ class TrialRecord:
 
 
 def _within(value: Any, path: str) -> str | None:
-    """The text of what a path leads to in a mapping, whose names may have dots; None where it leads nowhere."""
-    if not isinstance(value, Mapping):
+    """Return the text of what a path leads to in a mapping or list; names may have dots; None if it leads nowhere."""
+    if not isinstance(value, (Mapping, list)):
         return None
-    for name, inner in value.items():
+    for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        name = str(key)
         if path == name:
             return inner if isinstance(inner, str) else json.dumps(inner)
         if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:

@@ -99,15 +99,27 @@ def test_under_a_choice_a_parameter_begins_with_the_options():
 def test_a_branch_is_checked_at_both_ends_of_its_dimensions():
     asked = []
     list(branch("a.x", "b.y", asked=asked).extremes())
-    assert asked == [{}, {"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
+    assert asked == [{"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
 
 
 def test_a_branch_is_checked_at_every_choice():
     asked, choices = [], ([8], None, [32])
     dimensions = (Dimension("model.hidden", "", choices=choices), Dimension("optimizer.lr", "", 1, 5))
     list(Branch({}, dimensions, noting(asked), {}).extremes())
-    assert [values["model.hidden"] for values in asked[3:]] == list(choices)
-    assert {values["optimizer.lr"] for values in asked[3:]} == {1}
+    assert [values["model.hidden"] for values in asked[2:]] == list(choices)
+    assert {values["optimizer.lr"] for values in asked[2:]} == {1}
+
+
+def test_the_first_configuration_of_a_branch_is_one_that_a_trial_can_have():
+    def configure(values):
+        if not values:
+            raise InvalidValueError("b.y", None, "the defaults do not go together")
+        return of_horizon(5)
+
+    dimensions = (Dimension("a.x", "", choices=(7, 8)), Dimension("b.y", "", 1, 5))
+    both = Branch({}, dimensions, configure, {})
+    assert both.first.train.steps == 5
+    assert len(list(both.extremes())) == 4
 
 
 def test_what_a_branch_cannot_configure_is_refused_before_any_trial():

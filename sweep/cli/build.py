@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.cli.compose import Composer, epoch_length, horizon, remaining, resolved
-from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
+from sweep.cli.compose import Composer, elements_of, epoch_length, horizon, remaining, resolved
+from sweep.cli.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.config import (
     AverageConfig,
     Choice,
@@ -26,6 +26,7 @@ from sweep.config import (
     TrackingConfig,
     TrainConfig,
     UiConfig,
+    identity,
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
@@ -60,12 +61,7 @@ def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
     train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
-    parts = {group: _mapping(config, group) for group in RUN_GROUPS}
-    _check_names(parts)
-    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
-        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
-            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
-    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    parts = _recorded(config)
     return RunConfig(
         model=_component("model", _without(parts["model"], "name"), trusted),
         optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
@@ -77,6 +73,17 @@ def run_config(config: DictConfig) -> RunConfig:
         average=fill(AverageConfig, "average", parts["average"]),
         critic=_critic(parts["critic"], train, trusted),
     )
+
+
+def _recorded(config: DictConfig) -> dict[str, dict[str, Any]]:
+    """Resolve the groups that one training depends on: what is recorded of it."""
+    parts = {group: _mapping(config, group) for group in RUN_GROUPS}
+    _check_names(parts)
+    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
+        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
+            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
+    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    return parts
 
 
 def _check_names(parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -271,8 +278,7 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     """The configuration with a value of every searched key that has none: it may be what it cannot do without."""
     filled = config.copy()
     for key, override in request.sweeps.items():
-        parent, _, leaf = key.rpartition(".")
-        if _has(config, key) and OmegaConf.select(config, parent).get(leaf) is None:
+        if _has(config, key) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 
@@ -296,7 +302,7 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
         further: dimensions beside those of the configuration.
     """
     config = _with_values(config, request)
-    plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
+    base = identity(_recorded(config))
     configured: dict[str, Any] = {**further, **(resolved(config, "space") or {})}
     chosen = {}
     for key, expression in configured.items():
@@ -304,19 +310,23 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
         if not request.groups and key.startswith("schedule.") and not _has(config, key) and _space(request) in OF_ONE:
             rule = f"searches {key}, which schedule={config.schedule.name} does not have"
             raise InvalidValueError("space", _space(request), rule)
-        if key not in request.pinned and (_has(config, key) or not _known_elsewhere(key)) and not _unused(config, key):
+        if _replaced(key, request) or _unused(config, key):
+            continue
+        if _has(config, key) or not _known_elsewhere(key):
             chosen[key] = read_space(key, expression)
     chosen |= request.sweeps
     for key, override in chosen.items():
         if not _has(config, key):
             parent = key.rpartition(".")[0]
+            if (elements := elements_of(config, parent)) is not None:
+                raise InvalidValueError(key, written(override), elements)
             if not OmegaConf.is_dict(OmegaConf.select(config, parent)):
                 parent = key.partition(".")[0]
             part = OmegaConf.select(config, parent)
             rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
-    return Branch(selection, dimensions, _configurer(config, dimensions), plain.identity)
+    return Branch(selection, dimensions, _configurer(config, dimensions), base)
 
 
 def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callable[[Mapping[str, Any]], RunConfig]:
@@ -340,9 +350,17 @@ def _known_elsewhere(key: str) -> bool:
     return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
 
 
+def _replaced(key: str, request: Request) -> bool:
+    """Return whether the command line fixes a key of the space, or fixes or searches a list that it is part of."""
+    lists = [other for other in (*request.pinned, *request.sweeps) if is_element(key, other) or is_element(other, key)]
+    return key in request.pinned or bool(lists)
+
+
 def _has(config: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
+    if OmegaConf.is_list(part):
+        return leaf.isdigit() and int(leaf) < len(part)
     return OmegaConf.is_dict(part) and leaf in part.keys()  # noqa: SIM118  # a key that must be given is not "in"
 
 
@@ -356,4 +374,6 @@ def _unused(config: DictConfig, key: str) -> bool:
     """Whether a key resolves to null, because another says the same: decay_rate beside half_life."""
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
-    return _has(config, key) and OmegaConf.is_interpolation(part, leaf) and part[leaf] is None
+    if not _has(config, key) or not OmegaConf.is_dict(part):
+        return False
+    return OmegaConf.is_interpolation(part, leaf) and part[leaf] is None

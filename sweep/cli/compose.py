@@ -9,15 +9,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.cli.expressions import read
+from sweep.cli.expressions import read, whole_updates
 from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.config import ENERGY_DISTANCE
-from sweep.validation import InvalidValueError
+from sweep.validation import InvalidValueError, whole
 
 CONFIG_MODULE = "conf"
 
@@ -32,7 +32,8 @@ def register_resolvers() -> None:
     """Make the resolvers known that conf uses; they read the configuration they stand in.
 
     `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates: below critic those of the
-    critic, elsewhere those that train.steps counts. `${objective:}` is the metric of such a training.
+    critic, elsewhere those that train.steps counts. A last argument `above` of fraction and remaining is a number that
+    the result must exceed, for lists that must rise. `${objective:}` is the metric of such a training.
     """
     OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
     OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
@@ -42,25 +43,39 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("objective", _objective, replace=True)
 
 
-def _fraction(part: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    """round(part * T)."""
-    return round(part * horizon(_root_, _key(_parent_)))
+def _fraction(part: float, above: int | None = None, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return part * T, rounded."""
+    key = _key(_node_)
+    return _exceeding(above, whole_updates(key, part, horizon(_root_, key), part_of_horizon=True))
 
 
-def _epochs(count: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    """round(count * updates of an epoch); loads the data set."""
-    return round(count * epoch_length(_root_, _key(_parent_)))
+def _epochs(count: float, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return the updates of `count` epochs, rounded. Load the data set."""
+    key = _key(_node_)
+    return whole_updates(key, count, epoch_length(_root_, key), part_of_horizon=False)
 
 
-def _remaining(taken: int = 0, part: float = 1.0, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    return remaining(_root_, _key(_parent_), taken, part)
+def _remaining(
+    taken: int = 0, part: float = 1.0, above: int | None = None, *, _root_: DictConfig, _parent_: BaseContainer
+) -> int:
+    return _exceeding(above, remaining(_root_, _key(_parent_), taken, part))
+
+
+def _exceeding(above: int | None, updates: int) -> int:
+    return updates if above is None else max(updates, above + 1)
 
 
 def remaining(config: DictConfig, key: str, taken: int = 0, part: float = 1.0) -> int:
-    """A part of the steps that a decay counts within the horizon, less those taken: T - W; T if it counts from 0."""
+    """Return a part of the steps that a decay has within the horizon, less those taken: T - W; T if it counts from 0.
+
+    If the warmup leaves no step, the result is a length that any decay accepts: the warmup is what is to be refused.
+    """
     warmup = _optimizes(config, key).warmup
     before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
-    return round(part * (horizon(config, key) - before)) - taken
+    left = horizon(config, key) - before
+    if left < 1:
+        return 0 if taken else 1
+    return round(part * left) - taken
 
 
 def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
@@ -78,8 +93,8 @@ def _objective(*, _root_: DictConfig) -> str:
     return "val_loss" if _critic_updates(_root_) is None else ENERGY_DISTANCE
 
 
-def _key(node: BaseContainer) -> str:
-    """Where a node stands."""
+def _key(node: Node) -> str:
+    """Return the full key of a node, with dots and brackets: `schedule.boundaries[0]`."""
     return str(node._get_full_key(None))
 
 
@@ -99,9 +114,17 @@ def _critic_updates(config: DictConfig) -> int | None:
 
 
 def horizon(config: DictConfig, key: str) -> int:
-    """The updates that a key counts in: T, below critic those that it makes meanwhile."""
-    steps: int = config.train.steps
-    return steps * (_critic_updates(config) or 1) if _is_critics(key) else steps
+    """Return the updates that a key counts in: T, below critic those that it makes meanwhile.
+
+    Raises:
+        InvalidValueError: names train.steps or critic.updates.
+    """
+    steps, updates = config.train.steps, _critic_updates(config)
+    whole("train.steps", steps, at_least=1)
+    if not _is_critics(key) or updates is None:
+        return int(steps)
+    whole("critic.updates", updates, at_least=1)
+    return int(steps) * updates
 
 
 def epoch_length(config: DictConfig, key: str) -> float:
@@ -113,6 +136,7 @@ def epoch_length(config: DictConfig, key: str) -> float:
     from sweep.data import load
     from sweep.training import steps_per_epoch
 
+    whole("train.batch_size", config.train.batch_size, at_least=1)
     batches = steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
     return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
@@ -281,7 +305,11 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"is not there{hint}; {key} has {', '.join(options)}"
     parent, _, leaf = key.rpartition(".")
+    if (elements := elements_of(config, parent)) is not None:
+        return elements
     siblings = OmegaConf.select(config, parent) if parent else config
+    if parent == "tracking.tags":
+        return f"no such tag; +{key}={value} adds it"
     if OmegaConf.is_dict(siblings) and leaf not in siblings:
         known = [str(name) for name in siblings]
         elsewhere = [f"{name}.{leaf}" for name in map(str, config) if _has(config.get(name), leaf)]
@@ -291,6 +319,12 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
     return _first_line(error)
+
+
+def elements_of(config: DictConfig, key: str) -> str | None:
+    """Return the rule for elements of the list at a key; None where there is no list."""
+    found = OmegaConf.select(config, key) if key else None
+    return f"no such element; {key} has {len(found)}, counted from 0" if isinstance(found, ListConfig) else None
 
 
 def _has(section: Any, key: str) -> bool:
@@ -309,9 +343,10 @@ def resolved(config: DictConfig, group: str) -> Any:
     except MissingMandatoryValue as error:
         raise InvalidValueError(error.full_key or group, "???", "must be given") from error
     except InterpolationResolutionError as error:
-        if isinstance(error.__cause__, InvalidValueError):
-            raise error.__cause__ from error
-        raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InvalidValueError):
+            cause = cause.__cause__ or cause.__context__  # one interpolation may be within another
+        raise cause or InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
     except OmegaConfBaseException as error:
         raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
 

@@ -33,7 +33,7 @@ class Plan:
     """A search.
 
     Args:
-        first: the configuration of the first branch, with nothing drawn.
+        first: the configuration of a trial of the first branch.
         data: the data set that all trials share.
     """
 
@@ -97,7 +97,7 @@ def make_plan(command: Command) -> Plan:
     config = command.compose()
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = build.space(command.composer, command.request)
-    first = space.branches[0].configure({})
+    first = space.branches[0].first
     return Plan(
         study=study,
         tracking=tracking,

@@ -126,9 +126,8 @@ def check(plan: Plan) -> None:
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
     choose_device(plan.first.train)
     for branch in plan.space.branches:
-        plain = branch.configure({})
-        plan.study.check_metric(plain, plan.data.classification)
-        check_trainable(plan.data, [plain, *branch.extremes()])
+        plan.study.check_metric(branch.first, plan.data.classification)
+        check_trainable(plan.data, list(branch.extremes()))
     if plan.engine.name == "fused":
         try:
             refuse_unstackable(plan.data, CPU, extremes(plan))

@@ -60,6 +60,19 @@ def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -
     )
 
 
+def test_an_element_of_a_list_has_its_own_heading_value_and_override() -> None:
+    params = {"optimizer.betas": "[0.9, 0.95]", "schedule.knots": "[[0, 1.0], [40, 0.3]]", "model.act": "relu"}
+    searched = ("optimizer.betas.0", "optimizer.betas.1", "schedule.knots.1.0", "schedule.knots.1.1")
+    of_lists = replace(study(), trials=[record(0, 0.5, **params)], searched=searched, command="optimizer=adam")
+    table = study_table(of_lists, best=1, width=120)
+    assert [str(column.header) for column in table.columns][3:-1] == ["betas.0", "betas.1", "knots.1.0", "knots.1.1"]
+    assert [next(iter(column.cells)) for column in table.columns][3:-1] == ["0.9", "0.95", "40", "0.3"]
+    assert train_command(of_lists, of_lists.trials[0]).endswith(
+        "optimizer=adam optimizer.betas.0=0.9 optimizer.betas.1=0.95 schedule.knots.1.0=40 schedule.knots.1.1=0.3"
+    )
+    assert of_lists.trials[0].param("optimizer.betas.2") is None
+
+
 def test_trials_are_counted_by_status() -> None:
     assert counts(study().trials) == "5 trials: 3 complete, 1 diverged, 1 interrupted"
 
