@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from sweep.core import Event, Progress, Result, Status, Trial
-from sweep.report import number, short, warnings
+from sweep.report import measured, number, short, warnings
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
@@ -144,7 +144,7 @@ class Display:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
         value, mark = f"at step {step}", ""
         if result.value is not None:
-            value = f"{self.metric} {result.value:.4f}"
+            value = f"{self.metric} {measured(result.value)}"
             if not self._finals and self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
         twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
@@ -159,7 +159,7 @@ class Display:
         return trial.config.schedule.after(*self.events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
-        return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if not _counts(name))
+        return "  ".join(f"{name} {measured(value)}" for name, value in self._metrics.items() if not _counts(name))
 
     def _improves(self, value: float) -> bool:
         return self._best is None or self._sign * value < self._sign * self._best[0]
@@ -178,7 +178,7 @@ class Display:
         if len(self._steps) <= 1:
             parts += [f"{name} {number(loss)}" for name, loss in self._losses.items()]
         if self._best is not None:
-            parts.append(f"best {self._best[0]:.4f}")
+            parts.append(f"best {measured(self._best[0])}")
         return "  ".join(parts)
 
     def _left(self) -> str:

@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import counts, heading, number, param_text, percent, train_command
+from sweep.report.text import column, counts, heading, number, param_text, percent, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""
@@ -347,6 +347,12 @@ def _metrics(study: StudyRecord) -> list[str]:
     return [metric for metric in wanted if any(metric in trial.metrics for trial in study.trials)]
 
 
+def _with_cells(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> list[tuple[TrialRecord, list[str]]]:
+    """Return each trial with its cells in the columns of the metrics."""
+    columns = [column([trial.metrics.get(metric) for trial in trials], _figure) for metric in metrics]
+    return [(trial, [cells[place] for cells in columns]) for place, trial in enumerate(trials)]
+
+
 def _direction(metric: str, minimize: bool) -> str:
     return f"{metric}, {_better(minimize)} is better"
 
@@ -355,11 +361,11 @@ def _better(minimize: bool) -> str:
     return "lower" if minimize else "higher"
 
 
-def _figure(value: float | None) -> str:
-    """A number of a table; a dash where there is none, inf as never."""
+def _figure(value: float | None, digits: int = 4) -> str:
+    """Format a number of a table; a dash stands for None and NaN, "never" for infinity."""
     if value is None or isnan(value):
         return "–"
-    return number(value) if isfinite(value) else "never"
+    return number(value, digits) if isfinite(value) else "never"
 
 
 def _parameters(standing: Standing) -> str:
@@ -387,5 +393,10 @@ def _render(**context: object) -> str:
         "counts": counts,
         "parameters": _parameters,
     }
-    environment.globals |= {"train_command": train_command, "param": param_text, "most_seeds": MOST_SEEDS}
+    environment.globals |= {
+        "train_command": train_command,
+        "param": param_text,
+        "with_cells": _with_cells,
+        "most_seeds": MOST_SEEDS,
+    }
     return environment.get_template("page.html.j2").render(context, plotly_js=Markup(get_plotlyjs()))

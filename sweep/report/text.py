@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +23,46 @@ WIDE = 96
 """Columns from which on a table has room for a second metric."""
 
 
-def number(value: Any) -> str:
-    """Four significant digits of a float; anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def number(value: Any, digits: int = 4) -> str:
+    """Format a float with that many significant digits; return the text of anything else."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def measured(value: float, digits: int = 4, sign: str = "") -> str:
+    """Format a metric: `0.0458`, `1.234e-05`.
+
+    From 0.01 to 100,000, and of 0, `digits` decimals. Below, `digits` significant digits: decimals would show few of
+    them or none. Above, `digits + 2` significant digits.
+
+    Args:
+        sign: "+" to show the sign of positive values too.
+    """
+    size = abs(value)
+    if size >= 1e5:
+        return f"{value:{sign}.{digits + 2}g}"
+    return f"{value:{sign}.{digits}f}" if size >= 0.01 or size == 0 else f"{value:{sign}#.{digits}g}"
+
+
+def column(values: Sequence[float | None], form: Callable[[float, int], str] = measured) -> list[str]:
+    """Format the values of a column with the same number of digits; None as an empty cell.
+
+    There are at least 4 digits, and as many as give different texts to values that differ in their first 6 significant
+    digits.
+
+    Args:
+        form: formats a value with a number of digits.
+    """
+    for digits in range(4, 9):
+        texts = [form(value, digits) for value in values if value is not None]
+        if len(set(texts)) >= len({f"{value:.6g}" for value in values if value is not None}):
+            break
+    cells = iter(texts)
+    return ["" if value is None else next(cells) for value in values]
+
+
+def updates(count: float, decimals: int = 0) -> str:
+    """Format a number of updates with these decimals; below 1 with two significant digits."""
+    return f"{count:.{decimals}f}" if count >= 1 else f"{count:.2g}"
 
 
 def percent(confidence: float) -> str:
@@ -48,12 +85,12 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
     half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
     for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
-    for trial in ranked:
+    columns = [column([trial.metrics.get(metric) for trial in ranked]) for metric in metrics]
+    for place, trial in enumerate(ranked):
         values = [param_text(trial, key) for key in study.searched]
-        measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
-        half_life = ["" if trial.half_life is None else f"{trial.half_life:.0f}"] if half_life_too else []
-        style = "bold green" if trial is ranked[0] else None
-        table.add_row(str(trial.number), *measured, *values, *half_life, style=style)
+        half_life = ["" if trial.half_life is None else updates(trial.half_life)] if half_life_too else []
+        style = "bold green" if place == 0 else None
+        table.add_row(str(trial.number), *(cells[place] for cells in columns), *values, *half_life, style=style)
     return table
 
 
@@ -84,7 +121,7 @@ def train_command(study: StudyRecord, trial: TrialRecord) -> str:
 def figures_text(figures: KeyFigures) -> str:
     """The key figures of a curve, a line each."""
     stalls = "never" if figures.stalled_at is None else f"at step {figures.stalled_at} of {figures.horizon}"
-    half_life = "none" if figures.half_life is None else f"{figures.half_life:.1f} updates"
+    half_life = "none" if figures.half_life is None else f"{updates(figures.half_life, 1)} updates"
     return "\n".join(
         [
             f"peak       {figures.peak:.6g} at step {figures.peak_step}",
@@ -102,7 +139,7 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
     for title in ("peak", "at step", "end", "half-life", "stalls at"):
         table.add_column(title, justify="right")
     for label, found in figures.items():
-        half_life = "" if found.half_life is None else f"{found.half_life:.1f}"
+        half_life = "" if found.half_life is None else updates(found.half_life, 1)
         stalls = "" if found.stalled_at is None else str(found.stalled_at)
         table.add_row(label, number(found.peak), str(found.peak_step), number(found.end), half_life, stalls)
     return table

@@ -155,7 +155,7 @@ class _Chooser:
             return self.serial(f"many at once could not be tried: {_first_line(error)}")
         updates = min(MOST_PROBED // PROBE_ROUNDS, max(10, int(alone * 0.1)))  # 0.1 s, and at least ten
         alone = max(alone, serial.rate(self.probe, updates, PROBE_ROUNDS))
-        said = f"{together:,.0f} updates a second, {alone:,.0f} one trial at a time"
+        said = f"{_pace(together)} updates a second, {_pace(alone)} one trial at a time"
         if together * work.filled(chosen.slots) < 1.1 * alone:
             return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
         torch.set_num_threads(self.threads)
@@ -163,7 +163,7 @@ class _Chooser:
 
     def fused(self) -> Chosen:
         chosen, rate = self._fastest_fused()
-        why = "as asked for" if self.config.slots is not None else f"{rate:,.0f} updates a second"
+        why = "as asked for" if self.config.slots is not None else f"{_pace(rate)} updates a second"
         return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]))
 
     def _fastest_fused(self) -> tuple[Chosen, float]:
@@ -232,6 +232,11 @@ def _forget_others() -> None:
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
+
+
+def _pace(rate: float) -> str:
+    """Format updates a second: `18,440`; below 10 with two significant digits."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _first_line(error: Exception) -> str:

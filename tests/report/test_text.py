@@ -1,15 +1,18 @@
 """Tables, names and command lines."""
 
+import math
 from dataclasses import replace
 from io import StringIO
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
 from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
 from sweep.report import counts, curve_picture, describe, figures_text, stall_warning, study_table, train_command
+from sweep.report.text import column, measured
 from sweep.schedules import key_figures
 
 register_resolvers()
@@ -45,6 +48,53 @@ def test_the_table_shows_what_was_searched() -> None:
     assert lines[3] == ["1", "0.2000", "0.8000", "exponential", "0.9", "0.1", "12"]
     assert len(lines) == 5
     assert "val_accuracy" not in [str(column.header) for column in study_table(study(), best=2, width=80).columns]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0458, "0.0458"),
+        (0.9777, "0.9777"),
+        (0.2, "0.2000"),
+        (12.3456, "12.3456"),
+        (0.0, "0.0000"),
+        (-0.5, "-0.5000"),
+        (0.002213, "0.002213"),
+        (0.0004, "0.0004000"),
+        (1.234e-05, "1.234e-05"),
+        (-1.2e-6, "-1.200e-06"),
+        (123456.789, "123457"),
+        (6252403115.3, "6.2524e+09"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+    ],
+)
+def test_a_metric_is_shown_with_enough_digits(value: float, text: str) -> None:
+    assert measured(value) == text
+    assert float(measured(value, sign="+")) == float(text) or math.isnan(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([0.0458, 0.061, 0.9777], ["0.0458", "0.0610", "0.9777"]),
+        ([1.234e-6, 1.2344e-6, 0.5], ["1.2340e-06", "1.2344e-06", "0.50000"]),
+        ([0.06191, 0.06192, None], ["0.06191", "0.06192", ""]),
+        ([0.06191, 0.0619100001], ["0.0619", "0.0619"]),
+        ([0.99991, 0.99992], ["0.99991", "0.99992"]),
+        ([1234567.0, 1234568.0], ["1.23457e+06", "1.23457e+06"]),
+        ([0.5, 0.5], ["0.5000", "0.5000"]),
+        ([], []),
+    ],
+)
+def test_a_column_has_as_many_digits_as_tell_its_values_apart(values: list[float | None], cells: list[str]) -> None:
+    assert column(values) == cells
+
+
+def test_trials_with_tiny_losses_are_told_apart_in_the_table() -> None:
+    trials = [record(number, value) for number, value in enumerate((3.1e-7, 4.2e-7, 5.3e-7, 6.4e-7))]
+    table = study_table(replace(study(), trials=trials, searched=[]), best=9, width=120)
+    assert list(table.columns[1].cells) == ["3.100e-07", "4.200e-07", "5.300e-07", "6.400e-07"]
 
 
 def test_a_search_over_half_lives_shows_them_once() -> None:
