@@ -8,8 +8,9 @@ from typing import Any
 IMPORTED = ("sweep.training", "torch._dynamo", "sweep.cli")
 """Also what the first optimizer imports, and the command line that a process begins with."""
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Those that interrupt a command, which decides for its processes; SIGUSR1 is a batch system's warning."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Signals that interrupt a command, which ends its processes itself. A batch system sends SIGUSR1 as a warning, and a
+terminal that is closed sends SIGHUP."""
 
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
@@ -29,9 +30,10 @@ def prepare() -> None:
         from multiprocessing import forkserver, resource_tracker
 
         multiprocessing.set_forkserver_preload(list(IMPORTED))
-        resource_tracker.ensure_running()  # before signals are blocked: it lets them through again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the server inherits
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # both processes inherit the mask
         try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the line above unblocks SIGINT and SIGTERM
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -37,7 +37,7 @@ from sweep.validation import refuse_difference
 
 
 def compare(command: Command) -> int:
-    """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
+    """Compare schedules: tune each, train the finals, write the report, then show the table and the verdict."""
     plan, out = make_comparison(command), console()
     base = address(command, plan.first.tracking)
     _check_families(plan)
@@ -74,22 +74,30 @@ def _compare(
         recorded = _recorded(store, plan.name)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
-            run.finish("KILLED")
+            _end(run, searches, "KILLED")
             say(out, f"interrupted: {left} trainings are left; the same command goes on")
             return INTERRUPTED
-        show_comparison(out, recorded, comparisons, base, ui_command(command))
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
         settle(store, stop)
     except BaseException as error:
         with suppress(Exception):  # the record may be what failed
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            _end(run, searches, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
+    show_comparison(out, recorded, comparisons, base, ui_command(command))
     say(out, f"\nreport: {folder / 'report.html'}")
     for opened in searches:
         say_failed(opened, out)
     return DONE
+
+
+def _end(run: ComparisonRun, searches: Sequence[Search], status: str) -> None:
+    """End the run of the comparison and those of its studies that are not finished: some were only created."""
+    for study_run in (opened.run(run.store) for opened in searches):
+        if study_run.exists and not study_run.finished:
+            study_run.finish(status)
+    run.finish(status)
 
 
 def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mapping[str, bytes]) -> None:

@@ -15,14 +15,17 @@ QUIET = 10.0
 
 
 def console() -> Console:
-    """Where output goes: as wide as the terminal, and wide enough for a table where there is none."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
+    """Return a console on standard output: as wide as the terminal, and 160 columns where there is none.
+
+    It prints names as they are: `[...]` is no markup, and `:name:` no emoji.
+    """
+    plain = Console(markup=False, emoji=False, highlight=False)
+    return plain if plain.is_terminal else Console(markup=False, emoji=False, highlight=False, width=160)
 
 
 def say(out: Console, text: str) -> None:
-    """Text as it is: not wrapped, so that commands and links can be copied whole."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text without wrapping it, so that commands and links can be copied whole."""
+    out.print(text, soft_wrap=True)
 
 
 class Display:
@@ -70,15 +73,15 @@ class Display:
         self.events: dict[int, Sequence[Event]] = {}
         """All so far of each trial."""
         self._span, self._first, self._before = steps - first, first, 0
-        self._live = console.is_terminal
+        self._live = console.is_interactive  # a terminal that can move its cursor
         self._said = time.monotonic()
         self._began: float | None = None
         """When the first trial reached something: what came before is no measure of what is to come."""
         self._ended = 0
         self._bar = Bar(
-            TextColumn("{task.fields[trial]}"),
+            TextColumn("{task.fields[trial]}", markup=False),
             BarColumn(bar_width=8),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=console,

@@ -64,7 +64,7 @@ def preview(command: Command) -> int:
     curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
     figures = [key_figures(schedule, steps) for schedule, steps in drawn.values()]
     columns = list(curves)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")
         csv.writer(file).writerows([("step", *columns), *((step, *row) for step, row in enumerate(rows))])
     picture = path.with_suffix(".png")
@@ -100,11 +100,11 @@ def report(command: Command) -> int:
         statistics = {key: asked[key] for key in STATISTICS if f"compare.{key}" in command.request.keys}
         found = replace(found, **statistics)
         comparisons = compared(found)
-        show_comparison(out, found, comparisons, base, serve)
         write(comparison_files(reader, found, comparisons, storage), folder)
+        show_comparison(out, found, comparisons, base, serve)
     else:
-        show_study(out, found, base, serve)
         write(study_files(reader, found, storage), folder)
+        show_study(out, found, base, serve)
     say(out, f"\nreport: {folder / 'report.html'}")
     return DONE
 

@@ -89,11 +89,11 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     assert recorded is not None
-    show_study(out, recorded, base, ui_command(opened.command))
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
     settle(store, interrupted)
+    show_study(out, recorded, base, ui_command(opened.command))
     say(out, f"\nreport: {folder / 'report.html'}")
     say_failed(opened, out)
     if not opened.done:

@@ -32,6 +32,7 @@ from torch import Tensor
 from sweep import forking
 from sweep.core import Trial
 from sweep.data import Dataset
+from sweep.output import protect
 from sweep.training.device import out_of_memory
 from sweep.training.dropout import update_key
 from sweep.training.serial import SerialEngine, Slot
@@ -266,6 +267,7 @@ def begin_workers(data: Dataset, device: torch.device, precision: str, workers: 
 
 def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
     """A worker's process: do what worker 0 says, for as long as it is there."""
+    protect()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()

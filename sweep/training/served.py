@@ -18,6 +18,7 @@ from sweep import forking
 from sweep.config import EngineConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
+from sweep.output import protect
 from sweep.training.choice import Chosen, Work, choose
 from sweep.training.data_parallel import WorkerLostError
 from sweep.training.device import out_of_memory
@@ -72,6 +73,7 @@ def serve(
     Args:
         others: to the data-parallel workers beside this process.
     """
+    protect()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sweep import forking
 from sweep.config import Component, EngineConfig
 from sweep.core import Status
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
@@ -373,7 +374,7 @@ def test_a_signal_of_the_terminal_does_not_end_it(apart, make_trial):
     engine = apart()
     engine.start(make_trial(0, steps=60, eval_every=10))
     reached(engine)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in forking.SIGNALS:
         os.kill(engine._process.pid, number)
     while engine.free == 0:
         (last,) = reached(engine)
