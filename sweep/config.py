@@ -224,6 +224,12 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
+ADDED_LATER: Mapping[str, Any] = {"train.drop_last": False}
+"""Keys that earlier versions did not have, and their defaults.
+
+A key that has its default here is not part of the identity of a configuration: existing studies keep their names.
+"""
+
 CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
@@ -241,6 +247,7 @@ class TrainConfig:
         checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
         checkpoint_seconds: of training between two checkpoints, > 0.
         workers: processes that share each batch, 1 <= workers <= batch_size.
+        drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
     """
 
     steps: int
@@ -255,6 +262,7 @@ class TrainConfig:
     compile: bool | str = "auto"
     checkpoint_seconds: float = 60.0
     workers: int = 1
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -275,6 +283,7 @@ class TrainConfig:
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
+        boolean("drop_last", self.drop_last)
         real("checkpoint_seconds", self.checkpoint_seconds, above=0)
         if self.more_steps is not None:
             whole("more_steps", self.more_steps, at_least=1)
@@ -405,11 +414,19 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
+        """The recorded configuration without the keys that change no result and those of ADDED_LATER at their defaults.
+
+        `optimizer.groups` is a list of pairs, because the order of the groups matters.
+        """
         train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
         optimizer = self.resolved["optimizer"]
         groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
-        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
+        identity = {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
+        for key, default in ADDED_LATER.items():
+            group, _, leaf = key.rpartition(".")
+            if identity[group].get(leaf) == default:
+                identity[group] = {name: value for name, value in identity[group].items() if name != leaf}
+        return identity
 
     @property
     def schedule(self) -> Schedule:

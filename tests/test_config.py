@@ -425,6 +425,15 @@ def identity(groups):
     return json.dumps(replace(run_config(), resolved=resolved).identity, sort_keys=True)
 
 
+def test_a_key_that_was_added_later_is_part_of_the_identity_only_where_it_is_used():
+    def of(train):
+        resolved = {"optimizer": {"name": "sgd"}, "train": TRAIN | train}
+        return json.dumps(replace(run_config(), resolved=resolved).identity, sort_keys=True)
+
+    assert of({"drop_last": False}) == of({})
+    assert of({"drop_last": True}) != of({})
+
+
 def test_the_order_of_groups_is_part_of_the_identity():
     """The first that matches counts, whatever a digest sorts."""
     first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}

@@ -113,7 +113,8 @@ def epoch_length(config: DictConfig, key: str) -> float:
     from sweep.data import load
     from sweep.training import steps_per_epoch
 
-    batches = steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
+    n_train, drop_last = len(load(dataset_config(config)).train), config.train.get("drop_last", False)
+    batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
     return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
 

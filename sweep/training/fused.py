@@ -205,11 +205,11 @@ class FusedEngine(Task):
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
             counts=state.mistakes is not None,
-            ragged=len(self.data.train) % config.train.batch_size != 0,
+            ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
         )
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
-        self._batch_size = config.train.batch_size
+        self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
@@ -235,6 +235,7 @@ class FusedEngine(Task):
             "optimizer.groups": (grouped(state), len(state.optimizer.param_groups)),
             "optimizer.clip_norm": config.optimizer.clip_norm is not None,
             "train.batch_size": config.train.batch_size,
+            "train.drop_last": config.train.drop_last,
             "average": state.average is not None,
             "warmup": state.mistakes is not None,
         }
@@ -323,8 +324,13 @@ class FusedEngine(Task):
             step += last - first
 
     def _padded_order(self, seed: int, epoch: int) -> Tensor:
-        """The batches of an epoch, [per_epoch, batch]; the last is filled up with its own first example."""
+        """Return the batches of an epoch, int64 [per_epoch, batch_size].
+
+        A smaller last batch is padded with its own first example; with train.drop_last it is left out.
+        """
         order = permutation(len(self.data.train), seed, epoch)
+        if self._drop_last:
+            return order[: len(order) - len(order) % self._batch_size].reshape(-1, self._batch_size)
         short = -len(order) % self._batch_size
         first = order[len(order) - len(order) % self._batch_size] if short else 0
         return torch.cat([order, torch.full((short,), int(first), dtype=torch.int64)]).reshape(-1, self._batch_size)
@@ -414,7 +420,7 @@ class FusedEngine(Task):
 
 def _examples(batches: Batches, begin: int, end: int) -> int:
     """Training examples of the updates begin..end-1."""
-    short = batches.per_epoch * batches.batch_size - len(batches.split)
+    short = max(batches.per_epoch * batches.batch_size - len(batches.split), 0)  # with drop_last no batch is smaller
     return (end - begin) * batches.batch_size - short * (end // batches.per_epoch - begin // batches.per_epoch)
 
 

@@ -126,7 +126,7 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     if average is not None and isinstance(optimizer, TwoWeights):
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
-    batches = Batches(data.train, config.train.batch_size, seed, device)
+    batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last)
     state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average, critic=critic)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)

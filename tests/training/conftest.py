@@ -124,6 +124,7 @@ def make_trial(optimizers):
         precision="float64",
         arguments=None,
         workers=1,
+        drop_last=False,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
         if arguments:
@@ -136,7 +137,9 @@ def make_trial(optimizers):
             warmup=warmup or WARMUPS["none"](),
             dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
             # the seed that counts is the trial's
-            train=TrainConfig(steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers),
+            train=TrainConfig(
+                steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers, drop_last=drop_last
+            ),
             resolved={},
             average=AverageConfig() if average is None else AverageConfig("ema", average),
         )
