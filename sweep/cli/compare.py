@@ -128,9 +128,9 @@ def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
 
 def _check_families(plan: ComparisonPlan) -> None:
     """Try everything that could be refused later."""
-    for family in plan.families:
+    for index, family in enumerate(plan.families):
         with refusals_of(family.schedule):
-            check(family.plan)
+            check(family.plan, silent=index > 0)
 
 
 def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command: str) -> ComparisonRun:

@@ -115,8 +115,11 @@ def say_failed(opened: Search, out: Console) -> None:
         say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, silent: bool = False) -> None:
     """Try everything that could be refused later. Writes nothing.
+
+    Args:
+        silent: whether to discard what the first model prints that is built, as that of the others is.
 
     Raises:
         InvalidValueError: names what cannot be carried out.
@@ -125,10 +128,10 @@ def check(plan: Plan) -> None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
     choose_device(plan.first.train)
-    for branch in plan.space.branches:
+    for index, branch in enumerate(plan.space.branches):
         plain = branch.configure({})
         plan.study.check_metric(plain, plan.data.classification)
-        check_trainable(plan.data, [plain, *branch.extremes()])
+        check_trainable(plan.data, [plain, *branch.extremes()], silent=silent or index > 0)
     if plan.engine.name == "fused":
         try:
             refuse_unstackable(plan.data, CPU, extremes(plan))

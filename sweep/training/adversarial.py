@@ -52,18 +52,21 @@ class AdversarialEngine(SerialEngine):
 
     def check(self, config: RunConfig) -> None:
         self._check_batch(config)
-        slot = self._begin(Trial(0, config, config.train.seed))
+        slot, examples = self._begin(Trial(0, config, config.train.seed)), config.train.batch_size
+        gan, last = _Gan(self, slot), slot.state.batches.per_epoch - 1
         try:
             self._train(slot, 0, 1)
-            gan, last = _Gan(self, slot), slot.state.batches.per_epoch - 1
             inputs, _ = next(slot.state.batches.range(last, last + 1))  # it may be smaller
+            examples = len(inputs)
             gan.critic_loss(last, inputs)
+            slot.state.model.eval()
             made, wanted = gan.samples(1).shape[1:], self.data.input_shape
             if made != wanted:
                 raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
         except InvalidValueError:
             raise
         except Exception as error:  # whatever a model or an optimizer finds to refuse
+            self._refuse_single(config, examples, error, lambda inputs, _: gan.critic_loss(0, inputs))
             rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
 

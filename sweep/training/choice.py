@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -15,6 +16,7 @@ from sweep.training.adversarial import AdversarialEngine
 from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
+from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine
 from sweep.training.task import Task
 
@@ -93,6 +95,7 @@ class Chosen:
         return self.engine.slots
 
 
+@silenced()
 def choose(
     config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
 ) -> Chosen:
@@ -248,17 +251,22 @@ def one_by_one(config: RunConfig) -> type[SerialEngine]:
     return SerialEngine if config.critic is None else AdversarialEngine
 
 
-def check(data: Dataset, configs: Sequence[RunConfig]) -> None:
+def check(data: Dataset, configs: Sequence[RunConfig], silent: bool = False) -> None:
     """Try what trainings of one kind need, on the CPU, without training.
+
+    Args:
+        silent: whether to discard what the model of the first configuration prints, as that of the others is.
 
     Raises:
         InvalidValueError: names what cannot be trained.
     """
     engine = one_by_one(configs[0])(data, CPU, configs[0].train.precision)
-    for config in configs:
-        engine.check(config)
+    for index, config in enumerate(configs):
+        with silenced() if silent or index else nullcontext():
+            engine.check(config)
 
 
+@silenced()
 def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunConfig]) -> None:
     """Try whether trials of these configurations can be trained in one step, and give what they give alone.
 

@@ -16,7 +16,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -34,6 +34,7 @@ from sweep.core import Trial
 from sweep.data import Dataset
 from sweep.training.device import out_of_memory
 from sweep.training.dropout import update_key
+from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import RandomState, TrainState
 
@@ -97,7 +98,8 @@ class ShardEngine(SerialEngine):
 
     def start(self, trial: Trial) -> None:
         self._slot = None  # the others are not told that a trial has ended
-        super().start(trial)
+        with silenced() if self.rank else nullcontext():  # worker 0 has shown what the model prints
+            super().start(trial)
 
     def _pausing(self) -> bool:
         return self._paused
@@ -116,7 +118,7 @@ class ShardEngine(SerialEngine):
         loss = self._shard(state, inputs, targets, accumulate, seed, step)
         parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
         parts += buffers if self.rank == 0 else [torch.zeros_like(buffer) for buffer in buffers]
         pausing = self.rank == 0 and self.pause()
         flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]

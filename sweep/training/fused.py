@@ -18,6 +18,7 @@ from sweep.training.average import average_decay
 from sweep.training.batches import Batches, chosen_rows, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
+from sweep.training.model import silenced
 from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
@@ -153,7 +154,8 @@ class FusedEngine(Task):
         """The training in a slot."""
         assert self._stack is not None
         if not slot.step:
-            return packed(self.initial(slot.trial.config, slot.trial.seed))
+            with silenced():
+                return packed(self.initial(slot.trial.config, slot.trial.seed))
         state = self._spare
         for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
             group.update(own)
@@ -189,6 +191,7 @@ class FusedEngine(Task):
 
     # --- structure
 
+    @silenced()
     def _prepare(self, like: Sequence[RunConfig]) -> None:
         """Room for trials like these."""
         config = like[0]
@@ -228,6 +231,9 @@ class FusedEngine(Task):
         for module in state.model.modules():
             if isinstance(module, NORMS) and not module.track_running_stats:
                 raise NotStackableError("a BatchNorm without running statistics is evaluated by its batch")
+        for name, buffer in state.model.named_buffers():
+            if buffer.layout is not torch.strided or buffer.is_quantized:
+                raise NotStackableError(f"buffer {name} of {config.model.target} is sparse or quantized")
         model = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         return {
             "model": (config.model.target, repr(dict(config.model.arguments)), model),

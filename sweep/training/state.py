@@ -13,6 +13,7 @@ from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.dropout import SeededDropout, seed_dropouts
 from sweep.training.groups import build_optimizer
+from sweep.training.model import build_model
 from sweep.training.optimizers import Optimizer, TwoWeights
 from sweep.validation import InvalidValueError
 
@@ -116,8 +117,7 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
         InvalidValueError: if the model or the optimizer refuses its arguments, or the two averages of the weights
             would be one of the other.
     """
-    torch.manual_seed(seed)
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    model = build_model(config, seed, data)
     dropouts = seed_dropouts(model)
     model = model.to(device, dtype)
     critic = _critic_state(config, model)
@@ -134,18 +134,11 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
 
 
 def _critic_state(config: RunConfig, model: nn.Module) -> CriticState | None:
-    """That of a GAN; None of other trainings.
-
-    Raises:
-        InvalidValueError: if the model and the configuration do not agree on what it is.
-    """
-    generator, critic, latent = (getattr(model, name, None) for name in ("generator", "critic", "latent"))
-    adversarial = isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)
-    if config.critic is None and adversarial:
-        raise InvalidValueError("critic", "none", f"{config.model.target} is a GAN; critic=wgan or wgan_gp trains it")
+    """Return the state of a GAN's critic; None for other trainings."""
     if config.critic is None:
         return None
-    if not (isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)):
-        rule = "is trained with a critic, and must have the modules generator and critic and the integer latent"
-        raise InvalidValueError("model._target_", config.model.target, f"{rule}; critic=none trains other models")
+    generator, critic, latent = model.generator, model.critic, model.latent
+    assert isinstance(generator, nn.Module)  # as build_model has checked
+    assert isinstance(critic, nn.Module)
+    assert isinstance(latent, int)
     return CriticState(generator, critic, latent, build_optimizer(config.critic.optimizer, critic))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
 from sweep.training.device import DTYPES
 from sweep.training.dropout import set_draws, update_key
+from sweep.training.model import build_model, silenced
 from sweep.training.portable import unpacked
 from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
@@ -99,19 +101,21 @@ class Task:
             if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
                 raise InvalidValueError(key, value, f"waits for {part.watches}, which a regression does not have")
-        state = self.initial(config, config.train.seed)
-        last = state.batches.per_epoch - 1
+        state, examples = self.initial(config, config.train.seed), config.train.batch_size
+        named = state.model.state_dict().keys()
+        state.model.train()
         try:
-            for first in {0, last}:  # the last batch of an epoch may be smaller
+            for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
                 inputs, targets = next(state.batches.range(first, first + 1))
-                outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
-                if outputs.shape != expected:
-                    raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
+                examples = len(inputs)
+                self._check_outputs(state.model(inputs), examples)
                 workers = config.train.workers
                 for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
                     if len(x):
                         self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            seed = config.train.seed
+            self._refuse_single(config, examples, error, lambda x, y: self.backward(state, x, y, 1, seed, 0))
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
@@ -119,6 +123,64 @@ class Task:
         except Exception as error:  # whatever an optimizer finds to refuse only now
             rule = f"cannot update this model: {error}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
+        self._check_evaluation(config, state.model)
+        if changed := sorted(named ^ state.model.state_dict().keys()):
+            rule = f"creates or removes {changed[0]} in its forward pass: only what its constructor creates is trained"
+            rule = f"{rule} and kept in checkpoints (nn.LazyLinear takes its shape from the data)"
+            raise InvalidValueError("model._target_", config.model.target, rule)
+
+    def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
+        """Evaluate a model on a part of the validation split that is no batch of the training."""
+        inputs = self.data.val.inputs[: config.train.batch_size + 1].to(self.device, copy=True)
+        model.eval()
+        try:
+            with torch.no_grad(), self.computing():
+                self._check_outputs(model(inputs), len(inputs))
+        except Exception as error:  # whatever user code raises
+            rule = f"cannot be evaluated (in eval mode) on {len(inputs)} examples of shape"
+            rule = f"{rule} {list(self.data.input_shape)}: {error}"
+            raise InvalidValueError("model._target_", config.model.target, rule) from error
+
+    def _check_outputs(self, outputs: Any, examples: int) -> None:
+        """Refuse what is not a tensor [examples, n_outputs]."""
+        expected = [examples, self.data.n_outputs]
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"it gives a {type(outputs).__name__}, not a tensor {expected}")
+        if list(outputs.shape) != expected:
+            raise ValueError(f"it gives {list(outputs.shape)} for {examples} examples, not {expected}")
+
+    def _refuse_single(
+        self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Tensor, Tensor], object]
+    ) -> None:
+        """Refuse train.batch_size if a model fails on one example and trains on two, as with BatchNorm.
+
+        Args:
+            examples: number of examples in the batch that the model failed on.
+            error: what it failed with.
+            train: computes the gradient of a few examples, given their inputs and targets.
+
+        Raises:
+            InvalidValueError: names train.batch_size, and says which batch, or part of a batch, has one example.
+        """
+        settings, split = config.train, self.data.train
+        smallest_part = max(max(examples // settings.workers, 1) // settings.accumulate, 1)
+        if smallest_part > 1 or len(split) < 2:
+            return
+        try:
+            train(split.inputs[:2].to(self.device, copy=True), split.targets[:2].to(self.device, copy=True))
+        except Exception:  # the number of examples is not the reason
+            return
+        last = examples < settings.batch_size
+        batch = f"the last batch of an epoch of {len(split)} examples" if last else "every batch"
+        keys = [key for key in ("workers", "accumulate") if getattr(settings, key) > 1] if examples > 1 else []
+        divided = " and ".join(f"train.{key}={getattr(settings, key)}" for key in keys)
+        found = f"{batch} has one example"
+        if divided:
+            found = f"{batch} has {examples} examples, and {divided} divides it into parts of which one has one example"
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "train.drop_last=true leaves it out, or choose another batch size" if last else "choose larger batches"
+        rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy}"
+        raise InvalidValueError("train.batch_size", settings.batch_size, rule) from error
 
     def _check_batch(self, config: RunConfig) -> None:
         n_train = len(self.data.train)
@@ -203,7 +265,8 @@ def on_host(losses: Tensor) -> np.ndarray:
     return losses.double().cpu().numpy() if losses.device.type != "mps" else losses.cpu().double().numpy()
 
 
+@silenced()
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
     """Bytes that a checkpoint of such a training surely does not exceed."""
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    model = build_model(config, config.train.seed, data)
     return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())

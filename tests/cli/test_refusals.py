@@ -255,6 +255,20 @@ from tests.conftest import Answer
         (["model._target_=os.system"], "model._target_=os.system: must be in models, sweep.data.sources, torch.nn,"),
         (["model._target_=models.mlp.prod"], "model._target_=models.mlp.prod: is no class or function of models.mlp"),
         (["model._target_=models.nothing.X"], "model._target_=models.nothing.X: "),
+        (["train.drop_last=maybe"], "train.drop_last=maybe: must be true or false"),
+        (["train.drop_last=true,false"], "train.drop_last=true,false: cannot be searched"),
+        (["train.drop_last=true", "train.batch_size=5000"], "train.batch_size=5000: must be at most the training"),
+        (
+            ["trusted=[tests]", "dataset._target_=tests.data.test_dataset.ragged"],
+            "dataset.x=length 2, length 3: all examples must have the same shape",
+        ),
+        (
+            [
+                "trusted=[tests]", "model._target_=tests.training.test_model.Normed", "~model.hidden", "~model.dropout",
+                "train.batch_size=49",
+            ],
+            "train.batch_size=49: the last batch of an epoch of 1079 examples has one example",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
