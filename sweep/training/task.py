@@ -13,10 +13,10 @@ from sweep.config import RunConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
-from sweep.training.device import DTYPES
+from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
-from sweep.training.model import build_model, silenced
-from sweep.training.portable import unpacked
+from sweep.training.model import silenced
+from sweep.training.portable import packed, unpacked
 from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
 
@@ -24,7 +24,7 @@ EVALUATION_BATCH = 4096
 """Examples evaluated at once."""
 
 ROOM, TIMES = 2**28, 32
-"""Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
+"""Of a checkpoint: bytes for rows that are not recorded yet, and how many times its first size it may grow to."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Task:
         return unpacked(trial.state, trial, self.data, self.device)
 
     def check(self, config: RunConfig) -> None:
-        """Try what a training needs, without training: build the model, and push batches of both sizes through it.
+        """Try what a training needs: build the model, train on batches of both sizes, and evaluate once.
 
         Raises:
             InvalidValueError: names what cannot be trained.
@@ -178,8 +178,9 @@ class Task:
         if divided:
             found = f"{batch} has {examples} examples, and {divided} divides it into parts of which one has one example"
         reason = str(error).strip().partition("\n")[0]
-        remedy = "train.drop_last=true leaves it out, or choose another batch size" if last else "choose larger batches"
-        rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy}"
+        fewer = f", or a smaller {' or '.join(f'train.{key}' for key in keys)}" if keys else ""
+        remedy = "train.drop_last=true leaves it out, or choose another" if last else "choose a larger"
+        rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy} batch size{fewer}"
         raise InvalidValueError("train.batch_size", settings.batch_size, rule) from error
 
     def _check_batch(self, config: RunConfig) -> None:
@@ -267,6 +268,6 @@ def on_host(losses: Tensor) -> np.ndarray:
 
 @silenced()
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
-    """Bytes that a checkpoint of such a training surely does not exceed."""
-    model = build_model(config, config.train.seed, data)
-    return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    """Return a number of bytes that no checkpoint of such a training exceeds."""
+    state = initial_state(config, config.train.seed, data, CPU, DTYPES[config.train.precision])
+    return ROOM + TIMES * len(packed(state).content)

@@ -379,7 +379,7 @@ def test_a_single_example_is_blamed_on_the_batch_size(digits, make_config, keys,
 
 
 def test_outputs_that_lose_the_axis_of_a_single_example_are_blamed_on_the_batch_size(digits, make_config):
-    with pytest.raises(InvalidValueError, match=r"^train.batch_size=49: .* has one example.* it gives \[10\]"):
+    with pytest.raises(InvalidValueError, match=r"^train.batch_size=49: .* has one example.*it gives \[10\]"):
         check(digits, [make_config(Squeezing, batch_size=49)])
     check(digits, [make_config(Squeezing, batch_size=49, drop_last=True)])
 
