@@ -1,17 +1,29 @@
 """The typed configuration: frozen dataclasses that validate when they are built."""
 
 import importlib
+import importlib.util
 import inspect
+import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.machinery import PathFinder
 from pathlib import Path
+from posixpath import normpath
+from types import ModuleType
 from typing import Any, Literal
 
 from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
+from sweep.tracebacks import refusal
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
-OWN_PACKAGES = ("models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers")
+OWN_MODELS = "sweep.models"
+"""The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
+
+OWN_PACKAGES = (
+    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers", OWN_MODELS,
+)  # fmt: skip
 """Where a `_target_` may point without being declared trusted: to what is defined there, by its name in a module."""
 
 FOREIGN = {
@@ -54,32 +66,55 @@ class Component:
 
     def __post_init__(self) -> None:
         parameters = self._parameters()
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         for name, value in self.arguments.items():
-            if not takes_any and name not in parameters:
+            if not self.takes(name):
                 allowed = ", ".join(parameters) or "no arguments"
                 raise InvalidValueError(
                     f"{self.key}.{name}", value, f"is not a key of {self.target}, which has {allowed}"
                 )
 
     def accepts(self, name: str) -> bool:
-        """Whether the target has a parameter of that name."""
+        """Return whether the target has a parameter of that name."""
         return name in self._parameters()
+
+    def takes(self, name: str) -> bool:
+        """Return whether the target can be called with a keyword argument of that name."""
+        parameters = self._parameters()
+        return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+    @property
+    def is_trusted(self) -> bool:
+        """Return whether the target is code of a trusted package, and not of OWN_PACKAGES."""
+        return _find(self.key, self.target, self.trusted)[1]
+
+    @property
+    def own_target(self) -> str:
+        """Return the import path of the target; of our models the one that no package of a user's has."""
+        if _within(self.target, ("models",)) and not self.is_trusted:
+            return f"sweep.{self.target}"
+        return self.target
 
     def build(self, *positional: Any, **provided: Any) -> Any:
         """Call the target with its arguments and with those `provided` that it has parameters for.
 
+        The target gets copies of the arguments, because the next call gets the same ones, whatever this one does with
+        its lists and mappings.
+
         Raises:
-            InvalidValueError: if the target refuses its arguments.
+            InvalidValueError: if the target raises an error.
+            MemoryError: if it does: that is no fault of the arguments.
         """
         given = {name: value for name, value in provided.items() if self.accepts(name)}
-        arguments = {name: self._nested(name, value) for name, value in self.arguments.items()}
+        arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
         try:
             return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
         except InvalidValueError as error:
             raise error.under(self.key) from error
-        except (TypeError, ValueError, IndexError) as error:
-            raise InvalidValueError(self.key, _call_text(self), f"was refused by {self.target}: {error}") from error
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            rule = f"was refused by {self.target}: {refusal(error)}"
+            raise InvalidValueError(self.key, _call_text(self), rule) from error
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(locate(self.key, self.target, self.trusted)).parameters
@@ -91,39 +126,144 @@ class Component:
         return Component(f"{self.key}.{name}", value["_target_"], arguments, self.trusted).build()
 
 
+def _copied(value: Any) -> Any:
+    """Return a copy of nested mappings and lists; anything else is the same object."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _call_text(component: Component) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in component.arguments.items()) + "}"
 
 
-def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
-    """The class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
+def own_folder(name: str) -> Path:
+    """Return our folder `conf` or `models`. In a wheel it is below this package, in a clone beside it."""
+    package = Path(__file__).absolute().parent
+    return next(folder for folder in (package / name, package.parent / name) if folder.is_dir())
 
-    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it.
+
+def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
+    """Return the class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
+
+    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it. A path
+    that exists both in OWN_PACKAGES and in a trusted package means the trusted one.
 
     Raises:
         InvalidValueError: names `key`._target_.
     """
+    return _find(key, target, trusted)[0]
+
+
+def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
+    """Return what `locate` returns, and whether it belongs to a trusted package."""
     key, roots = f"{key}._target_", OWN_PACKAGES + trusted
     if not isinstance(target, str) or not _within(target, roots):
         raise InvalidValueError(key, target, f"must be in {', '.join(roots)}; trusted=[package] adds one")
+    first = None
+    for packages, import_module in ((trusted, _import_trusted), (OWN_PACKAGES, _import_own)):
+        if not _within(target, packages):
+            continue
+        module_name, names, found = _attribute(key, target, import_module)
+        is_trusted = packages is trusted and _is_trusted(found, trusted)
+        if is_trusted or (len(names) == 1 and _is_own(found)):
+            return found, is_trusted
+        top = target.partition(".")[0]
+        if module_name is not None:
+            rule = f"is no class or function of {module_name}"
+        elif top in EXTRAS:
+            rule = f"is not installed; pip install {top}"
+        else:
+            rule = "could not be imported: there is no such module"
+        first = first or InvalidValueError(key, target, rule)
+    assert first is not None
+    raise first
+
+
+def _attribute(key: str, target: str, import_module: Callable[[str], ModuleType]) -> tuple[str | None, list[str], Any]:
+    """Return the longest part of an import path that is a module, the names after it, and what they lead to.
+
+    The module is None if there is none.
+    """
     path = target.split(".")
     for length in range(len(path) - 1, 0, -1):
-        module_name = ".".join(path[:length])
+        module_name, names = ".".join(path[:length]), path[length:]
         try:
-            found: Any = importlib.import_module(module_name)
+            found: Any = import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name and (module_name + ".").startswith(error.name + "."):
+            missing = (f"{error.name}.", f"{str(error.name).removeprefix('sweep.')}.")  # models is sweep.models
+            if error.name and f"{module_name}.".startswith(missing):
                 continue
-            raise InvalidValueError(key, target, f"could not be imported: {error}") from error
-        names = path[length:]
+            raise InvalidValueError(key, target, f"could not be imported: {refusal(error)}") from error
+        except (Exception, SystemExit) as error:  # raised by the code of the module
+            raise InvalidValueError(key, target, f"could not be imported: {refusal(error)}") from error
         for name in names:
             found = getattr(found, name, None)
-        if not (_is_trusted(found, trusted) or (len(names) == 1 and _is_own(found))):
-            raise InvalidValueError(key, target, f"is no class or function of {module_name}")
-        return found
-    if path[0] in EXTRAS:
-        raise InvalidValueError(key, target, f"is not installed; pip install {path[0]}")
-    raise InvalidValueError(key, target, "could not be imported: there is no such module")
+        return module_name, names, found
+    return None, path, None
+
+
+def _import_own(name: str) -> ModuleType:
+    """Import a module of OWN_PACKAGES; our models from their folder."""
+    if not _within(name, ("models", OWN_MODELS)):
+        return importlib.import_module(name)
+    short, folder = name.removeprefix("sweep."), own_folder("models")
+    _rename_own_models()
+    if f"sweep.{short}" in sys.modules:
+        return sys.modules[f"sweep.{short}"]
+    found = sys.modules["models"].__spec__ if "models" in sys.modules else PathFinder.find_spec("models")
+    if found is not None and found.origin == str(folder / "__init__.py"):
+        importlib.import_module(short)  # a clone in sys.path: who imports it by that name gets the same classes
+        _rename_own_models()
+    elif OWN_MODELS not in sys.modules:
+        spec = importlib.util.spec_from_file_location(OWN_MODELS, folder / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[OWN_MODELS] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[OWN_MODELS])
+    return importlib.import_module(f"sweep.{short}")
+
+
+def _import_trusted(name: str) -> ModuleType:
+    """Import a module of a user's package, which may be called models, or as another folder of a clone of ours.
+
+    Raises:
+        ModuleNotFoundError: if there is no such module, or only ours.
+    """
+    for own_name in _rename_own_models():
+        del sys.modules[own_name]
+    top, clone = name.partition(".")[0], own_folder("models").parent
+    if top not in sys.modules and (clone / top).is_dir():  # our folder may come first in sys.path
+        elsewhere = [place for place in sys.path if Path(place).absolute() != clone]
+        spec = PathFinder.find_spec(top, elsewhere)
+        if spec is not None:
+            sys.modules[top] = importlib.util.module_from_spec(spec)
+            try:
+                if spec.loader is not None:  # a folder without __init__.py has none
+                    spec.loader.exec_module(sys.modules[top])
+            except BaseException:
+                del sys.modules[top]
+                raise
+    module = importlib.import_module(name)
+    if name in _rename_own_models():
+        raise ModuleNotFoundError(name=name)
+    return module
+
+
+def _rename_own_models() -> list[str]:
+    """Let our models be known as OWN_MODELS if they were imported as `models`, as is possible in a clone.
+
+    Returns:
+        The names of those modules.
+    """
+    if "models" not in sys.modules:
+        return []
+    folder = own_folder("models")
+    loaded = [(name, module) for name, module in sys.modules.items() if _within(name, ("models",))]
+    own = [(n, m) for n, m in loaded if Path(getattr(m, "__file__", None) or "/").is_relative_to(folder)]
+    for name, module in own:
+        sys.modules.setdefault(f"sweep.{name}", module)
+    return [name for name, _ in own]
 
 
 def _is_trusted(found: Any, trusted: tuple[str, ...]) -> bool:
@@ -133,9 +273,12 @@ def _is_trusted(found: Any, trusted: tuple[str, ...]) -> bool:
 
 def _is_own(found: Any) -> bool:
     """Whether a class or function of OWN_PACKAGES was found; of others than ours, a layer or an optimizer."""
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(_module_of(found), OWN_PACKAGES):
+    module = _module_of(found)
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(module, OWN_PACKAGES):
         return False
-    bases = FOREIGN.get(_module_of(found).partition(".")[0])
+    if _within(module, ("models",)):
+        return getattr(sys.modules.get(f"sweep.{module}"), "__name__", None) == module  # renamed, not a user's
+    bases = FOREIGN.get(module.partition(".")[0])
     return bases is None or any(f"{c.__module__}.{c.__qualname__}" in bases for c in getattr(found, "__mro__", ()))
 
 
@@ -228,6 +371,17 @@ CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds"
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
+ADDED_LATER: Mapping[str, Any] = {
+    "train.drop_last": False,
+    "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
+    "schedule.threshold_mode": "rel",
+}
+"""Dotted keys that configurations did not have before -> their defaults.
+
+With its default, such a key is no part of the identity: studies and trainings of earlier versions keep their names.
+"""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end.
@@ -241,6 +395,7 @@ class TrainConfig:
         checkpoint_dir: folder of checkpoints, and of the states that single trainings ended with.
         checkpoint_seconds: of training between two checkpoints, > 0.
         workers: processes that share each batch, 1 <= workers <= batch_size.
+        drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
     """
 
     steps: int
@@ -255,6 +410,7 @@ class TrainConfig:
     compile: bool | str = "auto"
     checkpoint_seconds: float = 60.0
     workers: int = 1
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, at_least=1)
@@ -275,6 +431,7 @@ class TrainConfig:
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
+        boolean("drop_last", self.drop_last)
         real("checkpoint_seconds", self.checkpoint_seconds, above=0)
         if self.more_steps is not None:
             whole("more_steps", self.more_steps, at_least=1)
@@ -350,6 +507,8 @@ class RunConfig:
 
     Args:
         resolved: the same, as plain nested data: what is recorded.
+        options: group -> the option chosen of it, where that is not the group's `name`: the family of a schedule, the
+            name that the file of a model has inherited.
         critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
     """
 
@@ -362,6 +521,7 @@ class RunConfig:
     resolved: Mapping[str, Any]
     average: AverageConfig = AverageConfig()
     critic: CriticConfig | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
@@ -405,11 +565,17 @@ class RunConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded, without what changes no result: where it is trained. The order of groups counts."""
-        train = {key: value for key, value in self.resolved["train"].items() if key not in CHANGES_NO_RESULT}
-        optimizer = self.resolved["optimizer"]
-        groups = list(optimizer["groups"].items()) if optimizer.get("groups") else None
-        return {**self.resolved, "optimizer": {**optimizer, "groups": groups}, "train": train}
+        """The part of the recorded configuration that changes results; see `identity`."""
+        components = (self.model, *(series.optimizer.component for series in self.series), self.dataset.component)
+        theirs = [c.key for c in components if shadowing({c.key: c.target}, c.trusted)]
+        return identity(self.resolved, theirs)
+
+    def label(self, group: str) -> str:
+        """Return the option that was chosen of a group, also of `critic.schedule` and the like."""
+        values: Any = self.resolved
+        for key in group.split("."):
+            values = values[key]
+        return self.options.get(group, str(values["name"]))
 
     @property
     def schedule(self) -> Schedule:
@@ -432,6 +598,49 @@ class RunConfig:
         return replace(self, train=replace(self.train, seed=seed), resolved=resolved)
 
 
+def identity(resolved: Mapping[str, Any], theirs: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the part of a resolved configuration that changes results.
+
+    Keys that only say where a training runs are left out, and so is a key of ADDED_LATER that has its default. The
+    order of parameter groups counts.
+
+    Args:
+        theirs: keys of the groups that `shadowing` gives: code of a user's is told from ours with the same import path.
+    """
+    known = _without_added(resolved)
+    train = {key: value for key, value in known["train"].items() if key not in CHANGES_NO_RESULT}
+    optimizer = known["optimizer"]
+    groups = optimizer.get("groups") or None
+    groups = list(groups.items()) if isinstance(groups, Mapping) else groups
+    trusted = {"trusted": list(theirs)} if theirs else {}
+    return {**known, "optimizer": {**optimizer, "groups": groups}, "train": train, **trusted}
+
+
+def shadowing(targets: Mapping[str, str], trusted: tuple[str, ...]) -> list[str]:
+    """Return the keys of the targets that are code of a trusted package although their import path is one of ours.
+
+    Args:
+        targets: configuration group -> import path.
+    """
+    return [key for key, target in targets.items() if _within(target, OWN_PACKAGES) and _find(key, target, trusted)[1]]
+
+
+def recorded_target(target: str) -> str:
+    """Return the import path by which a model is recorded and identified: our models are `models`."""
+    return target.removeprefix("sweep.") if _within(target, (OWN_MODELS,)) else target
+
+
+def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Leave out the keys of ADDED_LATER that have their default; a critic's keys count like the generator's."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{path}{name}".removeprefix("critic.")
+        if key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
+            continue
+        kept[name] = _without_added(value, f"{path}{name}.") if isinstance(value, Mapping) else value
+    return kept
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """A study: its name, when it ends, where it is kept, what it is judged by.
@@ -443,7 +652,7 @@ class StudyConfig:
         storage: Optuna storage URI.
         metric: judged at the end of the horizon.
         direction: minimize or maximize; None for the metric's own.
-        max_retries: how often a trial that crashed is begun again.
+        max_retries: how often a trial whose process was lost is begun again.
     """
 
     name: str | None
@@ -562,23 +771,60 @@ class SamplerConfig(Choice):
         whole("seed", self.seed, at_least=0)
 
 
+TAG_NAME, TAG_VALUE = 250, 8000
+"""The most characters of an MLflow tag; longer values would be cut off silently."""
+LONGEST_EXPERIMENT = 500
+"""Characters of the longest name of an experiment in MLflow."""
+
+
 @dataclass(frozen=True)
 class TrackingConfig:
-    """MLflow: tracking URI and experiment name, and how much of a training is recorded.
+    """MLflow: tracking URI and experiment name, how much of a training is recorded, and tags of the user's.
 
     Args:
         every: learning rate and loss are recorded of the updates whose step it divides, and of the last one.
+        tags: of every run that is created; name -> text. Numbers, true and false become text; None means no tags.
     """
 
     uri: str
     experiment: str
     every: int = 1
+    tags: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", _tags(self.tags))
         for key in ("uri", "experiment"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
                 raise InvalidValueError(key, getattr(self, key), "must be a text")
+        if len(self.experiment) > LONGEST_EXPERIMENT:
+            rule = f"has {len(self.experiment)} characters; MLflow accepts at most {LONGEST_EXPERIMENT}"
+            raise InvalidValueError("experiment", self.experiment, rule)
         whole("every", self.every, at_least=1)
+
+
+def _tags(given: Any) -> dict[str, str]:
+    """Check the tags of the user's, and make their values text.
+
+    Raises:
+        InvalidValueError: names the tag that MLflow would refuse or cut off, or whose name is reserved.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidValueError("tags", given, "must be a mapping of names to texts: {team: vision}")
+    tags: dict[str, str] = {}
+    for name, value in ((str(name), value) for name, value in (given or {}).items()):
+        key = f"tags.{name}"
+        valid = len(name) <= TAG_NAME and re.fullmatch(r"[\w.\-: /]+", name)
+        if not valid or name != normpath(name) or name == "." or name.startswith(("/", "..")):
+            rule = f"a name has 1 to {TAG_NAME} letters, digits, spaces and _-.:/ and is no path such as a//b or ../a"
+            raise InvalidValueError(key, value, rule)
+        if name.startswith(("sweep.", "mlflow.")):
+            raise InvalidValueError(key, value, "names that begin with sweep. or mlflow. are reserved")
+        if not isinstance(value, (str, bool, int, float)):
+            raise InvalidValueError(key, value, "must be a text")
+        tags[name] = value if isinstance(value, str) else json.dumps(value)
+        if len(tags[name]) > TAG_VALUE:
+            raise InvalidValueError(key, f"{tags[name][:20]}...", f"must have at most {TAG_VALUE} characters")
+    return tags
 
 
 @dataclass(frozen=True)

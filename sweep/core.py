@@ -1,9 +1,12 @@
 """The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
 
 import json
+import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -62,6 +65,21 @@ class Trial:
         """The updates completed at its end: those of the horizon, or `train.more_steps` more than at its beginning."""
         train = self.config.train
         return train.steps if train.more_steps is None else self.first + train.more_steps
+
+
+LONGEST_RECORD_NAME = 250
+"""Characters of the longest name that MLflow accepts for a metric, param or tag."""
+
+
+@lru_cache(4096)
+def is_record_name(name: str) -> bool:
+    """Return whether MLflow accepts the name for a metric, param or tag.
+
+    It consists of letters, digits and "_-. :/", and as a path it is relative and in normal form.
+    """
+    if len(name) > LONGEST_RECORD_NAME or not re.fullmatch(r"[\w.\- :/]+", name):
+        return False
+    return posixpath.normpath(name) == name and name != "." and not name.startswith(("/", ".."))
 
 
 @dataclass(frozen=True)
@@ -156,6 +174,23 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """The reason for which a trial has failed.
+
+    Args:
+        reason: one short line.
+        details: several lines, with the frames of the user's code; empty where there are none.
+    """
+
+    reason: str
+    details: str = ""
+
+
+GIVEN_UP = Failure("its training was interrupted without warning more often than study.max_retries allows")
+"""The failure of a trial whose processes were lost in several commands."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """What an engine gives back at a boundary, or between two: the rows since the last time, and what happened."""
 
@@ -163,22 +198,30 @@ class Progress:
     rows: Sequence[Rows]
     evaluation: Evaluation | None
     status: Status | None
-    """Set when the trial ended by itself: COMPLETE or DIVERGED; or could not be trained: FAILED."""
+    """Set when the trial ended by itself, COMPLETE or DIVERGED, and when it could not be trained, FAILED."""
     events: Sequence[Event] = ()
     """All that its schedule waited for and that has happened so far."""
     state: Snapshot | None = None
     """Where the trial stands, where it is to be kept: after these rows and this evaluation."""
     twin_of: int | None = None
     """The trial whose record this is, where this one is the same training and was not trained itself."""
+    failure: Failure | None = None
+    """The reason, where the status is FAILED."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended, and its objective: the metric at the end of the horizon, of complete trials only."""
+    """How a trial ended.
+
+    Args:
+        value: the objective: the metric at the end of the horizon, of complete trials only.
+        failure: the reason, of failed trials only.
+    """
 
     trial: int
     status: Status
     value: float | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +249,10 @@ class Proposer(Protocol):
         """The next trial, or None when there is none (for now, or for good if no trial is live)."""
 
     def give_up(self, trial: Trial) -> bool:
-        """Give a trial up that was begun too often; whether it was. For one that was asked, before it is opened."""
+        """Give up a trial whose training was begun too often, and return whether it was.
+
+        For a trial that was asked, before its record is opened.
+        """
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
@@ -330,6 +376,8 @@ class TrialRecord:
         metrics: the last value of each metric.
         half_life: updates, None where the rate never halves.
         stalled_at: step, None where the curve does not stall.
+        reason: for which it has failed, one line; None of trials that have not.
+        values: what the search drew, key or group -> value; empty for a single training and in older records.
     """
 
     number: int | None
@@ -340,6 +388,8 @@ class TrialRecord:
     metrics: Mapping[str, float]
     half_life: float | None
     stalled_at: int | None
+    reason: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def series(self) -> list[str]:
@@ -347,28 +397,45 @@ class TrialRecord:
         return [series for series in SERIES if f"{series}lr" in self.metrics]
 
     def param(self, key: str) -> str | None:
-        """The text of a configured key, also of one within a mapping that is a param of its own; None without it.
+        """Return the text of a configured key, also of one within a mapping or list that is one param; None without it.
 
-        That of a group is its name, `critic.schedule` too.
+        The text of a group, also of `critic.schedule`, is the chosen option: a param of its own if it is not the name.
         """
         group = f"{key}.name"
-        whole = key if "." in key and group not in self.params else group
+        whole = group if key not in self.params and ("." not in key or group in self.params) else key
         name, within = whole, ""
         while name not in self.params and "." in name:
             name, _, leaf = name.rpartition(".")
             within = f"{leaf}.{within}" if within else leaf
         if name == whole or name not in self.params:
-            return self.params.get(whole)
-        return _within(json.loads(self.params[name]), within)
+            text = self.params.get(whole)
+        else:
+            text = _within_text(self.params[name], within)
+        if text is None and key in self.values:  # a mapping, which is recorded as several params
+            return _text(self.values[key])
+        return text
+
+
+def _within_text(text: str, path: str) -> str | None:
+    """Return the text of what a path leads to in a param; None if it leads nowhere, as in the option of a group."""
+    try:
+        return _within(json.loads(text), path)
+    except json.JSONDecodeError:
+        return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _within(value: Any, path: str) -> str | None:
-    """The text of what a path leads to in a mapping, whose names may have dots; None where it leads nowhere."""
-    if not isinstance(value, Mapping):
+    """Return the text of what a path leads to in a mapping or list; names may have dots; None if it leads nowhere."""
+    if not isinstance(value, (Mapping, list)):
         return None
-    for name, inner in value.items():
+    for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        name = str(key)
         if path == name:
-            return inner if isinstance(inner, str) else json.dumps(inner)
+            return _text(inner)
         if path.startswith(f"{name}.") and (found := _within(inner, path.removeprefix(f"{name}."))) is not None:
             return found
     return None

@@ -19,6 +19,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
     table,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from sweep.validation import InvalidValueError
 
@@ -134,6 +136,26 @@ def _check_sqlite(key: str, uri: str, url: URL, table: str) -> None:
         raise InvalidValueError(key, uri, f"{path} cannot be read as a SQLite database: {error}") from error
     if tables and table not in tables:
         raise InvalidValueError(key, uri, f"{path} is a database of something else: it has no table {table}")
+
+
+def schema_version(uri: str) -> str | None:
+    """Return the version of its tables that Alembic has noted in a database; None where there is no note.
+
+    Raises:
+        SQLAlchemyError: if the database is locked.
+    """
+    file = file_of(uri)
+    if file is not None and not file.exists():
+        return None
+    engine = create_engine(make_url(uri), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return None if version is None else str(version)
+    finally:
+        engine.dispose()
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,13 +3,17 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 IMPORTED = ("sweep.training", "torch._dynamo", "sweep.cli")
 """Also what the first optimizer imports, and the command line that a process begins with."""
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Those that interrupt a command, which decides for its processes; SIGUSR1 is a batch system's warning."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Signals that interrupt a command, which ends its processes itself. A batch system sends SIGUSR1 as a warning, and a
+terminal that is closed sends SIGHUP."""
 
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
@@ -20,7 +24,33 @@ waits for does not run, so both cores spin: two threads then train a small netwo
 idle machine a thread that sleeps instead costs nothing that can be measured.
 """
 
+SET_HERE = "set by sweep"
+"""The value of PYTHONSAFEPATH where this module has set it. Python only asks whether it has a value."""
 
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let a Python process that is started meanwhile import nothing from the working directory.
+
+    Its files may be called sweep, torch or signal. A clone of ours is an exception, because it may not be installed.
+    """
+    if "PYTHONSAFEPATH" in os.environ or Path.cwd() == Path(__file__).absolute().parents[1]:
+        yield
+        return
+    os.environ["PYTHONSAFEPATH"] = SET_HERE
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+
+
+def restore_environment() -> None:
+    """Undo in a process for training what was set for the server alone: what a user's code starts is not affected."""
+    if os.environ.get("PYTHONSAFEPATH") == SET_HERE:
+        del os.environ["PYTHONSAFEPATH"]
+
+
+@_safe_path()
 def prepare() -> None:
     """Start the server unless it runs; it imports in the background."""
     for name, value in PASSIVE_WAITING.items():
@@ -29,9 +59,10 @@ def prepare() -> None:
         from multiprocessing import forkserver, resource_tracker
 
         multiprocessing.set_forkserver_preload(list(IMPORTED))
-        resource_tracker.ensure_running()  # before signals are blocked: it lets them through again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the server inherits
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # both processes inherit the mask
         try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the line above unblocks SIGINT and SIGTERM
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

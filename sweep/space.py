@@ -43,8 +43,17 @@ class Dimension:
 
     @property
     def labels(self) -> tuple[Value, ...]:
-        """The choices as Optuna can store them: lists and the like by their text."""
-        return tuple(c if isinstance(c, (bool, int, float, str)) else str(c) for c in self.choices)
+        """The choices as Optuna can store them: a list or the like by its text.
+
+        Optuna cannot distinguish choices that compare equal, such as 1 and true, or a list and its text: the later
+        one gets another text.
+        """
+        labels: dict[Value, None] = {}
+        for choice in self.choices:
+            label: Value = choice if isinstance(choice, (bool, int, float, str)) else str(choice)
+            texts = (str(choice), repr(choice), *(f"{choice} ({number})" for number in range(2, len(labels) + 3)))
+            labels[label if label not in labels else next(text for text in texts if text not in labels)] = None
+        return tuple(labels)
 
     def decode(self, drawn: Value) -> Any:
         """The value of the configuration for a value drawn."""
@@ -81,18 +90,30 @@ class Branch:
         """The name of a dimension in Optuna: `exponential.schedule.decay_rate` under a choice, else its key."""
         return f"{self.label}.{dimension.key}" if self.selection else dimension.key
 
-    def extremes(self) -> Iterator[RunConfig]:
-        """The configurations at the ends of the dimensions and at each choice: what to try before a search.
+    @property
+    def first(self) -> RunConfig:
+        """Build the configuration with the first value of every dimension: one that a trial can have.
+
+        No trial need have the defaults of the searched keys, which may be invalid beside the other values.
 
         Raises:
-            InvalidValueError: names the key and the value that cannot be right.
+            InvalidValueError: names the key and the value that is not valid.
         """
-        horizons = _horizons(self.configure({}))
+        return self.configure({d.key: d.ends[0] for d in self.dimensions})
+
+    def extremes(self) -> Iterator[RunConfig]:
+        """Yield the configurations at the ends of the dimensions and at each choice, to check them before a search.
+
+        Raises:
+            InvalidValueError: names the key and the value that is not valid.
+        """
         low = {d.key: d.ends[0] for d in self.dimensions}
         drawn = [low, {d.key: d.ends[-1] for d in self.dimensions}]
         drawn += [low | {d.key: value} for d in self.dimensions for value in d.choices]
+        horizons: dict[str, int] = {}
         for values in drawn:
             config = self.configure(values)
+            horizons = horizons or _horizons(config)
             for (key, steps), horizon in zip(_horizons(config).items(), horizons.values(), strict=True):
                 if steps != horizon:
                     rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"

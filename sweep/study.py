@@ -123,10 +123,11 @@ def run(
 ) -> None:
     """Fill the free slots, advance, record, report, stop what should be pruned, tell; until no trial is left.
 
-    A trial's record is closed before it is told: what was told is recorded. Whatever the engine gives the state of is
-    kept in a checkpoint, and only then brought into the record. When `interrupted` answers true, that is done with all
-    live trials; when anything raises, they go on from their last checkpoints another time. Trials that are the same
-    training are trained once; the others go through the same steps with what is recorded of it.
+    A trial that fails is recorded and told like any other, and the others are trained. A trial's record is closed
+    before it is told: what was told is recorded. Whatever the engine gives the state of is kept in a checkpoint, and
+    only then brought into the record. When `interrupted` answers true, that is done with all live trials; when anything
+    raises, they go on from their last checkpoints another time. Trials that are the same training are trained once; the
+    others go through the same steps with what is recorded of it.
 
     Args:
         metric: the evaluation's entry that is the objective; judged at the end of the horizon.
@@ -259,7 +260,7 @@ class _Loop:
         """How the trial has ended, if it has."""
         if progress.status is Status.COMPLETE and progress.evaluation is not None:
             return Result(trial.number, Status.COMPLETE, progress.evaluation.metrics[self.metric])
-        return None if progress.status is None else Result(trial.number, progress.status)
+        return None if progress.status is None else Result(trial.number, progress.status, failure=progress.failure)
 
     def _tell(self, trial: Trial, result: Result) -> None:
         """Tell a trial whose record is closed."""

@@ -17,6 +17,10 @@ class InvalidValueError(ValueError):
         super().__init__(without_passwords(f"{key}={_shown(value)}: {rule}"))
         self.key, self.value, self.rule = key, value, rule
 
+    def __reduce__(self) -> tuple[type["InvalidValueError"], tuple[str, str, str]]:
+        """Let another process raise the same error; the value may be something that cannot be pickled."""
+        return type(self), (self.key, _shown(self.value), self.rule)
+
     def under(self, prefix: str) -> "InvalidValueError":
         """The same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
         return InvalidValueError(f"{prefix}.{self.key}", self.value, self.rule)

@@ -1,17 +1,24 @@
 """Running the command as a user does: in a folder of its own, in this process or in one of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
+
+if TYPE_CHECKING:
+    from tests.faults.harness import Zygote
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,8 +42,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def copied_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gives commands in this process a copy where they create an MLflow database: MLflow needs 1.7 s for the tables."""
+    from sweep.tracking import store  # MLflow takes two seconds to import, which not every test needs
+
+    create, template = store._create_database, tmp_path_factory.mktemp("template") / "mlflow.db"
+
+    def copy(file: Path) -> None:
+        if not template.exists():
+            create(template)
+        new = file.with_name(f"{file.name}.copy")
+        shutil.copy(template, new)
+        os.replace(new, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_create_database", copy)
+        yield
+
+
 @pytest.fixture
-def sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+def sweep(folder: Path, copied_database: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Carries out a command line in this process, in `folder`."""
 
     def carry_out(*arguments: str) -> Answer:
@@ -46,6 +72,28 @@ def sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ans
         return Answer(status, captured.out, captured.err)
 
     return carry_out
+
+
+@pytest.fixture(scope="session")
+def sweep_in(copied_database: None) -> Callable[..., Answer]:
+    """Carries out a command line in this process, in the folder given first; for fixtures that several tests share."""
+
+    def carry_out(folder: Path, *arguments: str) -> Answer:
+        out, err = (TextIOWrapper(BytesIO(), encoding="utf-8", newline="", write_through=True) for _ in range(2))
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            status = main(list(arguments))
+        return Answer(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+    return carry_out
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Zygote]":
+    """Begins command lines in processes of their own that import nothing: imports take 14 s of CPU time for each."""
+    from tests.faults.harness import Zygote  # it imports torch, which not every test needs
+
+    with Zygote(tmp_path_factory.mktemp("outputs")) as begun:
+        yield begun
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -22,6 +22,7 @@ from scipy import stats
 from scipy.special import comb
 
 from tests.conftest import SMALL, Answer, start
+from tests.faults.harness import Zygote
 from tests.test_main_job import history, runs
 
 SCHEDULES = ["constant", "exponential", "wsd"]
@@ -32,14 +33,6 @@ COMPARE = [
     "compare.trials=4",
     "compare.seeds=4",
 ]
-
-
-def compare(folder: Path, *arguments: str) -> str:
-    """Carry out the comparison in a process of its own; what it printed."""
-    process = start(folder, *COMPARE, *arguments)
-    out, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, out
-    return out
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -53,10 +46,12 @@ def below(folder: Path, parent: Run, kind: str) -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def compared(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A small comparison: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("compared")
-    return folder, compare(folder)
+    answer = sweep_in(folder, *COMPARE)
+    assert (answer.status, answer.err) == (0, "")
+    return folder, answer.out
 
 
 def test_every_family_is_tuned_alike_and_its_best_trained_on_the_same_fresh_seeds(compared: tuple[Path, str]) -> None:
@@ -171,6 +166,7 @@ def test_every_number_of_the_csv_can_be_recomputed_from_mlflow_alone(compared: t
             "n_trials": len(family.trials),
             "n_seeds": len(family.finals),
             "n_diverged": 0,
+            "n_failed": 0,
             "target": family.target,
             "n_reached": sum(math.isfinite(steps) for steps, _ in family.reached()),
             "steps_to_target": float(np.median([steps for steps, _ in family.reached()])),
@@ -323,24 +319,26 @@ def of_finals(folder: Path) -> list[Any]:
     ids=str,
 )
 def test_an_interrupted_comparison_equals_an_uninterrupted_one(
-    tmp_path: Path, compared: tuple[Path, str], number: int, moments: list[str]
+    sweep_in: Callable[..., Answer],
+    zygote: Zygote,
+    tmp_path: Path,
+    compared: tuple[Path, str],
+    number: int,
+    moments: list[str],
 ) -> None:
     for moment in moments:
-        process = start(tmp_path, *COMPARE)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(moment):
-                break
-        process.send_signal(number)
-        said = process.communicate(timeout=60)[0]
+        command = zygote.start(tmp_path, COMPARE)
+        assert command.wait_for(f"\n{moment}"), command.said
+        command.signal(number)
+        status = command.wait(60)
         if number == signal.SIGKILL:
-            assert process.returncode == -signal.SIGKILL
+            assert status == -signal.SIGKILL
             continue
-        assert process.returncode == 130
-        assert "trainings are left; the same command goes on" in said
+        assert status == 130
+        assert "trainings are left; the same command goes on" in command.said
         assert runs(tmp_path, "comparison")[0].info.status == "KILLED"
         assert not list(tmp_path.glob("reports/*/*"))
-    compare(tmp_path)
+    assert sweep_in(tmp_path, *COMPARE).status == 0
     assert without_times(tmp_path) == without_times(compared[0])
     assert of_finals(tmp_path) == of_finals(compared[0])
     assert len(runs(tmp_path, "trial")) == len(runs(compared[0], "trial"))
@@ -379,27 +377,21 @@ def test_a_named_comparison_takes_in_another_schedule(sweep: Callable[..., Answe
     assert {row["schedule"] for row in rows(folder)} == {"constant", "cosine", "rex"}
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (
-            ["compare.schedules=[rex,constant]", "optimizer=adam"],
-            "torch.optim.SGD in the study, torch.optim.Adam asked",
-        ),
-        (["compare.schedules=[rex,linear]", "optimizer=adam"], "optimizer.name: momentum in the study, adam asked for"),
-        (["compare.schedules=[rex,linear]", "study.metric=val_accuracy"], "study.metric: val_loss in the study, val_"),
-    ],
-)
 def test_under_its_name_another_configuration_is_refused_before_anything_is_stored(
-    sweep: Callable[..., Answer], folder: Path, asked: list[str], said: str
+    sweep: Callable[..., Answer], folder: Path
 ) -> None:
     named = [*SHORT, "study.name=mine"]
     assert sweep(*named, "compare.schedules=[constant,cosine]").status == 0
     studies = optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
-    refused = sweep(*named, *asked)
-    assert refused.status == 2
-    assert said in refused.err
-    assert optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db") == studies
+    for schedules, changed, said in (
+        ("[rex,constant]", "optimizer=adam", "torch.optim.SGD in the study, torch.optim.Adam asked"),
+        ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam asked for"),
+        ("[rex,linear]", "study.metric=val_accuracy", "study.metric: val_loss in the study, val_"),
+    ):
+        refused = sweep(*named, f"compare.schedules={schedules}", changed)
+        assert refused.status == 2
+        assert said in refused.err
+        assert optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db") == studies
     assert sweep(*named, "compare.schedules=[rex,constant]").status == 0
 
 

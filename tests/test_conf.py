@@ -1,9 +1,11 @@
 """Every file of conf composes on its own, and its space holds for any horizon."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers, resolved
@@ -75,7 +77,7 @@ def test_every_sampler_and_pruner_builds_with_its_options() -> None:
 
 @pytest.mark.parametrize("schedule", sorted(DECAYS))
 def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> None:
-    for steps in (4, 5, 7, 10, 99, 600, 12345):
+    for steps in (1, 2, 3, 5, 10, 600, 12345):
         request = parse([f"schedule={schedule}", f"train.steps={steps}", *MUST_BE_GIVEN.get(schedule, [])])
         (branch,) = build.space(Composer(), request).branches
         assert all(config.train.steps == steps for config in branch.extremes())
@@ -86,9 +88,19 @@ def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> Non
             if dimension.key == "schedule.decay_steps":
                 assert dimension.low >= 1
                 assert dimension.high <= max(1, 0.5 * steps)
+        assert branch.first.resolved["schedule"].keys() == branch.base["schedule"].keys() | ADDED.get(schedule, set())
         searched = {dimension.key for dimension in branch.dimensions}
         assert ("warmup.steps" in searched) == (schedule not in WARMS_UP_BY_ITSELF)
         assert "optimizer.lr" in searched
+
+
+ADDED = {
+    "exponential": {"end_factor"},
+    "natural_exponential": {"end_factor"},
+    "inverse_time": {"end_factor"},
+    "plateau": {"threshold_mode"},
+}
+"""Keys that are no part of the identity while they have their default."""
 
 
 WARMS_UP_BY_ITSELF = {"noam", "one_cycle", "cyclic"}
@@ -197,6 +209,105 @@ def test_the_other_defaults_that_depend_on_warmup_and_horizon() -> None:
     assert run("schedule=inverse_sqrt", "warmup=none").resolved["schedule"]["timescale"] == 10_000
     assert run("schedule=cyclic", "schedule.step_size_up=7").resolved["schedule"]["step_size_down"] == 7
     assert run("schedule=cosine", "warmup=until_error").resolved["schedule"]["decay_steps"] == 600
+
+
+@pytest.mark.parametrize("schedule", sorted(DECAYS))
+def test_the_defaults_of_every_schedule_and_warmup_are_valid_for_horizons_of_a_few_updates(schedule: str) -> None:
+    config = Composer().compose([f"schedule={schedule}", "warmup=none", *MUST_BE_GIVEN.get(schedule, [])])
+    for warmup in sorted(WARMUPS.keys() - {"until_error"}):  # that one needs an evaluation before the end
+        config.warmup = OmegaConf.load(CONF / "warmup" / f"{warmup}.yaml")
+        for steps in (1, 2, 3, 4, 5):
+            config.train.steps = steps
+            curve = build.run_config(config).schedule.curve(steps)
+            assert np.isfinite(curve).all(), (warmup, steps)
+
+
+def test_what_rounding_gives_short_horizons() -> None:
+    def schedule(*overrides: str) -> dict[str, Any]:
+        return dict(run("warmup=none", *overrides).resolved["schedule"])
+
+    assert schedule("train.steps=1")["decay_steps"] == 1
+    assert schedule("train.steps=3", "schedule=piecewise")["boundaries"] == [2, 3]
+    assert schedule("train.steps=1", "schedule=interpolate")["knots"] == [[0, 1.0], [1, 0.3], [2, 0.0]]
+    wsd = schedule("train.steps=2", "schedule=wsd")
+    assert (wsd["stable_steps"], wsd["decay_steps"]) == (1, 1)
+    assert schedule("train.steps=3", "schedule.decay_steps=${fraction:0.1}")["decay_steps"] == 1
+    assert run("train.steps=2", "warmup.steps=${fraction:0.9}").warmup.steps == 1
+    assert run("train.steps=9", "train.eval_every=${fraction:0.01}").train.eval_every == 1
+    with pytest.raises(InvalidValueError, match=r"^schedule\.decay_steps=0: must be an integer >= 1"):
+        run("train.steps=2", "schedule.decay_steps=${fraction:0}")
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=2: must be below the horizon"):
+        run("train.steps=2", "warmup.steps=${fraction:1}")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "interpolate", "one_cycle", "wsd"])
+def test_a_warmup_that_leaves_no_update_is_blamed_and_not_the_default_of_the_schedule(schedule: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=9: must be below the horizon train\.steps=9"):
+        run(f"schedule={schedule}", "warmup=linear", "train.steps=9", "warmup.steps=9")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["schedule=piecewise", "schedule.boundaries=[30]", "schedule.values=[1,0.1],[1,0.5]"],
+        ["schedule=piecewise", "schedule.values=[1,0.1]", "schedule.boundaries=[30],[60]"],
+        ["schedule=wsd", "schedule.stable_steps=interval(0,2)", "warmup.steps=7", "train.steps=9"],
+        ["schedule=wsd", "schedule.decay_steps=1,2", "warmup.steps=7", "train.steps=9"],
+        ["train.accumulate=100", "train.batch_size=128,256"],
+        ["train.workers=70", "train.batch_size=range(80,100,10)"],
+        [
+            "model=wgan",
+            "critic.schedule=piecewise",
+            "critic.schedule.boundaries=[9]",
+            "critic.schedule.values=[1,2],[1,3]",
+        ],
+    ],
+)
+def test_a_default_of_a_searched_key_that_no_trial_has_refuses_nothing(given: list[str]) -> None:
+    (branch,) = build.space(Composer(), parse([*given, "space=none"])).branches
+    assert list(branch.extremes())
+    assert branch.first.resolved
+
+
+def test_elements_of_lists_can_be_searched_fixed_and_counted_in_updates() -> None:
+    given = ["optimizer=adam", "optimizer.betas.0=0.8", "optimizer.betas.1=interval(0.9,0.999)", "space=none"]
+    milestones = ["schedule=multistep", "schedule.milestones.0=tag(fraction,interval(0.1,0.5))", "train.steps=100"]
+    (branch,) = build.space(Composer(), parse([*given, *milestones, "model.hidden.0=range(16,65,16)"])).branches
+    low, high = list(branch.extremes())
+    assert [config.resolved["optimizer"]["betas"] for config in (low, high)] == [[0.8, 0.9], [0.8, 0.999]]
+    assert [config.resolved["schedule"]["milestones"] for config in (low, high)] == [[10, 75], [50, 75]]
+    assert [config.resolved["model"]["hidden"][0] for config in (low, high)] == [16, 64]
+    assert run("optimizer=adam", "optimizer.betas.1=0.95").resolved["optimizer"]["betas"] == [0.9, 0.95]
+    (one, other) = build.space(Composer(), parse(["optimizer=adam,adamw", *given[2:]])).branches
+    assert [b.parameter(b.dimensions[0]) for b in (one, other)] == [
+        "adam.optimizer.betas.1",
+        "adamw.optimizer.betas.1",
+    ]
+
+
+def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "mine.yaml").write_text(
+        "optimizer.betas.1: interval(0.9,0.999)\noptimizer.eps: tag(log,interval(1e-9,1e-7))\n"
+    )
+
+    def searched(*given: str) -> list[str]:
+        request = parse(["optimizer=adam", "space=mine", *given])
+        (branch,) = build.space(Composer(str(tmp_path)), request).branches
+        return [dimension.key for dimension in branch.dimensions]
+
+    assert searched() == ["optimizer.betas.1", "optimizer.eps"]
+    assert searched("optimizer.betas.1=0.95") == ["optimizer.eps"]
+    assert searched("optimizer.betas=[0.9,0.95]") == ["optimizer.eps"]
+    assert searched("optimizer.betas=[0.9,0.95],[0.8,0.9]") == ["optimizer.eps", "optimizer.betas"]
+    assert searched("optimizer.betas.0=0.8") == ["optimizer.betas.1", "optimizer.eps"]
+
+
+@pytest.mark.parametrize("value", ["0.95", "interval(0.9,0.99)"])
+@pytest.mark.parametrize("key", ["optimizer.betas.2", "optimizer.betas.7"])
+def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2, counted from 0"):
+        build.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
 
 
 def test_resolvers_give_updates() -> None:

@@ -21,6 +21,7 @@ from sweep.config import (
     TrackingConfig,
     TrainConfig,
     locate,
+    recorded_target,
 )
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training.optimizers import Lion
@@ -152,6 +153,42 @@ def test_a_path_to_nothing_that_can_be_called_is_refused(target):
 
 
 @pytest.fixture
+def their_models(tmp_path, monkeypatch):
+    """A package of a user named models, found behind ours, as in a clone that PYTHONPATH names."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "mlp.py").write_text("from models.parts import part\n\nclass MLP:\n    part = part\n")
+    (folder / "parts.py").write_text("def part():\n    return 'theirs'\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "models"}
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_a_package_of_theirs_named_models_is_found_if_it_is_trusted_and_ours_stays_ours(their_models):
+    assert locate("model", "models.mlp.MLP") is MLP
+    theirs = Component("model", "models.mlp.MLP", {}, ("models",))
+    assert locate("model", "models.mlp.MLP", ("models",)).part() == "theirs"
+    assert theirs.is_trusted
+    assert theirs.own_target == "models.mlp.MLP"
+    for target in ("sweep.models.mlp.MLP", "models.cnn.CNN"):
+        ours = Component("model", target, {}, ("models",))
+        assert not ours.is_trusted
+        assert ours.own_target == f"sweep.{recorded_target(ours.target)}"
+    assert locate("model", "sweep.models.mlp.MLP", ("models",)) is MLP
+    assert locate("model", "models.mlp.MLP") is MLP
+
+
+def test_what_is_theirs_and_named_as_ours_has_another_identity(their_models):
+    config = replace(run_config(), resolved={"train": {}, "optimizer": {}})
+    theirs = replace(config, model=replace(config.model, arguments={}, trusted=("models",)))
+    assert "trusted" not in config.identity
+    assert theirs.identity["trusted"] == ["model"]
+
+
+@pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of a user that leaves a mark when it is imported; the path of the mark."""
     mark = tmp_path / "imported"
@@ -261,6 +298,25 @@ def test_nesting_goes_as_deep_as_it_is_written():
 
 def test_a_mapping_without_a_target_stays_a_mapping():
     assert outer(part={"width": 3}).build().part == {"width": 3}
+
+
+class Greedy:
+    """Changes the lists and mappings that it is built with."""
+
+    def __init__(self, widths, n_outputs=0, part=None):
+        widths.append(n_outputs)
+        widths[0].clear()
+        self.widths, self.part = widths, part
+
+
+def test_a_target_that_changes_its_arguments_does_not_change_the_next_call():
+    inner = {"_target_": f"{__name__}.Greedy", "widths": [[4]]}
+    given = {"widths": [[1, 2], 3], "part": inner}
+    component = Component("model", f"{__name__}.Greedy", given, trusted=(__name__,))
+    for _ in range(2):
+        built = component.build(n_outputs=7)
+        assert (built.widths, built.part.widths) == ([[], 3, 7], [[], 0])
+    assert given == {"widths": [[1, 2], 3], "part": {"_target_": f"{__name__}.Greedy", "widths": [[4]]}}
 
 
 @pytest.mark.parametrize("target", ["os.system", "torch.hub.load", None])
@@ -425,11 +481,37 @@ def identity(groups):
     return json.dumps(replace(run_config(), resolved=resolved).identity, sort_keys=True)
 
 
+def test_a_key_that_was_added_later_is_part_of_the_identity_only_where_it_is_used():
+    def of(train):
+        resolved = {"optimizer": {"name": "sgd"}, "train": TRAIN | train}
+        return json.dumps(replace(run_config(), resolved=resolved).identity, sort_keys=True)
+
+    assert of({"drop_last": False}) == of({})
+    assert of({"drop_last": True}) != of({})
+
+
 def test_the_order_of_groups_is_part_of_the_identity():
     """The first that matches counts, whatever a digest sorts."""
     first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}
     assert identity(first | second) != identity(second | first)
     assert identity(first | second) == identity(first | second)
+
+
+def test_a_key_that_was_added_later_is_no_part_of_the_identity_while_it_has_its_default():
+    """Studies of earlier versions keep their names; the same key of another family was always part of it."""
+
+    def schedule(**keys):
+        both = {"schedule": keys, "critic": {"schedule": keys}}
+        resolved = {**both, "optimizer": {"name": "sgd"}, "train": TRAIN | {"device": "cpu"}}
+        identity = replace(run_config(), resolved=resolved).identity
+        assert identity["critic"]["schedule"] == identity["schedule"]
+        return identity["schedule"]
+
+    assert schedule(name="exponential", end_factor=None) == {"name": "exponential"}
+    assert schedule(name="exponential", end_factor=0.1) == {"name": "exponential", "end_factor": 0.1}
+    assert schedule(name="cosine", end_factor=0.0) == {"name": "cosine", "end_factor": 0.0}
+    assert schedule(name="plateau", threshold_mode="rel") == {"name": "plateau"}
+    assert schedule(name="plateau", threshold_mode="abs") == {"name": "plateau", "threshold_mode": "abs"}
     assert identity(None) == identity({})
 
 
@@ -550,3 +632,37 @@ def test_tracking_keeps_every_update_or_every_so_many():
     for every in (0, -1, 2.0, None, "1"):
         with refused("every"):
             TrackingConfig("sqlite:///mlflow.db", "sweep", every)
+
+
+def test_tags_are_texts():
+    tags = {"team": "vision", "a b/c.d:e-f": "x\ny", "ticket": 12, "rate": 0.5, "final": True, 3: "three"}
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep", tags=tags).tags == {
+        "team": "vision", "a b/c.d:e-f": "x\ny", "ticket": "12", "rate": "0.5", "final": "true", "3": "three",
+    }  # fmt: skip
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep").tags == {}
+    assert TrackingConfig("sqlite:///mlflow.db", "sweep", tags=None).tags == {}
+    TrackingConfig("sqlite:///mlflow.db", "sweep", tags={"n" * 250: "v" * 8000})
+
+
+@pytest.mark.parametrize(
+    ("tags", "key"),
+    [
+        ("vision", "tags"),
+        (["team"], "tags"),
+        ({"team": None}, "tags.team"),
+        ({"team": ["a"]}, "tags.team"),
+        ({"team": {"a": 1}}, "tags.team"),
+        ({"team": "v" * 8001}, "tags.team"),
+        ({"n" * 251: "v"}, "tags." + "n" * 251),
+        ({"": "v"}, "tags."),
+        ({"a@b": "v"}, "tags.a@b"),
+        ({"a//b": "v"}, "tags.a//b"),
+        ({"../a": "v"}, "tags.../a"),
+        ({"/a": "v"}, "tags./a"),
+        ({"sweep.kind": "mine"}, "tags.sweep.kind"),
+        ({"mlflow.note.content": "mine"}, "tags.mlflow.note.content"),
+    ],
+)
+def test_tags_that_mlflow_would_refuse_or_that_are_reserved_are_refused(tags, key):
+    with refused(key):
+        TrackingConfig("sqlite:///mlflow.db", "sweep", tags=tags)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, Answer, start
+from tests.conftest import SMALL, Answer
+from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt, record, rows, trials
 from tests.test_main_job import runs
 
@@ -37,12 +38,11 @@ def account(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_by_one(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serial")
-    process = start(folder, *EXACT, "engine=serial")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
-    assert "engine: serial (as asked for)" in out
+    answer = sweep_in(folder, *EXACT, "engine=serial")
+    assert answer.status == 0, answer.err
+    assert "engine: serial (as asked for)" in answer.out
     return folder
 
 
@@ -71,31 +71,29 @@ def test_an_engine_changes_no_name_and_no_configuration_of_a_study(
     assert_same_record(folder, one_by_one)
 
 
-def test_a_fused_search_that_is_interrupted_goes_on_with_either_engine(tmp_path: Path, one_by_one: Path) -> None:
+def test_a_fused_search_that_is_interrupted_goes_on_with_either_engine(
+    sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path, one_by_one: Path
+) -> None:
     slow = [*EXACT, *FUSED, "model.hidden=[8]"]
-    process = start(tmp_path, *slow)
-    interrupt(tmp_path, process, signal.SIGINT, 1)
-    killed = start(tmp_path, *slow)
-    time.sleep(6)
-    killed.kill()
-    killed.communicate(timeout=60)
-    last = start(tmp_path, *EXACT, "engine=serial")
-    out, _ = last.communicate(timeout=120)
-    assert last.returncode == 0, out
+    interrupt(zygote.start(tmp_path, slow), signal.SIGINT, 1)
+    killed = zygote.start(tmp_path, slow)
+    assert killed.wait_for("\nengine: fused"), killed.said
+    killed.wait(0.2)
+    killed.signal(signal.SIGKILL)
+    killed.wait(60)
+    last = sweep_in(tmp_path, *EXACT, "engine=serial")
+    assert last.status == 0, last.err
     assert_same_record(tmp_path, one_by_one)
     assert rows(tmp_path, "SELECT name FROM runs WHERE status = 'RUNNING'") == []
 
 
-def test_the_engine_s_process_goes_when_the_search_is_killed(tmp_path: Path) -> None:
-    process = start(tmp_path, *SMALL, *FUSED, "train.steps=200000", "sampler=random")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("engine: fused"):
-            break
-    of_search = [pid for pid in _descendants(process.pid) if pid != process.pid]
+def test_the_engine_s_process_goes_when_the_search_is_killed(zygote: Zygote, tmp_path: Path) -> None:
+    command = zygote.start(tmp_path, [*SMALL, *FUSED, "train.steps=200000", "sampler=random"])
+    assert command.wait_for("\nengine: fused"), command.said
+    of_search = [pid for pid in _descendants(command.pid) if pid != command.pid]
     assert of_search
-    process.kill()
-    process.wait()
+    command.signal(signal.SIGKILL)
+    command.wait(60)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(_is_alive(pid) for pid in of_search):
         time.sleep(0.2)

@@ -9,14 +9,14 @@ from mlflow import MlflowClient
 
 from sweep.checkpoints import CheckpointFiles
 from sweep.cli.display import Display
-from tests.conftest import SMALL, start
+from tests.conftest import SMALL
 
 TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup.steps=10", "model.dropout=0.2"]
 
 
-def runs(folder, database="mlflow.db"):
+def runs(folder):
     """The recorded trainings, the oldest first: status, {key: sorted [(step, value)]}, tags."""
-    client = MlflowClient(f"sqlite:///{folder}/{database}")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sweep").experiment_id
     found = []
     for run in reversed(client.search_runs([experiment])):
@@ -37,11 +37,12 @@ def steps(history):
     return [step for step, _ in history]
 
 
-@pytest.fixture
-def whole(sweep, folder):
+@pytest.fixture(scope="module")
+def whole(sweep_in, tmp_path_factory):
     """The training in one."""
-    assert sweep(*TRAIN, "tracking.uri=sqlite:///whole.db", "train.checkpoint_dir=whole").status == 0
-    ((status, histories, _),) = runs(folder, "whole.db")
+    folder = tmp_path_factory.mktemp("whole")
+    assert sweep_in(folder, *TRAIN).status == 0
+    ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
     return histories
 
@@ -255,12 +256,10 @@ def assert_once(folder, whole, last=3000):
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory):
+def long(sweep_in, tmp_path_factory):
     """The long training in one."""
     folder = tmp_path_factory.mktemp("long")
-    process = start(folder, *LONG)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    assert sweep_in(folder, *LONG).status == 0
     ((_, histories, _),) = runs(folder)
     return histories
 

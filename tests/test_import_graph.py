@@ -1,6 +1,7 @@
 """The import graph of the architecture: who may import whom, and the one importer of each outside service."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,24 +11,26 @@ SWEEP = ROOT / "sweep"
 
 MAY_IMPORT = {
     "validation": set(),
+    "tracebacks": set(),
     "core": set(),
     "forking": set(),
     "durable": set(),
+    "output": set(),
     "schedules": {"core", "validation"},
-    "config": {"schedules", "validation"},
+    "config": {"schedules", "tracebacks", "validation"},
     "space": {"config", "core", "validation"},
     "database": {"validation"},
     "checkpoints": {"core", "durable", "validation"},
     "data": {"config", "validation"},
-    "training": {"config", "core", "data", "forking", "schedules", "validation"},
+    "training": {"config", "core", "data", "forking", "output", "schedules", "tracebacks", "validation"},
     "search": {"config", "core", "database", "space", "validation"},
     "study": {"core"},
     "tracking": {"config", "core", "database", "durable", "validation"},
     "comparison": {"core"},
     "report": {"comparison", "core", "schedules"},
     "cli": {
-        "checkpoints", "comparison", "config", "core", "data", "database", "durable", "forking", "report", "schedules",
-        "search", "space", "study", "tracking", "training", "validation",
+        "checkpoints", "comparison", "config", "core", "data", "database", "durable", "forking", "output", "report",
+        "schedules", "search", "space", "study", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -95,3 +98,11 @@ def test_the_graph_has_no_cycle() -> None:
         ready = {room for room, needs in MAY_IMPORT.items() if room not in done and needs <= done}
         assert ready, f"a cycle among {set(MAY_IMPORT) - done}"
         done |= ready
+
+
+def test_every_package_is_installed() -> None:
+    """`conf` and `models` are installed below `sweep`, where they replace no package of a user's."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "sweep").rglob("__init__.py")}
+    assert set(declared["packages"]) == found | set(declared["package-dir"])
+    assert declared["package-dir"] == {"sweep.conf": "conf", "sweep.models": "models"}

@@ -3,24 +3,17 @@
 import re
 import signal
 import sqlite3
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from tests.conftest import SMALL, start
+from tests.conftest import SMALL, Answer
+from tests.faults.harness import Command, Zygote
 
 SEARCH = [*SMALL, "train.steps=300", "train.eval_every=50", "sampler.n_startup_trials=3", "study.n_trials=8"]
-
-
-def finish(folder: Path) -> str:
-    """Run the search to its end; what it printed."""
-    process = start(folder, *SEARCH)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
-    return out
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
@@ -47,38 +40,40 @@ def record(folder: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    finish(folder)
+    assert sweep_in(folder, *SEARCH).status == 0
     return folder
 
 
-def interrupt(folder: Path, process: "subprocess.Popen[str]", number: int, after: int) -> str:
-    """Send a signal once `after` trials have ended; the rest of what is printed."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(f"trial {after - 1:3d}  complete"):
-            break
-    process.send_signal(number)
-    return process.communicate(timeout=60)[0]
+def interrupt(command: Command, number: int, after: int) -> None:
+    """Send a signal once `after` trials have ended, and wait until the command has ended."""
+    assert command.wait_for(f"\ntrial {after - 1:3d}  complete"), command.said
+    command.signal(number)
+    assert command.wait(60) is not None, command.said
 
 
 @pytest.mark.parametrize(
     ("number", "moments"), [(signal.SIGINT, [1]), (signal.SIGTERM, [4]), (signal.SIGKILL, [2, 5])], ids=str
 )
 def test_an_interrupted_search_equals_an_uninterrupted_one(
-    tmp_path: Path, uninterrupted: Path, number: int, moments: list[int]
+    sweep_in: Callable[..., Answer],
+    zygote: Zygote,
+    tmp_path: Path,
+    uninterrupted: Path,
+    number: int,
+    moments: list[int],
 ) -> None:
     for after in moments:
-        process = start(tmp_path, *SEARCH)
-        said = interrupt(tmp_path, process, number, after)
+        command = zygote.start(tmp_path, SEARCH)
+        interrupt(command, number, after)
         if number == signal.SIGKILL:
-            assert process.returncode == -signal.SIGKILL
+            assert command.status == -signal.SIGKILL
             continue
-        assert process.returncode == 130
-        assert re.search(r"interrupted: \d of 8 trials are recorded; the same command goes on", said)
+        assert command.status == 130
+        assert re.search(r"interrupted: \d of 8 trials are recorded; the same command goes on", command.said)
         assert rows(tmp_path, "SELECT DISTINCT status FROM runs WHERE status = 'RUNNING'") == []
-    finish(tmp_path)
+    assert sweep_in(tmp_path, *SEARCH).status == 0
     assert trials(tmp_path) == trials(uninterrupted)
     assert record(tmp_path) == record(uninterrupted)
     assert rows(tmp_path, "SELECT name FROM runs WHERE status = 'RUNNING'") == []

@@ -1,6 +1,7 @@
 """The main job as a user runs it, read back with MLflow's and Optuna's own tools alone."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,3 +241,27 @@ def test_a_study_begun_anew_leaves_the_record_of_the_old_one(sweep: Callable[...
     assert sweep(*SMALL, "study.n_trials=1").status == 0
     assert len(runs(folder, "study")) == 2
     assert len(runs(folder, "trial")) == 2
+
+
+def test_a_searched_key_with_an_invalid_default_an_element_of_a_list_and_tags_on_three_updates(
+    sweep: Callable[..., Answer], folder: Path
+) -> None:
+    """The default values of piecewise do not fit the boundaries; every run has the tags of the command."""
+    schedule = ["schedule=piecewise", "schedule.boundaries=[1]", "schedule.values=[1,0.1],[1,0.5]"]
+    optimizer = ["optimizer=adam", "optimizer.betas.1=interval(0.9,0.999)", "optimizer.lr=0.01"]
+    given = [*schedule, *optimizer, "train.steps=3", "model.hidden=[8]", "sampler=random", "engine=serial"]
+    for total, team in ((1, "vision"), (2, "audio")):
+        answer = sweep(*given, f"study.n_trials={total}", f"tracking.tags={{team: {team}, ticket: 7}}")
+        assert answer.status == 0, answer.err
+    assert "betas.1" in answer.out
+    assert [run.data.tags["team"] for run in runs(folder, "study")] == ["vision"]
+    trials = runs(folder, "trial")
+    assert [run.data.tags["team"] for run in trials] == ["vision", "audio"]
+    assert {run.data.tags["ticket"] for run in trials} == {"7"}
+    best = min(trials, key=lambda run: run.data.metrics["val_loss"])
+    command = next(line.strip() for line in answer.out.splitlines() if "mode=train" in line)
+    assert "optimizer.betas.1=" in command
+    assert sweep(*shlex.split(command.removeprefix("python -m sweep "))).status == 0
+    (again,) = runs(folder, "train")
+    for key in ("lr", "loss", "val_loss"):
+        assert history(folder, again, key) == history(folder, best, key)

@@ -1,5 +1,6 @@
 """The case that can be checked by hand, as a whole command: (w + 1)^2 from w = 5, read back from the record."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def test_it_is_searched_like_any_other(sweep: Callable[..., Answer], folder: Pat
     assert {run.data.params["model.name"] for run in runs(folder, "trial")} == {"scalar", "mlp"}
     assert sweep("dataset=quadratic", "train.steps=20", "study.n_trials=1").status == 0
     assert "quadratic-scalar-momentum-exponential" in sweep("mode=report").out
+
+
+def test_losses_near_zero_are_told_apart(sweep: Callable[..., Answer], folder: Path) -> None:
+    grid = ["sampler=grid", "space=none", "optimizer.lr=0.3,0.301,0.302,0.303", "study.n_trials=4"]
+    plain = ["dataset=quadratic", "optimizer=sgd", "schedule=constant", "warmup=none", "train.steps=20"]
+    answer = sweep(*plain, *grid, "engine=serial", "train.precision=float64")
+    assert answer.status == 0
+    recorded = sorted(run.data.metrics["val_loss"] for run in runs(folder, "trial"))
+    table = answer.out.partition("Best trials")[2]
+    lines, cells = r"complete +val_loss (\S+)", r"^ +\d +(\S+)"
+    for shown in (re.findall(lines, answer.out), re.findall(cells, table, re.MULTILINE)):
+        assert len(set(shown)) == 4
+        assert sorted(map(float, shown)) == pytest.approx(recorded, rel=1e-3)
 
 
 def test_a_configuration_of_their_own_may_build_on_it(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -99,15 +99,27 @@ def test_under_a_choice_a_parameter_begins_with_the_options():
 def test_a_branch_is_checked_at_both_ends_of_its_dimensions():
     asked = []
     list(branch("a.x", "b.y", asked=asked).extremes())
-    assert asked == [{}, {"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
+    assert asked == [{"a.x": 1, "b.y": 1}, {"a.x": 5, "b.y": 5}]
 
 
 def test_a_branch_is_checked_at_every_choice():
     asked, choices = [], ([8], None, [32])
     dimensions = (Dimension("model.hidden", "", choices=choices), Dimension("optimizer.lr", "", 1, 5))
     list(Branch({}, dimensions, noting(asked), {}).extremes())
-    assert [values["model.hidden"] for values in asked[3:]] == list(choices)
-    assert {values["optimizer.lr"] for values in asked[3:]} == {1}
+    assert [values["model.hidden"] for values in asked[2:]] == list(choices)
+    assert {values["optimizer.lr"] for values in asked[2:]} == {1}
+
+
+def test_the_first_configuration_of_a_branch_is_one_that_a_trial_can_have():
+    def configure(values):
+        if not values:
+            raise InvalidValueError("b.y", None, "the defaults do not go together")
+        return of_horizon(5)
+
+    dimensions = (Dimension("a.x", "", choices=(7, 8)), Dimension("b.y", "", 1, 5))
+    both = Branch({}, dimensions, configure, {})
+    assert both.first.train.steps == 5
+    assert len(list(both.extremes())) == 4
 
 
 def test_what_a_branch_cannot_configure_is_refused_before_any_trial():
@@ -175,3 +187,23 @@ def test_selections_are_every_combination():
         {"a": "2", "b": "4"},
     ]
     assert selections({}) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels"),
+    [
+        ((1, 0.5, "a", True), (1, 0.5, "a", "True")),
+        ((1, 1.5, False), (1, 1.5, False)),
+        (([64], [64, 64], None), ("[64]", "[64, 64]", "None")),
+        (([64], "[64]"), ("[64]", "'[64]'")),
+        (("[64]", [64]), ("[64]", "[64] (2)")),
+        ((None, "None", {"a": 1}, {"a": 2}), ("None", "'None'", "{'a': 1}", "{'a': 2}")),
+        ((0, False, "False"), (0, "False", "'False'")),
+    ],
+)
+def test_choices_that_compare_equal_or_have_equal_texts_stay_different(choices, labels):
+    dimension = Dimension("model.x", "choice(...)", choices=choices)
+    assert dimension.labels == labels
+    assert [type(label) for label in dimension.labels] == [type(label) for label in labels]
+    decoded = [dimension.decode(label) for label in labels]
+    assert [(type(value), value) for value in decoded] == [(type(choice), choice) for choice in choices]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sweep.core import Checkpoint, Evaluation, Event, Progress, Result, Rows, Snapshot, Status, Trial
+from sweep.core import Checkpoint, Evaluation, Event, Failure, Progress, Result, Rows, Snapshot, Status, Trial
 from sweep.study import FixedTrials, run
 
 CLASSES = {"val_loss": 0.5, "val_accuracy": 0.9}
@@ -700,8 +700,10 @@ def test_the_state_that_a_trial_ends_with_is_kept_where_it_is_wanted(wanted):
 
 
 def test_a_failed_training_is_told_as_such():
-    study = Study({0: [Progress(0, [], None, Status.FAILED)], 1: trained(1, 0.5)}).run()
-    assert study.proposer.results[0] == Result(0, Status.FAILED)
+    why = Failure("KeyError: 'a'")
+    study = Study({0: [Progress(0, [], None, Status.FAILED, failure=why)], 1: trained(1, 0.5)}).run()
+    assert study.proposer.results[0] == study.recorder.results[0] == Result(0, Status.FAILED, failure=why)
+    assert study.proposer.results[1].status is Status.COMPLETE
     assert study.log.of("stop") == []
     assert study.log.index(("close", 0)) < study.log.index(("tell", 0))
 

@@ -38,6 +38,16 @@ def test_a_search_by_the_average_records_it_beside_the_weights(sweep: Callable[.
         assert [step for step, _ in history(folder, run, "loss")] == list(range(40))
 
 
+def test_an_epoch_without_its_smaller_last_batch(sweep: Callable[..., Answer], folder: Path) -> None:
+    """1079 examples: two batches of 500 an epoch."""
+    whole = ["mode=train", "train.batch_size=500", "train.drop_last=true", "train.steps=${epochs:5}", "warmup=none"]
+    answer = sweep(*SMALL[1:], *whole)
+    assert answer.status == 0, answer.err
+    (run,) = runs(folder, "train")
+    assert [step for step, _ in history(folder, run, "loss")] == list(range(10))
+    assert run.data.params["train.drop_last"] == "true"
+
+
 def test_the_recorded_configuration_trains_it_again(sweep: Callable[..., Answer], folder: Path) -> None:
     assert sweep(*SMALL, *OPTIONS, "mode=train").status == 0
     (first,) = runs(folder, "train")

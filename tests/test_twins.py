@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweep.training import EngineProcess
-from tests.conftest import SMALL, Answer, start
+from tests.conftest import SMALL, Answer
+from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt, record, trials
 from tests.test_main_job import history, runs
 
@@ -128,7 +129,9 @@ def test_another_seed_is_another_study_and_trained(
     assert trained == [0, 0]
 
 
-def test_a_twin_of_what_was_trained_before_an_interruption(tmp_path: Path) -> None:
+def test_a_twin_of_what_was_trained_before_an_interruption(
+    sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path
+) -> None:
     """The first trial is trained, the command interrupted; its twin, the third, comes with the command that goes on."""
     command = [
         *SMALL,
@@ -140,14 +143,12 @@ def test_a_twin_of_what_was_trained_before_an_interruption(tmp_path: Path) -> No
     interrupted, uninterrupted = tmp_path / "interrupted", tmp_path / "uninterrupted"
     for folder in (interrupted, uninterrupted):
         folder.mkdir()
-    process = start(interrupted, *command)
-    interrupt(interrupted, process, signal.SIGINT, after=1)
-    assert process.returncode == 130
+    begun = zygote.start(interrupted, command)
+    interrupt(begun, signal.SIGINT, after=1)
+    assert begun.status == 130
     assert "sweep.twin_of" not in {tag for run in runs(interrupted, "trial") for tag in run.data.tags}
     for folder in (interrupted, uninterrupted):
-        process = start(folder, *command)
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, out
+        assert sweep_in(folder, *command).status == 0
         twin, other = the_twin(folder)
         assert (twin.data.tags["sweep.trial"], other.data.tags["sweep.trial"]) == ("2", "0")
     assert trials(interrupted) == trials(uninterrupted)

@@ -9,34 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, Answer, start
+from tests.conftest import SMALL, Answer
+from tests.faults.harness import Zygote
 from tests.test_main_job import runs
 from tests.tracking.conftest import free_port
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_it_serves_until_interrupted_with_links_into_the_record(
-    sweep: Callable[..., Answer], folder: Path, number: int
+    sweep: Callable[..., Answer], zygote: Zygote, folder: Path, number: int
 ) -> None:
     assert sweep(*SMALL, "study.n_trials=3").status == 0
     port = free_port()
-    process = start(folder, "mode=ui", f"ui.port={port}")
-    said = ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        said += line
-        if "compare-runs" in line:
-            break
+    command = zygote.start(folder, ["mode=ui", f"ui.port={port}"])
+    assert command.wait_for("compare-runs"), command.said
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"MLflow" in page.read()
-    process.send_signal(number)
-    assert process.wait(20) == 0
+    command.signal(number)
+    assert command.wait(20) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     best = min(runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss"])
     for wanted in (r"metric=%22lr%22", r"metric=%22loss%22", r"compare-runs", best.info.run_id):
-        assert re.search(wanted, said)
-    assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in said
+        assert re.search(wanted, command.said)
+    assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in command.said
 
 
 @pytest.mark.parametrize("port", ["99999", "0", "http"])
@@ -47,14 +43,12 @@ def test_what_is_no_port_is_refused(sweep: Callable[..., Answer], port: str) -> 
     assert answer.err == f"sweep: ui.port={port}: must be an integer >= 1 and <= 65535\n"
 
 
-def test_it_can_be_interrupted_while_it_starts(sweep: Callable[..., Answer], folder: Path) -> None:
+def test_it_can_be_interrupted_while_it_starts(sweep: Callable[..., Answer], zygote: Zygote, folder: Path) -> None:
     assert sweep(*SMALL, "mode=train").status == 0
-    process = start(folder, "mode=ui", f"ui.port={free_port()}")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "MLflow is starting ...\n"
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
-    assert (process.returncode, out) == (0, "")
+    command = zygote.start(folder, ["mode=ui", f"ui.port={free_port()}"])
+    assert command.wait_for("MLflow is starting ...\n")
+    command.signal(signal.SIGINT)
+    assert (command.wait(20), command.said) == (0, "MLflow is starting ...\n")
 
 
 def test_a_port_that_is_taken_is_refused(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -1,13 +1,13 @@
 """The pages of MLflow that mode=ui links to, in Chromium: the curves of the final runs, and the report."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import SMALL, start
+from tests.conftest import SMALL, Answer, start
 from tests.tracking.conftest import free_port
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ SCHEDULES = ["constant", "cosine", "linear"]
 
 
 @pytest.fixture(scope="module")
-def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def links(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What mode=ui prints of a small comparison, title -> address, while it serves."""
     folder = tmp_path_factory.mktemp("compared")
     asked = ["mode=compare", f"compare.schedules=[{','.join(SCHEDULES)}]", "compare.trials=2", "compare.seeds=2"]
-    assert start(folder, *SMALL, *asked).wait(120) == 0
+    assert sweep_in(folder, *SMALL, *asked).status == 0
     process = start(folder, "mode=ui", f"ui.port={free_port()}")
     assert process.stdout is not None
     said: list[str] = []

@@ -4,7 +4,6 @@ import csv
 import re
 import signal
 import sqlite3
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,9 @@ from matplotlib.image import imread
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
-from tests.conftest import Answer, start
+from tests.conftest import Answer
+from tests.faults.harness import Zygote
+from tests.test_interruption import interrupt
 
 SMALL = ["model.generator_hidden=[16]", "model.critic_hidden=[16]", "train.device=cpu"]
 GAN = ["model=wgan", *SMALL, "train.steps=300", "train.eval_every=50", "train.checkpoint_seconds=0.2"]
@@ -41,15 +42,23 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("mlruns/*/*/artifacts/samples/*.png")}
 
 
-def finish(folder: Path, *arguments: str) -> str:
-    process = start(folder, *arguments)
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
-    return out
+Finish = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finish(sweep_in: Callable[..., Answer]) -> Finish:
+    """Carries out a command line in a folder to its end; what it printed."""
+
+    def carry_out(folder: Path, *arguments: str) -> str:
+        answer = sweep_in(folder, *arguments)
+        assert answer.status == 0, answer.err
+        return answer.out
+
+    return carry_out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finish: Finish, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     out = finish(folder, *TRAIN)
     assert re.search(r"complete at step 300  val_energy_distance \d\.\d{4}$", out, re.M)
@@ -82,34 +91,30 @@ def test_samples_are_kept_of_every_evaluation(uninterrupted: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
-def test_an_interrupted_training_equals_an_uninterrupted_one(tmp_path: Path, uninterrupted: Path, number: int) -> None:
-    process = start(tmp_path, *TRAIN)
-    while process.poll() is None and not any(tmp_path.glob("checkpoints/*/*.checkpoint")):
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+def test_an_interrupted_training_equals_an_uninterrupted_one(
+    finish: Finish, zygote: Zygote, tmp_path: Path, uninterrupted: Path, number: int
+) -> None:
+    command = zygote.start(tmp_path, TRAIN)
+    while command.wait(0.02) is None and not any(tmp_path.glob("checkpoints/*/*.checkpoint")):
+        pass
+    assert command.status is None, command.said
+    command.signal(number)
+    assert command.wait(60) == (130 if number == signal.SIGINT else -number)
     out = finish(tmp_path, *TRAIN)
     assert re.search(r"goes on from step [1-9]", out)
     assert record(tmp_path) == record(uninterrupted)
     assert pictures(tmp_path) == pictures(uninterrupted)
 
 
-def test_a_search_tunes_both_schedules_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_a_search_tunes_both_schedules_and_goes_on_after_a_kill(finish: Finish, zygote: Zygote, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     out = finish(whole, *SEARCH)
     for key in ("decay_rate", "lr", "warmup", "D_decay_rate", "D_lr", "D_warmup"):
         assert re.search(rf"\b{key}=\S+", out), key
-    process = start(killed, *SEARCH)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("trial   0  complete"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    command = zygote.start(killed, SEARCH)
+    interrupt(command, signal.SIGKILL, after=1)
     assert "engine: serial (a GAN has two optimizers, and is trained alone)" in finish(killed, *SEARCH)
     trials = {name: of for name, of in record(whole).items() if re.match(r"\d{3} ", name)}
     assert len(trials) == 3

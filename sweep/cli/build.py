@@ -1,14 +1,16 @@
 """From composed configuration to typed configuration and space: no untyped configuration past here."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from os.path import expanduser
 from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from sweep.cli.compose import Composer, epoch_length, horizon, remaining, resolved
-from sweep.cli.expressions import Request, check_searchable, dimension, read_space, written
+from sweep.cli.compose import Composer, elements_of, epoch_length, horizon, remaining, resolved
+from sweep.cli.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.config import (
     AverageConfig,
     Choice,
@@ -26,6 +28,9 @@ from sweep.config import (
     TrackingConfig,
     TrainConfig,
     UiConfig,
+    identity,
+    recorded_target,
+    shadowing,
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections
@@ -35,6 +40,8 @@ T = TypeVar("T")
 
 RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
+OF_STUDIES = ("space", "sampler", "pruner", "engine")
+"""Groups that a study has options of, and a single training has not."""
 
 
 def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
@@ -59,15 +66,13 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
 def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
-    train = fill(TrainConfig, "train", _mapping(config, "train"))  # first: the others count in parts of its horizon
-    parts = {group: _mapping(config, group) for group in RUN_GROUPS}
-    _check_names(parts)
-    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
-        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
-            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
-    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    # First, because the others count in parts of its horizon.
+    train = fill(TrainConfig, "train", _expanding("checkpoint_dir", _mapping(config, "train")))
+    options = _run_options(config)
+    parts, _ = _recorded(config, options)
+    model = _component("model", _without(_mapping(config, "model"), "name"), trusted)
     return RunConfig(
-        model=_component("model", _without(parts["model"], "name"), trusted),
+        model=model,
         optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
         decay=_schedule("schedule", parts["schedule"], train.workers),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
@@ -76,13 +81,51 @@ def run_config(config: DictConfig) -> RunConfig:
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
         critic=_critic(parts["critic"], train, trusted),
+        options=options,
     )
 
 
-def _check_names(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a name that would lead out of the folder where files are named after it."""
-    for group, values in parts.items():
-        name = str(values.get("name"))
+def _recorded(config: DictConfig, options: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Resolve the groups that one training depends on: what is recorded of it.
+
+    Returns:
+        The groups, and the keys of those whose `_target_` is a user's although its import path is one of ours.
+    """
+    _mapping(config, "train")  # refused first where it is none, because the others count in parts of its horizon
+    parts = {group: _mapping(config, group) for group in RUN_GROUPS}
+    _check_names({group: str(values.get("name")) for group, values in parts.items()})
+    _check_names(options)
+    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
+        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
+            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
+    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    places = {**parts, "critic.optimizer": parts["critic"].get("optimizer", {})}
+    targets = {key: places[key].get("_target_") for key in ("model", "optimizer", "critic.optimizer", "dataset")}
+    targets = {key: target for key, target in targets.items() if isinstance(target, str)}  # others are refused later
+    theirs = shadowing(targets, _trusted(config))
+    if "model" in targets:
+        parts["model"]["_target_"] = recorded_target(targets["model"])
+    return parts, theirs
+
+
+def training_of(composer: Composer, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Return all that a configuration says about one training, as far as it is known; None if it cannot be composed."""
+    try:
+        config = composer.compose(overrides)
+        parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in RUN_GROUPS}
+    except (InvalidValueError, OmegaConfBaseException):
+        return None
+    return parts | {"options": _run_options(config)}
+
+
+def _run_options(config: DictConfig) -> dict[str, str]:
+    """Return the recorded options of the groups that one training depends on."""
+    return {group: str(option) for group, option in resolved(config, "options").items() if group not in OF_STUDIES}
+
+
+def _check_names(names: Mapping[str, str]) -> None:
+    """Refuse a name of an option that would lead out of the folder where files are named after it."""
+    for group, name in names.items():
         if name.startswith("/") or ".." in name or "\\" in name or not name.isprintable():
             raise InvalidValueError(f"{group}.name", name, "is part of file names: no .., no / at its beginning")
 
@@ -120,7 +163,9 @@ def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, .
 def _component(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
     if "_target_" not in values:
         raise InvalidValueError(f"{key}._target_", None, "must be given: the import path of what to build")
-    return Component(key, values["_target_"], _without(values, "_target_"), trusted)
+    component = Component(key, values["_target_"], _without(values, "_target_"), trusted)
+    short = replace(component, target=recorded_target(component.target))
+    return component if short.is_trusted else short  # messages say models, unless a package of the user's has that name
 
 
 def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]) -> T:
@@ -170,6 +215,11 @@ def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _expanding(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the home directory for a `~` at the beginning of the path at `key`."""
+    return {k: expanduser(v) if k == key and isinstance(v, str) else v for k, v in values.items()}
+
+
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != key}
 
@@ -191,11 +241,11 @@ def compare_config(config: DictConfig) -> CompareConfig:
 
 
 def report_config(config: DictConfig) -> ReportConfig:
-    return fill(ReportConfig, "report", _mapping(config, "report"))
+    return fill(ReportConfig, "report", _expanding("dir", _mapping(config, "report")))
 
 
 def preview_config(config: DictConfig) -> PreviewConfig:
-    return fill(PreviewConfig, "preview", _mapping(config, "preview"))
+    return fill(PreviewConfig, "preview", _expanding("path", _mapping(config, "preview")))
 
 
 def ui_config(config: DictConfig) -> UiConfig:
@@ -239,8 +289,11 @@ def space(composer: Composer, request: Request) -> Space:
     """
     branches = []
     for selection in selections(request.groups):
-        config = composer.compose([*(f"{group}={option}" for group, option in selection.items()), *request.plain])
-        branches.append(_branch(config, selection, request, _critic_dimensions(composer, config, request)))
+        chosen = [*(f"{group}={option}" for group, option in selection.items()), *request.plain]
+        config = composer.compose(chosen)
+        pinned = request.pinned | composer.set_by_experiment(chosen)
+        further = _critic_dimensions(composer, config, request)
+        branches.append(_branch(config, selection, replace(request, pinned=pinned), further))
     return Space(request.groups, tuple(branches))
 
 
@@ -271,8 +324,7 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     """The configuration with a value of every searched key that has none: it may be what it cannot do without."""
     filled = config.copy()
     for key, override in request.sweeps.items():
-        parent, _, leaf = key.rpartition(".")
-        if _has(config, key) and OmegaConf.select(config, parent).get(leaf) is None:
+        if _has(config, key) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 
@@ -296,7 +348,7 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
         further: dimensions beside those of the configuration.
     """
     config = _with_values(config, request)
-    plain = run_config(config)  # so that a wrong plain value is refused before a unit is made of it
+    base = identity(*_recorded(config, _run_options(config)))
     configured: dict[str, Any] = {**further, **(resolved(config, "space") or {})}
     chosen = {}
     for key, expression in configured.items():
@@ -304,19 +356,23 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
         if not request.groups and key.startswith("schedule.") and not _has(config, key) and _space(request) in OF_ONE:
             rule = f"searches {key}, which schedule={config.schedule.name} does not have"
             raise InvalidValueError("space", _space(request), rule)
-        if key not in request.pinned and (_has(config, key) or not _known_elsewhere(key)) and not _unused(config, key):
+        if _replaced(key, request) or _unused(config, key):
+            continue
+        if _has(config, key) or not _known_elsewhere(key):
             chosen[key] = read_space(key, expression)
     chosen |= request.sweeps
     for key, override in chosen.items():
         if not _has(config, key):
             parent = key.rpartition(".")[0]
+            if (elements := elements_of(config, parent)) is not None:
+                raise InvalidValueError(key, written(override), elements)
             if not OmegaConf.is_dict(OmegaConf.select(config, parent)):
                 parent = key.partition(".")[0]
             part = OmegaConf.select(config, parent)
             rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
             raise InvalidValueError(key, written(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
-    return Branch(selection, dimensions, _configurer(config, dimensions), plain.identity)
+    return Branch(selection, dimensions, _configurer(config, dimensions), base)
 
 
 def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callable[[Mapping[str, Any]], RunConfig]:
@@ -340,9 +396,17 @@ def _known_elsewhere(key: str) -> bool:
     return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
 
 
+def _replaced(key: str, request: Request) -> bool:
+    """Return whether the command line fixes a key of the space, or fixes or searches a list that it is part of."""
+    lists = [other for other in (*request.pinned, *request.sweeps) if is_element(key, other) or is_element(other, key)]
+    return key in request.pinned or bool(lists)
+
+
 def _has(config: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
+    if OmegaConf.is_list(part):
+        return leaf.isdigit() and int(leaf) < len(part)
     return OmegaConf.is_dict(part) and leaf in part.keys()  # noqa: SIM118  # a key that must be given is not "in"
 
 
@@ -356,4 +420,6 @@ def _unused(config: DictConfig, key: str) -> bool:
     """Whether a key resolves to null, because another says the same: decay_rate beside half_life."""
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
-    return _has(config, key) and OmegaConf.is_interpolation(part, leaf) and part[leaf] is None
+    if not _has(config, key) or not OmegaConf.is_dict(part):
+        return False
+    return OmegaConf.is_interpolation(part, leaf) and part[leaf] is None

@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep import study
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
 from sweep.cli.publish import comparison_files, report_folder, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
@@ -23,25 +23,33 @@ from sweep.cli.search import (
     open_search,
     record,
     refuse_taken,
-    say_failed,
 )
 from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.report import as_params, describe, samples_picture
-from sweep.search import check_study
-from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, open_store
+from sweep.search import HopelessError, check_study
+from sweep.tracking import (
+    ComparisonRun,
+    FinalRuns,
+    Hooks,
+    MlflowReader,
+    MlflowRecorder,
+    RemovedError,
+    Store,
+    open_store,
+)
 from sweep.training import Work
 from sweep.validation import refuse_difference
 
 
 def compare(command: Command) -> int:
-    """Compare schedules: tune each, train the finals, then the table, the verdict and the report."""
+    """Compare schedules: tune each, train the finals, write the report, then show the table and the verdict."""
     plan, out = make_comparison(command), console()
     base = address(command, plan.first.tracking)
     _check_families(plan)
-    recorded_before = open_store(plan.first.tracking, create=False)
+    recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(lambda text: say(out, text)))
     _refuse_other(plan, recorded_before)  # before any study is created
     with interruptible(lambda text: say(out, text)) as stop, ExitStack() as opened:
         searches = [
@@ -66,30 +74,36 @@ def _compare(
     run = _record(plan, searches, store, repeating(command))
     say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
     try:
-        _tune(plan, searches, store, out, stop)
+        failed = _tune(plan, searches, store, out, stop)
         if not stop():
             settle(store, stop)
-            _train_finals(_finals_left(plan, searches, store), run, out, stop)
+            _train_finals(_finals_left(plan, searches, run), run, out, stop)
         settle(store, stop)
-        recorded = _recorded(store, plan.name)
+        recorded = _recorded(run)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
-            run.finish("KILLED")
+            _end(run, searches, "KILLED")
             say(out, f"interrupted: {left} trainings are left; the same command goes on")
             return INTERRUPTED
-        show_comparison(out, recorded, comparisons, base, ui_command(command))
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
         settle(store, stop)
     except BaseException as error:
         with suppress(Exception):  # the record may be what failed
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            _end(run, searches, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
+    show_comparison(out, recorded, comparisons, base, ui_command(command))
     say(out, f"\nreport: {folder / 'report.html'}")
-    for opened in searches:
-        say_failed(opened, out)
-    return DONE
+    return FAILED if failed else DONE
+
+
+def _end(run: ComparisonRun, searches: Sequence[Search], status: str) -> None:
+    """End the run of the comparison and those of its studies that are not finished: some were only created."""
+    for study_run in (opened.run(run.store) for opened in searches):
+        if study_run.exists and not study_run.finished:
+            study_run.finish(status)
+    run.finish(status)
 
 
 def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mapping[str, bytes]) -> None:
@@ -101,9 +115,11 @@ def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mappi
     run.finish("FINISHED")
 
 
-def _recorded(store: Store, name: str) -> ComparisonRecord:
-    recorded = MlflowReader(store).comparison(name)
-    assert recorded is not None
+def _recorded(run: ComparisonRun) -> ComparisonRecord:
+    run.reopen()  # restores it where it was deleted in MLflow meanwhile
+    recorded = MlflowReader(run.store).comparison(run.name)
+    if recorded is None:
+        raise RemovedError(run.name)
     return recorded
 
 
@@ -128,9 +144,9 @@ def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
 
 def _check_families(plan: ComparisonPlan) -> None:
     """Try everything that could be refused later."""
-    for family in plan.families:
+    for index, family in enumerate(plan.families):
         with refusals_of(family.schedule):
-            check(family.plan)
+            check(family.plan, silent=index > 0)
 
 
 def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command: str) -> ComparisonRun:
@@ -139,32 +155,44 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     asked = asdict(plan.compare) | {"first_seed": plan.seeds[0]}
     del asked["schedules"]  # they stand with their studies
     tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
+    params = as_params(plan.shared)
     if run.exists:
         run.reopen()
         run.reap()
         run.tag(tags)
     else:
-        run.create(as_params(plan.shared), tags)
+        run.create(params, tags)
         settle(store, store.hooks.interrupted)
         run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
+    run.remember(params, tags)
     runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
     families = [(family.dataset, family.schedule) for family in plan.families]
     run.compares(dict(zip(families, (of_study.run_id for of_study in runs), strict=True)))
     return run
 
 
-def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> None:
-    """Carry out the searches; of one that has no trials left, the run may still have to be ended."""
+def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> bool:
+    """Carry out the searches; of one that has no trials left, the run may still have to be ended.
+
+    Returns:
+        Whether the search of a family ended because its trials failed one after another. The others are carried out.
+    """
+    failed = False
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
         if stop():
-            return
+            break
         run, proposer = opened.run(store), opened.proposer
         if opened.done and run.finished:
             continue
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
         if not opened.done:
             say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
-        carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+        try:
+            carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+        except HopelessError as error:
+            failed = True
+            say(out, f"tuning {family.label} ends: {error}; the same command goes on with it")
+    return failed
 
 
 @dataclass(frozen=True)
@@ -181,13 +209,13 @@ class _Finals:
     trials: list[Trial]
 
 
-def _finals_left(plan: ComparisonPlan, searches: list[Search], store: Store) -> list[_Finals]:
-    """Of every family with a trial that ended as complete."""
-    recorded, asked = _recorded(store, plan.name), plan.compare.trials
+def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRun) -> list[_Finals]:
+    """Return the final runs of every family that was tuned, and has a trial that ended as complete."""
+    recorded, asked = _recorded(run), plan.compare.trials
     left = []
     for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
         best = winner(tuned.study, asked)
-        if best is None or best.number is None:
+        if best is None or best.number is None or not opened.done:
             continue
         ended = {final.seed for final in finals(tuned, asked, plan.seeds)}
         seeds = [seed for seed in plan.seeds if seed not in ended]

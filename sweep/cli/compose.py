@@ -1,38 +1,52 @@
 """Hydra's composition, with resolvers for what is known only once data and horizon are."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.cli.expressions import read
+from sweep.cli.expressions import read, whole_updates
 from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
-from sweep.config import ENERGY_DISTANCE
-from sweep.validation import InvalidValueError
-
-CONFIG_MODULE = "conf"
+from sweep.config import ENERGY_DISTANCE, Component, DatasetConfig, OptimizerConfig, own_folder
+from sweep.validation import InvalidValueError, whole
 
 SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
-    "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted",
+    "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted", "options",
 )  # fmt: skip
-"""The top level of a configuration."""
+"""The top level of a configuration. `options` holds the chosen option of each group whose `name` is another one."""
+
+EXPERIMENT = "experiment"
+"""The group whose files set keys as the command line does."""
+
+OWN_KEYS: Mapping[str, frozenset[str]] = {
+    "model": frozenset(),
+    "optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
+    "critic.optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
+    "dataset": frozenset(DatasetConfig.__dataclass_fields__),
+}
+"""Groups with a `_target_`, and those of their keys that are no arguments of it."""
 
 
 def register_resolvers() -> None:
     """Make the resolvers known that conf uses; they read the configuration they stand in.
 
     `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates: below critic those of the
-    critic, elsewhere those that train.steps counts. `${objective:}` is the metric of such a training.
+    critic, elsewhere those that train.steps counts. A last argument `above` of fraction and remaining is a number that
+    the result must exceed, for lists that must rise. `${objective:}` is the metric of such a training.
     """
     OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
     OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
@@ -42,25 +56,39 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("objective", _objective, replace=True)
 
 
-def _fraction(part: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    """round(part * T)."""
-    return round(part * horizon(_root_, _key(_parent_)))
+def _fraction(part: float, above: int | None = None, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return part * T, rounded."""
+    key = _key(_node_)
+    return _exceeding(above, whole_updates(key, part, horizon(_root_, key), part_of_horizon=True))
 
 
-def _epochs(count: float, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    """round(count * updates of an epoch); loads the data set."""
-    return round(count * epoch_length(_root_, _key(_parent_)))
+def _epochs(count: float, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return the updates of `count` epochs, rounded. Load the data set."""
+    key = _key(_node_)
+    return whole_updates(key, count, epoch_length(_root_, key), part_of_horizon=False)
 
 
-def _remaining(taken: int = 0, part: float = 1.0, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    return remaining(_root_, _key(_parent_), taken, part)
+def _remaining(
+    taken: int = 0, part: float = 1.0, above: int | None = None, *, _root_: DictConfig, _parent_: BaseContainer
+) -> int:
+    return _exceeding(above, remaining(_root_, _key(_parent_), taken, part))
+
+
+def _exceeding(above: int | None, updates: int) -> int:
+    return updates if above is None else max(updates, above + 1)
 
 
 def remaining(config: DictConfig, key: str, taken: int = 0, part: float = 1.0) -> int:
-    """A part of the steps that a decay counts within the horizon, less those taken: T - W; T if it counts from 0."""
+    """Return a part of the steps that a decay has within the horizon, less those taken: T - W; T if it counts from 0.
+
+    If the warmup leaves no step, the result is a length that any decay accepts: the warmup is what is to be refused.
+    """
     warmup = _optimizes(config, key).warmup
     before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
-    return round(part * (horizon(config, key) - before)) - taken
+    left = horizon(config, key) - before
+    if left < 1:
+        return 0 if taken else 1
+    return round(part * left) - taken
 
 
 def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
@@ -78,8 +106,8 @@ def _objective(*, _root_: DictConfig) -> str:
     return "val_loss" if _critic_updates(_root_) is None else ENERGY_DISTANCE
 
 
-def _key(node: BaseContainer) -> str:
-    """Where a node stands."""
+def _key(node: Node) -> str:
+    """Return the full key of a node, with dots and brackets: `schedule.boundaries[0]`."""
     return str(node._get_full_key(None))
 
 
@@ -99,9 +127,17 @@ def _critic_updates(config: DictConfig) -> int | None:
 
 
 def horizon(config: DictConfig, key: str) -> int:
-    """The updates that a key counts in: T, below critic those that it makes meanwhile."""
-    steps: int = config.train.steps
-    return steps * (_critic_updates(config) or 1) if _is_critics(key) else steps
+    """Return the updates that a key counts in: T, below critic those that it makes meanwhile.
+
+    Raises:
+        InvalidValueError: names train.steps or critic.updates.
+    """
+    steps, updates = config.train.steps, _critic_updates(config)
+    whole("train.steps", steps, at_least=1)
+    if not _is_critics(key) or updates is None:
+        return int(steps)
+    whole("critic.updates", updates, at_least=1)
+    return int(steps) * updates
 
 
 def epoch_length(config: DictConfig, key: str) -> float:
@@ -113,7 +149,9 @@ def epoch_length(config: DictConfig, key: str) -> float:
     from sweep.data import load
     from sweep.training import steps_per_epoch
 
-    batches = steps_per_epoch(len(load(dataset_config(config)).train), config.train.batch_size)
+    whole("train.batch_size", config.train.batch_size, at_least=1)
+    n_train, drop_last = len(load(dataset_config(config)).train), config.train.get("drop_last", False)
+    batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
     return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
 
@@ -132,6 +170,7 @@ class Composer:
     config_dir: str | None = None
     config_name: str = "config"
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict, repr=False, compare=False)
+    _by_hydra: dict[tuple[str, ...], DictConfig] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.config_name)
@@ -139,7 +178,7 @@ class Composer:
             check_files(self._folder(self.config_dir))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of plain overrides, not resolved. Every group's `name` defaults to its option.
+        """Return the configuration of plain overrides, not resolved. Every group's `name` defaults to its option.
 
         Raises:
             InvalidValueError: names the key, what was given, and what is allowed.
@@ -149,77 +188,144 @@ class Composer:
             self._composed[asked] = self._compose(asked)
         return self._composed[asked].copy()
 
+    def for_hydra(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Return overrides that mean the same to Hydra.
+
+        `critic.schedule=cosine` is `schedule@critic.schedule=cosine`, `experiment=a` is `+experiment=a`. A schedule
+        without a space of its name gets that of its family.
+        """
+        written = tuple(self._choosing_experiment(option_of_critic(text)) for text in overrides)
+        if any(read(text).key_or_group == "space" for text in written):
+            return written
+        try:
+            self._hydra(written)
+        except HydraException:
+            try:
+                family = OmegaConf.select(self._hydra((*written, "space=none")), "schedule.name")
+            except HydraException:
+                return written  # something else is wrong with them
+            return (*written, f"space={family if f'{family}.yaml' in self._files_of('space') else 'none'}")
+        return written
+
+    def _choosing_experiment(self, text: str) -> str:
+        """Return an override of the group experiment as Hydra takes it, any other as it is."""
+        override = read(text)
+        if override.key_or_group != EXPERIMENT or override.package is not None or override.is_delete():
+            return text
+        is_listed = EXPERIMENT in self._hydra(()).hydra.runtime.choices  # in a primary configuration of the user's
+        return f"{'' if is_listed else '+'}{EXPERIMENT}={text.partition('=')[2]}"
+
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         for text in overrides:  # some are made of values of a file: compare.schedules
             check_override(read(text))
-        overrides = tuple(map(option_of_critic, overrides))
-        with self._initialized():
-            try:
-                composed = self._hydra(overrides, return_hydra_config=True)
-            except HydraException as error:
-                raise self._explained(overrides, error) from error
-            except OmegaConfBaseException as error:
-                raise InvalidValueError(error.full_key or "config", error.value, _first_line(error)) from error
-            except (ValueError, TypeError, AttributeError, YAMLError) as error:  # Hydra does not catch them all
-                rule = f"cannot be composed with {' '.join(overrides) or 'no overrides'}: {_first_line(error)}"
-                raise InvalidValueError("--config-name", self.config_name, rule) from error
-        choices = composed.hydra.runtime.choices
+        written = overrides
+        try:
+            written = self.for_hydra(overrides)
+            composed = self._hydra(written).copy()
+        except HydraException as error:
+            raise self._explained(written, error) from error
+        except OmegaConfBaseException as error:
+            raise InvalidValueError(error.full_key or "config", error.value, _first_line(error)) from error
+        except (ValueError, TypeError, AttributeError, YAMLError) as error:  # Hydra does not catch them all
+            rule = f"cannot be composed with {' '.join(written) or 'no overrides'}: {_first_line(error)}"
+            raise InvalidValueError("--config-name", self.config_name, rule) from error
+        options = _options(composed)
         config = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
-        for group, option in choices.items():
-            package = group.partition("@")[2]
-            part = OmegaConf.select(config, package) if package in CRITIC_GROUPS else config.get(group)
-            if option and OmegaConf.is_dict(part) and group != "space":
+        for group, option in options.items():
+            part = OmegaConf.select(config, group)
+            if OmegaConf.is_dict(part) and group != "space":
                 part.setdefault("name", option)
-        _check_rising(choices, overrides)
+        if "critic.schedule" in options:
+            _check_rising(config, written)
         for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them
             config.setdefault(group, {"name": "none"})
         for key in config:
             if key not in SECTIONS:
                 rule = f"no such key; the configuration has {', '.join(SECTIONS)}"
+                if key == EXPERIMENT:
+                    rule = "must set keys of the whole configuration: its first line must be # @package _global_"
                 raise InvalidValueError(str(key), config._get_node(key), rule)
-        config.trusted = _trusted(config, overrides)
+        config.trusted = _trusted(config, written)
         if self.config_dir is not None:
-            check_places(config, {read(text).key_or_group: text.partition("=")[2] for text in overrides})
+            check_places(config, {read(text).key_or_group: text.partition("=")[2] for text in written})
+        given = {read(text).key_or_group for text in overrides} | self.set_by_experiment(overrides)
+        for group in OWN_KEYS:
+            if f"{group}._target_" in given:
+                _adapt_to_target(config, group, given)
+        config.options = _recorded_options(config, options, given)
         return config
 
-    def _hydra(self, overrides: Sequence[str], **options: Any) -> DictConfig:
-        return compose(self.config_name, [*self.places[1], *overrides], **options)
+    def set_by_experiment(self, overrides: Sequence[str]) -> frozenset[str]:
+        """Return the keys that the chosen files of the group experiment set, and the groups they choose an option of.
+
+        A file sets them as the command line would. A key that it has in its `space` is searched and not among them.
+        """
+        written = self.for_hydra(overrides)
+        if EXPERIMENT not in self._hydra(written).hydra.runtime.choices:
+            return frozenset()
+        further = self.places[1]
+        with self._initialized():
+            loader = GlobalHydra.instance().config_loader()
+            defaults = loader.compute_defaults_list(self.config_name, [*further, *written], RunMode.RUN).defaults
+        keys: set[str] = set()
+        for default in defaults:
+            if not str(default.config_path).startswith(f"{EXPERIMENT}/"):
+                continue
+            files = [folder / f"{default.config_path}.yaml" for folder in self._folders]
+            content: Any = OmegaConf.to_container(OmegaConf.load(next(filter(Path.is_file, files))), resolve=False)
+            keys |= _chosen_groups(content.pop("defaults", None))
+            package = default.package if default.package != "_global_" else ""
+            keys |= {f"{package}.{key}".lstrip(".") for key in _leaves(content)}
+        searched = {key.removeprefix("space.") for key in keys if key.startswith("space.")}
+        return frozenset(keys - searched)
+
+    def _hydra(self, overrides: tuple[str, ...]) -> DictConfig:
+        """Return what Hydra composes, to be read only."""
+        if overrides not in self._by_hydra:
+            with self._initialized():
+                further = self.places[1]
+                self._by_hydra[overrides] = compose(self.config_name, [*further, *overrides], return_hydra_config=True)
+        return self._by_hydra[overrides]
 
     @contextmanager
     def _initialized(self) -> Iterator[None]:
-        primary = self.places[0]
-        if primary.startswith("pkg://"):
-            with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-                yield
-        else:
-            with initialize_config_dir(primary, version_base="1.3"):
-                yield
+        with initialize_config_dir(self.places[0], version_base="1.3"):
+            yield
+
+    @property
+    def _folders(self) -> list[Path]:
+        """The folders that Hydra searches, the first to be searched first."""
+        own = own_folder("conf")
+        if self.config_dir is None:
+            return [own]
+        folder = self._folder(self.config_dir)
+        return [folder, own] if (folder / f"{self.config_name}.yaml").is_file() else [own, folder]
+
+    def _files_of(self, group: str) -> set[str]:
+        """Return the names of the files of a group."""
+        return {path.name for folder in self._folders for path in (folder / group).glob("*.yaml")}
 
     @property
     def places(self) -> tuple[str, list[str]]:
-        """Where Hydra looks for the primary configuration, and the override that names where else for groups.
+        """The folder of the primary configuration, and the override that names where else Hydra looks for groups.
 
         A primary configuration in the given folder is taken before one of that name in conf.
         """
-        own = f"pkg://{CONFIG_MODULE}"
-        if self.config_dir is None:
-            return own, []
-        folder = self._folder(self.config_dir)
-        if (folder / f"{self.config_name}.yaml").is_file():
-            return str(folder), [f"hydra.searchpath=['{own}']"]
-        return own, [f"hydra.searchpath=['file://{folder}']"]
+        primary, *further = self._folders
+        paths = [QuotedString(f"file://{folder}", Quote.single).with_quotes() for folder in further]
+        return str(primary), [f"hydra.searchpath=[{paths[0]}]"] if paths else []
 
     @staticmethod
     def _folder(config_dir: str) -> Path:
         """The folder of further files, by a path that stays what it is where Hydra reads it as a value."""
-        folder = Path(config_dir).absolute()
+        folder = Path(expanduser(config_dir)).absolute()
         if not folder.is_dir():
             raise InvalidValueError("--config-dir", config_dir, "is no folder")
         if set("'\\$") & set(str(folder)):
             raise InvalidValueError("--config-dir", config_dir, "must have no quote, backslash or $ in its path")
         return folder
 
-    def _explained(self, overrides: Sequence[str], error: HydraException) -> InvalidValueError:
+    def _explained(self, overrides: tuple[str, ...], error: HydraException) -> InvalidValueError:
         """Hydra's refusal, as key, value and what is allowed."""
         for index, text in enumerate(overrides):
             try:
@@ -228,8 +334,10 @@ class Composer:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
                 key = override.package if override.package in CRITIC_GROUPS else key
-                before = self._hydra(overrides[:index])
-                return InvalidValueError(key, value, _rule(override.key_or_group, value, before, first))
+                rule = _rule(override.key_or_group, value, self._hydra(overrides[:index]), first)
+                if override.is_delete() and "=" not in text:
+                    return InvalidValueError("override", text, rule)
+                return InvalidValueError(key, value, rule)
         return InvalidValueError("--config-name", self.config_name, _first_line(error))
 
 
@@ -240,15 +348,79 @@ def option_of_critic(text: str) -> str:
     return f"{override.key_or_group.removeprefix('critic.')}@{text}" if names_option else text
 
 
-def _check_rising(choices: Mapping[str, str], overrides: Sequence[str]) -> None:
+def _options(composed: DictConfig) -> dict[str, str]:
+    """Return the option that is chosen of each group, by the key of the group: `schedule`, `critic.schedule`."""
+    options = {}
+    for group, option in composed.hydra.runtime.choices.items():
+        package = group.partition("@")[2]
+        if option and "/" not in group and (not package or package in CRITIC_GROUPS):
+            options[package or group] = option if isinstance(option, str) else ",".join(option)
+    return options
+
+
+def _recorded_options(config: DictConfig, options: Mapping[str, str], given: Collection[str]) -> dict[str, str]:
+    """Return the options that are not the `name` of their group, with those that a recorded configuration has.
+
+    A name that was given, or that of a `_target_` that was given, says more than the option.
+    """
+    before = config.get("options") or {}
+    if not OmegaConf.is_dict(before) and before != {}:
+        raise InvalidValueError("options", before, "must be a mapping of groups to the options chosen of them")
+    recorded = {str(group): str(option) for group, option in before.items()} | dict(options)
+    families = {group: OmegaConf.select(config, f"{group}.name") for group in recorded}
+    families["space"] = OmegaConf.select(config, "schedule.name")
+    renamed = {group for group in recorded if {f"{group}.name", f"{group}._target_"} & set(given)}
+    return {group: option for group, option in recorded.items() if group not in renamed and option != families[group]}
+
+
+def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> None:
+    """Let a group fit a `_target_` that was given in place of that of its option.
+
+    The keys of the option that the target does not accept are removed, unless they were given. The name becomes that of
+    the target.
+    """
+    part = OmegaConf.select(config, group)
+    target = part.get("_target_")
+    if not isinstance(target, str):
+        return  # which is refused where it is used
+    try:
+        component = Component(group, target, {}, tuple(config.trusted))
+    except InvalidValueError:
+        raise
+    except Exception:  # whatever code of the user's raises as it is imported: it raises again where it is used
+        return
+    for key in [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]:
+        is_given = any(f"{text}.".startswith(f"{group}.{key}.") for text in given)
+        if not is_given and not component.takes(str(key)):
+            del part[key]
+    if f"{group}.name" not in given:
+        part.name = target.rpartition(".")[2]
+
+
+def _leaves(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of all that is no mapping, with dots."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _chosen_groups(defaults: Any) -> set[str]:
+    """Return the groups that the defaults list of a file chooses an option of: `override /sampler: random`."""
+    entries = [entry for entry in defaults or [] if isinstance(entry, Mapping)]
+    return {str(group).split()[-1].lstrip("/").partition("@")[0] for entry in entries for group in entry}
+
+
+def _check_rising(config: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse a schedule of a critic whose file takes the generator's warmup away, unless that is chosen."""
-    option = choices.get("schedule@critic.schedule")
+    family = OmegaConf.select(config, "critic.schedule.name")
     chosen = {read(text).get_key_element() for text in overrides}
-    if option in ("cyclic", "noam", "one_cycle") and not {"warmup", "warmup@critic.warmup"} <= chosen:
+    if family in ("cyclic", "noam", "one_cycle") and not {"warmup", "warmup@critic.warmup"} <= chosen:
         rule = (
             "warms up by itself: add critic.warmup=none, and say which warmup the generator has, warmup=linear or none"
         )
-        raise InvalidValueError("critic.schedule", option, rule)
+        raise InvalidValueError("critic.schedule", family, rule)
 
 
 def _trusted(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -281,8 +453,14 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"is not there{hint}; {key} has {', '.join(options)}"
     parent, _, leaf = key.rpartition(".")
+    if (elements := elements_of(config, parent)) is not None:
+        return elements
     siblings = OmegaConf.select(config, parent) if parent else config
-    if OmegaConf.is_dict(siblings) and leaf not in siblings:
+    if parent == "tracking.tags":
+        return f"no such tag; +{key}={value} adds it"
+    if _has(siblings, leaf) and OmegaConf.is_missing(siblings, leaf):
+        return f"{key} has no value that could be removed; it must be given: {key}=..."
+    if OmegaConf.is_dict(siblings) and not _has(siblings, leaf):
         known = [str(name) for name in siblings]
         elsewhere = [f"{name}.{leaf}" for name in map(str, config) if _has(config.get(name), leaf)]
         near = elsewhere if not parent and elsewhere else get_close_matches(leaf, known, n=1)
@@ -293,8 +471,14 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
     return _first_line(error)
 
 
+def elements_of(config: DictConfig, key: str) -> str | None:
+    """Return the rule for elements of the list at a key; None where there is no list."""
+    found = OmegaConf.select(config, key) if key else None
+    return f"no such element; {key} has {len(found)}, counted from 0" if isinstance(found, ListConfig) else None
+
+
 def _has(section: Any, key: str) -> bool:
-    return OmegaConf.is_dict(section) and key in section
+    return OmegaConf.is_dict(section) and key in section.keys()  # noqa: SIM118  # a missing value is not "in"
 
 
 def resolved(config: DictConfig, group: str) -> Any:
@@ -309,9 +493,10 @@ def resolved(config: DictConfig, group: str) -> Any:
     except MissingMandatoryValue as error:
         raise InvalidValueError(error.full_key or group, "???", "must be given") from error
     except InterpolationResolutionError as error:
-        if isinstance(error.__cause__, InvalidValueError):
-            raise error.__cause__ from error
-        raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InvalidValueError):
+            cause = cause.__cause__ or cause.__context__  # one interpolation may be within another
+        raise cause or InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
     except OmegaConfBaseException as error:
         raise InvalidValueError(error.full_key or group, error.value, _first_line(error)) from error
 

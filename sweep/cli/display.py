@@ -8,21 +8,24 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from sweep.core import Event, Progress, Result, Status, Trial
-from sweep.report import number, short, warnings
+from sweep.report import measured, number, short, warnings
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
 
 
 def console() -> Console:
-    """Where output goes: as wide as the terminal, and wide enough for a table where there is none."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
+    """Return a console on standard output: as wide as the terminal, and 160 columns where there is none.
+
+    It prints names as they are: `[...]` is no markup, and `:name:` no emoji.
+    """
+    plain = Console(markup=False, emoji=False, highlight=False)
+    return plain if plain.is_terminal else Console(markup=False, emoji=False, highlight=False, width=160)
 
 
 def say(out: Console, text: str) -> None:
-    """Text as it is: not wrapped, so that commands and links can be copied whole."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text without wrapping it, so that commands and links can be copied whole."""
+    out.print(text, soft_wrap=True)
 
 
 class Display:
@@ -70,15 +73,15 @@ class Display:
         self.events: dict[int, Sequence[Event]] = {}
         """All so far of each trial."""
         self._span, self._first, self._before = steps - first, first, 0
-        self._live = console.is_terminal
+        self._live = console.is_interactive  # a terminal that can move its cursor
         self._said = time.monotonic()
         self._began: float | None = None
         """When the first trial reached something: what came before is no measure of what is to come."""
         self._ended = 0
         self._bar = Bar(
-            TextColumn("{task.fields[trial]}"),
+            TextColumn("{task.fields[trial]}", markup=False),
             BarColumn(bar_width=8),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -128,12 +131,14 @@ class Display:
             self.say(f"{self._training(trial)}  {self._state(step)}{self._left()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
-        self.done += 1
-        self._ended += 1
+        if self._finals or self._single or result.status is not Status.FAILED:  # of a search others take its place
+            self.done += 1
+            self._ended += 1
         self._said = time.monotonic()
         step = self._steps.pop(trial.number, self._begun.pop(trial.number))
         if self._single:
-            self.say(f"{result.status.value} at step {step}  {self._measured()}".rstrip())
+            at = ", recorded up to" if result.status is Status.FAILED else " at"
+            self.say(f"{result.status.value}{at} step {step}  {self._measured()}".rstrip())
             if self._warming(trial):
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
@@ -142,9 +147,9 @@ class Display:
 
     def _say_trial(self, trial: Trial, result: Result, step: int) -> None:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
-        value, mark = f"at step {step}", ""
+        value, mark = f"at step {step}" if result.failure is None else "", ""
         if result.value is not None:
-            value = f"{self.metric} {result.value:.4f}"
+            value = f"{self.metric} {measured(result.value)}"
             if not self._finals and self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
         twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
@@ -153,13 +158,15 @@ class Display:
         line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         line = line.rstrip()
         self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+        if result.failure is not None:
+            self.say(f"  {result.failure.reason}")
 
     def _warming(self, trial: Trial) -> bool:
         """Whether a warmup that waits for something has not ended."""
         return trial.config.schedule.after(*self.events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
-        return "  ".join(f"{name} {value:.4f}" for name, value in self._metrics.items() if not _counts(name))
+        return "  ".join(f"{name} {measured(value)}" for name, value in self._metrics.items() if not _counts(name))
 
     def _improves(self, value: float) -> bool:
         return self._best is None or self._sign * value < self._sign * self._best[0]
@@ -178,7 +185,7 @@ class Display:
         if len(self._steps) <= 1:
             parts += [f"{name} {number(loss)}" for name, loss in self._losses.items()]
         if self._best is not None:
-            parts.append(f"best {self._best[0]:.4f}")
+            parts.append(f"best {measured(self._best[0])}")
         return "  ".join(parts)
 
     def _left(self) -> str:

@@ -1,12 +1,14 @@
 """Sweep expressions: told from plain overrides, and read as dimensions."""
 
 import math
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from sweep.cli.scan import CRITIC_GROUPS, check_override
@@ -102,6 +104,11 @@ def parse(overrides: Sequence[str]) -> Request:
         else:
             check_searchable(key, written(override))
             sweeps[key] = override
+    for key in sweeps:
+        for element in sorted(pinned | sweeps.keys()):
+            if is_element(element, key):
+                rule = f"is an element of {key}, which is searched: search one or the other"
+                raise InvalidValueError(element, "given twice", rule)
     for key in pinned & (groups.keys() | sweeps.keys() | ({"dataset"} if datasets else set())):
         raise InvalidValueError(key, "given twice", "is either fixed or searched")
     return Request(tuple(plain), frozenset(pinned), groups, sweeps, datasets)
@@ -122,10 +129,11 @@ def check_searchable(key: str, expression: str) -> None:
 
 
 def read(text: str) -> Override:
-    """One override.
+    """Parse one override.
 
     Raises:
-        InvalidValueError: if it is not of Hydra's grammar.
+        InvalidValueError: if it is not of Hydra's grammar. The message shows the value in quotes, ready for a shell, if
+            it can be read then.
     """
     try:
         return OverridesParser.create().parse_override(text)
@@ -133,8 +141,26 @@ def read(text: str) -> Override:
         key, equals, value = text.partition("=")
         if not equals or text != text.strip() or key != key.strip():
             raise InvalidValueError("override", text, "must be key=value, without spaces around =") from error
-        reason = str(error).splitlines()[0]
-        raise InvalidValueError(key, value, f"is not an override that can be read: {reason}") from error
+        rule = f"is not an override that can be read: {str(error).splitlines()[0]}"
+        quoted = f"{key}={','.join(map(_quoted, value.split(',')))}"
+        if not set("[](){}") & set(value) and _is_readable(quoted):
+            rule = (
+                f"is not an override that can be read; text with such characters must be quoted: {shlex.quote(quoted)}"
+            )
+        raise InvalidValueError(key, value, rule) from error
+
+
+def _quoted(element: str) -> str:
+    """Return an element of a list of values in quotes, unless it can be read without."""
+    return element if _is_readable(f"key={element}") else QuotedString(element, Quote.double).with_quotes()
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def read_space(key: str, expression: Any) -> Override:
@@ -172,20 +198,27 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     if units and (not counts or key in KEYS or key.rpartition(".")[2] in OTHER_COUNTS):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
+    part_of_horizon = units == ["fraction"]
     if isinstance(sweep, ChoiceSweep):
         values = [_plain(value) for value in sweep.list or []]
         if scale is not None:
-            values = [_scaled(key, expression, value, scale) for value in values]
+            values = [_scaled(key, expression, value, scale, part_of_horizon) for value in values]
         if "log" in sweep.tags:
             raise InvalidValueError(key, expression, "the tag log is for intervals")
-        return Dimension(key, expression, choices=tuple(dict.fromkeys(values) if _hashable(values) else values))
-    return _interval(key, expression, sweep, counts, scale)
+        unique = dict.fromkeys((isinstance(v, bool), v) for v in values) if _hashable(values) else ()  # 1 is not true
+        return Dimension(key, expression, choices=tuple(value for _, value in unique) or tuple(values))
+    return _interval(key, expression, sweep, counts, scale, part_of_horizon)
 
 
 def _interval(
-    key: str, expression: str, sweep: IntervalSweep | RangeSweep, counts: bool, scale: float | None
+    key: str,
+    expression: str,
+    sweep: IntervalSweep | RangeSweep,
+    counts: bool,
+    scale: float | None,
+    part_of_horizon: bool,
 ) -> Dimension:
-    """interval(low, high), both included; range(start, stop, step), stop excluded."""
+    """Read interval(low, high), both ends included, or range(start, stop, step), stop excluded."""
     log = "log" in sweep.tags
     if isinstance(sweep, IntervalSweep):
         low, high, step = sweep.start, sweep.end, None
@@ -206,11 +239,15 @@ def _interval(
     if scale is not None:
         if step is not None:
             values = [low + step * i for i in range(round((high - low) / step) + 1)]
-            return Dimension(key, expression, choices=tuple(_scaled(key, expression, v, scale) for v in values))
+            updates = tuple(_scaled(key, expression, value, scale, part_of_horizon) for value in values)
+            return Dimension(key, expression, choices=updates)
         if log and low <= 0:
             raise InvalidValueError(key, expression, "a logarithmic interval must begin above 0")
-        low = math.ceil(round(low * scale, 9))  # within the parts asked for, unless they hold no whole update
-        high = max(low, math.floor(round(high * scale, 9)))
+        least = math.ceil(round(low * scale, 9))  # within the parts asked for, unless they hold no whole update
+        if part_of_horizon and low < 1 and _is_warmup(key):
+            least = min(least, int(scale) - 1)
+        low, high = least, max(least, math.floor(round(high * scale, 9)))
+        log = log and low > 0
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
         rule = "is an integer, and so must its ends be"
         if key not in KEYS and key.rpartition(".")[2] not in OTHER_COUNTS:
@@ -225,10 +262,33 @@ def _is_integer(key: str, config_name: Callable[[str], str]) -> bool:
     """Whether a key is an integer by the type of the field it becomes."""
     if key in KEYS:
         return True
-    group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], key.rpartition(".")
+    named, indexes = _without_indexes(key)
+    group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
     family = families[group].get(config_name(part)) if group in families else None
-    return family is not None and any(f.name == leaf and f.type in (int, int | None) for f in fields(family))
+    kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
+    for index in indexes:
+        kind = _of_element(kind, index)
+    return kind in (int, int | None)
+
+
+def _without_indexes(key: str) -> tuple[str, tuple[int, ...]]:
+    """Split the key of an element of a list: `schedule.knots.1.0` -> (`schedule.knots`, (1, 0))."""
+    named = re.sub(r"(\.\d+)+$", "", key)
+    return named, tuple(int(index) for index in key.removeprefix(named).split(".")[1:])
+
+
+def _of_element(kind: Any, index: int) -> Any:
+    """Return the type of an element of tuple[int, ...] or tuple[int, float]; None of other types."""
+    kinds = get_args(kind)
+    if kinds[-1:] == (...,):
+        return kinds[0]
+    return kinds[index] if index < len(kinds) else None
+
+
+def is_element(key: str, of: str) -> bool:
+    """Return whether a key is an element of the list at another key: `schedule.knots.1.0` of `schedule.knots`."""
+    return key.startswith(f"{of}.") and _without_indexes(key)[0] == _without_indexes(of)[0]
 
 
 def _options(override: Override) -> tuple[str, ...]:
@@ -248,13 +308,39 @@ def _plain(value: Any) -> Any:
         return value.text
     if isinstance(value, list):
         return [_plain(element) for element in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(element) for key, element in value.items()}
     return value
 
 
-def _scaled(key: str, expression: str, value: Any, scale: float) -> int:
+def _scaled(key: str, expression: str, value: Any, scale: float, part_of_horizon: bool) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidValueError(key, expression, "the tags fraction and epochs need numbers")
-    return round(value * scale)
+    return whole_updates(key, value, scale, part_of_horizon=part_of_horizon)
+
+
+def whole_updates(key: str, count: float, unit: float, *, part_of_horizon: bool) -> int:
+    """Round count * unit updates to a whole number that is valid for the key if count is.
+
+    A length that must be at least 1 is at least 1, and a warmup of less than the horizon is shorter than the horizon.
+
+    Args:
+        unit: updates, of the horizon (`part_of_horizon`) or of an epoch.
+    """
+    updates = round(count * unit)
+    if part_of_horizon and count < 1 and _is_warmup(key):
+        return min(updates, int(unit) - 1)
+    return 1 if updates == 0 and count > 0 and not _may_be_zero(key) else updates
+
+
+def _is_warmup(key: str) -> bool:
+    """Return whether a key is the length of a warmup."""
+    return key.removeprefix("critic.") == "warmup.steps"
+
+
+def _may_be_zero(key: str) -> bool:
+    """Return whether a key that counts updates may be 0: a warmup, a stable phase, the elements of lists."""
+    return _is_warmup(key) or key.endswith((".stable_steps", "]")) or key.rpartition(".")[2].isdigit()
 
 
 def _hashable(values: list[Any]) -> bool:

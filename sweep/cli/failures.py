@@ -5,12 +5,12 @@ import errno
 from sweep.cli.main import FAILED, INTERRUPTED
 from sweep.database import GivenUpError, StorageFullError, UnavailableError, causes, lost_lease
 from sweep.search import HopelessError
-from sweep.tracking import SpoolInUseError
+from sweep.tracking import RemovedError, SpoolInUseError
 from sweep.training import EngineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a quota."""
-EXPLAINED = (EngineError, HopelessError, SpoolInUseError, StorageFullError, UnavailableError)
+EXPLAINED = (EngineError, HopelessError, RemovedError, SpoolInUseError, StorageFullError, UnavailableError)
 GOES_ON = "what is recorded stays; the same command goes on"
 
 

@@ -1,16 +1,19 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 as a question the loop asks, so that no work is cut in the middle."""
+"""Signals that end a command (forking.SIGNALS), as a question that the loop asks, so that no update is cut short."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from sweep.forking import SIGNALS
 
 SHOW_CURSOR = "\x1b[?25h"
+
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Sent when the terminal is closed."""
 
 
 @contextmanager
@@ -30,21 +33,23 @@ def ignore_signals() -> None:
 def interruptible(
     say: Callable[[str], None], at_once: Callable[[], None] | None = None
 ) -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether a signal came.
+    """Give a function that returns whether a signal was received.
 
-    A second signal ends the process where it stands, as SIGKILL would: what is kept on the disk stands every moment.
+    A second signal ends the process at once, as SIGKILL would: the files on the disk are valid at every moment. SIGHUP
+    does not count as a first or second signal: the kernel and the shell each send one when a terminal is closed.
 
     Args:
-        say: shows a line when the first signal comes.
-        at_once: what a second signal does instead.
+        say: shows a line when the first signal is received.
+        at_once: called at a second signal instead of ending the process.
     """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
+        if number != HANGUP and any(before != HANGUP for before in received):
             (at_once or _leave)()
         received.append(number)
-        say("stopping: what is in training is kept where it stands; once more stops at once")
+        if len(received) == 1:
+            say("stopping: what is in training is kept where it stands; once more stops at once")
 
     with _handled(note):
         yield lambda: bool(received)
@@ -52,13 +57,15 @@ def interruptible(
 
 def _leave() -> None:
     cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
-    os.write(2, f"{cursor}\nsweep: stopped at once; the same command goes on from what was kept before\n".encode())
+    with suppress(OSError):  # the terminal may be closed
+        os.write(2, f"{cursor}\nsweep: stopped at once; the same command goes on from what was kept before\n".encode())
     os._exit(130)
 
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    handled = [number for number in SIGNALS if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:

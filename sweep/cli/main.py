@@ -14,10 +14,11 @@ from types import TracebackType
 from omegaconf import DictConfig
 
 from sweep import forking
-from sweep.cli.compose import Composer, option_of_critic, register_resolvers
+from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
 from sweep.cli.interrupt import ending_at_signals, ignore_signals
 from sweep.cli.scan import check_words
+from sweep.output import protect
 from sweep.validation import InvalidValueError, one_of, without_passwords
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line; the exit status.
 
     0: done. 1: failed. 2: a request that cannot be carried out. 130: interrupted, the work saved.
+    Output that cannot be written changes none of them.
     """
+    protect()
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     finally:
@@ -135,8 +138,9 @@ def _inform(information: list[str], flags: argparse.Namespace, overrides: list[s
         plain = overrides
         check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # which Hydra composes as they are
     else:
-        plain = list(map(option_of_critic, parse(overrides).first))
-        composer.compose(plain)  # refuses what Hydra would end with status 1
+        asked = parse(overrides).first
+        composer.compose(asked)  # refuses what Hydra would end with status 1
+        plain = list(composer.for_hydra(asked))
     primary, search_path = composer.places
     sys.argv = ["sweep", *information, *search_path, *plain]
     try:

@@ -41,6 +41,7 @@ from sweep.report import (
 )
 from sweep.schedules import key_figures
 from sweep.tracking import (
+    Hooks,
     MlflowReader,
     Store,
     open_store,
@@ -64,7 +65,7 @@ def preview(command: Command) -> int:
     curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
     figures = [key_figures(schedule, steps) for schedule, steps in drawn.values()]
     columns = list(curves)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")
         csv.writer(file).writerows([("step", *columns), *((step, *row) for step, row in enumerate(rows))])
     picture = path.with_suffix(".png")
@@ -100,11 +101,11 @@ def report(command: Command) -> int:
         statistics = {key: asked[key] for key in STATISTICS if f"compare.{key}" in command.request.keys}
         found = replace(found, **statistics)
         comparisons = compared(found)
-        show_comparison(out, found, comparisons, base, serve)
         write(comparison_files(reader, found, comparisons, storage), folder)
+        show_comparison(out, found, comparisons, base, serve)
     else:
-        show_study(out, found, base, serve)
         write(study_files(reader, found, storage), folder)
+        show_study(out, found, base, serve)
     say(out, f"\nreport: {folder / 'report.html'}")
     return DONE
 
@@ -186,7 +187,7 @@ def _label(key: str, value: str) -> str:
 def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
     """Where something is recorded already."""
     tracking = build.tracking_config(command.compose())
-    store = open_store(tracking, create=False)
+    store = open_store(tracking, create=False, hooks=Hooks(lambda text: say(console(), text)))
     if store is None:
         raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment} yet")
     return tracking, store

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sweep.cli import build
-from sweep.cli.expressions import Request
 from sweep.cli.main import Command
 from sweep.comparison import fresh_seeds
 from sweep.config import (
@@ -33,8 +32,9 @@ class Plan:
     """A search.
 
     Args:
-        first: the configuration of the first branch, with nothing drawn.
+        first: the configuration of a trial of the first branch.
         data: the data set that all trials share.
+        options: group -> chosen option, of the groups OF_STUDIES whose name is another one.
     """
 
     study: StudyConfig
@@ -46,6 +46,7 @@ class Plan:
     space: Space
     first: RunConfig
     data: Dataset
+    options: Mapping[str, str]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,8 +77,8 @@ class Plan:
         return "-".join([*(self.label(group) for group in groups), _digest(self.identity)])
 
     def label(self, group: str) -> str:
-        """The option of a group; of one that is chosen among, all of them."""
-        return "+".join(self.space.groups.get(group, (str(self.first.resolved[group]["name"]),)))
+        """Return the option of a group; of a group that is searched, all options."""
+        return "+".join(self.space.groups.get(group, (self.first.label(group),)))
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -85,7 +86,10 @@ class Plan:
         about = {
             k: v for k, v in self.identity.items() if k.partition(".")[0] in ("space", "sampler", "pruner", "study")
         }
-        return about if self.space.conditional else about | flatten(self.space.branches[0].base)
+        about |= self.options
+        if self.space.conditional:
+            return about
+        return {**about, **flatten(self.space.branches[0].base), **self.first.options}
 
 
 def make_plan(command: Command) -> Plan:
@@ -97,7 +101,7 @@ def make_plan(command: Command) -> Plan:
     config = command.compose()
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = build.space(command.composer, command.request)
-    first = space.branches[0].configure({})
+    first = space.branches[0].first
     return Plan(
         study=study,
         tracking=tracking,
@@ -108,6 +112,7 @@ def make_plan(command: Command) -> Plan:
         space=space,
         first=first,
         data=load(first.dataset),
+        options={group: option for group, option in config.options.items() if group in build.OF_STUDIES},
     )
 
 
@@ -172,7 +177,7 @@ def make_comparison(command: Command) -> ComparisonPlan:
     if study.timeout is not None:
         rule = "is for mode=search; mode=compare gives every schedule compare.trials trials"
         raise InvalidValueError("study.timeout", study.timeout, rule)
-    if request.groups and not _has_sampler(request):
+    if request.groups and not _has_sampler(command):
         choice = ", ".join(f"{group}={','.join(options)}" for group, options in request.groups.items())
         rule = "cannot be searched by qmc, the sampler of mode=compare unless another is given; sampler=tpe can"
         raise InvalidValueError("sampler", choice, rule)
@@ -197,7 +202,7 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
     """
     request = command.request
     chosen = [] if dataset is None else [f"dataset={dataset}"]
-    sampler = [] if _has_sampler(request) else ["sampler=qmc"]
+    sampler = [] if _has_sampler(command) else ["sampler=qmc"]
     own = replace(request, plain=(*chosen, f"schedule={schedule}", *sampler, *request.plain), datasets=())
     of_family = replace(command, request=own)
     with refusals_of(schedule):
@@ -210,8 +215,10 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
     return Family(dataset or plan.label("dataset"), schedule, of_family, plan)
 
 
-def _has_sampler(request: Request) -> bool:
-    return "sampler" in request.pinned
+def _has_sampler(command: Command) -> bool:
+    """Return whether the command line or its experiment chooses a sampler."""
+    request = command.request
+    return "sampler" in request.pinned | command.composer.set_by_experiment(request.first)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from sweep.validation import InvalidValueError
 
 LONGEST = 100
 """Characters of the name of a folder."""
+LONGEST_BYTES = 200
+"""Bytes of it as UTF-8; file systems accept 255."""
 
 
 def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, bytes]:
@@ -47,7 +49,8 @@ def comparison_files(
 
 def folder_name(name: str) -> str:
     """A name that any file system takes."""
-    safe = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-")
+    cut = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].encode()[:LONGEST_BYTES].decode(errors="ignore")
+    safe = cut.strip(".-")
     if safe == name:
         return name
     return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same

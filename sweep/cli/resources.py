@@ -10,6 +10,7 @@ from sweep.checkpoints import CheckpointFiles
 from sweep.cli.display import say
 from sweep.cli.publish import folder_name
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
+from sweep.core import Trial
 from sweep.data import Dataset
 from sweep.database import UnavailableError
 from sweep.tracking import Hooks, Store, open_store
@@ -20,13 +21,20 @@ SETTLING = 60.0
 
 
 def engine_of(
-    config: EngineConfig, data: Dataset, work: Work, retries: int, out: Console, interrupted: Callable[[], bool]
+    config: EngineConfig,
+    data: Dataset,
+    work: Work,
+    retries: int,
+    out: Console,
+    interrupted: Callable[[], bool],
+    on_begun: Callable[[Trial], None] = lambda trial: None,
 ) -> EngineProcess:
     """The engine that trains on a data set; it says what it is.
 
     Args:
         work: what is to be trained.
-        retries: how often a trial is tried again for which the memory was too small.
+        retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
+        on_begun: told each trial when its training begins.
     """
     return EngineProcess(
         config,
@@ -34,6 +42,7 @@ def engine_of(
         choose_device(work.like[0].train),
         work,
         on_chosen=lambda account: say(out, engine_text(account)),
+        on_begun=on_begun,
         interrupted=interrupted,
         retries=retries,
         say=lambda text: say(out, text),

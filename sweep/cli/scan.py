@@ -8,6 +8,7 @@ ours runs. So nothing from elsewhere may say anything about it. What is built of
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _check_place(key: str, value: Any) -> None:
     if key in MAY_HOLD_A_PASSWORD:
         local = LOCAL.fullmatch(str(value))
         path = local[1] if local else None
-    inside = isinstance(path, str) and (Path.cwd() / path).resolve().is_relative_to(Path.cwd().resolve())
+    inside = isinstance(path, str) and Path(expanduser(path)).resolve().is_relative_to(Path.cwd().resolve())
     if value is not None and not inside:
         raise InvalidValueError(key, value, f"is not below the working directory; {_elsewhere(key)}")
 

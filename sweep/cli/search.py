@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep import study
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, INTERRUPTED, Command
+from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.cli.publish import report_folder, study_files, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
@@ -19,7 +19,7 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.database import Patience, same_database
 from sweep.report import as_params, describe, samples_picture, scaling
 from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, RemovedError, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
 from sweep.training import check as check_trainable
 from sweep.validation import InvalidValueError, without_passwords
@@ -51,7 +51,14 @@ class Search:
 
     def run(self, store: Store) -> StudyRun:
         """Its run, created or not."""
-        return StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
+        run = StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
+        run.remember(as_params(self.plan.recorded), self.tags)
+        return run
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its run is tagged with."""
+        return {"sweep.searched": json.dumps(self.plan.space.keys), "sweep.command": repeating(self.command)}
 
     def __enter__(self) -> "Search":
         return self
@@ -61,11 +68,16 @@ class Search:
 
 
 def search(command: Command) -> int:
-    """Search: trials until the total is reached, then the table of the best and the report."""
+    """Search: trials until the total is reached, then the table of the best and the report.
+
+    The exit status is FAILED if all trials have failed.
+    """
     plan, out = make_plan(command), console()
     base = address(command, plan.tracking)
     check(plan)
-    recorded_before = open_store(plan.tracking, create=False)  # refused before a study is created
+    recorded_before = open_store(
+        plan.tracking, create=False, hooks=Hooks(lambda text: say(out, text))
+    )  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
     with (
         interruptible(lambda text: say(out, text)) as interrupted,
@@ -88,17 +100,17 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
-    assert recorded is not None
-    show_study(out, recorded, base, ui_command(opened.command))
+    if recorded is None:
+        raise RemovedError(plan.name)
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
     settle(store, interrupted)
+    show_study(out, recorded, base, ui_command(opened.command))
     say(out, f"\nreport: {folder / 'report.html'}")
-    say_failed(opened, out)
     if not opened.done:
         say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
-    return DONE
+    return FAILED if proposer.failed and not proposer.told else DONE
 
 
 def refuse_taken(store: Store | None, name: str, kind: str) -> None:
@@ -108,15 +120,11 @@ def refuse_taken(store: Store | None, name: str, kind: str) -> None:
         raise InvalidValueError("study.name", name, f"is the name of a {kind}; choose another name")
 
 
-def say_failed(opened: Search, out: Console) -> None:
-    """The trials that were given up."""
-    if opened.proposer.failed:
-        retries, trials = opened.plan.study.max_retries, opened.proposer.failed
-        say(out, f"{opened.plan.name}: given up after {retries} retries: trials {trials}")
-
-
-def check(plan: Plan) -> None:
+def check(plan: Plan, silent: bool = False) -> None:
     """Try everything that could be refused later. Writes nothing.
+
+    Args:
+        silent: whether to discard what the first model prints that is built, as that of the others is.
 
     Raises:
         InvalidValueError: names what cannot be carried out.
@@ -125,10 +133,9 @@ def check(plan: Plan) -> None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
     choose_device(plan.first.train)
-    for branch in plan.space.branches:
-        plain = branch.configure({})
-        plan.study.check_metric(plain, plan.data.classification)
-        check_trainable(plan.data, [plain, *branch.extremes()])
+    for index, branch in enumerate(plan.space.branches):
+        plan.study.check_metric(branch.first, plan.data.classification)
+        check_trainable(plan.data, list(branch.extremes()), silent=silent or index > 0)
     if plan.engine.name == "fused":
         try:
             refuse_unstackable(plan.data, CPU, extremes(plan))
@@ -138,7 +145,7 @@ def check(plan: Plan) -> None:
     pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
     if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
-    check_storage(plan.study)
+    check_storage(plan.study, plan.name, plan.space)
 
 
 def extremes(plan: Plan) -> list[RunConfig]:
@@ -191,14 +198,12 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
     """
     run = opened.run(store)
     if not run.exists:
-        searched = json.dumps(opened.plan.space.keys)
-        own = {"sweep.searched": searched, "sweep.command": repeating(opened.command)}
-        run.create(as_params(opened.plan.recorded), {**own, **(tags or {})})
+        run.create(as_params(opened.plan.recorded), {**opened.tags, **(tags or {})})
         settle(store, store.hooks.interrupted)
         run = opened.run(store)
     lease = opened.lease
     lease.until_released(fence_store(store, run.run_id, lease.mark, lease.error, lease.check))
-    run.tag(tags or {})
+    run.tag({key: opened.tags[key] for key in run.lacks} | dict(tags or {}))
     return opened.run(store)  # as the one before has left it
 
 
@@ -226,7 +231,8 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
             for scaled in scaling(plan.first, plan.space.keys):
                 say(out, scaled)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
-            with engine_of(plan.engine, plan.data, work, plan.study.max_retries, out, interrupted) as engine, display:
+            retries = plan.study.max_retries
+            with engine_of(plan.engine, plan.data, work, retries, out, interrupted, proposer.begun) as engine, display:
                 study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
             checkpoints.sweep(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})

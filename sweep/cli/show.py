@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.build import ui_config
+from sweep.cli.build import training_of, ui_config
 from sweep.cli.display import say
 from sweep.cli.main import Command
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
-from sweep.core import ComparisonRecord, Reader, StudyRecord
-from sweep.report import comparison_table, counts, study_table, train_command
+from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
+from sweep.report import comparison_table, counts, failures, study_table, train_command
 from sweep.tracking import (
     HOST,
     Store,
@@ -55,7 +55,7 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
 
 
 def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
-    """Where to look, the table of the best trials, and how to train the best again.
+    """Where to look, the table of the best trials, why trials failed, and how to train the best again.
 
     Args:
         base: address of the MLflow UI.
@@ -67,7 +67,7 @@ def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
     if best:
         say(out, "")
         out.print(study_table(study, BEST, out.width))
-    say(out, counts(study.trials))
+    say(out, "\n".join([counts(study.trials), *failures(_numbered(study))]))
     if best:
         say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
 
@@ -75,7 +75,7 @@ def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
 def show_comparison(
     out: Console, record: ComparisonRecord, comparisons: Sequence[Comparison], base: str, serve: str
 ) -> None:
-    """Where to look, then for each data set the table and the verdict.
+    """Where to look, then for each data set the table, the verdict, and why trials and final runs failed.
 
     Args:
         base: address of the MLflow UI.
@@ -87,6 +87,15 @@ def show_comparison(
         say(out, "")
         out.print(comparison_table(comparison, out.width))
         say(out, f"{comparison.dataset}: {comparison.verdict}")
+        for standing in comparison.standings:
+            finals = {final.seed: final.run for final in standing.finals}
+            lines = [*failures(_numbered(standing.family.study)), *failures(finals, "seed")]
+            for line in lines:
+                say(out, f"{standing.schedule}: {line}")
+
+
+def _numbered(study: StudyRecord) -> dict[int, TrialRecord]:
+    return {trial.number: trial for trial in study.trials if trial.number is not None}
 
 
 def comparison_links(record: ComparisonRecord, comparisons: Sequence[Comparison], base: str) -> list[str]:
@@ -162,12 +171,26 @@ def address(command: Command, tracking: TrackingConfig) -> str:
 
 def ui_command(command: Command) -> str:
     """The command that serves the record of this one. A URI with a password is not repeated."""
-    given = [text for text in command.request.plain if text.startswith(("tracking.", "ui."))]
+    given = [text for text in command.request.plain if text.startswith(("tracking.uri", "tracking.exp", "ui."))]
     kept = [text for text in given if without_passwords(text) == text]
     return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
 
 
 def repeating(command: Command) -> str:
-    """The flags and plain overrides that say what is trained, quoted for a shell."""
-    kept = [text for text in command.request.plain if text.lstrip("+~").split("=")[0].split(".")[0] not in NOT_REPEATED]
+    """Return the flags and plain overrides that say what is trained, quoted for a shell.
+
+    An override of NOT_REPEATED is left out unless it changes what is trained, as a file of a space or sampler may that
+    sets keys of the whole configuration.
+    """
+    request, kept = command.request, list(command.request.plain)
+    first = request.first[: len(request.first) - len(request.plain)]
+    asked = training_of(command.composer, (*first, *kept))
+    unneeded = [text for text in kept if text.lstrip("+~").split("=")[0].split(".")[0] in NOT_REPEATED]
+    if training_of(command.composer, (*first, *(text for text in kept if text not in unneeded))) == asked:
+        kept = [text for text in kept if text not in unneeded]
+        unneeded = []
+    for text in unneeded:
+        others = [other for other in kept if other != text]
+        if text.startswith("mode=") or training_of(command.composer, (*first, *others)) == asked:
+            kept = others
     return without_passwords(shlex.join([*command.flags, *kept]))

@@ -1,6 +1,7 @@
 """mode=train: one training, recorded as a run of its own."""
 
 import hashlib
+import sys
 from dataclasses import replace
 
 from omegaconf import DictConfig
@@ -18,7 +19,7 @@ from sweep.core import Checkpoint, Status, Trial
 from sweep.data import load
 from sweep.report import describe, figures_text, samples_picture, scaling, training_name
 from sweep.schedules import key_figures
-from sweep.tracking import MlflowRecorder, TrainingRuns, open_store, recorded_run
+from sweep.tracking import Hooks, MlflowRecorder, TrainingRuns, open_store, recorded_run
 from sweep.training import Work, check, choose_device
 from sweep.validation import InvalidValueError
 
@@ -40,7 +41,7 @@ def train(command: Command) -> int:
     with checkpoints.claimed(), interruptible(lambda text: say(out, text)) as interrupted:
         trial, checkpoint = _going_on(trial, checkpoints)
         goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-        if goes_on is not None and open_store(tracking, create=False) is None:
+        if goes_on is not None and open_store(tracking, create=False, hooks=Hooks(lambda text: say(out, text))) is None:
             raise _not_held(tracking, goes_on)  # before anything is created
         store = store_of(tracking, run.train.checkpoint_dir, name, out, interrupted)
         if goes_on is not None and not store.holds(goes_on):
@@ -76,6 +77,8 @@ def train(command: Command) -> int:
         say(out, figures_text(key_figures(series.schedule.after(*events), run.train.steps * series.updates)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], [series.name for series in run.series], base)))
+    if result.failure is not None:
+        print(f"sweep: the training failed: {result.failure.details or result.failure.reason}", file=sys.stderr)
     return DONE if result.status is Status.COMPLETE else FAILED
 
 

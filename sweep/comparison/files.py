@@ -75,6 +75,7 @@ def _row(comparison: Comparison, standing: Standing) -> dict[str, Any]:
         "n_trials": standing.n_trials,
         "n_seeds": len(standing.finals),
         "n_diverged": ranked.diverged,
+        "n_failed": ranked.failed,
         "best_parameters": best_parameters(standing),
         "metric": comparison.metric,
         **_columns("val", standing.val),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count
 from math import comb
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,7 +23,7 @@ POWER = 0.85
 """Of the t test with one seed left out; with each in turn, it then finds a difference four times out of five."""
 
 Finals = Mapping[int, float | None]
-"""Seed -> the metric at the end; None where the training diverged."""
+"""Seed -> the metric at the end; None where the training diverged or failed."""
 Values = Mapping[str, Mapping[int, float]]
 """Family -> seed -> the metric at the end, where there is one."""
 
@@ -61,8 +62,9 @@ class Ranked:
         rank: from 1.
         estimate: the mean over the finals with a number; None without any.
         n: finals with a number.
-        diverged: finals without one.
+        diverged: finals that diverged.
         difference: to the best; None for the best itself, and without two seeds in common.
+        failed: finals that failed.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Ranked:
     n: int
     diverged: int
     difference: Difference | None
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,22 @@ class Ranking:
     verdict: str
 
 
-def rank(finals: Mapping[str, Finals], minimize: bool, confidence: float, test: str) -> Ranking:
+def rank(
+    finals: Mapping[str, Finals],
+    minimize: bool,
+    confidence: float,
+    test: str,
+    failed: Mapping[str, int] = MappingProxyType({}),
+) -> Ranking:
     """Rank families by the mean over their finals.
 
-    A family with diverged finals stands behind those that have none, one without numbers last.
+    A family with diverged or failed finals stands behind those that have none, one without numbers last.
 
     Args:
         finals: family -> its final metrics; a family may lack seeds.
         confidence: of the intervals; 1 - confidence is the level of the tests.
         test: "t" or "wilcoxon".
+        failed: family -> how many of its finals without a number failed; the others diverged.
     """
     values = {name: {seed: v for seed, v in of.items() if v is not None} for name, of in finals.items()}
     sign = 1 if minimize else -1
@@ -112,12 +122,13 @@ def rank(finals: Mapping[str, Finals], minimize: bool, confidence: float, test: 
             rank=index + 1,
             estimate=mean_estimate(np.array(list(values[name].values())), confidence) if values[name] else None,
             n=len(values[name]),
-            diverged=len(finals[name]) - len(values[name]),
+            diverged=len(finals[name]) - len(values[name]) - failed.get(name, 0),
             difference=differences.get(name),
+            failed=failed.get(name, 0),
         )
         for index, name in enumerate(order)
     )
-    # One that is ranked first because others diverged need not be better than they are.
+    # One that is ranked first because others diverged or failed need not be better than they are.
     shown = tuple(name for name, of in differences.items() if of.shown and sign * of.mean > 0)
     verdict = _verdict(ranked, shown, 1 - confidence) + _too_few(ranked, len(order), 1 - confidence, test)
     return Ranking(ranked, shown, verdict)
@@ -178,15 +189,18 @@ def _verdict(ranked: Sequence[Ranked], shown: Sequence[str], level: float) -> st
     better = [f.name for f in rest if f.difference is not None and f.difference.shown and f.name not in shown]
     said = [*_shown_text(best, rest, shown, unclear), *_needed_text(best, unclear, level)]
     if better:
-        said.append(f"{best} is ranked first, but {_listed(better)} had better numbers where it did not diverge.")
+        without = "fail" if any(family.failed for family in rest if family.name in better) else "diverge"
+        said.append(f"{best} is ranked first, but {_listed(better)} had better numbers where it did not {without}.")
     if untested := [family.name for family in rest if family.difference is None]:
         said.append(f"{best} and {_listed(untested)} have fewer than two seeds in common: no test is possible.")
     for family in ranked:
         if family.estimate is None:
             said.append(f"{family.name} has no result.")
-        elif family.diverged:
-            runs = family.n + family.diverged
-            said.append(f"{family.name} diverged on {family.diverged} of {runs} seeds and is ranked for it.")
+        elif family.diverged or family.failed:
+            runs = family.n + family.diverged + family.failed
+            counted = {"diverged": family.diverged, "failed": family.failed}
+            ended = _listed([f"{how} on {n}" for how, n in counted.items() if n])
+            said.append(f"{family.name} {ended} of {runs} seeds and is ranked for it.")
     return " ".join(said)
 
 

@@ -19,7 +19,7 @@ class Standing:
         family: what is recorded of it.
         n_trials: tuning trials that count.
         winner: the best of them; None where none ended as complete.
-        finals: of the winner, of the seeds asked for, in their order; diverged ones among them.
+        finals: of the winner, of the seeds asked for, in their order; diverged and failed ones among them.
         ranked: rank, interval and difference to the best in the judged metric.
         val, test: of the study's metric over the finals that ended as complete; None without any, or (test) without a
             test split.
@@ -146,7 +146,8 @@ def _on(families: Sequence[FamilyRecord], record: ComparisonRecord) -> Compariso
     results = {
         schedule: {final.seed: _value(final, metric) for final in of_family} for schedule, of_family in ended.items()
     }
-    ranking = rank(results, record.minimize, record.confidence, record.test)
+    failed = {name: sum(f.run.status is Status.FAILED for f in of_family) for name, of_family in ended.items()}
+    ranking = rank(results, record.minimize, record.confidence, record.test, failed)
     target = _median(ended[families[0].schedule], record) if record.target is None else record.target
     by_name = {family.schedule: family for family in families}
     standings = [
@@ -184,7 +185,7 @@ def _standing(
 
 
 def _reached(final: FinalRecord, target: float | None, record: ComparisonRecord) -> tuple[float, float]:
-    """Updates and seconds to the first evaluation at the target; never for a run that diverged."""
+    """Updates and seconds to the first evaluation at the target; never for a run that diverged or failed."""
     if target is None:
         return np.nan, np.nan
     if final.run.status is not Status.COMPLETE:

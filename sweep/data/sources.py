@@ -6,6 +6,7 @@ x_test, y_test. The first axis counts examples; y holds integer labels (classifi
 
 import zipfile
 from collections.abc import Mapping
+from os.path import expanduser
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,17 @@ def quadratic() -> Arrays:
 def arrays(path: str) -> Arrays:
     """The arrays of an .npz file. Pickled objects in it are refused, not loaded.
 
+    Args:
+        path: of the file; `~` at its beginning is the home directory.
+
     Raises:
         InvalidValueError: names `path` where the file cannot be read.
     """
-    if Path(path).exists() and not zipfile.is_zipfile(path):
+    file = Path(expanduser(path))
+    if file.exists() and not zipfile.is_zipfile(file):
         raise InvalidValueError("path", path, "is no .npz file")
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
+        with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InvalidValueError("path", path, "there is no such file") from None

@@ -198,17 +198,18 @@ def _numbers(trials: Sequence[TrialRecord]) -> np.ndarray:
     return np.array([trial.number for trial in trials])
 
 
-def landscape(study: StudyRecord, trials: Sequence[TrialRecord], schedule: str, best: TrialRecord) -> go.Figure:
+def landscape(study: StudyRecord, trials: Sequence[TrialRecord], family: str, best: TrialRecord) -> go.Figure:
     """Trials over decay_steps and decay_rate, which all of them have, with lines of equal half-life.
 
     Args:
+        family: of their schedule.
         best: the trial to be ringed.
     """
     figure = _figure("decay_steps", "decay_rate")
     steps, rates = (np.array([float(trial.param(key) or "") for trial in trials]) for key in LANDSCAPE)
     x_range, y_range = _margins(np.log10(steps)), _margins(rates)
-    if schedule in HALF_LIVES:
-        _draw_half_lives(figure, HALF_LIVES[schedule], x_range, y_range)
+    if family in HALF_LIVES:
+        _draw_half_lives(figure, HALF_LIVES[family], x_range, y_range)
     values = [trial.metrics[study.metric] for trial in trials if trial.status is Status.COMPLETE]
     for status, marker in (
         (Status.PRUNED, {"symbol": "circle-open", "size": 8, "color": GREY}),

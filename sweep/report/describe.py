@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 
-from sweep.core import Description, Event, Trial
+from sweep.core import Description, Event, Trial, is_record_name
 from sweep.report.curve import curve_svg
 from sweep.report.text import heading, number
 from sweep.schedules import key_figures
@@ -19,14 +19,28 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole, and so do mappings by what is no name for MLflow: patterns."""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole.
+
+    A mapping also stays whole where an entry of it could not be a param of MLflow (its keys may be patterns, such as
+    "*.bias"), or where two of its entries would get the same key.
+    """
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping) and all(re.fullmatch(r"[\w./ -]+", str(name)) for name in value):
-            flat |= flatten(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        inner = flatten(value, f"{name}.") if isinstance(value, Mapping) and _is_flattened(value) else None
+        if inner is None or not all(map(is_record_name, inner)):
+            flat[name] = value
         else:
-            flat[f"{prefix}{key}"] = value
+            flat |= inner
     return flat
+
+
+def _is_flattened(nested: Mapping[str, Any]) -> bool:
+    """Return whether the keys of a mapping are plain names, and stay different when they are joined with dots."""
+    if not all(re.fullmatch(r"[\w./ -]+", str(key)) for key in nested):
+        return False
+    parents = tuple(f"{key}." for key, value in nested.items() if isinstance(value, Mapping))
+    return not parents or not any(str(key).startswith(parents) for key in nested)
 
 
 def as_params(nested: Mapping[str, Any]) -> dict[str, str]:
@@ -40,10 +54,13 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
 
     Its name holds what was drawn; `config.yaml` is the resolved configuration, which
     `--config-dir <its folder> --config-name config` trains again; `sweep.curve` is the digest of the float32 curve,
-    `sweep.training` that of everything that the training depends on. Of a GAN these are the generator's, and the
-    critic's are `sweep.D_curve` and so on; there are two pictures, `G_curve.svg` and `D_curve.svg`.
+    `sweep.training` that of everything that the training depends on, `sweep.values` what was drawn, as JSON. Of a GAN
+    the curve and its tags are the generator's, and the critic's are `sweep.D_curve` and so on; there are two pictures,
+    `G_curve.svg` and `D_curve.svg`.
     """
     config, tags = trial.config, {"sweep.training": training_digest(trial)}
+    if trial.values:
+        tags["sweep.values"] = json.dumps(dict(trial.values))
     pictures = {}
     for series in config.series:
         schedule, steps = series.schedule.after(*events), config.train.steps * series.updates
@@ -55,23 +72,56 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
         if figures.stalled_at is not None:
             tags[f"{of}stalled_at"] = str(figures.stalled_at)
         pictures[f"{series.name}curve.svg"] = curve_svg(curve, figures)
-    train = {**config.resolved["train"], "more_steps": None}
-    runnable = {"defaults": ["base", "_self_"], "mode": "train", **config.resolved, "train": train}
+    changed = {
+        "model": {**config.resolved["model"], "_target_": config.model.own_target},
+        "train": {**config.resolved["train"], "more_steps": None},
+    }
+    options = {"options": dict(config.options)} if config.options else {}
+    runnable = {"defaults": ["base", "_self_"], "mode": "train", **config.resolved, **changed, **options}
     resolved = yaml.dump(runnable, Dumper=DUMPER, sort_keys=False).encode()
-    return Description(_name(trial), as_params(config.resolved), tags, {"config.yaml": resolved, **pictures})
+    params = {**as_params(config.resolved), **config.options}
+    return Description(_name(trial), params, tags, {"config.yaml": resolved, **pictures})
 
 
 def training_digest(trial: Trial) -> str:
-    """Of float32 curve, seed, and the rest of the configuration: trials of a study that share it are one training.
+    """Return a digest of float32 curve, seed and the rest of the configuration.
 
-    exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have one curve. A schedule that waits for something to
-    happen is more than the curve that it begins with: there the whole configuration counts.
+    Trials of a study that share it are one training: exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have
+    the same curve. The curve stands for schedule and warmup, unless the schedule has reactions, and for optimizer.lr,
+    unless the optimizer is the user's, who may use the lr of the constructor in other ways. The optimizers of
+    OWN_PACKAGES use nothing but the rate that is set before every update.
+
+    The order of the entries of a mapping, and the types of its keys, count below the level of groups: an own model may
+    be built from them.
     """
     config = trial.config
     curve = config.schedule.curve(config.train.steps).astype(np.float32)
-    apart = ["train.seed"] if config.schedule.reactions else ["train.seed", "optimizer.lr", "schedule", "warmup"]
-    rest = {k: v for k, v in flatten(config.identity).items() if k not in apart and k.partition(".")[0] not in apart}
-    return _digest(curve.tobytes() + json.dumps([trial.seed, rest], sort_keys=True).encode())
+    left_out = ["train.seed"] if config.schedule.reactions else ["train.seed", "schedule", "warmup"]
+    if not config.schedule.reactions and not config.optimizer.component.is_trusted:
+        left_out.append("optimizer.lr")
+    identity = config.identity
+    kept = {key: value for key, value in flatten(identity).items() if not _below(key, left_out)}
+    mappings = [repr(entry) for entry in _mappings(identity) if not _below(entry[0], left_out)]
+    return _digest(curve.tobytes() + json.dumps([trial.seed, kept, *mappings], sort_keys=True).encode())
+
+
+def _below(key: str, groups: Sequence[str]) -> bool:
+    """Return whether a key is one of `groups`, which are keys or groups, or belongs to one."""
+    return key in groups or key.partition(".")[0] in groups
+
+
+def _mappings(groups: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of keys that hold a mapping, with their keys; groups within critic are groups."""
+    for group, values in groups.items():
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if group == "critic" and key in ("optimizer", "schedule", "warmup"):
+                yield from _mappings({key: value}, "critic.")
+            elif _has_mapping(value):
+                yield f"{prefix}{group}.{key}", value
+
+
+def _has_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(map(_has_mapping, value)))
 
 
 def training_name(trial: Trial, data_digest: str) -> str:
@@ -86,8 +136,7 @@ def _digest(content: bytes) -> str:
 
 def _name(trial: Trial) -> str:
     if trial.final:
-        resolved = trial.config.resolved
-        return f"{resolved['dataset']['name']} {resolved['schedule']['name']} seed {trial.seed}"
+        return f"{trial.config.label('dataset')} {trial.config.label('schedule')} seed {trial.seed}"
     if not trial.values:
         return _groups(trial)
     drawn = " ".join(short(key, value) for key, value in trial.values.items())
@@ -95,8 +144,7 @@ def _name(trial: Trial) -> str:
 
 
 def _groups(trial: Trial) -> str:
-    resolved = trial.config.resolved
-    return "-".join(str(resolved[group]["name"]) for group in ("dataset", "model", "optimizer", "schedule"))
+    return "-".join(trial.config.label(group) for group in ("dataset", "model", "optimizer", "schedule"))
 
 
 def short(key: str, value: Any) -> str:

@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import counts, heading, number, param_text, percent, train_command
+from sweep.report.text import column, counts, heading, number, param_text, percent, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""
@@ -276,9 +276,10 @@ def _landscape(name: str, study: StudyRecord, trials: Sequence[TrialRecord], sch
     if not ranked or not set(charts.LANDSCAPE) <= set(study.searched):
         return None
     caption = f"A point is a trial, coloured by {study.metric}: brighter is better. × diverged, ○ pruned; ring: best."
-    if schedule in charts.HALF_LIVES:
+    family = placed[0].param("schedule.name") or schedule
+    if family in charts.HALF_LIVES:
         caption += " Along a dashed line the rate halves in the same number of updates."
-    figure = charts.landscape(study, placed, schedule, ranked[0])
+    figure = charts.landscape(study, placed, family, ranked[0])
     return Chart(name, f"{schedule}: decay_rate and decay_steps", caption, figure)
 
 
@@ -347,6 +348,12 @@ def _metrics(study: StudyRecord) -> list[str]:
     return [metric for metric in wanted if any(metric in trial.metrics for trial in study.trials)]
 
 
+def _with_cells(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> list[tuple[TrialRecord, list[str]]]:
+    """Return each trial with its cells in the columns of the metrics."""
+    columns = [column([trial.metrics.get(metric) for trial in trials], _figure) for metric in metrics]
+    return [(trial, [cells[place] for cells in columns]) for place, trial in enumerate(trials)]
+
+
 def _direction(metric: str, minimize: bool) -> str:
     return f"{metric}, {_better(minimize)} is better"
 
@@ -355,11 +362,11 @@ def _better(minimize: bool) -> str:
     return "lower" if minimize else "higher"
 
 
-def _figure(value: float | None) -> str:
-    """A number of a table; a dash where there is none, inf as never."""
+def _figure(value: float | None, digits: int = 4) -> str:
+    """Format a number of a table; a dash stands for None and NaN, "never" for infinity."""
     if value is None or isnan(value):
         return "–"
-    return number(value) if isfinite(value) else "never"
+    return number(value, digits) if isfinite(value) else "never"
 
 
 def _parameters(standing: Standing) -> str:
@@ -387,5 +394,10 @@ def _render(**context: object) -> str:
         "counts": counts,
         "parameters": _parameters,
     }
-    environment.globals |= {"train_command": train_command, "param": param_text, "most_seeds": MOST_SEEDS}
+    environment.globals |= {
+        "train_command": train_command,
+        "param": param_text,
+        "with_cells": _with_cells,
+        "most_seeds": MOST_SEEDS,
+    }
     return environment.get_template("page.html.j2").render(context, plotly_js=Markup(get_plotlyjs()))

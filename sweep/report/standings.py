@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from sweep.comparison import Comparison, Difference, Estimate, Standing
-from sweep.report.text import number, percent
+from sweep.report.text import column, measured, number, percent
 
 ROOM = range(5, 25)
 """Columns of a drawn interval: at least, in a narrow terminal, and at most."""
@@ -38,16 +38,17 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
 
 def _columns(standings: Sequence[Standing], width: int) -> tuple[dict[str, list[str]], int]:
     """Heading -> cells, of all columns but the drawn one, as many as leave enough room for that; and that room."""
+    (means, decimals), differences = _means(standings), [standing.ranked.difference for standing in standings]
     everything = {
         " ": ["*" if _is_best(standing) else "" for standing in standings],
         "schedule": [standing.schedule for standing in standings],
-        "mean": [_mean(standing) for standing in standings],
-        "to the best": [_difference(standing.ranked.difference, with_interval=True) for standing in standings],
-        "p (Holm)": [_p(standing.ranked.difference) for standing in standings],
+        "mean": means,
+        "to the best": [_difference(difference, decimals, with_interval=True) for difference in differences],
+        "p (Holm)": list(map(_p, differences)),
         "to target": [_updates(standing.steps_to_target) for standing in standings],
         "seeds": [_seeds(standing) for standing in standings],
     }
-    short = {"to the best": [_difference(standing.ranked.difference, with_interval=False) for standing in standings]}
+    short = {"to the best": [_difference(difference, decimals) for difference in differences]}
     without_seeds = {heading: cells for heading, cells in everything.items() if heading != "seeds"}
     for columns in (everything, everything | short, without_seeds | short):
         room = width - 2 - sum(max(len(heading), *map(len, cells)) + 3 for heading, cells in columns.items())
@@ -60,15 +61,20 @@ def _is_best(standing: Standing) -> bool:
     return standing.ranked.rank == 1 and standing.ranked.estimate is not None
 
 
-def _mean(standing: Standing) -> str:
-    if standing.ranked.estimate is None:
-        return "no trial ended" if standing.winner is None else "no final ended"
-    return f"{standing.ranked.estimate.mean:.4f}"
+def _means(standings: Sequence[Standing]) -> tuple[list[str], int | None]:
+    """Return the cells of the means, and their decimals; None if they have different numbers of decimals."""
+    estimates = [standing.ranked.estimate for standing in standings]
+    cells = column([None if estimate is None else estimate.mean for estimate in estimates])
+    parts = [cell.partition(".")[2] for cell in cells if cell]
+    fixed = all(part.isdecimal() and len(part) == len(parts[0]) for part in parts)
+    missing = ["no trial ended" if standing.winner is None else "no final ended" for standing in standings]
+    return [cell or text for cell, text in zip(cells, missing, strict=True)], len(parts[0]) if parts and fixed else None
 
 
 def _seeds(standing: Standing) -> str:
     ranked = standing.ranked
-    return f"{ranked.n}" + (f", {ranked.diverged} diverged" if ranked.diverged else "")
+    without = {"diverged": ranked.diverged, "failed": ranked.failed}
+    return ", ".join([f"{ranked.n}", *(f"{n} {how}" for how, n in without.items() if n)])
 
 
 class _Scale:
@@ -82,7 +88,7 @@ class _Scale:
     def __init__(self, estimates: Sequence[Estimate], width: int) -> None:
         ends = [end for e in estimates for end in (e.low, e.mean, e.high) if end is not None]
         self.low, self.high, self.width = min(ends, default=0.0), max(ends, default=0.0), width
-        low, high = number(self.low), number(self.high)
+        low, high = column([self.low, self.high], number)
         self.ends = low + high.rjust(width - len(low)) if ends and len(low) + len(high) < width else ""
 
     def drawn(self, estimate: Estimate) -> str:
@@ -100,13 +106,17 @@ class _Scale:
         return round((self.width - 1) * (value - self.low) / span) if span else self.width // 2
 
 
-def _difference(difference: Difference | None, with_interval: bool) -> str:
+def _difference(difference: Difference | None, decimals: int | None, with_interval: bool = False) -> str:
+    """Format a difference with the decimals of the means, or by itself if these have different numbers of decimals."""
+
+    def text(value: float) -> str:
+        return measured(value, sign="+") if decimals is None else f"{value:+.{decimals}f}"
+
     if difference is None:
         return ""
-    mean = f"{difference.mean:+.4f}"
     if not with_interval or difference.low is None or difference.high is None:
-        return mean
-    return f"{mean} ({difference.low:+.4f} to {difference.high:+.4f})"
+        return text(difference.mean)
+    return f"{text(difference.mean)} ({text(difference.low)} to {text(difference.high)})"
 
 
 def _p(difference: Difference | None) -> str:

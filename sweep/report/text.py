@@ -1,9 +1,10 @@
 """Numbers and tables as a person reads them."""
 
 import json
+import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,50 @@ WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 WIDE = 96
 """Columns from which on a table has room for a second metric."""
 
+MOST_REASONS, MOST_NUMBERS = 5, 10
+"""Reasons of failed trials that are listed, and trials of each."""
 
-def number(value: Any) -> str:
-    """Four significant digits of a float; anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+def number(value: Any, digits: int = 4) -> str:
+    """Format a float with that many significant digits; return the text of anything else."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def measured(value: float, digits: int = 4, sign: str = "") -> str:
+    """Format a metric: `0.0458`, `1.234e-05`.
+
+    From 0.01 to 100,000, and of 0, `digits` decimals. Below, `digits` significant digits: decimals would show few of
+    them or none. Above, `digits + 2` significant digits.
+
+    Args:
+        sign: "+" to show the sign of positive values too.
+    """
+    size = abs(value)
+    if size >= 1e5:
+        return f"{value:{sign}.{digits + 2}g}"
+    return f"{value:{sign}.{digits}f}" if size >= 0.01 or size == 0 else f"{value:{sign}#.{digits}g}"
+
+
+def column(values: Sequence[float | None], form: Callable[[float, int], str] = measured) -> list[str]:
+    """Format the values of a column with the same number of digits; None as an empty cell.
+
+    There are at least 4 digits, and as many as give different texts to values that differ in their first 6 significant
+    digits.
+
+    Args:
+        form: formats a value with a number of digits.
+    """
+    for digits in range(4, 9):
+        texts = [form(value, digits) for value in values if value is not None]
+        if len(set(texts)) >= len({f"{value:.6g}" for value in values if value is not None}):
+            break
+    cells = iter(texts)
+    return ["" if value is None else next(cells) for value in values]
+
+
+def updates(count: float, decimals: int = 0) -> str:
+    """Format a number of updates with these decimals; below 1 with two significant digits."""
+    return f"{count:.{decimals}f}" if count >= 1 else f"{count:.2g}"
 
 
 def percent(confidence: float) -> str:
@@ -48,12 +89,12 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
     half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
     for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
-    for trial in ranked:
+    columns = [column([trial.metrics.get(metric) for trial in ranked]) for metric in metrics]
+    for place, trial in enumerate(ranked):
         values = [param_text(trial, key) for key in study.searched]
-        measured = [f"{trial.metrics[m]:.4f}" if m in trial.metrics else "" for m in metrics]
-        half_life = ["" if trial.half_life is None else f"{trial.half_life:.0f}"] if half_life_too else []
-        style = "bold green" if trial is ranked[0] else None
-        table.add_row(str(trial.number), *measured, *values, *half_life, style=style)
+        half_life = ["" if trial.half_life is None else updates(trial.half_life)] if half_life_too else []
+        style = "bold green" if place == 0 else None
+        table.add_row(str(trial.number), *(cells[place] for cells in columns), *values, *half_life, style=style)
     return table
 
 
@@ -74,17 +115,70 @@ def counts(trials: Sequence[TrialRecord]) -> str:
     return f"{len(trials)} trials: {', '.join(parts)}" if parts else "no trials"
 
 
+def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str]:
+    """`trials 2, 5 failed: ZeroDivisionError: division by zero`, a line for each of the most frequent reasons.
+
+    Args:
+        trials: by the number that they are shown with; only failed ones are listed.
+        noun: what the number is of.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for number, trial in trials.items():
+        if trial.status is Status.FAILED:
+            by_reason.setdefault(trial.reason or "no reason is recorded", []).append(str(number))
+    frequent = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = []
+    for reason, numbers in frequent[:MOST_REASONS]:
+        shown = ", ".join(numbers[:MOST_NUMBERS]) + (", ..." if len(numbers) > MOST_NUMBERS else "")
+        lines.append(f"{noun}{'s' if len(numbers) > 1 else ''} {shown} failed: {reason}")
+    others = sum(len(numbers) for _, numbers in frequent[MOST_REASONS:])
+    return [*lines, *([f"{others} more {noun}s failed, for other reasons"] if others else [])]
+
+
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
-    """The command line that trains a trial again: full precision, so that it gives the same curve and loss."""
-    recorded = {key: trial.param(key) for key in study.searched}
-    drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
-    return " ".join(["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]).replace("  ", " ")
+    """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss."""
+    drawn = []
+    for key in study.searched:
+        is_drawn, text = key in trial.values, trial.param(key)
+        if is_drawn or text is not None:
+            drawn.append(f"{key}={as_override(trial.values[key], is_group(key)) if is_drawn else text}")
+    return " ".join(filter(None, ["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]))
+
+
+def is_group(key: str) -> bool:
+    """Return whether a searched key is that of a group, whose value is an option."""
+    return "." not in key or key in ("critic.optimizer", "critic.schedule", "critic.warmup")
+
+
+def as_override(value: Any, option: bool = False) -> str:
+    """Return a value as Hydra reads it in an override: with its type, text in quotes unless it is a plain word.
+
+    Args:
+        option: whether it is the option of a group, which is not quoted.
+    """
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_][\w./+-]*", value, re.ASCII)
+        if option or (plain and value.lower() not in ("null", "true", "false", "nan", "inf")):
+            return value
+        # Hydra reads backslashes as they are, except before a quote.
+        escaped = re.sub(r'(\\*)"', lambda found: 2 * found[1] + '\\"', value)
+        return '"' + re.sub(r"\\+$", lambda found: 2 * found[0], escaped) + '"'
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_as_name(key)}:{as_override(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def _as_name(key: Any) -> str:
+    """Return a key of a mapping as Hydra reads it."""
+    return re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", key) if isinstance(key, str) else json.dumps(key)
 
 
 def figures_text(figures: KeyFigures) -> str:
     """The key figures of a curve, a line each."""
     stalls = "never" if figures.stalled_at is None else f"at step {figures.stalled_at} of {figures.horizon}"
-    half_life = "none" if figures.half_life is None else f"{figures.half_life:.1f} updates"
+    half_life = "none" if figures.half_life is None else f"{updates(figures.half_life, 1)} updates"
     return "\n".join(
         [
             f"peak       {figures.peak:.6g} at step {figures.peak_step}",
@@ -102,7 +196,7 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
     for title in ("peak", "at step", "end", "half-life", "stalls at"):
         table.add_column(title, justify="right")
     for label, found in figures.items():
-        half_life = "" if found.half_life is None else f"{found.half_life:.1f}"
+        half_life = "" if found.half_life is None else updates(found.half_life, 1)
         stalls = "" if found.stalled_at is None else str(found.stalled_at)
         table.add_row(label, number(found.peak), str(found.peak_step), number(found.end), half_life, stalls)
     return table

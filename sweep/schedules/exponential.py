@@ -1,7 +1,8 @@
-"""Decays in time constants: exponential, natural exponential, inverse time."""
+"""Decays in time constants: exponential, natural exponential, inverse time; each with an optional lower bound."""
 
 import math
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.schedules.decay import Factor
@@ -9,7 +10,31 @@ from sweep.validation import InvalidValueError, boolean, real, whole
 
 
 @dataclass(frozen=True, eq=False)
-class Exponential(Factor):
+class _Bounded(Factor):
+    """A decay that does not fall below `end_factor`: max(unbounded factor, end_factor).
+
+    Args:
+        end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound. The curve above the bound does
+            not depend on it (optax's `exponential_decay` with end_value = end_factor * lr).
+    """
+
+    end_factor: float | None = field(default=None, kw_only=True)
+
+    def _check_end_factor(self) -> None:
+        if self.end_factor is not None:
+            real("end_factor", self.end_factor, at_least=0, at_most=1)
+
+    @abstractmethod
+    def unbounded(self, s: Any, xp: Any) -> Any:
+        """Return the factor at the steps s without the lower bound."""
+
+    def factor(self, s: Any, xp: Any) -> Any:
+        factor = self.unbounded(s, xp)
+        return factor if self.end_factor is None else xp.maximum(factor, self.end_factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Exponential(_Bounded):
     """decay_rate ** (s / decay_steps); with `staircase`, decay_rate ** floor(s / decay_steps).
 
     TensorFlow's `exponential_decay`. decay_rate and decay_steps enter the smooth curve only as
@@ -20,6 +45,7 @@ class Exponential(Factor):
         decay_steps: updates, >= 1; None with half_life.
         staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
         half_life: updates, >= 1, in which the smooth curve halves: 0.5 ** (s / half_life).
+        end_factor: lower bound of the factor; see `_Bounded`.
     """
 
     decay_rate: float | None = None
@@ -29,6 +55,7 @@ class Exponential(Factor):
 
     def __post_init__(self) -> None:
         boolean("staircase", self.staircase)
+        self._check_end_factor()
         if self.half_life is None:
             real("decay_rate", self.decay_rate, above=0, at_most=1)
             whole("decay_steps", self.decay_steps, at_least=1)
@@ -40,7 +67,7 @@ class Exponential(Factor):
         if self.staircase:
             raise InvalidValueError("half_life", self.half_life, "is of the smooth curve: staircase must be false")
 
-    def factor(self, s: Any, xp: Any) -> Any:
+    def unbounded(self, s: Any, xp: Any) -> Any:
         if self.half_life is not None:
             return xp.pow(xp.full_like(s, 0.5), s / self.half_life)
         exponent = s / self.decay_steps
@@ -48,7 +75,9 @@ class Exponential(Factor):
 
     @property
     def constant_half_life(self) -> float | None:
-        """half_life, or decay_steps * ln(1/2) / ln(decay_rate), in updates; None where the rate stays."""
+        """half_life, or decay_steps * ln(1/2) / ln(decay_rate), in updates; None with a bound or a constant rate."""
+        if self.end_factor:
+            return None
         if self.half_life is not None:
             return float(self.half_life)
         if self.decay_rate == 1 or self.decay_steps is None or self.decay_rate is None:
@@ -57,13 +86,14 @@ class Exponential(Factor):
 
 
 @dataclass(frozen=True, eq=False)
-class _Timed(Factor):
+class _Timed(_Bounded):
     """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down.
 
     Args:
         decay_rate: > 0.
         decay_steps: updates, >= 1.
         staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
+        end_factor: lower bound of the factor; see `_Bounded`.
     """
 
     decay_rate: float
@@ -74,6 +104,7 @@ class _Timed(Factor):
         real("decay_rate", self.decay_rate, above=0)
         whole("decay_steps", self.decay_steps, at_least=1)
         boolean("staircase", self.staircase)
+        self._check_end_factor()
 
     def time(self, s: Any, xp: Any) -> Any:
         """The time at the steps s."""
@@ -88,13 +119,13 @@ class NaturalExponential(_Timed):
     TensorFlow's `natural_exp_decay`; the arguments are those of `_Timed`.
     """
 
-    def factor(self, s: Any, xp: Any) -> Any:
+    def unbounded(self, s: Any, xp: Any) -> Any:
         return xp.exp(-self.time(s, xp))
 
     @property
     def constant_half_life(self) -> float | None:
-        """decay_steps * ln(2) / decay_rate, in updates."""
-        return self.decay_steps * math.log(2) / self.decay_rate
+        """decay_steps * ln(2) / decay_rate, in updates; None with a bound."""
+        return None if self.end_factor else self.decay_steps * math.log(2) / self.decay_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,5 +135,5 @@ class InverseTime(_Timed):
     TensorFlow's `inverse_time_decay`; the arguments are those of `_Timed`.
     """
 
-    def factor(self, s: Any, xp: Any) -> Any:
+    def unbounded(self, s: Any, xp: Any) -> Any:
         return 1 / (1 + self.time(s, xp))

@@ -48,19 +48,20 @@ class Reaction(ABC):
 class Plateau(Decay, Reaction):
     """The rate is multiplied by `factor` when the watched metric has not improved for `patience` evaluations.
 
-    torch's `ReduceLROnPlateau` and optax's `reduce_on_plateau`. An evaluation improves on the best so far where it is
-    below best * (1 - threshold); val_accuracy where it is above best * (1 + threshold). Evaluations within warmup are
-    not counted.
+    torch's `ReduceLROnPlateau` and optax's `reduce_on_plateau`. An evaluation improves on the best so far if it is
+    below best * (1 - threshold), or below best - threshold with threshold_mode "abs"; for val_accuracy, if it is above
+    best * (1 + threshold) or best + threshold. Evaluations during warmup do not count.
 
     Args:
         factor: 0 < factor < 1.
         patience: evaluations, >= 0 (>= 1 with `cut: optax`).
-        threshold: relative, >= 0.
+        threshold: smallest improvement that counts, >= 0.
         cooldown: evaluations after a cut that are not counted, >= 0.
         min_lr: a rate, >= 0; no cut goes below it.
         cut: "torch" at the evaluation patience + 1 without improvement, "optax" at the evaluation patience.
         metric: "val_loss" or "val_accuracy".
         eps: a cut by no more than this is not made, >= 0 (torch's; optax has none).
+        threshold_mode: "rel": threshold is relative to the best value; "abs": it is a difference of the metric.
     """
 
     factor: float = 0.1
@@ -71,6 +72,7 @@ class Plateau(Decay, Reaction):
     cut: str = "torch"
     metric: str = "val_loss"
     eps: float = 1e-8
+    threshold_mode: str = "rel"
 
     name = "plateau"
     condition = "metric"
@@ -84,6 +86,7 @@ class Plateau(Decay, Reaction):
         real("min_lr", self.min_lr, at_least=0)
         one_of("metric", self.metric, ("val_loss", "val_accuracy"))
         real("eps", self.eps, at_least=0)
+        one_of("threshold_mode", self.threshold_mode, ("rel", "abs"))
 
     @property
     def watches(self) -> str:
@@ -100,10 +103,10 @@ class Plateau(Decay, Reaction):
 
     def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
         best, bad, cooldown = memory
-        if self.metric == "val_accuracy":
-            improves = value > best * (1 + self.threshold) or best == -math.inf
-        else:
-            improves = value < best * (1 - self.threshold) or best == math.inf
+        sign = 1 if self.metric == "val_accuracy" else -1
+        relative = self.threshold_mode == "rel"
+        needed = best * (1 + sign * self.threshold) if relative else best + sign * self.threshold
+        improves = math.isinf(best) or sign * value > sign * needed
         best, bad = (value, 0) if improves else (best, bad + 1)
         if cooldown > 0:
             return (best, 0, cooldown - 1), False

@@ -1,8 +1,20 @@
 """A space in Optuna's terms."""
 
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from optuna import Trial
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.trial import FrozenTrial
 
 from sweep.core import Value
 from sweep.space import Branch, Dimension, Space
@@ -34,6 +46,85 @@ def draw(trial: Trial, name: str, dimension: Dimension) -> Value:
 def distributions(branch: Branch) -> dict[str, BaseDistribution]:
     """Parameter name -> distribution, of one branch."""
     return {branch.parameter(d): distribution(d) for d in branch.dimensions}
+
+
+def choices(space: Space) -> dict[str, Dimension]:
+    """Return the choice among the options of each searched group."""
+    return {group: Dimension(group, ",".join(options), choices=options) for group, options in space.groups.items()}
+
+
+def contains(of: BaseDistribution, value: Any) -> bool:
+    """Return whether a distribution can give a value, which must have the right type."""
+    if isinstance(of, CategoricalDistribution):
+        return any(value == choice and isinstance(value, bool) is isinstance(choice, bool) for choice in of.choices)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return False
+    if isinstance(of, IntDistribution) and value != int(value):
+        return False
+    return of._contains(of.to_internal_repr(value))  # Optuna has no public way to ask
+
+
+def _range(of: BaseDistribution) -> str:
+    if isinstance(of, CategoricalDistribution):
+        return f"the list {', '.join(map(str, of.choices))}"
+    assert isinstance(of, (IntDistribution, FloatDistribution))
+    integers = "the integers of " if isinstance(of, IntDistribution) else ""
+    step = "" if of.step in (None, 1) else f" in steps of {of.step}"
+    return f"{integers}[{of.low}, {of.high}]{step}"
+
+
+class Fit:
+    """Tells whether trials, of whatever program, can be trials of a space.
+
+    Args:
+        space: what is searched.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._groups = {name: distribution(choice) for name, choice in choices(space).items()}
+        self._branches = {branch.label: self._groups | distributions(branch) for branch in space.branches}
+        self._known = {name: of for branch in self._branches.values() for name, of in branch.items()}
+
+    def misfit(self, params: Mapping[str, Any]) -> str | None:
+        """Return why parameters, of some or all names, cannot be of a trial; None if they can.
+
+        A name may be of any branch. Both ends of an interval are included.
+        """
+        for name, value in params.items():
+            if name not in self._known:
+                return f"{name}={value}: is not searched; searched are {', '.join(self._known)}"
+            if not contains(self._known[name], value):
+                return f"{name}={value}: is not in {_range(self._known[name])}"
+        return None
+
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Return whether parameters are all those of a branch, with values that it can draw."""
+        if self.misfit(params) is not None or not self._groups.keys() <= params.keys():
+            return False
+        return self._branches[self._space.branch(params).label].keys() == params.keys()
+
+    def conflict(self, trial: FrozenTrial) -> str | None:
+        """Return the parameter of a trial whose kind of distribution keeps Optuna from storing ours; None if none does.
+
+        In one study, a parameter of one name is a float, an integer or a choice, with or without a logarithmic scale.
+        """
+        for name, other in trial.distributions.items():
+            if name in self._known and other != self._known[name]:
+                try:
+                    check_distribution_compatibility(other, self._known[name])
+                except ValueError:
+                    return name
+        return None
+
+    def redistributed(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial whose parameters fit with the distributions of the space, which samplers compare."""
+        own = {name: self._known[name] for name in trial.params}
+        if trial.distributions == own:
+            return trial
+        fitted = copy.copy(trial)
+        fitted.distributions = own
+        return fitted
 
 
 def grid_values(space: Space) -> dict[str, list[Value]]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 
 import optuna
 from optuna.importance import get_param_importances
@@ -53,7 +54,9 @@ def _importances(direction: StudyDirection, trials: list[FrozenTrial], label: st
     if len(trials) < FEWEST or len({trial.value for trial in trials}) == 1:
         return {}
     study = optuna.create_study(direction=direction)
-    study.add_trials(trials)
+    for trial in trials:
+        with suppress(ValueError):  # another program has queued it with values that Optuna itself does not accept
+            study.add_trial(trial)
     wanted = [name for name in trials[0].params if _is_group(name) == (label is None)]
     found = get_param_importances(study, params=wanted) if wanted else {}
     return {name.removeprefix(f"{label}."): importance for name, importance in found.items()}

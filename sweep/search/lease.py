@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sweep.database import LeaseLostError, Patience, end_suspended, fence, locked
+from sweep.database import Cell, LeaseLostError, Patience, end_suspended, fence, locked
 from sweep.search.store import attribute, rdb
 from sweep.validation import InvalidValueError
 
@@ -81,8 +81,11 @@ class Holder:
 
     @classmethod
     def of(cls, text: str | None) -> "Holder":
-        """The holder that a text in the database is of."""
-        return cls() if text is None else cls(**json.loads(text))
+        """Return the holder that a text in the database is of; nobody where it is missing, or another program's."""
+        try:
+            return cls() if text is None else cls(**json.loads(text))
+        except (TypeError, ValueError):
+            return cls()
 
     @property
     def text(self) -> str:
@@ -200,6 +203,8 @@ class Lease:
             now = Holder.of(self._cell.read(self._engine))
         except SQLAlchemyError:
             now = self._other
+        if not self._study_exists():
+            return LeaseLostError(f"study {self._study.study_name} was deleted from study.storage while it is searched")
         who = "has been" if now.token in (None, self._mine.token) else f"is being searched by {now}; it was"
         how = f"taken over from this process, which did not renew its lease for {self._seconds:g} seconds"
         return LeaseLostError(f"study {self._study.study_name} {who} {how}: it can no longer write")
@@ -229,7 +234,24 @@ class Lease:
         self.release()
 
     def _is_mine(self, text: str | None) -> bool:
-        return Holder.of(text).token == self._mine.token
+        """Return whether a text in the database leaves the lease to this process.
+
+        Where a person has deleted or edited it, nobody else has the lease, as long as there is the study.
+        """
+        holder = Holder.of(text)
+        if self._is_no_holder(holder):
+            return self._study_exists()
+        return holder.token == self._mine.token
+
+    def _is_no_holder(self, holder: Holder) -> bool:
+        return holder.token is None and holder.generation < self._mine.generation
+
+    def _study_exists(self) -> bool:
+        row = Cell("studies", "study_name", {"study_id": self._study._study_id})
+        try:
+            return row.read(self._engine) is not None
+        except SQLAlchemyError:  # locked, or not to be reached
+            return True
 
     def _take(self, patiently: Patience) -> None:
         while True:
@@ -237,10 +259,17 @@ class Lease:
             holder = Holder.of(seen)
             if not self._runs_out(holder, seen, patiently):
                 raise self._refusal(holder)
-            mine = Holder.this_process(holder.generation + 1)
+            mine = Holder.this_process(self._generation(seen))
             if self._swap(seen, mine, patiently):
                 self._mine = mine
                 return
+
+    def _generation(self, seen: str | None) -> int:
+        """Return the number of the next lease: higher than every earlier one, also where a person has deleted it."""
+        before = Holder.of(seen).generation
+        if before or not self._study.get_trials(deepcopy=False):
+            return before + 1
+        return int(time.time())
 
     def _runs_out(self, holder: Holder, seen: str | None, patiently: Patience) -> bool:
         """Whether the lease may be taken over, or has gone to somebody else, who is looked at next."""
@@ -298,7 +327,12 @@ class Lease:
         if self._cell.swap(self._engine, self._mine.text, renewed.text):
             self._mine = renewed
             return True
-        self._other = Holder.of(self._cell.read(self._engine))
+        seen = self._cell.read(self._engine)
+        self._other = Holder.of(seen)
+        if self._is_no_holder(self._other) and self._study_exists():
+            if self._cell.swap(self._engine, seen, renewed.text):
+                self._mine = renewed
+            return True
         self._is_lost = self._other.token != self._mine.token
         if not self._is_lost:  # a renewal that was reported as failed was not
             self._mine = self._other

@@ -9,27 +9,40 @@ import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.config import SamplerConfig, StudyConfig
-from sweep.core import Evaluation, Event, Result, Status, Trial
+from sweep.core import GIVEN_UP, Evaluation, Event, Failure, Result, Status, Trial
 from sweep.database import Patience
-from sweep.search.distributions import draw
+from sweep.search.distributions import Fit, choices, draw
 from sweep.search.ledger import Ledger
 from sweep.search.pruners import BranchStudy
 from sweep.search.samplers import grid_size, history_free, sampler
-from sweep.space import Branch, Dimension, Space
+from sweep.space import Branch, Space
+from sweep.validation import InvalidValueError
 
 ATTEMPTS = "sweep.attempts"
-"""User attribute: how often the trial was begun, since its last checkpoint, and not ended by request."""
+"""User attribute: how often the training of the trial was begun since its last checkpoint, without the times when it
+was interrupted by request."""
+REASON = "sweep.reason"
+"""User attribute: the reason for which the trial has failed."""
 PRUNED = "sweep.pruned"
 """User attribute: the step at which it was decided to prune the trial."""
 
+REFUSED = "sweep.refused"
+"""User attribute: why a trial that another program queued or began was not trained."""
+
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+
+MOST_FAILURES = 20
+"""Trials that fail one after another before a search ends.
+
+Where all trials fail, it must end. Where 70 % of a space fail, so many in a row happen by chance once in 1,250 times.
+"""
 
 
 class HopelessError(RuntimeError):
-    """Trial after trial could not be trained: neither would the next."""
+    """Many trials have failed one after another: the next one would probably fail too."""
 
 
 class OptunaProposer:
@@ -44,7 +57,7 @@ class OptunaProposer:
         space: what is searched.
         sampler_config: which sampler proposes.
         config: total, timeout, retries, metric.
-        patiently: waits for the database where it is locked.
+        patiently: waits for the database where it is locked; its `say` is told of each trial that is refused.
     """
 
     def __init__(
@@ -58,24 +71,72 @@ class OptunaProposer:
         self.study, self.space, self.config = study, space, config
         self._sampler_config = sampler_config
         self._began = time.monotonic()
-        self._ledger = Ledger(study, patiently)
+        self._fit = Fit(space)
+        self._ledger = Ledger(study, patiently, self._seen_as)
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
         self._step: dict[int, int] = {}
         self._grid: BaseSampler | None = None
         self._grid_size = grid_size(sampler_config, space)
-        self.total = config.n_trials if self._grid_size is None else min(config.n_trials, self._grid_size)
         self.history_free = history_free(sampler_config)
         """Whether a proposal does not depend on what was told: it may be asked for before that is known."""
-        trials = self._ledger.study.get_trials(deepcopy=False)
-        self._n_trials = len(trials)
-        self._left = [t.number for t in trials if t.state is TrialState.RUNNING]
+        self._n_trials, self._failed_in_a_row, self._last_failed = 0, 0, -1
+        self._left: list[int] = []
         """The interrupted trials that wait to be asked for, by number."""
-        self.told = sum(t.state in TOLD for t in trials)
+        self._queued: list[int] = []
+        """The trials that other programs have queued, by number."""
+        self.told = 0
         """How many trials count: complete and pruned ones, diverged ones among the latter."""
-        self._failed_in_a_row = 0
-        self.failed = [t.number for t in trials if t.state is TrialState.FAIL]
-        """The numbers of the trials that were given up."""
+        self._counted: set[int] = set()
+        """The live trials whose attempt is counted: their training has begun."""
+        self.failed: list[int] = []
+        """The numbers of the trials that have failed."""
+        self._take(self._ledger.stored)
+
+    @property
+    def total(self) -> int:
+        """The number of trials that end the search: study.n_trials, or the points of a grid that have not failed."""
+        if self._grid_size is None:
+            return self.config.n_trials
+        return min(self.config.n_trials, max(self._grid_size - len(self.failed), self.told))
+
+    def _seen_as(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return the trial that samplers and pruners see: of one that is no trial of this space, one that failed."""
+        if trial.state is TrialState.FAIL:
+            return trial
+        fits = self._fit.misfit(trial.params) is None
+        if trial.state in TOLD and not self._fit.is_whole(trial.params):
+            return _unknown(trial)
+        if not fits and trial.state is TrialState.RUNNING and ATTEMPTS not in trial.user_attrs:
+            return _unknown(trial)
+        return self._fit.redistributed(trial) if fits else trial
+
+    def _take(self, stored: Sequence[FrozenTrial]) -> None:
+        """Count trials that the database has: ended, interrupted and queued ones. Some are of other programs.
+
+        Raises:
+            InvalidValueError: names study.name if Optuna cannot store trials of this space beside them.
+        """
+        for trial in stored:
+            if (name := self._fit.conflict(trial)) is not None:
+                rule = f"has trial {trial.number} of another program, in which {name} has another kind of distribution"
+                raise InvalidValueError(
+                    "study.name", self.study.study_name, f"{rule}: Optuna cannot store both; choose another name"
+                )
+        self._n_trials += len(stored)
+        self.told += sum(trial.state in TOLD for trial in stored)
+        self.failed += [t.number for t in stored if t.state is TrialState.FAIL and REFUSED not in t.user_attrs]
+        self._queued += [trial.number for trial in stored if trial.state is TrialState.WAITING]
+        for trial in stored:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            reason = self._fit.misfit(trial.params)
+            if reason is None:
+                self._left.append(trial.number)
+            elif ATTEMPTS in trial.user_attrs:
+                self._refuse(trial.number, reason)
+            else:
+                self._say(f"trial {trial.number} was begun by another program and is left to it: {reason}")
 
     @property
     def interrupted(self) -> list[int]:
@@ -86,31 +147,85 @@ class OptunaProposer:
         """An interrupted trial under its own number, or a new proposal until the total is reached.
 
         Raises:
-            HopelessError: if trials could not be trained, one after another, as many as a single one is tried.
+            HopelessError: if MOST_FAILURES trials have failed one after another.
         """
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
         if self.told + len(self._live) >= self.total:
             return None
-        if self._failed_in_a_row > self.config.max_retries:
+        if self._failed_in_a_row >= MOST_FAILURES:
             if self._live:  # one of them may show that trials can be trained
                 return None
-            raise HopelessError(_hopeless(self._failed_in_a_row))
+            reason = self._ledger[self._last_failed].user_attrs[REASON]
+            text = f"the last {self._failed_in_a_row} trials have failed one after another"
+            raise HopelessError(f"{text}, trial {self._last_failed} with {reason}")
         if self._left:
             frozen = self._ledger[self._left.pop(0)]
-            return self._begin(self._resumed(frozen), reported=set(frozen.intermediate_values))
+            live = self._resumed(frozen)
+        else:
+            self._take(self._ledger.read_new())
+            live = self._queued_trial() or self._new_trial()
+        try:
+            return self._begin(live, reported=set(self._ledger[live.number].intermediate_values))
+        except InvalidValueError as error:  # values that are right alone, and not together
+            self._say(f"trial {live.number:3d}  failed\n  {error}")
+            self._count_failure(live, Failure(str(error)))
+        return self.ask()
+
+    def _new_trial(self) -> optuna.Trial:
+        """Let the sampler propose a trial."""
         self._ledger.study.sampler = self._sampler(self._n_trials)
         live = self._ledger.study.ask()
-        self._n_trials = max(self._n_trials, live.number + 1)
-        return self._begin(live, reported=set())
+        self._n_trials = live.number + 1
+        return live
+
+    def _queued_trial(self) -> optuna.Trial | None:
+        """Return the first queued trial that fits the space; the ones before it are refused. None if there is none."""
+        while self._queued:
+            live = self._next_queued()
+            if live is not None:
+                return live
+        return None
+
+    def _next_queued(self) -> optuna.Trial | None:
+        """Begin the first of the queued trials; None if it is refused, because no trial of this space can be it."""
+        number = self._queued.pop(0)
+        self._ledger.begin(number)
+        queued = self._ledger[number]
+        reason = self._fit.misfit({**queued.params, **queued.system_attrs.get("fixed_params", {})})
+        if reason is not None:
+            self._refuse(number, reason)
+            return None
+        for attribute in (ATTEMPTS, PRUNED):  # of the trial that it may be a copy of
+            if attribute in queued.user_attrs:
+                self._ledger.annotate(number, attribute, 0)
+        return self._resumed(self._ledger[number])
+
+    def _refuse(self, number: int, reason: str) -> None:
+        """Tell a trial as failed that no trial of this space can be, and say it."""
+        self._say(f"trial {number} is not trained: {reason}")
+        self._ledger.annotate(number, REFUSED, reason)
+        self._ledger.study.tell(number, state=TrialState.FAIL)
+        self._ledger.keep(number)
+
+    def _say(self, line: str) -> None:
+        self._ledger.say(line)
 
     def give_up(self, trial: Trial) -> bool:
-        """Tell a trial that crashed too often as failed; whether it is one."""
-        if self._live[trial.number].user_attrs[ATTEMPTS] <= self.config.max_retries + 1:
+        if self._live[trial.number].user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
             return False
-        self._forget(trial)
-        self._fail(trial.number)
+        self._fail(self._forget(trial), GIVEN_UP)
         return True
+
+    def begun(self, trial: Trial) -> None:
+        """Count an attempt of a live trial: its training begins now.
+
+        A trial that was only asked for has no attempt: whatever interrupts the search then is not its fault.
+        """
+        live = self._live[trial.number]
+        live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
+        self._ledger.keep(trial.number)
+        self._counted.add(trial.number)
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         self._step[trial.number] = evaluation.step
@@ -145,12 +260,11 @@ class OptunaProposer:
     def tell(self, trial: Trial, result: Result) -> None:
         """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
 
-        A trial that could not be trained does not count to the total.
+        A failed trial does not count to the total.
         """
         live = self._forget(trial)
         if result.status is Status.FAILED:
-            self._fail(trial.number)
-            self._failed_in_a_row += 1
+            self._count_failure(live, result.failure or Failure("it could not be trained"))
             return
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
@@ -164,14 +278,17 @@ class OptunaProposer:
 
     def kept(self, trial: Trial) -> None:
         live = self._live[trial.number]
-        if live.user_attrs[ATTEMPTS] != 1:  # as if it had begun only now
+        self._counted.add(trial.number)
+        if live.user_attrs.get(ATTEMPTS) != 1:  # as if it had begun only now
             live.set_user_attr(ATTEMPTS, 1)
             self._ledger.keep(trial.number)
 
     def release(self, trial: Trial) -> None:
+        counted = trial.number in self._counted
         live = self._forget(trial)
-        live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
-        self._ledger.keep(trial.number)
+        if counted:
+            live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
+            self._ledger.keep(trial.number)
         insort(self._left, trial.number)
 
     def annotate(self, trial: Trial, name: str, value: str) -> None:
@@ -190,15 +307,23 @@ class OptunaProposer:
         return not isinstance(self.study.pruner, NopPruner)
 
     def _forget(self, trial: Trial) -> optuna.Trial:
-        """The trial, no longer live."""
+        """Return the trial, which is no longer live."""
         del self._reported[trial.number]
+        self._counted.discard(trial.number)
         self._step.pop(trial.number, None)
         return self._live.pop(trial.number)
 
-    def _fail(self, number: int) -> None:
-        self._ledger.study.tell(number, state=TrialState.FAIL)
-        self._ledger.keep(number)
-        insort(self.failed, number)
+    def _count_failure(self, live: optuna.Trial, failure: Failure) -> None:
+        """Tell a trial as failed, which counts among those that have failed one after another."""
+        self._fail(live, failure)
+        self._failed_in_a_row, self._last_failed = self._failed_in_a_row + 1, live.number
+
+    def _fail(self, live: optuna.Trial, failure: Failure) -> None:
+        live.set_user_attr("sweep.status", Status.FAILED.value)
+        live.set_user_attr(REASON, failure.reason)
+        self._ledger.study.tell(live, state=TrialState.FAIL)
+        self._ledger.keep(live.number)
+        insort(self.failed, live.number)
 
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler of a proposal; the same for all points of a grid, since a large one takes long to lay out."""
@@ -216,21 +341,16 @@ class OptunaProposer:
     def _begin(self, live: optuna.Trial, reported: set[int]) -> Trial:
         """The trial to train; `reported` are the steps that it reported before it was interrupted."""
         branch, values = self._drawn(live)
-        live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
         self._ledger.keep(live.number)
+        trial = _trial(live.number, branch, values)
         self._live[live.number], self._reported[live.number] = live, reported
-        return _trial(live.number, branch, values)
+        return trial
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
         """The branch and the values of the configuration; what was drawn before an interruption is kept."""
-        selection = {group: draw(live, group, choice) for group, choice in self._choices.items()}
+        selection = {group: draw(live, group, choice) for group, choice in choices(self.space).items()}
         branch = self.space.branch(selection)
         return branch, {d.key: d.decode(draw(live, branch.parameter(d), d)) for d in branch.dimensions}
-
-    @property
-    def _choices(self) -> dict[str, Dimension]:
-        """The choice among the options of each searched group."""
-        return {group: Dimension(group, ",".join(o), choices=o) for group, o in self.space.groups.items()}
 
 
 def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
@@ -238,6 +358,6 @@ def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
     return Trial(number, config, config.train.seed, {**branch.selection, **values})
 
 
-def _hopeless(trials: int) -> str:
-    last = "last trial" if trials == 1 else f"last {trials} trials"
-    return f"the {last} could not be trained; mend what was said of it above, and the same command goes on"
+def _unknown(trial: FrozenTrial) -> FrozenTrial:
+    """Return what stands in memory for a trial that no sampler can learn from; it keeps its place among the numbers."""
+    return create_trial(state=TrialState.FAIL, system_attrs=trial.system_attrs)

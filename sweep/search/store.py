@@ -1,6 +1,7 @@
 """Where studies are kept: opened by name, refused under another configuration."""
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,12 +18,14 @@ from sweep.database import (
     BUSY,
     Cell,
     Patience,
+    UnavailableError,
     WriteAheadConnection,
     check_database,
     file_of,
     is_database,
     tell_at_once,
 )
+from sweep.space import Space
 from sweep.validation import InvalidValueError, refuse_difference, without_passwords
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -34,12 +37,24 @@ UID = "sweep.uid"
 """User attribute of a study: what its MLflow run is found by."""
 
 
-def check_storage(config: StudyConfig) -> None:
-    """Refuse a storage that cannot be used, before anything is created.
+LONGEST = 512
+"""Characters of the longest name of a study or parameter that Optuna's tables hold; SQLite holds any."""
+
+
+def check_storage(config: StudyConfig, name: str, space: Space) -> None:
+    """Refuse a storage that cannot be used, and names that it cannot hold, before anything is created.
 
     Raises:
-        InvalidValueError: names study.storage.
+        InvalidValueError: names study.storage, study.name or the searched key.
     """
+    limit = math.inf if file_of(config.storage) is not None else LONGEST
+    if len(name) > limit:
+        rule = f"has {len(name)} characters; in this study.storage at most {LONGEST} are possible"
+        raise InvalidValueError("study.name", name, rule)
+    for parameter, dimension in [(b.parameter(d), d) for b in space.branches for d in b.dimensions]:
+        if len(parameter) > limit:
+            rule = f"its name in Optuna would have {len(parameter)} characters; at most {LONGEST} are possible"
+            raise InvalidValueError(dimension.key, dimension.expression, rule)
     if is_database(config.storage) or not config.storage.startswith("redis"):
         check_database("study.storage", config.storage, table="studies")
 
@@ -65,6 +80,8 @@ def open_study(
     patiently = Patience(without_passwords(config.storage), say, interrupted)
     try:
         study = patiently(lambda: _study(config, name, pruner))
+    except InvalidValueError:
+        raise
     except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
         raise InvalidValueError("study.storage", config.storage, f"cannot keep a study: {error}") from error
     patiently(lambda: _settle(study, config, name, identity))
@@ -103,9 +120,20 @@ def attribute(study: Study, key: str) -> Cell:
 
 
 def _storage(uri: str) -> RDBStorage:
-    """Optuna's storage of a database, which tells at once where it is locked; a SQLite file is written ahead."""
+    """Optuna's storage of a database, which tells at once where it is locked; a SQLite file is written ahead.
+
+    Raises:
+        InvalidValueError: names study.storage, and how to upgrade it, if another version of Optuna has written it.
+    """
     written_ahead = {"connect_args": {"factory": WriteAheadConnection, "timeout": BUSY}}
-    storage = RDBStorage(uri, engine_kwargs=None if file_of(uri) is None else written_ahead)
+    try:
+        storage = RDBStorage(uri, engine_kwargs=None if file_of(uri) is None else written_ahead)
+    except (AssertionError, RuntimeError) as error:  # an assertion where the version is missing
+        if isinstance(error, UnavailableError):
+            raise
+        said = str(error).replace("`$ ", "`").replace("$STORAGE_URL", uri)
+        rule = f"has tables of another version of Optuna. {said}".strip()
+        raise InvalidValueError("study.storage", uri, rule) from error
     tell_at_once(storage.engine)
     return storage
 
@@ -120,14 +148,23 @@ def check_study(config: StudyConfig, name: str, identity: Mapping[str, Any]) -> 
     if file is not None and not file.exists():
         return
     with suppress(KeyError):  # there is none of that name
-        _check_stored(optuna.load_study(study_name=name, storage=config.storage), config, name, identity)
+        _check_stored(optuna.load_study(study_name=name, storage=_storage(config.storage)), config, name, identity)
 
 
 def _check_stored(study: Study, config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:
-    stored = study.user_attrs.get(IDENTITY)
-    if stored is None and (
-        study.get_trials(deepcopy=False) or study.direction.name.lower() != config.direction_of_metric
-    ):
-        raise InvalidValueError("study.name", name, "is a study of another program; choose another name")
-    if stored is not None:
-        refuse_difference(name, json.loads(stored), json.loads(json.dumps(identity)))
+    attributes, directions = study.user_attrs, [direction.name.lower() for direction in study.directions]
+    if directions != [config.direction_of_metric]:
+        asked = f"{config.metric} is to {config.direction_of_metric}"
+        rule = f"is a study of another program: it is to {' and '.join(directions)}, and {asked}; choose another name"
+        raise InvalidValueError("study.name", name, rule)
+    if IDENTITY not in attributes:
+        if study.get_trials(deepcopy=False):
+            raise InvalidValueError("study.name", name, "is a study of another program; choose another name")
+        return
+    stored = None
+    with suppress(TypeError, ValueError):
+        stored = json.loads(attributes[IDENTITY])
+    if not isinstance(stored, dict) or UID not in attributes:
+        rule = f"cannot be continued: its user attribute {IDENTITY} or {UID} was deleted or edited; choose another name"
+        raise InvalidValueError("study.name", name, rule)
+    refuse_difference(name, stored, json.loads(json.dumps(identity)))

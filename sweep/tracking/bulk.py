@@ -162,8 +162,21 @@ class DatabaseWriter:
         self._name = name_of(store)
         self._insert = insert(METRICS).compile(dialect=store.engine.dialect)
 
-    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
-        run_id, checked = uuid.uuid4().hex, [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
+    def create(
+        self,
+        experiment_id: str,
+        name: str,
+        tags: Texts,
+        params: Texts,
+        files: Files | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Create a run as Writer does.
+
+        Args:
+            run_id: its id; None for a new one.
+        """
+        run_id, checked = run_id or uuid.uuid4().hex, [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
 
         def transaction(connection: Connection) -> str:
             found = connection.execute(EXPERIMENT, {"of": int(experiment_id)}).one()

@@ -30,7 +30,8 @@ def fence_store(
     Args:
         mark: of a lease: its number, which only rises, and a token.
         error: what is raised if the mark is another one.
-        check: raises LeaseLostError where the lease is lost; see SpooledWriter.fence. For servers.
+        check: raises LeaseLostError where the lease is lost. For servers, see SpooledWriter.fence; for a database,
+            where the mark was deleted or edited.
 
     Returns:
         What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
@@ -48,7 +49,15 @@ def fence_store(
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
     store.hooks.patience("tracking.uri")(lambda: _mark(cell, tracking.engine, mark, error))
     end_suspended(tracking.engine, IDLE)
-    return fence(tracking.engine, cell, lambda text: text == mark, error)
+
+    def ours(seen: str | None) -> bool:
+        """Return whether the run has the mark. Where a person has deleted or edited it, the lease itself decides."""
+        if seen == mark or (seen is not None and _number(seen) is not None):
+            return seen == mark
+        check()
+        return True
+
+    return fence(tracking.engine, cell, ours, error)
 
 
 def _mark(cell: Cell, engine: Engine, mark: str, error: Callable[[], Exception]) -> None:
@@ -60,5 +69,12 @@ def _mark(cell: Cell, engine: Engine, mark: str, error: Callable[[], Exception])
 
 
 def _later(seen: str | None, mark: str) -> bool:
-    """Whether a mark is of another lease, not of an earlier one."""
-    return seen is not None and seen != mark and int(seen.split()[0]) >= int(mark.split()[0])
+    """Whether a mark is of another lease, not of an earlier one. A text that is no mark is not of a lease at all."""
+    number, own = (None if text is None else _number(text) for text in (seen, mark))
+    return seen != mark and number is not None and own is not None and number >= own
+
+
+def _number(mark: str) -> int | None:
+    """Return the number of the lease that a mark is of; None of a text that is no mark."""
+    number, _, token = mark.partition(" ")
+    return int(number) if number.isdecimal() and token else None

@@ -11,7 +11,8 @@ from mlflow.entities import Run
 
 from sweep.core import Trial
 from sweep.tracking.bulk import Change, now_ms, point
-from sweep.tracking.store import Store, names_of
+from sweep.tracking.store import RemovedError, Store, names_of, numbered
+from sweep.tracking.texts import metric_name
 
 
 class Parent(Protocol):
@@ -26,6 +27,9 @@ class Parent(Protocol):
     def add(self, number: int, value: float) -> list[Change]:
         """Take the objective of a trial that ended as complete, once; what is to be written of the parent then."""
 
+    def create_again(self, run_id: str) -> bool:
+        """Create the parent again if it is the run of that id, which was removed; return whether it is."""
+
 
 class TrainingRuns:
     """The runs of a single training, which have no parent: the one that goes on, and what crashes have left.
@@ -36,7 +40,7 @@ class TrainingRuns:
     """
 
     def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
-        self.store, self.name, self.goes_on = store, re.sub(r"[^\w.-]", "-", name), goes_on
+        self.store, self.name, self.goes_on = store, _key_of(name), goes_on
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         return {"sweep.kind": "train", "sweep.key": f"{self.name}.{uuid.uuid4().hex}"}
@@ -52,6 +56,26 @@ class TrainingRuns:
 
     def add(self, number: int, value: float) -> list[Change]:
         return []
+
+    def create_again(self, run_id: str) -> bool:
+        return False
+
+
+LONGEST_KEY = 150
+"""Bytes of the name of a training in the tag `sweep.key`; a file of the spool has the tag as its name."""
+
+
+def _key_of(name: str) -> str:
+    """Return the name of a training as the tag `sweep.key` may hold it, shortened where it is too long."""
+    key = re.sub(r"[^\w.-]", "-", name)
+    if len(key.encode()) <= LONGEST_KEY:
+        return key
+    cut = key.encode()[:LONGEST_KEY].decode(errors="ignore")
+    return f"{cut}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+KEPT_TAGS = frozenset({"sweep.searched", "sweep.command"})
+"""Tags of a study's run that say what its first command was."""
 
 
 class ParentRun:
@@ -70,31 +94,57 @@ class ParentRun:
         self.tags = {**tags, "sweep.key": key}
         self.run_id = found[0].info.run_id if found else ""
         self.finished = bool(found) and found[0].info.status == "FINISHED"
+        self.lacks = frozenset[str]() if not found else KEPT_TAGS - found[0].data.tags.keys()
+        """Those of KEPT_TAGS that the run does not have any more."""
+        self._created_with: tuple[Mapping[str, str], Mapping[str, str]] | None = None
+        """Params and tags."""
 
     @property
     def exists(self) -> bool:
         """Whether the run was created, by this command or an earlier one."""
         return bool(self.run_id)
 
+    def remember(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Remember what the run was created with, so that it can be created again where it is removed."""
+        self._created_with = params, {**self.tags, **tags}
+
     def create(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Create the run."""
-        self.run_id = self.store.writer.create(self.store.experiment_id, self.name, {**self.tags, **tags}, params)
+        self.remember(params, tags)
+        self.run_id = self.store.create(self.name, {**self.tags, **tags}, params)
+
+    def create_again(self, run_id: str) -> bool:
+        """Create the run again, under its id, if it is the run of that id and its content is known."""
+        if run_id != self.run_id or self._created_with is None:
+            return False
+        params, tags = self._created_with
+        self.store.create(self.name, tags, params, removed=run_id)
+        self.store.hooks.say(f"run {self.name} was removed from MLflow while it is written to: it is created again")
+        return True
 
     def reopen(self) -> None:
-        """Go on with a run that exists."""
-        self.store.writer.write([Change(self.run_id, status="RUNNING")])
+        """Go on with a run that exists; the tags by which it is found are as they were, whoever has edited them."""
+        self._write(Change(self.run_id, tags=self.tags, status="RUNNING"))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self.store.writer.write([Change(self.run_id, tags=tags)])
+        self._write(Change(self.run_id, tags=tags))
 
     def attach(self, files: Mapping[str, bytes]) -> None:
         """Keep files with the run, name -> contents."""
-        self.store.writer.attach(self.run_id, files)
+        self.store.attach(self.run_id, files)
 
     def finish(self, status: str) -> None:
-        """End the run: FINISHED, KILLED where it was interrupted, FAILED."""
-        self.store.writer.write([Change(self.run_id, status=status)])
+        """End the run: FINISHED, KILLED where it was interrupted, FAILED. Its tags are as `reopen` leaves them."""
+        self._write(Change(self.run_id, tags=self.tags, status=status))
+
+    def _write(self, change: Change) -> None:
+        try:
+            self.store.write([change])
+        except RemovedError as error:
+            if not self.create_again(error.name):
+                raise
+            self.store.write([change])
 
     def values(self, key: str) -> dict[int, float]:
         """What is recorded of a metric, by its step."""
@@ -135,8 +185,7 @@ class StudyRun(ParentRun):
         return {**of, "sweep.key": f"{self.run_id}.{number}"}
 
     def children(self) -> list[tuple[int, Run]]:
-        runs = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"})
-        return [(int(run.data.tags["sweep.trial"]), run) for run in runs]
+        return numbered(self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"}), "sweep.trial")
 
     def add(self, number: int, value: float) -> list[Change]:
         """The metric of a complete trial and the best so far, once."""
@@ -147,6 +196,15 @@ class StudyRun(ParentRun):
         best, now = self.best[0], now_ms()
         points = [point(self.metric, number, now, value), point(f"best_{self.metric}", number, now, best)]
         return [Change(self.run_id, points)]
+
+    def create_again(self, run_id: str) -> bool:
+        """Create the run again with the metric of every trial."""
+        if not super().create_again(run_id):
+            return False
+        values, self._values = self._values, {}
+        for number, value in sorted(values.items()):
+            self.store.write(self.add(number, value))
+        return True
 
 
 class ComparisonRun(ParentRun):
@@ -164,13 +222,13 @@ class ComparisonRun(ParentRun):
             "sweep.direction": "minimize" if minimize else "maximize",
         }
         recorded = store.search({"sweep.kind": "comparison"})
-        found = [run for run in recorded if run.data.tags["sweep.comparison"] == name]
+        found = [run for run in recorded if run.data.tags.get("sweep.comparison") == name]
         super().__init__(store, name, f"comparison.{hashlib.sha256(name.encode()).hexdigest()}", tags, found)
 
     @property
     def params(self) -> dict[str, str]:
         """What it was created with."""
-        return dict(self.store.client.get_run(self.run_id).data.params)
+        return dict(self.store.run(self.run_id).data.params)
 
     def mark_finals(self, current: Collection[str]) -> None:
         """Tell the final runs that the comparison is of from those that a later command has superseded.
@@ -181,13 +239,13 @@ class ComparisonRun(ParentRun):
         for run in self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"}):
             wanted = "true" if run.info.run_id in current else "false"
             if run.data.tags.get("sweep.current") != wanted:
-                self.store.client.set_tag(run.info.run_id, "sweep.current", wanted)
+                self.store.write([Change(run.info.run_id, tags={"sweep.current": wanted})])
 
     def reap(self) -> None:
         """End the final runs that a crash has left, of whatever trial."""
         finals = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"})
         left = [run.info.run_id for run in finals if run.info.status == "RUNNING"]
-        self.store.writer.write([Change(run_id, status="KILLED") for run_id in left])
+        self.store.write([Change(run_id, status="KILLED") for run_id in left])
 
     def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
         """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
@@ -208,7 +266,7 @@ class FinalRuns:
     """
 
     def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:
-        self.comparison, self._key = comparison, f"{metric}/{label} trial {winner}"
+        self.comparison, self._key = comparison, metric_name(f"{metric}/{label} trial {winner}")
         self._of = {"mlflow.parentRunId": comparison.run_id, "sweep.kind": "final"}
         self._of |= {"sweep.study_run": study_run, "sweep.trial": str(winner)}
         self._added = set(comparison.values(self._key))
@@ -220,10 +278,13 @@ class FinalRuns:
         return self._of | {"sweep.seed": str(trial.number), "sweep.key": key}
 
     def children(self) -> list[tuple[int, Run]]:
-        return [(int(run.data.tags["sweep.seed"]), run) for run in self.comparison.store.search(self._of)]
+        return numbered(self.comparison.store.search(self._of), "sweep.seed")
 
     def add(self, number: int, value: float) -> list[Change]:
         if number in self._added:
             return []
         self._added.add(number)
         return [Change(self.comparison.run_id, [point(self._key, number, now_ms(), value)])]
+
+    def create_again(self, run_id: str) -> bool:
+        return self.comparison.create_again(run_id)

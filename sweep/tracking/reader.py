@@ -2,17 +2,20 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
 
 from sweep.core import (
     SERIES,
     ComparisonRecord,
     Evaluation,
     Event,
+    Failure,
     FamilyRecord,
     FinalRecord,
     Measurement,
@@ -22,7 +25,13 @@ from sweep.core import (
     StudyRecord,
     TrialRecord,
 )
-from sweep.tracking.store import Store
+from sweep.tracking.store import Store, numbered
+from sweep.validation import InvalidValueError
+
+T = TypeVar("T")
+
+REASON = "sweep.reason"
+"""The tag with the reason for which a trial has failed."""
 
 
 class MlflowReader:
@@ -40,8 +49,8 @@ class MlflowReader:
         recorded = self.store.search({"sweep.kind": "study"}) + self.store.search({"sweep.kind": "comparison"})
         own = [run for run in recorded if "mlflow.parentRunId" not in run.data.tags]
         own.sort(key=lambda run: -int(run.info.start_time))
-        tags = [run.data.tags for run in own]
-        return list(dict.fromkeys(of[f"sweep.{of['sweep.kind']}"] for of in tags))
+        names = [run.data.tags.get(f"sweep.{run.data.tags['sweep.kind']}") for run in own]
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     def study(self, name: str) -> StudyRecord | None:
         """The study of that name that was begun last, with its trials."""
@@ -49,19 +58,17 @@ class MlflowReader:
         return self._study(found) if found else None
 
     def _study(self, parent: Run) -> StudyRecord:
-        tags = parent.data.tags
-        trials = [
-            _trial(run) for run in self.store.search({"mlflow.parentRunId": parent.info.run_id, "sweep.kind": "trial"})
-        ]
+        runs = self.store.search({"mlflow.parentRunId": parent.info.run_id, "sweep.kind": "trial"})
+        trials = sorted(numbered(runs, "sweep.trial"), key=lambda of: of[0])
         return StudyRecord(
-            name=tags["sweep.study"],
+            name=_read(parent, "sweep.study"),
             run_id=parent.info.run_id,
             experiment_id=self.store.experiment_id,
-            metric=tags["sweep.metric"],
-            minimize=tags["sweep.direction"] == "minimize",
-            searched=json.loads(tags["sweep.searched"]),
-            command=tags["sweep.command"],
-            trials=sorted(trials, key=lambda trial: trial.number or 0),
+            metric=_read(parent, "sweep.metric"),
+            minimize=_read(parent, "sweep.direction") == "minimize",
+            searched=_read(parent, "sweep.searched", json.loads),
+            command=_read(parent, "sweep.command"),
+            trials=[_trial(run) for _, run in trials],
         )
 
     def comparison(self, name: str) -> ComparisonRecord | None:
@@ -69,19 +76,20 @@ class MlflowReader:
         found = self._named("comparison", name)
         if found is None:
             return None
-        tags = found.data.tags
-        asked = json.loads(tags["sweep.asked"])
-        finals = self._finals(found.info.run_id, tags["sweep.metric"])
+        asked: dict[str, Any] = _read(found, "sweep.asked", json.loads)
+        metric: str = _read(found, "sweep.metric")
+        finals = self._finals(found.info.run_id, metric)
+        compared = _read(found, "sweep.families", json.loads) if "sweep.families" in found.data.tags else []
         families = [
-            FamilyRecord(dataset, schedule, self._study(self.store.client.get_run(run_id)), finals[run_id])
-            for dataset, schedule, run_id in json.loads(tags.get("sweep.families", "[]"))
+            FamilyRecord(dataset, schedule, self._study(self._of_comparison(name, run_id)), finals[run_id])
+            for dataset, schedule, run_id in compared
         ]
         return ComparisonRecord(
             name=name,
             run_id=found.info.run_id,
             experiment_id=self.store.experiment_id,
-            metric=tags["sweep.metric"],
-            minimize=tags["sweep.direction"] == "minimize",
+            metric=metric,
+            minimize=_read(found, "sweep.direction") == "minimize",
             trials=asked["trials"],
             seeds=range(asked["first_seed"], asked["first_seed"] + asked["seeds"]),
             confidence=asked["confidence"],
@@ -90,20 +98,35 @@ class MlflowReader:
             families=families,
         )
 
+    def _of_comparison(self, name: str, run_id: str) -> Run:
+        """Return the run of a study that is compared.
+
+        Raises:
+            InvalidValueError: if the run was removed.
+        """
+        try:
+            return self.store.run(run_id)
+        except MlflowException as error:
+            rule = f"run {run_id} of one of its studies was removed from MLflow; compare again under another name"
+            raise InvalidValueError("study.name", name, rule) from error
+
     def _finals(self, comparison: str, metric: str) -> dict[str, list[FinalRecord]]:
         """The final runs of a comparison by the run of their study, in the order of their seeds."""
         finals: dict[str, list[FinalRecord]] = defaultdict(list)
-        for run in self.store.search({"mlflow.parentRunId": comparison, "sweep.kind": "final"}):
-            tags, measured = run.data.tags, self._measurements(run, [metric])
-            final = FinalRecord(int(tags["sweep.trial"]), int(tags["sweep.seed"]), _trial(run), measured)
-            finals[tags["sweep.study_run"]].append(final)
+        runs = self.store.search({"mlflow.parentRunId": comparison, "sweep.kind": "final"})
+        seeds = {run.info.run_id: seed for seed, run in numbered(runs, "sweep.seed")}
+        for trial, run in numbered(runs, "sweep.trial"):
+            study = run.data.tags.get("sweep.study_run")
+            if study is not None and run.info.run_id in seeds:
+                measured = self._measurements(run, [metric])
+                finals[study].append(FinalRecord(trial, seeds[run.info.run_id], _trial(run), measured))
         for of_study in finals.values():
             of_study.sort(key=lambda final: final.seed)
         return finals
 
     def _named(self, kind: str, name: str) -> Run | None:
         """The run of that kind and name that was begun last."""
-        found = [run for run in self.store.search({"sweep.kind": kind}) if run.data.tags[f"sweep.{kind}"] == name]
+        found = [run for run in self.store.search({"sweep.kind": kind}) if run.data.tags.get(f"sweep.{kind}") == name]
         return found[0] if found else None
 
     def trainings(self) -> list[TrialRecord]:
@@ -121,7 +144,7 @@ class MlflowReader:
 
         A metric that is no series' lr or loss is an evaluation's. A series is cut at its own global_step.
         """
-        run = self.store.client.get_run(run_id)
+        run = self.store.run(run_id)
         recorded = [self.rows(run_id, series) for series in SERIES if f"{series}lr" in run.data.metrics]
         left = [replace(rows, trial=trial) for rows in recorded]
         events = [Event.parse(text) for text in run.data.tags.get("sweep.event", "").split()]
@@ -136,7 +159,9 @@ class MlflowReader:
             reached.append(Progress(trial, before, Evaluation(trial, step, metrics), None, happened))
         if not reached or any(len(rows.lr) for rows in left):
             reached.append(Progress(trial, left, None, None, events))
-        return [*reached[:-1], replace(reached[-1], status=Status(run.data.tags["sweep.status"]))]
+        status, reason = Status(run.data.tags["sweep.status"]), run.data.tags.get(REASON)
+        failure = None if reason is None or status is not Status.FAILED else Failure(reason)
+        return [*reached[:-1], replace(reached[-1], status=status, failure=failure)]
 
     def _measurements(self, run: Run, keys: Iterable[str]) -> list[Measurement]:
         """What was evaluated of these metrics, in the order of the steps."""
@@ -163,16 +188,37 @@ def _cut(rows: Rows, step: int) -> tuple[Rows, Rows]:
     return before, replace(rows, first=first, lr=rows.lr[n:], loss=rows.loss[n:], kept=steps[n:])
 
 
+def _read(run: Run, key: str, convert: Callable[[str], T] = str) -> T:  # type: ignore[assignment]
+    """Return a tag that every run of its kind has, converted.
+
+    Raises:
+        InvalidValueError: if the tag is missing or was edited.
+    """
+    try:
+        return convert(run.data.tags[key])
+    except (KeyError, ValueError) as error:
+        rule = f"was deleted or edited in MLflow: it is a tag of run {run.info.run_id}, and needed to read the record"
+        raise InvalidValueError(key, run.data.tags.get(key), rule) from error
+
+
 def _trial(run: Run) -> TrialRecord:
-    tags = run.data.tags
-    number, half_life, stalled = tags.get("sweep.trial"), tags.get("sweep.half_life"), tags.get("sweep.stalled_at")
+    """Return a trial. A tag that was edited and cannot be read counts as one that is missing."""
     return TrialRecord(
-        number=None if number is None else int(number),
+        number=_optional(run, "sweep.trial", int),
         run_id=run.info.run_id,
         name=run.info.run_name,
-        status=Status(tags["sweep.status"]) if "sweep.status" in tags else None,
+        status=_optional(run, "sweep.status", Status),
         params=run.data.params,
         metrics=run.data.metrics,
-        half_life=None if half_life is None else float(half_life),
-        stalled_at=None if stalled is None else int(stalled),
+        half_life=_optional(run, "sweep.half_life", float),
+        stalled_at=_optional(run, "sweep.stalled_at", int),
+        reason=run.data.tags.get(REASON) or None,
+        values=_optional(run, "sweep.values", json.loads) or {},
     )
+
+
+def _optional(run: Run, key: str, convert: Callable[[str], T]) -> T | None:
+    try:
+        return convert(run.data.tags[key])
+    except (KeyError, ValueError):
+        return None

@@ -1,19 +1,19 @@
 """Rows into MLflow: a run per trial."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from mlflow.entities import Run
 
-from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
+from sweep.core import GIVEN_UP, Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
-from sweep.tracking.reader import MlflowReader
+from sweep.tracking.reader import REASON, MlflowReader
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, key_after
-from sweep.tracking.store import Store, impatient, names_of
+from sweep.tracking.store import RemovedError, Store, impatient, names_of
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -21,6 +21,9 @@ RUN_STATUS = {
     Status.DIVERGED: "FAILED",
     Status.FAILED: "FAILED",
 }
+
+ERROR_FILE = "error.txt"
+"""The artifact of a failed trial that shows its error with the frames of the user's code."""
 
 BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
 """How a trial ends that depends on nothing but its own training."""
@@ -35,6 +38,7 @@ class _Left:
         ended: whether everything is recorded of it.
         running: whether it still looks as if it were in training.
         rows: whether it has any.
+        failed: whether its training has failed.
     """
 
     run_id: str
@@ -42,11 +46,13 @@ class _Left:
     ended: bool = False
     running: bool = False
     rows: bool = False
+    failed: bool = False
 
     @classmethod
     def of(cls, run: Run) -> "_Left":
-        ended, running = "sweep.status" in run.data.tags, run.info.status == "RUNNING"
-        return cls(run.info.run_id, names_of(run), ended, running, rows=bool(run.data.metrics))
+        status, running = run.data.tags.get("sweep.status"), run.info.status == "RUNNING"
+        failed = status == Status.FAILED
+        return cls(run.info.run_id, names_of(run), status is not None, running, bool(run.data.metrics), failed)
 
 
 class MlflowRecorder:
@@ -77,6 +83,8 @@ class MlflowRecorder:
         self._runs: dict[int, str] = {}
         self._open: dict[int, OpenRun] = {}
         """In the order of their opening."""
+        self._trials: dict[int, Trial] = {}
+        """Those that were opened."""
         self._trained: dict[str, tuple[int, str]] = {}
         """Trial and run of each training that was trained to its own end."""
         self._replays: dict[int, list[Progress]] = {}
@@ -93,7 +101,7 @@ class MlflowRecorder:
     def _reap(self) -> None:
         """End the runs that a crash has left."""
         running = [run for runs in self._left.values() for run in runs if run.running]
-        self.store.writer.write([Change(run.run_id, status="KILLED") for run in running])
+        self.store.write([Change(run.run_id, status="KILLED") for run in running])
 
     def ended(self, trial: Trial) -> Sequence[Progress] | None:
         whole = [run for run in self._left.get(trial.number, []) if run.ended]
@@ -112,6 +120,7 @@ class MlflowRecorder:
             opened = OpenRun(self._empty(trial, left, description), None, now_ms())
         opened.training = description.tags.get("sweep.training")
         self._open[trial.number], self._runs[trial.number] = opened, opened.run_id
+        self._trials[trial.number] = trial
         self._on_open(trial, opened.run_id)
         return goes_on
 
@@ -123,7 +132,9 @@ class MlflowRecorder:
         for run in left:
             if opened.run_id in run.names:
                 opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
-                self.store.writer.write([Change(run.run_id, status="RUNNING")])
+                if run.failed:  # it goes on, and may end otherwise
+                    opened.tags[REASON] = ""
+                self.store.write([Change(run.run_id, status="RUNNING")])
                 opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
                 return opened
         return None
@@ -135,13 +146,12 @@ class MlflowRecorder:
         for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
             self.store.writer.delete(run_id)
         if empty is not None:
-            self.store.writer.write([Change(empty, status="RUNNING")])
+            self.store.write([Change(empty, status="RUNNING")])
             return empty
         tags = {**description.tags, **self.parent.child_tags(trial)}
         if deleted:
             tags[KEY] = key_after(tags[KEY], deleted[0])
-        experiment, files = self.store.experiment_id, description.artifacts
-        return self.store.writer.create(experiment, description.name, tags, description.params, files)
+        return self.store.create(description.name, tags, description.params, description.artifacts)
 
     def run_id(self, trial: Trial) -> str:
         """The run of a trial that was opened here."""
@@ -192,7 +202,7 @@ class MlflowRecorder:
             opened.take(point(key, evaluation.step, now, value))
         picture = None if evaluation.samples is None else self._draw(evaluation.samples)
         if picture is not None:  # of a training that goes on from before it, it is replaced by the same
-            self.store.writer.attach(opened.run_id, {f"samples/{evaluation.step:06d}.png": picture})
+            self._attach(opened.run_id, {f"samples/{evaluation.step:06d}.png": picture})
 
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
         self._open[trial.number].events = events
@@ -207,7 +217,7 @@ class MlflowRecorder:
         points = opened.points(ended=False)
         if any(len(one) for one in points):
             opened.flushed = True
-            self.store.writer.write([Change(opened.run_id, points)])
+            self._write([Change(opened.run_id, points)])
         opened.forget()
 
     def close(self, trial: Trial, result: Result) -> None:
@@ -217,34 +227,71 @@ class MlflowRecorder:
             opened.run_id = self._runs[trial.number] = run_id
             self._on_open(trial, run_id)
         tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
+        if result.failure is not None:
+            tags[REASON] = result.failure.reason
+            if result.failure.details:
+                self.store.attach(opened.run_id, {ERROR_FILE: result.failure.details.encode()})
         ended = Change(opened.run_id, opened.points(ended=True), tags, RUN_STATUS[result.status])
         parent = [] if result.value is None else self.parent.add(trial.number, result.value)
-        self.store.writer.write([ended, *parent])
+        self._write([ended, *parent])
         del self._open[trial.number]
         if result.status in BY_THEMSELVES:
             self._remember(opened.training, trial.number, opened.run_id)
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        """Write changes of open runs and of the parent. A run that was removed from MLflow is created again before."""
+        try:
+            self.store.write(changes)
+        except RemovedError as error:
+            if not self._create_again(error.name):
+                raise
+            self._write(changes)
+
+    def _attach(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        try:
+            self.store.attach(run_id, files)
+        except RemovedError as error:
+            if not self._create_again(error.name):
+                raise
+            self.store.attach(run_id, files)
+
+    def _create_again(self, run_id: str) -> bool:
+        """Create the run of an open trial, or the parent, again under its id; return whether it is one of these."""
+        for number, opened in self._open.items():
+            if opened.run_id == run_id:
+                trial = self._trials[number]
+                about = self._describe(trial, opened.events)
+                tags = {**about.tags, **self.parent.child_tags(trial)}
+                self.store.create(about.name, tags, about.params, about.artifacts, removed=run_id)
+                lost = max(opened.recorded.values(), default=0)
+                without = f", without its first {lost} steps" if lost else ""
+                said = f"run {about.name} was removed from MLflow while it is written to: it is created again{without}"
+                self.store.hooks.say(said)
+                return True
+        return self.parent.create_again(run_id)
 
     def _described_again(self, trial: Trial, opened: OpenRun) -> dict[str, str]:
         """Replace what was said of a curve that events have changed since: the files at once; the tags."""
         if not opened.events:
             return {}
         description = self._describe(trial, opened.events)
-        self.store.writer.attach(opened.run_id, description.artifacts)
+        self._attach(opened.run_id, description.artifacts)
         return {**description.tags, "sweep.event": " ".join(map(str, opened.events))}
 
     def give_up(self, numbers: Iterable[int]) -> None:
         """End as FAILED what crashed trials left, which will not be trained again."""
         for number in numbers:
-            failed = {"sweep.status": Status.FAILED.value}
+            failed = {"sweep.status": Status.FAILED.value, REASON: GIVEN_UP.reason}
             left = [run for run in self._left.pop(number, []) if not run.ended]
             changes = [Change(run.run_id, tags=failed, status=RUN_STATUS[Status.FAILED]) for run in left]
-            self.store.writer.write(changes)
+            self.store.write(changes)
 
     def interrupt(self, trial: Trial) -> None:
         """End the run as KILLED, with the rows that it has; the next attempt goes on with it."""
-        opened = self._open.pop(trial.number, None)
+        opened = self._open.get(trial.number)
         if opened is not None:
-            self.store.writer.write([Change(opened.run_id, status="KILLED")])
+            self._write([Change(opened.run_id, status="KILLED")])
+            del self._open[trial.number]
             self._left[trial.number] = [_Left(opened.run_id, frozenset({opened.run_id}), rows=opened.flushed)]
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:

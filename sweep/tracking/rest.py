@@ -14,7 +14,7 @@ from mlflow.utils.rest_utils import http_request
 from requests import Response
 
 from sweep.tracking.bulk import Points, Texts, folder_of
-from sweep.tracking.server import KEY, TEXTS_AT_ONCE, batches
+from sweep.tracking.server import KEY, batches, text_batches
 
 TIMEOUT = 10.0
 """Seconds that a server may be silent; of a request that is tried again, up to six times that."""
@@ -138,10 +138,9 @@ def metrics_of(points: Sequence[Points]) -> Iterator[list[dict[str, Any]]]:
 
 
 def texts_of(texts: Texts) -> Iterator[list[dict[str, str]]]:
-    """Params or tags, in batches as large as MLflow takes them."""
-    entries = _entries(texts.items())
-    for first in range(0, len(entries), TEXTS_AT_ONCE):
-        yield entries[first : first + TEXTS_AT_ONCE]
+    """Params or tags, in batches that MLflow accepts."""
+    for batch in text_batches(texts):
+        yield _entries(batch.items())
 
 
 def _entries(texts: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Runs written to a server, request by request."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 
 from mlflow import MlflowClient
@@ -12,6 +13,8 @@ METRICS_AT_ONCE = 1000
 """The most that MLflow takes in one batch."""
 TEXTS_AT_ONCE = 100
 """The most params, and the most tags, that MLflow takes in one batch."""
+BYTES_AT_ONCE = 500_000
+"""The most of them in one batch, as JSON; MLflow accepts a request of twice that."""
 KEY = "sweep.key"
 """The tag that one run has: what tells whether a run was created by a request whose reply was lost."""
 
@@ -40,9 +43,8 @@ class ClientWriter:
         run_id: str = (
             known[0] if known else self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
         )
-        entities = [Param(key, value) for key, value in params.items()]
-        for first in range(0, len(entities), TEXTS_AT_ONCE):
-            self._client.log_batch(run_id, params=entities[first : first + TEXTS_AT_ONCE])
+        for batch in text_batches(params):
+            self._client.log_batch(run_id, params=[Param(*param) for param in batch.items()])
         if files:
             self.attach(run_id, files)
         return run_id
@@ -60,8 +62,8 @@ class ClientWriter:
                 self._client.update_run(change.run_id, change.status)  # MLflow has no request that takes an end away
             elif change.status is not None:
                 self._client.set_terminated(change.run_id, change.status)
-            if change.tags:
-                self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in change.tags.items()])
+            for texts in text_batches(change.tags):
+                self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in texts.items()])
 
     def attach(self, run_id: str, files: Files) -> None:
         with folder_of(files) as folder:
@@ -71,6 +73,21 @@ class ClientWriter:
         if self._client.get_run(run_id).info.status == "RUNNING":
             self._client.set_terminated(run_id, "KILLED")
         self._client.delete_run(run_id)
+
+
+def text_batches(texts: Texts) -> Iterator[dict[str, str]]:
+    """Yield params or tags in batches that MLflow accepts: at most TEXTS_AT_ONCE entries and BYTES_AT_ONCE bytes."""
+    batch: dict[str, str] = {}
+    size = 0
+    for key, text in texts.items():
+        of_entry = len(json.dumps([key, text]))
+        if batch and (len(batch) == TEXTS_AT_ONCE or size + of_entry > BYTES_AT_ONCE):
+            yield batch
+            batch, size = {}, 0
+        batch[key] = text
+        size += of_entry
+    if batch:
+        yield batch
 
 
 def batches(points: Sequence[Points]) -> Iterator[list[tuple[str, int, int, float]]]:

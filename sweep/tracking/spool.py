@@ -146,7 +146,7 @@ class Spool:
     def refuse(self, number: int, why: str) -> Path:
         """Put an operation aside that cannot be delivered; where it is then."""
         path = self._refused / self._path(number).name
-        path.with_suffix(".txt").write_text(why + "\n")
+        path.with_suffix(".txt").write_text(why + "\n", encoding="utf-8")
         os.replace(self._path(number), path)
         durable.sync(self.folder)
         return path

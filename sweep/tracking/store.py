@@ -5,37 +5,61 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+from mlflow.version import VERSION
+from sqlalchemy.exc import NoResultFound
 
 from sweep.config import TrackingConfig
 from sweep.database import (
+    LeaseLostError,
+    UnavailableError,
     WriteAheadConnection,
+    causes,
     check_database,
     file_of,
     is_database,
+    schema_version,
 )
-from sweep.tracking.bulk import DatabaseWriter, Writer
+from sweep.tracking.bulk import Change, DatabaseWriter, Files, Texts, Writer
 from sweep.tracking.clear_text import check_clear_text
 from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
+from sweep.tracking.relocation import relocate_artifacts
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, ClientWriter
+from sweep.tracking.texts import joined_run, run_name, split
 from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of what is raised anyway
+
+
+T = TypeVar("T")
+
+
+class RemovedError(RuntimeError):
+    """A run, or the experiment, does not exist any more: it was deleted in MLflow and then removed by `mlflow gc`."""
+
+    def __init__(self, name: str, kind: str = "run") -> None:
+        super().__init__(f"{kind} {name} was removed from MLflow for good while it is written to")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class Store:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
         hooks: for the time that the store cannot be written to.
         spool: what writes to a server through a folder.
+        tags: of every run that is created.
     """
 
     client: MlflowClient
@@ -54,16 +79,17 @@ class Store:
     every: int = 1
     hooks: Hooks = field(default_factory=Hooks)
     spool: SpooledWriter | None = None
+    tags: Texts = field(default_factory=dict)
 
     @cached_property
     def writer(self) -> Writer:
         """How runs are written: the fastest way there is, or through a folder."""
-        if self.spool is not None:
-            return self.spool
+        return self.spool or self._database or ClientWriter(self.client)
+
+    @cached_property
+    def _database(self) -> DatabaseWriter | None:
         store = self.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
-        if isinstance(store, SqlAlchemyStore):
-            return DatabaseWriter(self.client, store, self.hooks)
-        return ClientWriter(self.client)
+        return DatabaseWriter(self.client, store, self.hooks) if isinstance(store, SqlAlchemyStore) else None
 
     @property
     def waiting(self) -> int:
@@ -94,11 +120,104 @@ class Store:
         Args:
             since: key -> the first step that is wanted; of a metric that is not in it, all are.
         """
-        if isinstance(self.writer, DatabaseWriter):
-            return self.writer.steps(run_id, since)
+        if self._database is not None:
+            return self._database.steps(run_id, since)
         keys = self.client.get_run(run_id).data.metrics
         histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
         return {key: np.array([m.step for m in history], dtype=np.int64) for key, history in histories.items()}
+
+    def create(self, name: str, tags: Texts, params: Texts, files: Files | None = None, removed: str = "") -> str:
+        """Create a run with the tags of the store and these, with texts of any length, and return its id.
+
+        A deleted experiment is restored before.
+
+        Args:
+            removed: id of a run that this one replaces; it was removed from the database. The new run gets the same id.
+
+        Raises:
+            RemovedError: if the experiment was removed, or `removed` cannot be replaced.
+        """
+        name, params = run_name(name), split(params, MAX_PARAM_VAL_LENGTH)
+        tags = split({**self.tags, **tags}, MAX_TAG_VAL_LENGTH)
+        of_run = (self.experiment_id, name, tags, params, files)
+        if not removed:
+            return self._restoring(lambda: self.writer.create(*of_run), self._restore_experiment)
+        database = self._database
+        if database is None:
+            raise RemovedError(removed)
+        return self._restoring(lambda: database.create(*of_run, run_id=removed), self._restore_experiment)
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write changes, with texts of any length. A run that was deleted in MLflow is restored before; that is said.
+
+        Raises:
+            RemovedError: if a run does not exist any more; nothing is written.
+        """
+        changes = [replace(change, tags=split(change.tags, MAX_TAG_VAL_LENGTH)) for change in changes]
+        runs = [change.run_id for change in changes]
+        self._restoring(lambda: self.writer.write(changes), lambda: self._restore_runs(runs))
+
+    def attach(self, run_id: str, files: Files) -> None:
+        """Keep files with a run; they replace those of the same name.
+
+        Raises:
+            RemovedError: if the run does not exist any more.
+        """
+        self._restoring(lambda: self.writer.attach(run_id, files), lambda: self._restore_runs([run_id]))
+
+    def _restoring(self, call: Callable[[], T], restore: Callable[[], bool]) -> T:
+        """Call, and where that fails call once more after `restore` has restored something."""
+        try:
+            return call()
+        except (MlflowException, NoResultFound) as error:
+            if any(isinstance(cause, LeaseLostError | UnavailableError) for cause in causes(error)) or not restore():
+                raise
+        return call()
+
+    def _restore_runs(self, run_ids: Sequence[str]) -> bool:
+        """Restore those of the runs that were deleted; return whether there were any.
+
+        Raises:
+            RemovedError: names the first run that does not exist any more.
+        """
+        deleted = []
+        for run_id in run_ids:
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                    raise
+                raise RemovedError(run_id) from error
+            if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+                deleted.append(run)
+        if deleted and self._restore_experiment():
+            return True  # with all its runs
+        for run in deleted:
+            self.client.restore_run(run.info.run_id)
+            self.hooks.say(f"run {run.info.run_name} was deleted in MLflow while it is written to: it is restored")
+        return bool(deleted)
+
+    def _restore_experiment(self) -> bool:
+        """Restore the experiment, with its runs, where it was deleted; return whether it was.
+
+        Raises:
+            RemovedError: if it does not exist any more.
+        """
+        try:
+            experiment = self.client.get_experiment(self.experiment_id)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            raise RemovedError(self.experiment, "experiment") from error
+        if experiment.lifecycle_stage == LifecycleStage.ACTIVE:
+            return False
+        self.client.restore_experiment(self.experiment_id)
+        self.hooks.say(f"experiment {self.experiment} was deleted in MLflow while it is written to: it is restored")
+        return True
+
+    def run(self, run_id: str) -> Run:
+        """Return a run, with its params and tags as they were given to `create` and `write`."""
+        return joined_run(self.client.get_run(run_id))
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
         """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""
@@ -107,10 +226,15 @@ class Store:
         token = None
         while True:
             page = self.client.search_runs([self.experiment_id], wanted, ViewType.ACTIVE_ONLY, 1000, page_token=token)
-            runs += page
+            runs += map(joined_run, page)
             token = page.token
             if not token:
                 return runs
+
+
+def numbered(runs: Iterable[Run], key: str) -> list[tuple[int, Run]]:
+    """Return runs with the number that each has in a tag; without those whose tag was edited and is no number."""
+    return [(int(run.data.tags[key]), run) for run in runs if run.data.tags.get(key, "").isdecimal()]
 
 
 def names_of(run: Run) -> frozenset[str]:
@@ -126,6 +250,7 @@ def _check(config: TrackingConfig) -> None:
     """
     if is_database(config.uri):
         check_database("tracking.uri", config.uri, table="experiments")
+        _check_version(config.uri)
         return
     check_clear_text(config.uri)
     with impatient():
@@ -133,6 +258,31 @@ def _check(config: TrackingConfig) -> None:
             MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
             raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
+
+
+@cache
+def _our_versions() -> tuple[str, ...]:
+    """Return all versions that the tables of MLflow have had, the newest first, which is that of this MLflow."""
+    scripts = ScriptDirectory.from_config(_get_alembic_config("sqlite://"))  # type: ignore[no-untyped-call]
+    return tuple(script.revision for script in scripts.walk_revisions())
+
+
+def _check_version(uri: str) -> None:
+    """Refuse a database that another version of MLflow has written. MLflow would upgrade some of them without asking.
+
+    Raises:
+        InvalidValueError: names tracking.uri, and how to upgrade the database.
+    """
+    version = schema_version(uri)
+    if version is None or version == (ours := _our_versions()[0]):
+        return
+    if version in _our_versions():
+        how = f"make a copy of it, then upgrade it with: mlflow db upgrade {uri}"
+        rule = f"has the tables of an older MLflow (version {version}; MLflow {VERSION} has {ours}); {how}"
+    else:
+        how = "install that MLflow, or choose another tracking.uri"
+        rule = f"has the tables of a newer MLflow (version {version}; MLflow {VERSION} has {ours}); {how}"
+    raise InvalidValueError("tracking.uri", uri, rule)
 
 
 @overload
@@ -164,22 +314,26 @@ def open_store(
     if not create and file is not None and not file.exists():
         return None
     through = spooled(config.uri, spool, hooks) if spool and _is_server(config.uri) else None
-    client = patiently(lambda: _client(config.uri, file))
-    if file is not None:
-        wait_for_locks(client._tracking_client.store, hooks)
+    if file is not None and file.exists() and (moved := patiently(lambda: relocate_artifacts(file))):
+        hooks.say(moved)
     try:
+        client = patiently(lambda: _client(config.uri, file))
+        if file is not None:
+            wait_for_locks(client._tracking_client.store, hooks)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None and not create:
             return None
         experiment_id = _create(client, config.experiment) if experiment is None else experiment.experiment_id
-    except MlflowException as error:
-        raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {error}") from error
+    except (MlflowException, CommandError) as error:
+        if any(isinstance(cause, UnavailableError) for cause in causes(error)):
+            raise
+        raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
     if experiment is not None and experiment.lifecycle_stage != "active":
         rule = "was deleted in MLflow; restore it (mlflow experiments restore) or name another"
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every, hooks, through)
+    return Store(client, experiment_id, config.experiment, config.every, hooks, through, config.tags or {})
 
 
 def _is_server(uri: str) -> bool:

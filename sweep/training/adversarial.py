@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Split
+from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
 from sweep.training.batches import moved
+from sweep.training.contents import described
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.groups import recorded_group, set_rate
+from sweep.training.model import silenced
 from sweep.training.optimizers import Optimizer
+from sweep.training.portable import refuse_unstorable
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import global_steps
 from sweep.training.task import EVALUATION_BATCH, on_host
@@ -52,20 +56,27 @@ class AdversarialEngine(SerialEngine):
 
     def check(self, config: RunConfig) -> None:
         self._check_batch(config)
-        slot = self._begin(Trial(0, config, config.train.seed))
+        slot, examples = self._begin(Trial(0, config, config.train.seed)), config.train.batch_size
+        gan, last = _Gan(self, slot), slot.state.batches.per_epoch - 1
         try:
+            before = described(slot.state.model)
             self._train(slot, 0, 1)
-            gan, last = _Gan(self, slot), slot.state.batches.per_epoch - 1
             inputs, _ = next(slot.state.batches.range(last, last + 1))  # it may be smaller
+            examples = len(inputs)
             gan.critic_loss(last, inputs)
+            slot.state.model.eval()
             made, wanted = gan.samples(1).shape[1:], self.data.input_shape
             if made != wanted:
                 raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
         except InvalidValueError:
             raise
-        except Exception as error:  # whatever a model or an optimizer finds to refuse
-            rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {error}"
+        except (Exception, SystemExit) as error:
+            self._refuse_single(config, examples, error, lambda inputs, _: gan.critic_loss(0, inputs))
+            rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
+        with silenced():
+            another = self.initial(config, config.train.seed)
+        refuse_unstorable(slot.state, before, another, config)
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:
         gan = _Gan(self, slot)
@@ -123,12 +134,12 @@ class _Gan:
 
     def critic_loss(self, update: int, inputs: Tensor) -> Tensor:
         """D_loss of a batch of the data, [b, ...]."""
-        critic, weight = self.parts.critic, self.config.gradient_penalty
+        weight = self.config.gradient_penalty
         self._set_draws(update)
         with torch.no_grad():
             generated = self._generate(self._normal(len(inputs), self.seed, DRAWS_OF_CRITIC, update))
         with self.engine.computing():
-            loss: Tensor = critic(generated).mean() - critic(inputs).mean()
+            loss = self._scores(generated).mean() - self._scores(inputs).mean()
         return loss if weight is None else loss + weight * self._penalty(update, inputs, generated)
 
     def generator_loss(self, step: int) -> Tensor:
@@ -136,8 +147,7 @@ class _Gan:
         self._set_draws(step)
         generated = self._generate(self._normal(self.batch_size, self.seed, DRAWS_OF_GENERATOR, step))
         with self.engine.computing():
-            loss: Tensor = -self.parts.critic(generated).mean()
-        return loss
+            return -self._scores(generated).mean()
 
     @torch.no_grad()
     def samples(self, n: int) -> Tensor:
@@ -148,6 +158,11 @@ class _Gan:
     def _set_draws(self, step: int) -> None:
         if self.dropouts:
             set_draws(self.dropouts, update_key(self.seed, step))
+
+    def _scores(self, examples: Tensor) -> Tensor:
+        """Return the critic's scores. It gets a copy, because the examples are used again, and it may write into it."""
+        scores: Tensor = self.parts.critic(examples.clone())
+        return scores
 
     def _generate(self, latent: Tensor) -> Tensor:
         with self.engine.computing():
@@ -162,7 +177,7 @@ class _Gan:
         share = moved(numbers.to(self.engine.dtype), self.engine.device)
         between = (share * inputs + (1 - share) * generated).requires_grad_()
         with self.engine.computing():
-            judged = self.parts.critic(between).sum()
+            judged = self._scores(between).sum()
         (slope,) = torch.autograd.grad(judged, between, create_graph=True)
         penalty: Tensor = (slope.flatten(1).norm(dim=1) - 1).square().mean()
         return penalty

@@ -15,11 +15,12 @@ import torch
 
 from sweep import forking
 from sweep.config import EngineConfig
-from sweep.core import Progress, Status, Trial
+from sweep.core import Failure, Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.training.choice import Work
 from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
+from sweep.validation import without_passwords
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
@@ -36,7 +37,17 @@ class EngineError(RuntimeError):
 
 
 class EngineLostError(EngineError):
-    """What a training may do without another time: a process of it was killed, or the memory was too small."""
+    """An engine cannot train any more, and another one may.
+
+    Args:
+        kind: "ended" where its process has, "memory" where that was too small, "worker" where a data-parallel worker
+            is lost, "shared" where an update of several trials raised an error, "spent" where a trial has failed and
+            the next one needs a new process.
+    """
+
+    def __init__(self, text: str, kind: str = "ended") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass
@@ -46,11 +57,13 @@ class _Handed:
     Args:
         taken: updates of each of its optimizers that were taken, by series.
         evaluated: those of the horizon at its last evaluation that was.
+        begun: whether an engine has begun to train it.
     """
 
     trial: Trial
     taken: dict[str, int]
     evaluated: int
+    begun: bool = False
 
     @classmethod
     def of(cls, trial: Trial) -> "_Handed":
@@ -79,8 +92,12 @@ class _Handed:
 class EngineProcess:
     """An engine that trains in a process of its own. A context: the process ends with it.
 
-    Where the memory was too small, or the process was killed, another goes on with fewer slots from the last states.
-    One that had but one slot tries its trial again; if that does not help, the trial has failed.
+    Where the memory was too small, or the process has ended, another one trains fewer trials at once, each from its
+    last state. If the process had only one slot, its trial is tried again, and has failed if that does not help.
+
+    An error that is raised by the code of a trial is the failure of that trial, which is not tried again. Where several
+    trials are trained in one update it is not known whose error it is: from there on a serial engine trains them one
+    at a time, each from its last state, and the one that raises the error fails alone.
 
     Args:
         config: which engine.
@@ -88,6 +105,7 @@ class EngineProcess:
         device: where to train.
         work: what is to be trained; how often states are kept.
         on_chosen: told the account as soon as an engine is chosen.
+        on_begun: told each trial when an engine begins to train it, once.
         interrupted: asked while that is waited for.
         retries: how often a trial is tried again.
         say: told why an engine takes the place of another.
@@ -100,12 +118,14 @@ class EngineProcess:
         device: torch.device,
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
+        on_begun: Callable[[Trial], None] = lambda trial: None,
         interrupted: Callable[[], bool] = lambda: False,
         retries: int = 0,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._data, self._device, self._retries, self._say = data, str(device), retries, say
-        self._work, self._on_chosen, self._interrupted = work, on_chosen, interrupted
+        self._work, self._interrupted = work, interrupted
+        self._on_chosen, self._on_begun = on_chosen, on_begun
         self._live: dict[int, _Handed] = {}
         self._failures: dict[int, int] = {}
         self._given_up: list[Progress] = []
@@ -230,6 +250,11 @@ class EngineProcess:
         kind, content = self._receive()
         if kind == "halted":
             self._halted = True
+        elif kind == "begun":
+            live = self._live.get(content)
+            if live is not None and not live.begun:
+                live.begun = True
+                self._on_begun(live.trial)
         else:
             events, self._account, self._first = content
             self._reached += events
@@ -251,22 +276,38 @@ class EngineProcess:
                 self._failures.pop(new.trial, None)
             if new.status is not None:
                 del self._live[ticket]
+            if new.failure is not None:  # the other process does not know what is to be hidden
+                hidden = Failure(without_passwords(new.failure.reason), without_passwords(new.failure.details))
+                taken[ticket] = replace(new, failure=hidden)
         return list(taken.values())
 
     def _replace(self, error: EngineLostError) -> None:
         """Let another engine take the place of one that is lost; a trial that was tried too often is given up.
 
         Raises:
-            EngineLostError: if that one had nothing to train, and could not be made smaller.
+            EngineLostError: if the serial engine is lost, and had nothing to train.
         """
-        slots = self._account.slots if self._account else self._config.slots or 1
-        if slots == 1:
-            self._blame(error)
-        else:
-            self._say(f"{error}: going on with fewer than {slots} trials at once")
+        config = self._following(error)
         self.close()
-        fewer = slots // 2
-        self._begin(EngineConfig("fused", fewer) if fewer > 1 else EngineConfig("serial"))  # or with the same workers
+        self._begin(config)  # with as many data-parallel workers, where there are several
+
+    def _following(self, error: EngineLostError) -> EngineConfig:
+        """Choose the engine that follows one that is lost, and say why."""
+        serial = EngineConfig("serial")
+        if error.kind == "spent":
+            return self._config
+        if error.kind == "shared":
+            self._say(f"an error in an update of several trials ({error}): going on with one trial at a time")
+            return serial
+        slots = self._account.slots if self._account else self._config.slots or 1
+        if slots > 1:
+            self._say(f"{error}: going on with fewer than {slots} trials at once")
+            return EngineConfig("fused", slots // 2) if slots > 3 else serial
+        if self._account is None and self._config.name != "serial":  # while engines were tried
+            self._say(f"{error}: going on with one trial at a time")
+            return serial
+        self._blame(error)
+        return serial
 
     def _blame(self, error: EngineLostError) -> None:
         """Count the failure of the trial that was in the only slot, the oldest."""
@@ -274,10 +315,11 @@ class EngineProcess:
             raise error
         ticket, live = next(iter(self._live.items()))
         number = live.trial.number
-        self._failures[number] = self._failures.get(number, 0) + 1
-        if self._failures[number] > self._retries:
+        times = self._failures[number] = self._failures.get(number, 0) + 1
+        if times > self._retries:
             del self._live[ticket]
-            self._given_up.append(Progress(number, [], None, Status.FAILED))
+            failure = Failure(str(error) if times == 1 else f"{error}, at the last of {times} attempts")
+            self._given_up.append(Progress(number, [], None, Status.FAILED, failure=failure))
             self._say(f"{error}: trial {number} is given up")
         else:
             self._say(f"{error}: trial {number} is tried again")
@@ -307,8 +349,8 @@ class EngineProcess:
             raise content
         if kind == "worker":
             self._check_workers(GRACE)
-        if kind in ("memory", "worker"):
-            raise EngineLostError(content)
+        if kind in ("memory", "worker", "shared", "spent"):
+            raise EngineLostError(without_passwords(content), kind)
         if kind == "error":
             raise EngineError(f"the training failed:\n{content}")
         return kind, content
@@ -336,4 +378,4 @@ class EngineProcess:
         code = self._process.exitcode
         if code is not None and code < 0:
             return EngineLostError(f"the training process was killed by signal {-code}")
-        return EngineError(f"the training process ended with status {code}")
+        return EngineLostError(f"the training process ended with status {code}")

@@ -12,8 +12,8 @@ from sweep.training.optimizers import Optimizer, TwoWeights
 
 
 def initial_average(model: nn.Module) -> dict[str, Tensor]:
-    """The average before update 0: the initial weights, by the names of the parameters."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    """Return the average before update 0: the initial weights, by the names of the parameters."""
+    return {name: weights.detach().clone() for name, weights in _averaged(model).items()}
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, s
     TensorFlow's `ExponentialMovingAverage` with num_updates = step: the first updates, which say little about where the
     weights will be, are forgotten soon. Buffers (the statistics of BatchNorm) are not averaged.
     """
-    torch._foreach_lerp_(list(average.values()), list(model.parameters()), 1 - float(average_decay(decay, step)))
+    torch._foreach_lerp_(list(average.values()), list(_averaged(model).values()), 1 - float(average_decay(decay, step)))
 
 
 def average_decay(decay: float, step: Any) -> Any:
@@ -59,7 +59,7 @@ def evaluated_weights(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
     """After, the weights are what they were before, to the bit."""
-    before = [parameter.detach().clone() for parameter in model.parameters()]
+    before = [parameter.detach().clone() for parameter in _averaged(model).values()]
     try:
         yield
     finally:
@@ -68,4 +68,9 @@ def _kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _copy(weights: Iterable[Tensor], model: nn.Module) -> None:
-    torch._foreach_copy_(list(model.parameters()), list(weights))
+    torch._foreach_copy_(list(_averaged(model).values()), list(weights))
+
+
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that have a mean: integers and booleans, which are never trained, have none."""
+    return {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}

@@ -9,9 +9,12 @@ from torch import Tensor
 from sweep.data import Split
 
 
-def steps_per_epoch(n_examples: int, batch_size: int) -> int:
-    """Updates of one epoch, ceil(n_examples / batch_size): the last, smaller batch is used."""
-    return -(-n_examples // batch_size)
+def steps_per_epoch(n_examples: int, batch_size: int, drop_last: bool = False) -> int:
+    """Return the number of updates of one epoch, at least 1.
+
+    It is ceil(n_examples / batch_size), and floor(n_examples / batch_size) if the smaller last batch is left out.
+    """
+    return max(n_examples // batch_size, 1) if drop_last else -(-n_examples // batch_size)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -42,11 +45,12 @@ class Batches:
         batch_size: examples of a batch.
         seed: of the trial.
         device: where the batches are wanted.
+        drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, drop_last: bool = False) -> None:
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
-        self.per_epoch = steps_per_epoch(len(split), batch_size)
+        self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
     def order(self, epoch: int) -> Tensor:
         """int64 [n_train]: the permutation of an epoch, the same on every device."""
@@ -66,3 +70,13 @@ class Batches:
     def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         inputs, targets = self.split.inputs.index_select(0, chosen), self.split.targets.index_select(0, chosen)
         return moved(inputs, self.device), moved(targets, self.device)
+
+
+def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the (inputs, targets) of a split on the device, in order, at most `size` examples at a time.
+
+    They are copies, as the batches of `Batches` are: a model may write into what it receives.
+    """
+    for first in range(0, len(split), size):
+        inputs, targets = split.inputs[first : first + size], split.targets[first : first + size]
+        yield inputs.to(device, copy=True), targets.to(device)

@@ -2,8 +2,10 @@
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
 from sweep.training.adversarial import AdversarialEngine
+from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
+from sweep.training.model import silenced
+from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
 from sweep.training.task import Task
 
@@ -101,6 +106,7 @@ class Chosen:
         return self.engine.slots
 
 
+@silenced()
 def choose(
     config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
 ) -> Chosen:
@@ -155,7 +161,7 @@ class _Chooser:
             return self.serial(f"many at once could not be tried: {_first_line(error)}")
         updates = min(MOST_PROBED // PROBE_ROUNDS, max(10, int(alone * 0.1)))  # 0.1 s, and at least ten
         alone = max(alone, serial.rate(self.probe, updates, PROBE_ROUNDS))
-        said = f"{together:,.0f} updates a second, {alone:,.0f} one trial at a time"
+        said = f"{_pace(together)} updates a second, {_pace(alone)} one trial at a time"
         if together * work.filled(chosen.slots) < 1.1 * alone:
             return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
         torch.set_num_threads(self.threads)
@@ -163,7 +169,7 @@ class _Chooser:
 
     def fused(self) -> Chosen:
         chosen, rate = self._fastest_fused()
-        why = "as asked for" if self.config.slots is not None else f"{rate:,.0f} updates a second"
+        why = "as asked for" if self.config.slots is not None else f"{_pace(rate)} updates a second"
         return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]))
 
     def _fastest_fused(self) -> tuple[Chosen, float]:
@@ -234,7 +240,12 @@ def _forget_others() -> None:
         torch.cuda.empty_cache()
 
 
-def _first_line(error: Exception) -> str:
+def _pace(rate: float) -> str:
+    """Format updates a second: `18,440`; below 10 with two significant digits."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _first_line(error: BaseException) -> str:
     """What an error says, as far as it fits into a line; in words of ours where torch's are about its own workings."""
     text = str(error).strip()
     if "random operation" in text or "randomness" in text:
@@ -253,17 +264,22 @@ def one_by_one(config: RunConfig) -> type[SerialEngine]:
     return SerialEngine if config.critic is None else AdversarialEngine
 
 
-def check(data: Dataset, configs: Sequence[RunConfig]) -> None:
+def check(data: Dataset, configs: Sequence[RunConfig], silent: bool = False) -> None:
     """Try what trainings of one kind need, on the CPU, without training.
+
+    Args:
+        silent: whether to discard what the model of the first configuration prints, as that of the others is.
 
     Raises:
         InvalidValueError: names what cannot be trained.
     """
     engine = one_by_one(configs[0])(data, CPU, configs[0].train.precision)
-    for config in configs:
-        engine.check(config)
+    for index, config in enumerate(configs):
+        with silenced() if silent or index else nullcontext():
+            engine.check(config)
 
 
+@silenced()
 def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunConfig]) -> None:
     """Try whether trials of these configurations can be trained in one step, and give what they give alone.
 
@@ -283,23 +299,68 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
         train=Split(data.train.inputs[:n], data.train.targets[:n]),
         val=Split(data.val.inputs[:64], data.val.targets[:64]),
     )
-    trials = [Trial(number, _short(like[0]), number) for number in (0, 1)]
+    trials = [Trial(number, _short(like[0]), number, keeps_state=True) for number in (0, 1)]
+    serial = SerialEngine(small, device, exact)
     try:
         fused = FusedEngine(small, device, exact, 2, like)
+        alone: Reached = {}
+        for trial in trials:
+            serial.start(trial)
+            ((before, _),) = _reached(serial, []).values()
+            alone |= _reached(serial, serial.advance())
+            _refuse_shared(model, before, alone[trial.number][0])
         for trial in trials:
             fused.start(trial)
-        together = {progress.trial: progress for progress in fused.advance()}
+        together = _reached(fused, fused.advance())
     except NotStackableError:
         raise
-    except Exception as error:  # whatever a model does that cannot be done for many at once
+    except (Exception, SystemExit) as error:  # whatever a model does that cannot be done for many at once
         raise NotStackableError(f"{model} cannot be stacked: {_first_line(error)}") from error
-    serial = SerialEngine(small, device, exact)
-    for trial in trials:
-        serial.start(trial)
-        (alone,) = serial.advance()
-        if not _agree(together.get(trial.number), alone, rtol=1e-7 if exact == "float64" else 1e-3):
+    for number, (state, expected) in alone.items():
+        assert expected is not None
+        found_state, found = together[number]
+        if not _agree(found, expected, rtol=1e-7 if exact == "float64" else 1e-3):
             rule = "gives other losses stacked than alone: it may draw numbers, or look at a batch, in a way of its own"
             raise NotStackableError(f"{model} {rule}")
+        if different := _different_buffers(found_state, state, rtol=1e-6 if exact == "float64" else 1e-3):
+            rule = (
+                "is another stacked than alone: it may be replaced, not changed in place, or depend on a smaller batch"
+            )
+            raise NotStackableError(f"buffer {named(different)} of {model} {rule}")
+
+
+Reached = dict[int, tuple[Contents, Progress | None]]
+
+
+def _reached(engine: SerialEngine | FusedEngine, progress: Sequence[Progress]) -> Reached:
+    """Return the contents of the model of each trial in an engine, and of those that have ended, with the progress."""
+    found: Reached = {one.trial: ({}, one) for one in progress}
+    for one in [*progress, *engine.snapshots()]:
+        if one.state is not None:
+            found[one.trial] = read(one.state)["contents"], found.get(one.trial, ({}, None))[1]
+    return found
+
+
+def _refuse_shared(model: str, before: Contents, after: Contents) -> None:
+    """Refuse a model that changes what all trials of a stack would share: there is one module for all of them."""
+    changed = [key for key in changes(before, after) if key[0] in ("attribute", "extra", "trained")] if after else []
+    if changed:
+        rule = "in training, which all trials in a stack would share; make it a buffer that is changed in place"
+        raise NotStackableError(f"{model} changes {named(changed)} {rule}")
+
+
+def _different_buffers(found: Contents, expected: Contents, rtol: float) -> list[Key]:
+    """Return the buffers that are not equal to rounding."""
+
+    def equal(one: Any, other: Any) -> bool:
+        if not (isinstance(one, list) and isinstance(other, list)):
+            return bool(one == other)
+        a, b = one[1], other[1]
+        if not (a.is_floating_point() or a.is_complex()):
+            return torch.equal(a, b)
+        return torch.allclose(a, b, max(rtol, 4 * torch.finfo(a.dtype).eps), 1e-9, equal_nan=True)
+
+    return [key for key, value in expected.items() if key[0] == "buffer" and not equal(found.get(key), value)]
 
 
 def _agree(found: Progress | None, expected: Progress, rtol: float) -> bool:

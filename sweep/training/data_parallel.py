@@ -14,11 +14,11 @@ import os
 import queue
 import signal
 import threading
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -30,10 +30,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sweep import forking
-from sweep.core import Trial
+from sweep.core import Failure, Trial
 from sweep.data import Dataset
+from sweep.output import protect
+from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import out_of_memory
 from sweep.training.dropout import update_key
+from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import RandomState, TrainState
 
@@ -46,6 +49,18 @@ LAST_WORDS = 5.0
 
 class WorkerLostError(RuntimeError):
     """A worker was killed, or does not answer."""
+
+
+class WorkerFailedError(RuntimeError):
+    """The trial raised an error in a worker other than the first.
+
+    Args:
+        failure: describes the error.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 def backend(device: torch.device) -> str:
@@ -97,7 +112,8 @@ class ShardEngine(SerialEngine):
 
     def start(self, trial: Trial) -> None:
         self._slot = None  # the others are not told that a trial has ended
-        super().start(trial)
+        with silenced() if self.rank else nullcontext():  # worker 0 has shown what the model prints
+            super().start(trial)
 
     def _pausing(self) -> bool:
         return self._paused
@@ -115,24 +131,26 @@ class ShardEngine(SerialEngine):
             state.mistakes = torch.zeros_like(mistakes)
         loss = self._shard(state, inputs, targets, accumulate, seed, step)
         parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-        buffers = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        parts += buffers if self.rank == 0 else [torch.zeros_like(buffer) for buffer in buffers]
+        dtype = reduce(torch.promote_types, (p.dtype.to_real() for p in parameters), self.dtype)
+        buffers = [buffer for buffer in state.model.buffers() if buffer.layout == torch.strided]
+        parts = [_numbers(torch.zeros_like(p) if p.grad is None else p.grad, dtype) for p in parameters]
+        sent = [_numbers(buffer, dtype) for buffer in buffers]
+        parts += sent if self.rank == 0 else [torch.zeros_like(part) for part in sent]
         pausing = self.rank == 0 and self.pause()
         flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]
         counted = torch.zeros_like(loss) if state.mistakes is None else state.mistakes
         parts += [torch.stack([loss, counted.to(self.dtype)]), torch.tensor(flags, device=self.device)]
-        whole = torch.cat([part.reshape(-1).to(self.dtype) for part in parts])
+        whole = torch.cat([part.reshape(-1).to(dtype) for part in parts])
         self._sum(whole)
         *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
         self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
         for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
-            parameter.grad = gradient.view_as(parameter) if has else None
+            parameter.grad = _from_numbers(gradient, parameter) if has else None
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
-            buffer.copy_(values.view_as(buffer))
+            buffer.copy_(_from_numbers(values, buffer))
         if mistakes is not None:
-            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(inputs)
-        return of_loss[0]
+            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(targets)
+        return of_loss[0].to(self.dtype)
 
     def _shard(
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
@@ -181,6 +199,7 @@ class DataParallelEngine(ShardEngine):
 
     Raises:
         WorkerLostError: by all that trains, once one of them is gone.
+        WorkerFailedError: if the trial raised an error in one of them.
         MemoryError: if one of them had too little.
     """
 
@@ -225,13 +244,37 @@ class DataParallelEngine(ShardEngine):
     def _hear(self, pipe: Connection) -> None:
         """Take what a worker says: that it is there, or what it failed with."""
         try:
-            kind, text = pipe.recv()
+            kind, content = pipe.recv()
         except (EOFError, OSError) as error:
             raise WorkerLostError("a data-parallel worker has ended") from error
         if kind == "memory":
-            raise MemoryError(text)
+            raise MemoryError(content)
         if kind == "error":
-            raise RuntimeError(f"a data-parallel worker failed:\n{text}")
+            raise WorkerFailedError(content)
+
+
+def _numbers(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as a vector of a floating type, without rounding: as its bytes where the type is too narrow."""
+    tensor = (tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()).resolve_conj()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not _holds(dtype, tensor.dtype):
+        tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.reshape(-1).to(dtype)
+
+
+def _from_numbers(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return the tensor, of the shape and type of another one, that `_numbers` made a vector of."""
+    real = like.dtype.to_real()
+    values = numbers.to(real) if _holds(numbers.dtype, real) else numbers.to(torch.uint8).view(real)
+    if like.is_complex():
+        values = torch.view_as_complex(values.reshape(-1, 2).clone())  # which must begin at an even place
+    return values.reshape(like.shape)
+
+
+def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether every number of another type is one of this floating type."""
+    return other.is_floating_point and torch.promote_types(dtype, other) == dtype
 
 
 def _close(pipes: Sequence[Connection]) -> None:
@@ -266,6 +309,8 @@ def begin_workers(data: Dataset, device: torch.device, precision: str, workers: 
 
 def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
     """A worker's process: do what worker 0 says, for as long as it is there."""
+    protect()
+    forking.restore_environment()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
@@ -282,9 +327,9 @@ def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, 
     except WorkerLostError:
         pass  # worker 0 finds that out for itself
     except BaseException as error:
-        text = str(error).strip() or type(error).__name__
+        failure = Failure(summary(error), user_traceback(error))
         with suppress(OSError):
-            pipe.send(("memory", text.splitlines()[0]) if out_of_memory(error) else ("error", traceback.format_exc()))
+            pipe.send(("memory", failure.reason) if out_of_memory(error) else ("error", failure))
 
 
 def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:

@@ -15,9 +15,10 @@ from sweep.core import Evaluation, Event, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
-from sweep.training.batches import Batches, chosen_rows, moved, permutation
+from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
+from sweep.training.model import silenced
 from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
@@ -153,7 +154,8 @@ class FusedEngine(Task):
         """The training in a slot."""
         assert self._stack is not None
         if not slot.step:
-            return packed(self.initial(slot.trial.config, slot.trial.seed))
+            with silenced():
+                return packed(self.initial(slot.trial.config, slot.trial.seed))
         state = self._spare
         for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
             group.update(own)
@@ -197,6 +199,7 @@ class FusedEngine(Task):
 
     # --- structure
 
+    @silenced()
     def _prepare(self, like: Sequence[RunConfig]) -> None:
         """Room for trials like these."""
         config = like[0]
@@ -213,11 +216,11 @@ class FusedEngine(Task):
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
             counts=state.mistakes is not None,
-            ragged=len(self.data.train) % config.train.batch_size != 0,
+            ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
         )
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
-        self._batch_size = config.train.batch_size
+        self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
@@ -236,6 +239,11 @@ class FusedEngine(Task):
         for module in state.model.modules():
             if isinstance(module, NORMS) and not module.track_running_stats:
                 raise NotStackableError("a BatchNorm without running statistics is evaluated by its batch")
+        for name, tensor in (*state.model.named_parameters(), *state.model.named_buffers()):
+            if tensor.layout != torch.strided or tensor.is_quantized:
+                raise NotStackableError(f"{name} of the model is sparse or quantized")
+            if tensor.requires_grad and tensor.dtype != self.dtype:
+                raise NotStackableError(f"{name} of the model is trained in {str(tensor.dtype).removeprefix('torch.')}")
         model = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
         return {
             "model": (config.model.target, repr(dict(config.model.arguments)), model),
@@ -243,6 +251,7 @@ class FusedEngine(Task):
             "optimizer.groups": (grouped(state), len(state.optimizer.param_groups)),
             "optimizer.clip_norm": config.optimizer.clip_norm is not None,
             "train.batch_size": config.train.batch_size,
+            "train.drop_last": config.train.drop_last,
             "average": state.average is not None,
             "warmup": state.mistakes is not None,
         }
@@ -331,8 +340,13 @@ class FusedEngine(Task):
             step += last - first
 
     def _padded_order(self, seed: int, epoch: int) -> Tensor:
-        """The batches of an epoch, [per_epoch, batch]; the last is filled up with its own first example."""
+        """Return the batches of an epoch, int64 [per_epoch, batch_size].
+
+        A smaller last batch is padded with its own first example; with train.drop_last it is left out.
+        """
         order = permutation(len(self.data.train), seed, epoch)
+        if self._drop_last:
+            return order[: len(order) - len(order) % self._batch_size].reshape(-1, self._batch_size)
         short = -len(order) % self._batch_size
         first = order[len(order) - len(order) % self._batch_size] if short else 0
         return torch.cat([order, torch.full((short,), int(first), dtype=torch.int64)]).reshape(-1, self._batch_size)
@@ -405,9 +419,7 @@ class FusedEngine(Task):
         loss = torch.zeros(len(slots), device=self.device, dtype=self.dtype)
         right = torch.zeros(len(slots), device=self.device)
         at_once = max(1, EVALUATION_BATCH // len(slots))
-        for first in range(0, len(split), at_once):
-            inputs = split.inputs[first : first + at_once].to(self.device)
-            targets = split.targets[first : first + at_once].to(self.device)
+        for inputs, targets in in_order(split, at_once, self.device):
             losses, rights = stack.evaluate(slots, inputs, targets, averaged)
             loss += losses
             right += rights
@@ -422,7 +434,7 @@ class FusedEngine(Task):
 
 def _examples(batches: Batches, begin: int, end: int) -> int:
     """Training examples of the updates begin..end-1."""
-    short = batches.per_epoch * batches.batch_size - len(batches.split)
+    short = max(batches.per_epoch * batches.batch_size - len(batches.split), 0)  # with drop_last no batch is smaller
     return (end - begin) * batches.batch_size - short * (end // batches.per_epoch - begin // batches.per_epoch)
 
 

@@ -1,5 +1,6 @@
 """Groups of parameters that are updated with a rate, or arguments, of their own."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -49,12 +50,15 @@ def recorded_group(optimizer: Optimizer) -> dict[str, Any]:
 
 def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
     """The optimizer with groups; the parameters that no name matches are the first."""
+    asked = copy.deepcopy(dict(asked))  # an optimizer may change the lists in its groups
     named = _named(f"{config.component.key}.groups", asked, model)
     groups = [{"params": named[None]}, *({**asked[name], "params": named[name]} for name in asked)]
     try:
         optimizer: Optimizer = config.component.build(groups, lr=config.lr)
-    except AttributeError as error:
-        rule = f"{config.component.target} takes no groups: {error}"
+    except InvalidValueError as error:
+        if not isinstance(error.__cause__, AttributeError):
+            raise
+        rule = f"{config.component.target} takes no groups: {error.__cause__}"
         raise InvalidValueError(f"{config.component.key}.groups", _list(asked), rule) from error
     known = [key for key in getattr(optimizer, "defaults", {}) if key != "lr"]
     for name in asked:

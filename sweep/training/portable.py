@@ -7,9 +7,22 @@ from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
+from torch import nn
 
+from sweep.config import RunConfig
 from sweep.core import Event, Snapshot, Trial
 from sweep.data import Dataset
+from sweep.training.contents import (
+    Contents,
+    changes,
+    contents,
+    described,
+    named,
+    restore,
+    same,
+    storable,
+    unstorable_in,
+)
 from sweep.training.device import DTYPES
 from sweep.training.optimizers import load_exactly
 from sweep.training.state import RandomState, TrainState, initial_state
@@ -17,14 +30,29 @@ from sweep.validation import InvalidValueError
 
 CONTENT = {
     "model", "optimizer", "random", "average", "events", "memories", "mistakes", "seen", "global_step", "critic",
+    "contents",
 }  # fmt: skip
-"""What they hold."""
+"""The keys of the stored state."""
+
+ADDED_LATER = {"contents"}
+"""Keys that the states of earlier versions do not have."""
 
 
 def packed(state: TrainState) -> Snapshot:
-    """A state: tensors and plain data, as torch saves them."""
-    content = {
-        "model": state.model.state_dict(),
+    """Return a state as bytes: tensors and plain data, as torch saves them."""
+    return _saved(content_of(state), state.global_step)
+
+
+def _saved(content: Mapping[str, Any], step: int) -> Snapshot:
+    file = BytesIO()
+    torch.save(dict(content), file)
+    return Snapshot(step, file.getvalue())
+
+
+def content_of(state: TrainState) -> dict[str, Any]:
+    """Return everything that a training continues with, as tensors and plain data."""
+    return {
+        "model": _registered(state.model),
         "optimizer": state.optimizer.state_dict(),
         "random": [state.random.cpu, state.random.device, state.random.kind],
         "average": state.average,
@@ -34,10 +62,67 @@ def packed(state: TrainState) -> Snapshot:
         "seen": state.seen,
         "global_step": state.global_step,
         "critic": _critic_of(state),
+        "contents": storable(contents(state.model, state.optimizers)),
     }
-    file = BytesIO()
-    torch.save(content, file)
-    return Snapshot(state.global_step, file.getvalue())
+
+
+def refuse_unstorable(state: TrainState, before: Contents, fresh: TrainState, config: RunConfig) -> None:
+    """Refuse a training whose state would not be the same after it was stored and loaded.
+
+    Args:
+        state: after at least one update.
+        before: contents of its model before that update.
+        fresh: another initial state of this training, into which it is loaded.
+
+    Raises:
+        InvalidValueError: names what a checkpoint cannot store.
+    """
+
+    def refused(part: str, rule: str) -> InvalidValueError:
+        component = config.optimizer.component if part in ("optimizer", "critic") else config.model
+        return InvalidValueError(f"{component.key}._target_", component.target, f"{rule}; {STORABLE}")
+
+    content, device = content_of(state), next(iter(state.model.parameters())).device
+    try:
+        _restore(fresh, read(packed(state)), device)
+    except Exception as error:  # whatever torch, pickle or the model finds to refuse
+        rule = str(error.rule if isinstance(error, InvalidValueError) else error or type(error).__name__)
+        raise refused(_unreadable(content), f"its state cannot be stored in a checkpoint: {rule}") from error
+    after = described(state.model)
+    changed = changes(before, after)
+    for key in changes(after, described(fresh.model)):
+        kind = unstorable_in(after.get(key))
+        if kind is None:
+            raise refused("model", f"{named([key])} is another after it was stored in a checkpoint and loaded")
+        if key in changed:  # constants are whatever the constructor makes them
+            raise refused("model", f"{named([key])} changes in training, and a checkpoint cannot store a {kind}")
+    loaded = content_of(fresh)
+    for part in content:
+        if not same(content[part], loaded[part]):
+            raise refused(part, "its state is another after it was stored in a checkpoint and loaded")
+
+
+def _unreadable(content: Mapping[str, Any]) -> str:
+    """Return the part of a content that cannot be loaded, or else the model."""
+    for part, held in content.items():
+        try:
+            read(_saved({**dict.fromkeys(content), part: held}, 0))
+        except Exception:  # as above
+            return part
+    return "model"
+
+
+STORABLE = "numbers, texts, tensors, arrays, and lists, tuples, sets and mappings of these can be stored"
+
+
+def _registered(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and persistent buffers by name, as state_dict does; a model may override that."""
+    held = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                held[f"{name}.{key}" if name else key] = buffer.detach()
+    return held
 
 
 def unpacked(snapshot: Snapshot, trial: Trial, data: Dataset, device: torch.device) -> TrainState:
@@ -46,17 +131,19 @@ def unpacked(snapshot: Snapshot, trial: Trial, data: Dataset, device: torch.devi
     Raises:
         InvalidValueError: names train.checkpoint_dir, where it is kept, if it cannot be read or is of another training.
     """
-    held = _read(snapshot.content)
+    held = read(snapshot)
     state = initial_state(trial.config, trial.seed, data, device, DTYPES[trial.config.train.precision])
     try:
         _restore(state, held, device)
-    except (AttributeError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise _refused(f"holds a state that is none of this training: {str(error).splitlines()[0]}") from error
+    except (AttributeError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise _refused(f"holds a state that is none of this training: {reason}") from error
     return state
 
 
 def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -> None:
-    state.model.load_state_dict(held["model"])
+    if "contents" not in held:  # of an earlier version
+        state.model.load_state_dict(held["model"])
     load_exactly(state.optimizer, held["optimizer"])
     state.random = RandomState(*held["random"])
     state.average = _on(held["average"], device)
@@ -67,6 +154,29 @@ def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -
     if state.critic is not None:
         load_exactly(state.critic.optimizer, held["critic"]["optimizer"])
         state.critic.global_step = held["critic"]["global_step"]
+    if "contents" in held:
+        _restore_parameters(state.model, held["model"], held["contents"])
+        restore(held["contents"], state.model, device, state.optimizers, held["model"])
+
+
+@torch.no_grad()
+def _restore_parameters(model: nn.Module, held: Mapping[str, torch.Tensor], contents: Contents) -> None:
+    own = dict(model.named_parameters(remove_duplicate=False))
+    buffers = {f"{name}.{key}".removeprefix(".") for kind, name, key in contents if kind == "buffer"}
+    if different := own.keys() ^ (held.keys() - buffers):
+        raise KeyError(f"not both have {', '.join(sorted(different))}")
+    for name, parameter in own.items():
+        given = held[name]
+        if (given.shape, given.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(f"{name} is {_described(given)}, and {_described(parameter)} in this model")
+        if given.layout == torch.strided:
+            parameter.copy_(given)
+        else:
+            parameter.data = given.to(parameter.device)
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _critic_of(state: TrainState) -> dict[str, Any] | None:
@@ -80,8 +190,13 @@ def _on(average: dict[str, torch.Tensor] | None, device: torch.device) -> dict[s
     return None if average is None else {name: weights.to(device) for name, weights in average.items()}
 
 
-def _read(content: bytes) -> dict[str, Any]:
-    """Tensors and plain data; nothing is run when they are read, and they take no more memory than the bytes do."""
+def read(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the content of a snapshot, without running code and without taking more memory than its bytes.
+
+    Raises:
+        InvalidValueError: if it cannot be read.
+    """
+    content = snapshot.content
     try:
         if any(entry.compress_type != ZIP_STORED for entry in ZipFile(BytesIO(content)).infolist()):
             raise ValueError("it is compressed")
@@ -89,7 +204,7 @@ def _read(content: bytes) -> dict[str, Any]:
     except (BadZipFile, OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise _refused(f"holds a state that cannot be read: {reason}") from error
-    if not isinstance(held, dict) or held.keys() != CONTENT:
+    if not isinstance(held, dict) or held.keys() | ADDED_LATER != CONTENT:
         raise _refused("holds no state of a training, or one of another version")
     return held
 

@@ -12,6 +12,8 @@ from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
+from sweep.training.batches import in_order
+from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.portable import packed
@@ -94,7 +96,8 @@ class SerialEngine(Task):
         slot.state.random = RandomState.capture(self.device)  # before evaluating, which must not change the training
         if slot.state.global_step < end:
             return []
-        evaluation = self._evaluate(slot, self.splits(trial, end))
+        with unchanged(slot.state.model, self.device):
+            evaluation = self._evaluate(slot, self.splits(trial, end))
         if not sound(evaluation):
             return [self._ended(slot, self._broken(slot), Status.DIVERGED)]
         if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not one of the schedule's
@@ -206,12 +209,10 @@ class SerialEngine(Task):
         for name, split in splits.items():
             loss = torch.zeros((), device=self.device, dtype=self.dtype)
             correct = torch.zeros((), device=self.device, dtype=torch.int64)
-            for first in range(0, len(split), EVALUATION_BATCH):
-                inputs = split.inputs[first : first + EVALUATION_BATCH].to(self.device)
-                targets = split.targets[first : first + EVALUATION_BATCH].to(self.device)
+            for inputs, targets in in_order(split, EVALUATION_BATCH, self.device):
                 with self.computing():
                     outputs = model(inputs)
-                    loss += self.loss(outputs, targets) * len(inputs)
+                    loss += self.loss(outputs, targets) * len(targets)
                 if self.data.classification:
                     correct += (outputs.argmax(dim=1) == targets).sum()
             metrics[f"{name}_loss"] = float(loss) / len(split)

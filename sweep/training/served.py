@@ -1,4 +1,7 @@
-"""The process that an engine has to itself: it trains what its owner hands over, and tells what is reached."""
+"""The process that an engine has to itself: it trains what its owner hands over, and tells what is reached.
+
+An error that is raised by the code of a trial is the failure of that trial alone; the others are trained.
+"""
 
 import os
 import queue
@@ -6,9 +9,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,10 +19,12 @@ import torch
 
 from sweep import forking
 from sweep.config import EngineConfig
-from sweep.core import Progress, Trial
+from sweep.core import Failure, Progress, Status, Trial
 from sweep.data import Dataset
+from sweep.output import protect
+from sweep.tracebacks import summary, user_traceback
 from sweep.training.choice import Chosen, Work, choose
-from sweep.training.data_parallel import WorkerLostError
+from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
 from sweep.validation import InvalidValueError
@@ -64,6 +69,14 @@ class Account:
         return asdict(self)
 
 
+class SharedUpdateError(RuntimeError):
+    """Trials that are trained in one update could not be trained: which of them has failed is not known."""
+
+
+class SpentError(RuntimeError):
+    """A trial has failed, and another one needs a new process."""
+
+
 def serve(
     pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work, others: Sequence[Connection] = ()
 ) -> None:
@@ -72,6 +85,8 @@ def serve(
     Args:
         others: to the data-parallel workers beside this process.
     """
+    protect()
+    forking.restore_environment()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
     try:
@@ -79,7 +94,7 @@ def serve(
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = choose(config, data, torch.device(device), work, others)
+        chosen = _choose(config, data, torch.device(device), work, others)
         prepared = time.monotonic() - began
         account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
         pipe.send(("chosen", account))
@@ -92,15 +107,31 @@ def serve(
             pipe.close()
 
 
+def _choose(
+    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection]
+) -> Chosen:
+    """Choose an engine. Where trying the others raises an error, it is the serial one: there one trial alone fails."""
+    try:
+        return choose(config, data, device, work, others)
+    except BaseException as error:
+        if config.name == "serial" or others or out_of_memory(error):
+            raise
+        why = f"no other engine could be tried: {summary(error)}"
+    return replace(choose(EngineConfig("serial"), data, device, work), why=why)
+
+
 def _last_words(error: BaseException) -> tuple[str, Any]:
-    """What the owner is told of an error: how it goes on depends on the kind."""
+    """Return what the owner is told of an error: its kind, which says what the owner does then, and a text."""
+    if out_of_memory(error):
+        return "memory", f"out of memory ({summary(error)})"
     if isinstance(error, InvalidValueError):
         return "refused", error
-    text = str(error).strip()
     if isinstance(error, WorkerLostError):
-        return "worker", text
-    if out_of_memory(error):
-        return "memory", f"out of memory ({text.splitlines()[0] if text else type(error).__name__})"
+        return "worker", str(error).strip()
+    if isinstance(error, SharedUpdateError):
+        return "shared", str(error)
+    if isinstance(error, SpentError):
+        return "spent", str(error)
     return "error", traceback.format_exc()
 
 
@@ -119,8 +150,8 @@ class _Server:
         """Updates that were told since states were, the last time."""
         self.halting = False
         self.waiting: list[tuple[int, Trial]] = []
-        self.tickets: dict[int, int] = {}
-        """Of the trials in the engine, by their number."""
+        self.training: dict[int, tuple[int, Trial]] = {}
+        """The trials in the engine by their number, each with its ticket."""
         self.first: float | None = None
         self.idle = 0.0
         self.expecting = True  # trials, for slots that are free
@@ -159,7 +190,9 @@ class _Server:
     def _train(self) -> None:
         """To the nearest boundary or pause; tell what was reached, and where the trials stand when that is due."""
         began, free = time.monotonic(), self.engine.free
-        reached = self.engine.advance()
+        reached: Sequence[Progress] = ()
+        with self._failing():
+            reached = self.engine.advance()
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
@@ -167,9 +200,15 @@ class _Server:
             self._tell_states()
 
     def _tell_states(self) -> None:
-        """Where the trials stand, one after another: what has arrived can be kept, however long the others take."""
-        for progress in self.engine.snapshots():
-            self._reach([progress])
+        """Tell where the trials stand, one after another: each can be kept, however long the others take."""
+        states, state = iter(self.engine.snapshots()), None
+        while True:
+            with self._failing():
+                state = next(states, None)
+            if state is None:
+                break
+            self._reach([state])
+            state = None
         self.due, self.unkept = time.monotonic() + self.every, 0
 
     def _reach(self, reached: Sequence[Progress]) -> None:
@@ -177,12 +216,47 @@ class _Server:
         made = sum(len(rows.lr) for progress in reached for rows in progress.rows)
         self.account.updates += made
         self.unkept += made
-        events = [(self.tickets[progress.trial], progress) for progress in reached]
+        events = [(self.training[progress.trial][0], progress) for progress in reached]
         for progress in reached:
             if progress.status is not None:
-                del self.tickets[progress.trial]
+                del self.training[progress.trial]
         if events:
             self.pipe.send(("reached", (events, self.account, self.first)))
+
+    @contextmanager
+    def _failing(self, trial: Trial | None = None) -> Iterator[None]:
+        """Tell that a trial has failed if what is done within raises an error, and take it out of its slot.
+
+        What the owner can do better is raised: it trains the trial again where memory or a process was lost, and
+        trains one trial at a time where it is not known which one raised the error.
+
+        Args:
+            trial: that is started within; None where those in the engine are trained.
+
+        Raises:
+            SharedUpdateError: if several trials are trained in one update, or could not be.
+            SpentError: if the trial has failed, and its data-parallel workers no longer agree, or it may have left an
+                error in the CUDA context, which every later operation would report.
+        """
+        try:
+            yield
+        except BaseException as error:  # also SystemExit and KeyboardInterrupt: this process hears no signals
+            if out_of_memory(error) or isinstance(error, WorkerLostError) or _is_refused_checkpoint(error):
+                raise
+            if isinstance(self.engine, FusedEngine) and (trial is None or not isinstance(error, InvalidValueError)):
+                raise SharedUpdateError(summary(error)) from error
+            if isinstance(error, WorkerFailedError):
+                failure = error.failure
+            else:
+                failure = Failure(summary(error), user_traceback(error))
+            if trial is None:
+                ((_, trial),) = self.training.values()
+            self.engine.stop(trial)
+            self._reach([Progress(trial.number, [], None, Status.FAILED, failure=failure)])
+            self.expecting = True
+            on_gpu = self.engine.device.type == "cuda" and not isinstance(error, InvalidValueError)
+            if self.account.workers > 1 or on_gpu:
+                raise SpentError(failure.reason) from error
 
     def _read(self) -> None:
         """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
@@ -211,18 +285,25 @@ class _Server:
             self.halting = True
         elif ticket in dict(self.waiting):
             self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
-        elif self.tickets.get(trial.number) == ticket:
+        elif trial.number in self.training and self.training[trial.number][0] == ticket:
             self.engine.stop(trial)
-            del self.tickets[trial.number]
+            del self.training[trial.number]
             self.expecting = True
 
     def _fill(self) -> None:
         """Start what waits, as far as there are slots; what was idle until now was waiting for it."""
         while self.waiting and self.engine.free:
             ticket, trial = self.waiting.pop(0)
-            self.tickets[trial.number] = ticket
-            self.engine.start(trial)
+            self.training[trial.number] = ticket, trial
+            self.pipe.send(("begun", ticket))
+            with self._failing(trial):
+                self.engine.start(trial)
             self.first = self.first or time.time()
             self.account.waited, self.idle = self.account.waited + self.idle, 0.0
             if isinstance(self.engine, FusedEngine) and self.engine.use.offered:
                 self.account.busy = self.engine.use.made / self.engine.use.offered
+
+
+def _is_refused_checkpoint(error: BaseException) -> bool:
+    """Return whether an error says that the trial cannot go on from its checkpoint: it is no fault of the trial."""
+    return isinstance(error, InvalidValueError) and error.key == "train.checkpoint_dir"

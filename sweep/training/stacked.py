@@ -280,7 +280,10 @@ class Stack:
             return loss, right
 
         weights = self.average if averaged else self.params
-        loss, right = vmap(measured)(_of(weights, slots), _of(self.buffers, slots))
+        buffers = {
+            name: tensor[list(slots)] for name, tensor in self.buffers.items()
+        }  # copies: a model may change them
+        loss, right = vmap(measured)(_of(weights, slots), buffers)
         return loss, right
 
 

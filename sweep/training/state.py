@@ -13,6 +13,7 @@ from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.dropout import SeededDropout, seed_dropouts
 from sweep.training.groups import build_optimizer
+from sweep.training.model import build_model
 from sweep.training.optimizers import Optimizer, TwoWeights
 from sweep.validation import InvalidValueError
 
@@ -52,6 +53,11 @@ class TrainState:
     seen: int = 0
     global_step: int = 0
     critic: "CriticState | None" = None
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers: one, or the generator's and the critic's."""
+        return [self.optimizer, *([] if self.critic is None else [self.critic.optimizer])]
 
 
 @dataclass
@@ -116,36 +122,39 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
         InvalidValueError: if the model or the optimizer refuses its arguments, or the two averages of the weights
             would be one of the other.
     """
-    torch.manual_seed(seed)
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    model = build_model(config, seed, data)
     dropouts = seed_dropouts(model)
-    model = model.to(device, dtype)
+    _bring_to(model, device, dtype)
     critic = _critic_state(config, model)
     optimizer = build_optimizer(config.optimizer, model if critic is None else critic.generator)
     average = initial_average(model) if config.average.name == "ema" else None
     if average is not None and isinstance(optimizer, TwoWeights):
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
-    batches = Batches(data.train, config.train.batch_size, seed, device)
+    batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last)
     state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average, critic=critic)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state
 
 
-def _critic_state(config: RunConfig, model: nn.Module) -> CriticState | None:
-    """That of a GAN; None of other trainings.
+def _bring_to(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a model to the device and into the precision of the run.
 
-    Raises:
-        InvalidValueError: if the model and the configuration do not agree on what it is.
+    Tensors of torch's default type (float32) get `dtype`, complex ones of its complex counterpart (complex64) that of
+    `dtype`. A model has tensors of other types on purpose, and they keep them.
     """
-    generator, critic, latent = (getattr(model, name, None) for name in ("generator", "critic", "latent"))
-    adversarial = isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)
-    if config.critic is None and adversarial:
-        raise InvalidValueError("critic", "none", f"{config.model.target} is a GAN; critic=wgan or wgan_gp trains it")
+    default = torch.get_default_dtype()
+    types = {default: dtype, default.to_complex(): dtype.to_complex()}
+    model._apply(lambda tensor: tensor.to(device, types.get(tensor.dtype, tensor.dtype)))  # type: ignore[no-untyped-call]
+
+
+def _critic_state(config: RunConfig, model: nn.Module) -> CriticState | None:
+    """Return the state of a GAN's critic; None for other trainings."""
     if config.critic is None:
         return None
-    if not (isinstance(generator, nn.Module) and isinstance(critic, nn.Module) and isinstance(latent, int)):
-        rule = "is trained with a critic, and must have the modules generator and critic and the integer latent"
-        raise InvalidValueError("model._target_", config.model.target, f"{rule}; critic=none trains other models")
+    generator, critic, latent = model.generator, model.critic, model.latent
+    assert isinstance(generator, nn.Module)  # as build_model has checked
+    assert isinstance(critic, nn.Module)
+    assert isinstance(latent, int)
     return CriticState(generator, critic, latent, build_optimizer(config.critic.optimizer, critic))

@@ -1,20 +1,25 @@
 """What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sweep.config import RunConfig
+from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
-from sweep.training.device import DTYPES
+from sweep.tracebacks import refusal
+from sweep.training.contents import Contents, changes, described, named, restore
+from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
-from sweep.training.portable import unpacked
+from sweep.training.model import silenced
+from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
 
@@ -25,7 +30,7 @@ LONGEST_PROBE = 1.0
 """Seconds of measuring the speed of an engine after which no further round is begun."""
 
 ROOM, TIMES = 2**28, 32
-"""Of a checkpoint: bytes for rows that are not recorded yet, and how many times the weights an optimizer may keep."""
+"""Of a checkpoint: bytes for rows that are not recorded yet, and for how many times its first size it may grow."""
 
 
 @dataclass
@@ -92,36 +97,137 @@ class Task:
         return unpacked(trial.state, trial, self.data, self.device)
 
     def check(self, config: RunConfig) -> None:
-        """Try what a training needs, without training: build the model, and push batches of both sizes through it.
+        """Try what a training needs: train on batches of both sizes, store and restore the state, and evaluate once.
 
         Raises:
-            InvalidValueError: names what cannot be trained.
+            InvalidValueError: names what cannot be trained, or what of it cannot be stored.
         """
         self._check_batch(config)
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
                 raise InvalidValueError(key, value, f"waits for {part.watches}, which a regression does not have")
-        state = self.initial(config, config.train.seed)
-        last = state.batches.per_epoch - 1
+        state, examples = self.initial(config, config.train.seed), config.train.batch_size
+        entries = state.model.state_dict().keys()
+        state.model.train()
         try:
-            for first in {0, last}:  # the last batch of an epoch may be smaller
-                inputs, targets = next(state.batches.range(first, first + 1))
-                outputs, expected = state.model(inputs), (len(inputs), self.data.n_outputs)
-                if outputs.shape != expected:
-                    raise ValueError(f"it gives {list(outputs.shape)} for {len(inputs)} examples, not {list(expected)}")
+            before = described(state.model)
+            for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
+                ((inputs, targets),) = state.batches.range(first, first + 1)
+                examples = len(targets)
+                self._check_outputs(state.model(inputs), examples)
+                ((inputs, targets),) = state.batches.range(first, first + 1)  # anew: the model may have changed them
                 workers = config.train.workers
                 for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
-                    if len(x):
-                        self.backward(state, x, y, config.train.accumulate, config.train.seed, first)
-        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {error}"
+                    if len(y):
+                        self.backward(state, x.detach(), y, config.train.accumulate, config.train.seed, first)
+        except (Exception, SystemExit) as error:
+            seed = config.train.seed
+            self._refuse_single(config, examples, error, lambda x, y: self.backward(state, x, y, 1, seed, 0))
+            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
             state.optimizer.step()
-        except Exception as error:  # whatever an optimizer finds to refuse only now
-            rule = f"cannot update this model: {error}"
+        except (Exception, SystemExit) as error:
+            rule = f"cannot update this model: {refusal(error)}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
+        if changed := sorted(entries ^ state.model.state_dict().keys()):
+            rule = f"creates or removes {changed[0]} in its forward pass: only what its constructor creates is trained"
+            rule = f"{rule} and kept in checkpoints (nn.LazyLinear takes its shape from the data)"
+            raise InvalidValueError("model._target_", config.model.target, rule)
+        with silenced():
+            another = self.initial(config, config.train.seed)
+        refuse_unstorable(state, before, another, config)
+        if config.train.workers > 1:
+            self._check_workers(state, config.train)
+        self._check_evaluation(config, state.model)
+
+    def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
+        """Evaluate a model on a part of the validation split that is no batch of the training."""
+        inputs = self.data.val.inputs[: config.train.batch_size + 1].to(self.device, copy=True)
+        model.eval()
+        try:
+            with torch.no_grad(), self.computing():
+                self._check_outputs(model(inputs), len(inputs))
+        except (Exception, SystemExit) as error:
+            rule = f"cannot be evaluated (in eval mode) on {len(inputs)} examples of shape"
+            rule = f"{rule} {list(self.data.input_shape)}: {refusal(error)}"
+            raise InvalidValueError("model._target_", config.model.target, rule) from error
+
+    def _check_outputs(self, outputs: Any, examples: int) -> None:
+        """Refuse what is not a tensor [examples, n_outputs]."""
+        expected = [examples, self.data.n_outputs]
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"it gives a {type(outputs).__name__}, not a tensor {expected}")
+        if list(outputs.shape) != expected:
+            raise ValueError(f"it gives {list(outputs.shape)} for {examples} examples, not {expected}")
+
+    def _refuse_single(
+        self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Tensor, Tensor], object]
+    ) -> None:
+        """Refuse train.batch_size if a model fails on one example and trains on two, as with BatchNorm.
+
+        Args:
+            examples: number of examples in the batch that the model failed on.
+            error: what it failed with.
+            train: computes the gradient of a few examples, given their inputs and targets.
+
+        Raises:
+            InvalidValueError: names train.batch_size, and says which batch, or part of a batch, has one example.
+        """
+        settings, split = config.train, self.data.train
+        smallest_part = max(max(examples // settings.workers, 1) // settings.accumulate, 1)
+        if smallest_part > 1 or len(split) < 2:
+            return
+        try:
+            train(split.inputs[:2].to(self.device, copy=True), split.targets[:2].to(self.device, copy=True))
+        except Exception:  # the number of examples is not the reason
+            return
+        last = examples < settings.batch_size
+        batch = f"the last batch of an epoch of {len(split)} examples" if last else "every batch"
+        keys = [key for key in ("workers", "accumulate") if getattr(settings, key) > 1] if examples > 1 else []
+        divided = " and ".join(f"train.{key}={getattr(settings, key)}" for key in keys)
+        found = f"{batch} has one example"
+        if divided:
+            found = f"{batch} has {examples} examples, and {divided} divides it into parts of which one has one example"
+        reason = str(error).strip().partition("\n")[0]
+        fewer = f", or a smaller {' or '.join(f'train.{key}' for key in keys)}" if keys else ""
+        remedy = "train.drop_last=true leaves it out, or choose another" if last else "choose a larger"
+        rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy} batch size{fewer}"
+        raise InvalidValueError("train.batch_size", settings.batch_size, rule) from error
+
+    def _check_workers(self, state: TrainState, train: TrainConfig) -> None:
+        """Refuse a model with attributes that the examples change and the loss depends on.
+
+        Workers share parameters and buffers only: such a model would be another one on each of them.
+        """
+        model, last = state.model, state.batches.per_epoch - 1
+        ((inputs, targets),) = state.batches.range(last, last + 1)
+        parts = list(zip(inputs.tensor_split(train.workers), targets.tensor_split(train.workers), strict=True))
+
+        def loss_of(inputs: Tensor, targets: Tensor) -> float:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last))
+
+        def restored(held: Contents) -> None:
+            restore(copy.deepcopy(held), model, self.device)
+
+        before, reached = described(model), []
+        for x, y in (parts[0], parts[-1]):
+            restored(before)
+            if len(y):  # a worker without an example does nothing
+                loss_of(x, y)
+            reached.append(described(model))
+        first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra")]
+        losses = []
+        for own in reached:
+            shared = {key: value for key, value in first.items() if key not in differing}
+            restored(shared | {key: own[key] for key in differing if key in own})
+            losses.append(loss_of(*parts[0]))
+        if losses[0] != losses[1]:
+            rule = f"share parameters and buffers only, and {named(differing)} of the model would differ among them"
+            raise InvalidValueError("train.workers", train.workers, f"{rule}; a buffer would not")
 
     def _check_batch(self, config: RunConfig) -> None:
         n_train = len(self.data.train)
@@ -157,12 +263,13 @@ class Task:
             return loss.detach()
         total = torch.zeros((), device=self.device, dtype=self.dtype)
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
-            if len(part):  # the last batch of an epoch may have fewer examples than micro-batches
+            if len(expected):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
-                loss = self._loss(state, part, expected) * (len(part) / whole)
+                # a model may write into its input, but torch refuses that for one of several views
+                loss = self._loss(state, part.detach(), expected) * (len(expected) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
-                first_row += len(part)
+                first_row += len(expected)
         return total
 
     def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -172,7 +279,7 @@ class Task:
             loss: Tensor = self.loss(outputs, targets)
         if state.mistakes is not None:
             state.mistakes += (outputs.detach().argmax(dim=1) != targets).sum()
-            state.seen += len(inputs)
+            state.seen += len(targets)
         return loss
 
     def computing(self) -> AbstractContextManager[object]:
@@ -206,7 +313,8 @@ def on_host(losses: Tensor) -> np.ndarray:
     return losses.double().cpu().numpy() if losses.device.type != "mps" else losses.cpu().double().numpy()
 
 
+@silenced()
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
-    """Bytes that a checkpoint of such a training surely does not exceed."""
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
-    return ROOM + TIMES * sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    """Return a number of bytes that no checkpoint of such a training exceeds."""
+    state = initial_state(config, config.train.seed, data, CPU, DTYPES[config.train.precision])
+    return ROOM + TIMES * len(packed(state).content)

@@ -1,14 +1,20 @@
 """Sweep expressions as dimensions."""
 
+import shlex
+
 import pytest
 
 from sweep.cli.expressions import dimension, parse, read
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
+OF_LISTS = {"milestones": "multistep", "values": "piecewise", "knots": "interpolate"}
+"""Keys that are lists -> the schedule that has them."""
+
 
 def made(text: str, horizon: int = 200, epoch: int = 10) -> Dimension:
-    names = {"schedule": "exponential", "warmup": "linear"}
+    of_schedule = next((name for key, name in OF_LISTS.items() if key in text), "exponential")
+    names = {"schedule": of_schedule, "warmup": "linear"}
     return dimension(read(text), names.__getitem__, {"fraction": horizon, "epochs": epoch}.__getitem__)
 
 
@@ -27,12 +33,58 @@ def made(text: str, horizon: int = 200, epoch: int = 10) -> Dimension:
         ("schedule.decay_steps=tag(fraction,interval(0.07,0.5))", 14, 100, True, False),
         ("schedule.decay_steps=tag(fraction,interval(0.011,0.0149))", 3, 3, True, False),
         ("warmup.steps=tag(epochs,interval(1,2.55))", 10, 25, True, False),
+        ("schedule.milestones.0=interval(10,50)", 10, 50, True, False),
+        ("schedule.milestones.1=tag(fraction,interval(0.5,0.75))", 100, 150, True, False),
+        ("schedule.values.2=tag(log,interval(0.01,1))", 0.01, 1.0, False, True),
+        ("schedule.knots.1.0=interval(10,50)", 10, 50, True, False),
+        ("schedule.knots.1.1=interval(0,1)", 0.0, 1.0, False, False),
+        ("optimizer.betas.1=interval(0.9,0.999)", 0.9, 0.999, False, False),
+        ("model.hidden.0=int(interval(8,64))", 8, 64, True, False),
     ],
 )
 def test_an_interval(text: str, low: float, high: float, integer: bool, log: bool) -> None:
     dim = made(text)
     assert (dim.low, dim.high, dim.integer, dim.log, dim.choices) == (low, high, integer, log, ())
     assert isinstance(dim.low, int) is integer
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("warmup.steps=tag(fraction,interval(0.05,0.4))", 0, 0.4),
+        ("warmup.steps=tag(log,fraction,interval(0.05,0.4))", 0, 0.4),
+        ("warmup.steps=tag(fraction,choice(0.4,0.6,0.9))", 0, 0.9),
+        ("schedule.decay_steps=tag(fraction,interval(0.05,0.4))", 1, 0.4),
+        ("schedule.decay_steps=tag(log,fraction,interval(0.05,0.4))", 1, 0.4),
+        ("schedule.decay_steps=tag(fraction,choice(0.1,0.9))", 1, 0.9),
+        ("schedule.decay_steps=tag(fraction,range(0.1,0.9,0.4))", 1, 0.9),
+    ],
+)
+def test_parts_of_a_short_horizon_are_lengths_that_it_has(text: str, low: int, high: float, horizon: int) -> None:
+    """A length that must be at least 1 is; a warmup of a part of the horizon ends before it."""
+    updates = made(text, horizon).ends
+    assert all(isinstance(steps, int) for steps in updates)
+    assert min(updates) >= low
+    assert max(updates) <= max(low, round(high * horizon), 1)
+    if text.startswith("warmup"):
+        assert max(updates) < horizon
+
+
+def test_a_part_that_is_nothing_stays_nothing() -> None:
+    assert made("schedule.decay_steps=tag(fraction,choice(0.0,0.1))", 3).choices == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["optimizer.betas=[0.8,0.9],[0.9,0.99]", "optimizer.betas.1=interval(0.9,0.99)"],
+        ["optimizer.betas=[0.8,0.9],[0.9,0.99]", "optimizer.betas.1=0.95"],
+    ],
+)
+def test_a_list_is_searched_whole_or_by_its_elements(given: list[str]) -> None:
+    with pytest.raises(InvalidValueError, match=r"is an element of optimizer\.betas, which is searched"):
+        parse(given)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +131,26 @@ def test_a_command_line_is_taken_apart() -> None:
 def test_bounds_that_are_no_whole_updates_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="its ends must be integers"):
         made("schedule.decay_steps=interval(0.1,10)")
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("dataset.path=~/x.npz", """'dataset.path="~/x.npz"'"""),
+        ("dataset.path=a=b.npz", """'dataset.path="a=b.npz"'"""),
+        ("model.text=~x,y", """'model.text="~x",y'"""),
+        ("dataset.path=é.npz", """'dataset.path="é.npz"'"""),
+    ],
+)
+def test_a_value_that_must_be_quoted_is_shown_quoted_for_a_shell(text: str, quoted: str) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        read(text)
+    assert str(refused.value).endswith(f"must be quoted: {quoted}")
+    read(shlex.split(quoted)[0])
+
+
+@pytest.mark.parametrize("text", ["schedule.boundaries=[1,2", "optimizer.groups={a:1", "warmup.steps=interval(1,2"])
+def test_quotes_are_no_remedy_for_a_bracket_that_is_missing(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="is not an override that can be read") as refused:
+        read(text)
+    assert "quoted" not in str(refused.value)

@@ -53,11 +53,11 @@ def test_a_space_file_keeps_the_rules_of_the_command_line(
 
 
 def test_a_space_may_name_keys_of_another_schedule(sweep: Callable[..., Answer], folder: Path) -> None:
-    space = "schedule.end_factor: interval(0,0.1)\noptimizer.lr: interval(0.1,0.2)"
+    space = "schedule.gamma: interval(0.1,0.5)\noptimizer.lr: interval(0.1,0.2)"
     place = write(folder, space__mine=space)
     assert sweep(*SMALL, "--config-dir", str(place), "space=mine", "study.n_trials=1").status == 0
     (run,) = runs(folder, "trial")
-    assert "schedule.end_factor" not in run.data.params
+    assert "schedule.gamma" not in run.data.params
 
 
 def test_a_model_file_that_is_no_mapping_is_refused(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -192,6 +192,12 @@ def test_what_is_missing_is_counted_and_said_first():
     assert found.missing == 0  # without a winner there are no finals to come
 
 
+def test_a_final_that_failed_is_told_from_one_that_diverged():
+    failed = replace(GOOD[1][0], run=run(1, Status.FAILED))
+    found = standings(BAD, (GOOD[0], [failed, *GOOD[1][1:]]))["good"]
+    assert (found.ranked.rank, found.ranked.diverged, found.ranked.failed, found.missing) == (2, 0, 1, 0)
+
+
 def test_a_diverged_final_has_no_metrics_in_the_files():
     diverged = GOOD[0], [final(1, 1, 0.1, None), *GOOD[1][1:]]
     of = record(BAD, diverged)

@@ -3,11 +3,14 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 
 from sweep.config import Component, DatasetConfig
 from sweep.data import load
+from sweep.data.dataset import _load
 from sweep.validation import InvalidValueError
 
 CALLS: list[int] = []
@@ -22,6 +25,24 @@ def counted(n):
 def given(arrays):
     """A data set of what it is given."""
     return arrays
+
+
+def ragged():
+    """Examples of two lengths."""
+    return {"x": [[1, 2], [1, 2, 3]] * 10, "y": [0, 1] * 10}
+
+
+def load_given(**arrays):
+    """Load these arrays; the cache, which compares configurations by their texts, is emptied first."""
+    _load.cache_clear()
+    return load_here(given, {"arrays": arrays})
+
+
+def objects(values):
+    """An array of objects, one for each value."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def load_shipped(name, **keys):
@@ -207,6 +228,75 @@ def test_a_constant_feature_becomes_zero(tmp_path, constant):
     np.testing.assert_allclose(data.val.inputs[:, 1], 0, atol=1e-9)
 
 
+# --- containers
+
+
+X, Y = numbers(20), labels(20)
+THE_SAME = {
+    "lists": (X.tolist(), Y.tolist()),
+    "tuples": (tuple(map(tuple, X)), tuple(Y)),
+    "tensors": (torch.tensor(X), torch.tensor(Y)),
+    "a tensor with a gradient": (torch.tensor(X, requires_grad=True), torch.tensor(Y)),
+    "lists of tensors": ([torch.tensor(row, requires_grad=True) for row in X], [torch.tensor(label) for label in Y]),
+    "frames": (pd.DataFrame(X), pd.Series(Y)),
+    "numbers as objects": (X.astype(object), pd.Series(Y, dtype="Int64")),
+    "an object for each example": (objects(list(X)), objects(list(Y))),
+    "nothing masked": (np.ma.masked_array(X), Y),
+    "longdouble": (X.astype(np.longdouble), Y),
+}
+
+
+@pytest.mark.parametrize(("x", "y"), THE_SAME.values(), ids=THE_SAME)
+def test_arrays_are_taken_from_any_container(x, y):
+    found, expected = (load_given(x=a, y=b) for a, b in ((x, y), (X, Y)))
+    assert found.digest == expected.digest
+    assert torch.equal(found.train.inputs, expected.train.inputs)
+    assert torch.equal(found.train.targets, expected.train.targets)
+
+
+def test_types_that_numpy_does_not_have_keep_their_values():
+    x = torch.tensor(X).bfloat16()
+    found = load_given(x=x, y=list(x[:, 0]))
+    assert found.digest == load_given(x=x.float().numpy(), y=x[:, 0].float().numpy()).digest
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        ([[1, 2], [1, 2, 3]] * 10, "dataset.x=length 2, length 3: all examples must have the same shape"),
+        ([[[1], [2]], [[1], [2, 3]]] * 10, "dataset.x=length 1, length 2: all examples"),
+        ([torch.ones(2), torch.ones(3)] * 10, "dataset.x=length 2, length 3: all examples"),
+        (objects([np.ones(2), np.ones(3)] * 10), "dataset.x=length 2, length 3: all examples"),
+        ([1.0, [2.0, 3.0]] * 10, "dataset.x=a single value, length 2: all examples"),
+        (["a", ["b"]] * 10, "dataset.x=a text, length 1: all examples"),
+        (np.ma.masked_array(X, np.arange(60).reshape(20, 3) < 3), "dataset.x=3 masked values: must have a value"),
+        (scipy.sparse.csr_matrix(X), "dataset.x=csr_matrix: must be an array of numbers [examples, ...]; .toarray()"),
+        (torch.tensor(X).to_sparse(), "dataset.x=Tensor: cannot be read as an array of numbers"),
+        (torch.ones(20, 3, device="meta"), "dataset.x=Tensor: cannot be read as an array of numbers"),
+        ((row for row in X), "dataset.x=generator: must be an array of numbers"),
+        ({"pixels": X}, "dataset.x=dict: must be an array of numbers"),
+        (None, "dataset.x=NoneType: must be an array of numbers"),
+        ([[1.0, None]] * 20, "dataset.x=a value of type NoneType: must hold numbers"),
+        ([[1, "2"]] * 20, "must hold numbers"),
+        ([[10**30]] * 20, "dataset.x=an integer beyond 64 bits: must hold numbers"),
+        (np.full((20, 2), np.datetime64("2020")), "dataset.x=datetime64[Y]: must hold numbers"),
+        (np.zeros(20, dtype=[("a", float)]), "must hold numbers"),
+        (np.array(3.0), "must hold at least one example"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_array_of_numbers_is_refused_in_one_line(x, said):
+    with refused("dataset.x") as error:
+        load_given(x=x, y=Y)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_are_no_texts_are_refused():
+    with refused("dataset"):
+        load_here(given, {"arrays": {0: X, 1: Y}})
+
+
 # --- the digest and the cache
 
 
@@ -232,6 +322,25 @@ def test_the_digest_changes_with_every_part_of_the_contents(tmp_path):
     ]
     digests = [load_arrays(tmp_path, file=f"v{i}", **version).digest for i, version in enumerate(versions)]
     assert len(set(digests)) == len(versions)
+
+
+SHARED = {f"{name}_{split}": np.ones((4, 2)) for name in "xy" for split in ("train", "val", "test")}
+
+
+def shared():
+    """A data set that returns arrays which others can change."""
+    return SHARED
+
+
+def test_arrays_that_are_changed_later_do_not_change_the_data():
+    data = load_here(shared, {})
+    for array in SHARED.values():
+        array *= 0
+    for split in (data.train, data.val, data.test):
+        assert split.inputs.eq(1).all()
+        assert split.targets.eq(1).all()
+        split.inputs.zero_()
+        assert split.targets.eq(1).all()
 
 
 def test_the_same_configuration_is_loaded_once():

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, zygote: Zygote) -> Iterator[Bench]:
     """Folders are made in memory, where there is a file system in it: no test here turns off the power."""
     memory = "/dev/shm"
     base = Path(mkdtemp(prefix="sweep-faults-", dir=memory if os.access(memory, os.W_OK) else None))
@@ -32,8 +32,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     client._tracking_client.store.engine.dispose()
     optuna.storages.RDBStorage(f"sqlite:///{databases}/optuna.db").engine.dispose()
     failed = request.session.testsfailed
-    with Zygote(base) as zygote:
-        yield Bench(base, zygote, databases)
+    yield Bench(base, zygote, databases)
     if request.session.testsfailed == failed:
         shutil.rmtree(base)
 

@@ -94,7 +94,7 @@ class Zygote:
     """
 
     def __init__(self, outputs: Path) -> None:
-        self._outputs = outputs
+        self.outputs = outputs
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"],
             cwd=ROOT,
@@ -106,7 +106,7 @@ class Zygote:
         self.ended: dict[int, int] = {}
         """Process -> status, as in subprocess."""
         self.started = 0
-        self._ask("ready", 120)
+        self._ask("ready", 300)
 
     def __enter__(self) -> "Zygote":
         return self
@@ -126,7 +126,7 @@ class Zygote:
     ) -> "Command":
         """Begin a command line in a folder; it ends at a point (driver.py) where one is named."""
         self.started += 1
-        output = self._outputs / f"{folder.name}-{self.started}.out"
+        output = self.outputs / f"{folder.name}-{self.started}.out"
         order = {"folder": str(folder), "arguments": list(arguments), "output": str(output)}
         self._order(order | {"point": point, "repetition": repetition, "assign": dict(assign or {})})
         return Command(self, self._ask("started", 20), output, time.monotonic())
@@ -202,7 +202,7 @@ class Command:
             self.zygote.listen(left)
         return self.status
 
-    def wait_for(self, text: str, patience: float = 60) -> bool:
+    def wait_for(self, text: str, patience: float = 180) -> bool:
         """Whether it prints that, before it ends."""
         deadline = time.monotonic() + patience
         while text not in self.said:
@@ -334,7 +334,7 @@ class Bench:
             error.add_note(f"{case.name} in {folder}: {told}")
             raise
         shutil.rmtree(folder)
-        for output in self.base.glob(f"{folder.name}-*.out"):
+        for output in self.zygote.outputs.glob(f"{folder.name}-*.out"):
             output.unlink()
 
 

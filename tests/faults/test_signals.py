@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 at random moments, once and twice."""
+"""SIGTERM, SIGINT, SIGUSR1 and SIGHUP at random moments, once and twice."""
 
 import os
 import re
@@ -76,7 +76,9 @@ def endure(bench: Bench, case: Case, random: Random, number: int, twice: bool, s
 
 
 SIGNALS = [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGUSR1, False)]
-SIGNALS += [(signal.SIGINT, True), (signal.SIGUSR1, True)] if LONG else []
+SIGNALS += (
+    [(signal.SIGINT, True), (signal.SIGUSR1, True), (signal.SIGHUP, False), (signal.SIGHUP, True)] if LONG else []
+)
 
 
 @pytest.mark.parametrize("cases", [CASES, (WORKERS_TPE,)], ids=["serial and fused", "two workers"])

@@ -1,13 +1,16 @@
 """What makes two trials one training, and what does not."""
 
+import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
-from sweep.core import Trial
-from sweep.report import describe
+from sweep.config import Component
+from sweep.core import Trial, is_record_name
+from sweep.report import describe, flatten
 from sweep.report.describe import training_digest
 
 register_resolvers()
@@ -107,3 +110,81 @@ def test_the_digest_is_recorded_beside_the_curve_s() -> None:
     tags, twin = describe(TRAINING).tags, describe(exponential(0.5, 10)).tags
     assert tags["sweep.training"] == twin["sweep.training"] == training_digest(TRAINING)
     assert tags["sweep.curve"] == twin["sweep.curve"] != tags["sweep.training"]
+
+
+@pytest.mark.parametrize(
+    ("nested", "flat"),
+    [
+        ({"a": {"b": {"c": 1}, "d x/y-z": [1]}}, {"a.b.c": 1, "a.d x/y-z": [1]}),
+        ({"a": {"layers.0.*": {"lr_factor": 2}}}, {"a": {"layers.0.*": {"lr_factor": 2}}}),
+        ({"a": {"b": {"c:d": 1}, "e": 2}}, {"a.b": {"c:d": 1}, "a.e": 2}),
+        ({"a": {"b//c": 1}}, {"a": {"b//c": 1}}),
+        ({"a": {"b": {"c/": 1}}}, {"a.b": {"c/": 1}}),
+        ({"a": {"": 1}}, {"a": {"": 1}}),
+        ({"a": {"größe": 1}}, {"a.größe": 1}),
+        ({"a": {"b" * 248: 1}}, {f"a.{'b' * 248}": 1}),
+        ({"a": {"b" * 249: 1}}, {"a": {"b" * 249: 1}}),
+        ({"a": {"b.c": 1, "b": {"c": 2}}}, {"a": {"b.c": 1, "b": {"c": 2}}}),
+        ({"a": {"b": {}, "c": None}}, {"a.c": None}),
+    ],
+)
+def test_a_configuration_is_flattened_where_its_keys_can_be_params(nested: dict[str, object], flat: object) -> None:
+    assert flatten(nested) == flat
+    assert all(map(is_record_name, flatten(nested)))
+
+
+class OwnSGD(torch.optim.SGD):
+    """An optimizer of a user's, which may use the lr of its constructor in any way."""
+
+
+def halved_and_doubled(component: Component | None = None) -> list[str]:
+    """The digests of two trainings with equal curves: half the lr, and twice the values of the schedule."""
+    digests = []
+    for lr, values in ((0.1, "[2,1]"), (0.2, "[1,0.5]")):
+        given = trial(
+            "schedule=piecewise", "schedule.boundaries=[9]", f"schedule.values={values}", f"optimizer.lr={lr}"
+        )
+        optimizer = given.config.optimizer
+        optimizer = replace(optimizer, component=component or optimizer.component)
+        digests.append(training_digest(replace(given, config=replace(given.config, optimizer=optimizer))))
+    return digests
+
+
+def test_the_lr_of_a_users_optimizer_counts_beside_the_curve() -> None:
+    one, other = halved_and_doubled()
+    assert one == other
+    one, other = halved_and_doubled(Component("optimizer", f"{__name__}.OwnSGD", {}, (__name__,)))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": {"b": 1}}, {"a.b": 1}),
+        ({1: "x"}, {"1": "x"}),
+        ([{"a": 1, "b": 2}], [{"b": 2, "a": 1}]),
+        ({}, None),
+    ],
+    ids=["order", "nesting", "type of a key", "in a list", "empty"],
+)
+def test_mappings_that_an_own_model_can_tell_apart_are_two_trainings(one: object, other: object) -> None:
+    def digest(value: object) -> str:
+        model = {**TRAINING.config.resolved["model"], "layers": value}
+        return training_digest(
+            replace(TRAINING, config=replace(TRAINING.config, resolved={**TRAINING.config.resolved, "model": model}))
+        )
+
+    assert digest(one) != digest(other)
+    assert digest(one) == digest(one)
+
+
+def test_what_was_drawn_is_recorded_with_its_types() -> None:
+    drawn = {
+        "schedule": "cosine",
+        "optimizer.lr": 0.1,
+        "model.text": "1",
+        "optimizer.groups": {"x.*": {"lr_factor": 2}},
+    }
+    assert json.loads(describe(replace(TRAINING, values=drawn)).tags["sweep.values"]) == drawn
+    assert "sweep.values" not in describe(TRAINING).tags

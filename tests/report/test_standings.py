@@ -37,6 +37,22 @@ def test_a_wide_terminal_has_the_intervals_of_the_differences() -> None:
     assert " to +" not in "".join(printed(100))
 
 
+def test_means_and_differences_of_tiny_losses_are_told_apart() -> None:
+    record = records.comparison_record(("digits",))
+    for final in (final for family in record.families for final in family.finals):
+        final.run.metrics.update({name: 1e-6 * value for name, value in final.run.metrics.items()})  # type: ignore[attr-defined]
+    (comparison,) = compare(record)
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(comparison_table(comparison, 140))
+    rows = [line.replace("*", " ").split() for line in capture.get().splitlines() if "●" in line]
+    means = [row[1] for row in rows]
+    wanted = [standing.ranked.estimate.mean for standing in comparison.standings if standing.ranked.estimate]
+    assert [float(mean) for mean in means] == pytest.approx(wanted, rel=1e-3)
+    assert len(set(means)) == len(means)
+    assert "+0.0000" not in capture.get()
+
+
 def test_an_interval_is_drawn_to_scale() -> None:
     scale = _Scale([Estimate(5.0, 0.0, 10.0), Estimate(2.0, 1.0, 4.0)], width=11)
     assert scale.ends == "0" + "10".rjust(10)

@@ -1,15 +1,28 @@
 """Tables, names and command lines."""
 
+import math
 from dataclasses import replace
 from io import StringIO
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.expressions import dimension, read
 from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
-from sweep.report import counts, curve_picture, describe, figures_text, stall_warning, study_table, train_command
+from sweep.report import (
+    counts,
+    curve_picture,
+    describe,
+    failures,
+    figures_text,
+    stall_warning,
+    study_table,
+    train_command,
+)
+from sweep.report.text import as_override, column, measured
 from sweep.schedules import key_figures
 
 register_resolvers()
@@ -47,6 +60,53 @@ def test_the_table_shows_what_was_searched() -> None:
     assert "val_accuracy" not in [str(column.header) for column in study_table(study(), best=2, width=80).columns]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0458, "0.0458"),
+        (0.9777, "0.9777"),
+        (0.2, "0.2000"),
+        (12.3456, "12.3456"),
+        (0.0, "0.0000"),
+        (-0.5, "-0.5000"),
+        (0.002213, "0.002213"),
+        (0.0004, "0.0004000"),
+        (1.234e-05, "1.234e-05"),
+        (-1.2e-6, "-1.200e-06"),
+        (123456.789, "123457"),
+        (6252403115.3, "6.2524e+09"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+    ],
+)
+def test_a_metric_is_shown_with_enough_digits(value: float, text: str) -> None:
+    assert measured(value) == text
+    assert float(measured(value, sign="+")) == float(text) or math.isnan(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([0.0458, 0.061, 0.9777], ["0.0458", "0.0610", "0.9777"]),
+        ([1.234e-6, 1.2344e-6, 0.5], ["1.2340e-06", "1.2344e-06", "0.50000"]),
+        ([0.06191, 0.06192, None], ["0.06191", "0.06192", ""]),
+        ([0.06191, 0.0619100001], ["0.0619", "0.0619"]),
+        ([0.99991, 0.99992], ["0.99991", "0.99992"]),
+        ([1234567.0, 1234568.0], ["1.23457e+06", "1.23457e+06"]),
+        ([0.5, 0.5], ["0.5000", "0.5000"]),
+        ([], []),
+    ],
+)
+def test_a_column_has_as_many_digits_as_tell_its_values_apart(values: list[float | None], cells: list[str]) -> None:
+    assert column(values) == cells
+
+
+def test_trials_with_tiny_losses_are_told_apart_in_the_table() -> None:
+    trials = [record(number, value) for number, value in enumerate((3.1e-7, 4.2e-7, 5.3e-7, 6.4e-7))]
+    table = study_table(replace(study(), trials=trials, searched=[]), best=9, width=120)
+    assert list(table.columns[1].cells) == ["3.100e-07", "4.200e-07", "5.300e-07", "6.400e-07"]
+
+
 def test_a_search_over_half_lives_shows_them_once() -> None:
     searched = replace(study(), searched=("schedule.half_life", "optimizer.lr"))
     headers = [str(column.header) for column in study_table(searched, best=2, width=120).columns]
@@ -60,8 +120,36 @@ def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -
     )
 
 
+def test_an_element_of_a_list_has_its_own_heading_value_and_override() -> None:
+    params = {"optimizer.betas": "[0.9, 0.95]", "schedule.knots": "[[0, 1.0], [40, 0.3]]", "model.act": "relu"}
+    searched = ("optimizer.betas.0", "optimizer.betas.1", "schedule.knots.1.0", "schedule.knots.1.1")
+    of_lists = replace(study(), trials=[record(0, 0.5, **params)], searched=searched, command="optimizer=adam")
+    table = study_table(of_lists, best=1, width=120)
+    assert [str(column.header) for column in table.columns][3:-1] == ["betas.0", "betas.1", "knots.1.0", "knots.1.1"]
+    assert [next(iter(column.cells)) for column in table.columns][3:-1] == ["0.9", "0.95", "40", "0.3"]
+    assert train_command(of_lists, of_lists.trials[0]).endswith(
+        "optimizer=adam optimizer.betas.0=0.9 optimizer.betas.1=0.95 schedule.knots.1.0=40 schedule.knots.1.1=0.3"
+    )
+    assert of_lists.trials[0].param("optimizer.betas.2") is None
+
+
 def test_trials_are_counted_by_status() -> None:
     assert counts(study().trials) == "5 trials: 3 complete, 1 diverged, 1 interrupted"
+
+
+def test_failed_trials_are_listed_by_their_reasons() -> None:
+    reasons = ["a"] * 12 + ["b", *"cdefg"]
+    failed = {n: replace(record(n, 0.0, Status.FAILED), reason=reason) for n, reason in enumerate(reasons)}
+    assert failures({99: record(99, 0.5)} | failed) == [
+        "trials 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... failed: a",
+        "trial 12 failed: b",
+        "trial 13 failed: c",
+        "trial 14 failed: d",
+        "trial 15 failed: e",
+        "2 more trials failed, for other reasons",
+    ]
+    assert failures({3: failed[12]}, "seed") == ["seed 3 failed: b"]
+    assert failures({0: record(0, 0.5)}) == []
 
 
 def test_a_trial_is_described_by_what_was_drawn() -> None:
@@ -112,3 +200,31 @@ def test_a_picture_is_drawn_of_any_curve() -> None:
     config = build.run_config(Composer().compose(["schedule=constant", "warmup=none", "train.steps=1"]))
     figures = key_figures(config.schedule, 1)
     assert curve_picture(np.array([0.1]), figures).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 1, -3, 0.1, -1e-05, "a", "a b", "a  b", "null", "true", "1", "1e3", "-x", "it's", 'say "hi"', "c$d",
+        "x\\y", 'x\\"y', "x\\", "${train.steps}", "a,b", "[a]", "", "~/x", "a=b", "é", " lead", "x: y", "choice(a,b)",
+        ["a b", None, -1, {"k": ["x,y"]}], {"layers.1.*": {"lr_factor": 0.5}, "a b": "c d", "[0-9]": None}, [], {},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_value_in_a_command_is_read_as_the_value_that_it_was(value: object) -> None:
+    read_again = dimension(read(f"model.key=[{as_override(value)}],[]"), str, float).choices
+    assert repr(read_again[0]) == repr([value])
+
+
+def test_the_command_line_repeats_what_was_drawn_and_not_its_text() -> None:
+    drawn = {"schedule": "mine/cos", "model.text": "1  $x", "optimizer.groups": {"*.bias": {"lr_factor": 2}}}
+    params = {"schedule.name": "cosine", "schedule": "mine/cos", "model.text": "1  $x"}
+    repeated = replace(record(0, 0.5, **params), values=drawn)
+    command = train_command(replace(study(), searched=list(drawn)), repeated)
+    assert command == (
+        "python -m sweep mode=train train.steps=9 schedule=mine/cos 'model.text=\"1  $x\"' "
+        "'optimizer.groups={*.bias:{lr_factor:2}}'"
+    )
+    assert repeated.param("schedule") == "mine/cos"
+    assert repeated.param("schedule.decay_steps") is None
+    assert repeated.param("optimizer.groups") == '{"*.bias": {"lr_factor": 2}}'

@@ -209,6 +209,8 @@ def test_over_its_half_life_an_exponential_halves(decay_rate, decay_steps):
         ("exponential", {"decay_rate": 0.5, "decay_steps": True}, "decay_steps"),
         ("exponential", {"decay_rate": 0.5, "decay_steps": None}, "decay_steps"),
         ("exponential", {"decay_rate": 0.5, "decay_steps": 5, "staircase": 1}, "staircase"),
+        ("exponential", {"decay_rate": 0.5, "decay_steps": 5, "end_factor": 1.1}, "end_factor"),
+        ("exponential", {"half_life": 5, "end_factor": -0.1}, "end_factor"),
         ("piecewise", {"boundaries": 5, "values": [1, 1]}, "boundaries"),
         ("piecewise", {"boundaries": [5, 5], "values": [1, 1, 1]}, "boundaries"),
         ("piecewise", {"boundaries": [5, 4], "values": [1, 1, 1]}, "boundaries"),

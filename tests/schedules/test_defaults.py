@@ -8,9 +8,9 @@ from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 
 DEFAULTS = {  # shared/SEMANTICS.md
-    "exponential": {"staircase": False},
-    "natural_exponential": {"staircase": False},
-    "inverse_time": {"staircase": False},
+    "exponential": {"staircase": False, "end_factor": None},
+    "natural_exponential": {"staircase": False, "end_factor": None},
+    "inverse_time": {"staircase": False, "end_factor": None},
     "piecewise": {"side": "right"},
     "multistep": {"gamma": 0.1},
     "polynomial": {"power": 1.0, "end_factor": 0.0, "cycle": False},
@@ -28,7 +28,7 @@ DEFAULTS = {  # shared/SEMANTICS.md
     "interpolate": {"kind": "linear"},
     "power": {"power": 1.0001},
     "plateau": {"factor": 0.1, "patience": 10, "threshold": 1e-4, "cooldown": 0, "min_lr": 0.0, "cut": "torch",
-                "metric": "val_loss", "eps": 1e-8},
+                "metric": "val_loss", "eps": 1e-8, "threshold_mode": "rel"},
 }  # fmt: skip
 WARMUP = {"start_factor": 0.0, "counting": "prefix", "inclusive": False}
 WARMING = {
@@ -54,7 +54,7 @@ def conf(group, name):
 def test_the_defaults_of_the_classes():
     assert {name: defaults(cls) for name, cls in DECAYS.items() if defaults(cls)} == {
         **DEFAULTS,
-        "exponential": {"decay_rate": None, "decay_steps": None, "staircase": False, "half_life": None},
+        "exponential": DEFAULTS["exponential"] | {"decay_rate": None, "decay_steps": None, "half_life": None},
     }
     for name, expected in WARMING.items():
         assert expected.items() <= defaults(WARMUPS[name]).items(), name

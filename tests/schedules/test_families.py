@@ -73,6 +73,40 @@ def test_inverse_time_falls_as_one_over_one_plus_time():
     assert stairs == close([1, 1, 1 / 3, 1 / 3, 1 / 5])
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("exponential", {"decay_rate": 0.5, "decay_steps": 10}),
+        ("exponential", {"decay_rate": 0.5, "decay_steps": 10, "staircase": True}),
+        ("exponential", {"half_life": 10}),
+        ("natural_exponential", {"decay_rate": 0.7, "decay_steps": 10}),
+        ("inverse_time", {"decay_rate": 1.0, "decay_steps": 10, "staircase": True}),
+    ],
+)
+def test_end_factor_is_a_lower_bound_of_a_decay_in_time_constants(name, keys):
+    """As end_value of optax's exponential_decay: the curve above it is the same, it does not approach it slowly."""
+    unbounded = factors(name, range(60), **keys)
+    bounded = factors(name, range(60), **keys, end_factor=0.3)
+    assert bounded == [max(factor, 0.3) for factor in unbounded]
+    assert 0.3 < bounded[5] < 1 or keys.get("staircase")
+    assert bounded[-1] == 0.3
+    assert factors(name, range(60), **keys, end_factor=0) == unbounded
+
+
+def test_a_bounded_decay_has_no_half_life_where_its_curve_has_none():
+    half = Schedule(LR, DECAYS["exponential"](half_life=10, end_factor=0.4))
+    assert key_figures(half, 50).half_life == 10
+    assert key_figures(Schedule(LR, DECAYS["exponential"](half_life=10, end_factor=0.6)), 50).half_life is None
+    natural = DECAYS["natural_exponential"](decay_rate=0.7, decay_steps=10, end_factor=0.6)
+    assert key_figures(Schedule(LR, natural), 50).half_life is None
+
+
+def test_a_bounded_decay_may_be_a_piece():
+    piece = Piece(DECAYS["exponential"](half_life=5, end_factor=0.2), 0.5)
+    joined = DECAYS["joined"](boundaries=[10], pieces=[Piece(DECAYS["constant"]()), piece])
+    assert Schedule(LR, joined).curve(60)[[9, 10, 59]].tolist() == close([LR, LR / 2, LR / 10])
+
+
 # --- by pieces
 
 
@@ -303,8 +337,18 @@ def test_under_warmup_a_rate_counts_as_any_decay():
 # --- what is refused
 
 REFUSED = {
-    "natural_exponential": {"decay_rate": [0, -1, "1"], "decay_steps": [0, 1.5], "staircase": [1]},
-    "inverse_time": {"decay_rate": [0, math.inf], "decay_steps": [0], "staircase": ["no"]},
+    "natural_exponential": {
+        "decay_rate": [0, -1, "1"],
+        "decay_steps": [0, 1.5],
+        "staircase": [1],
+        "end_factor": [-0.1, 1.1],
+    },
+    "inverse_time": {
+        "decay_rate": [0, math.inf],
+        "decay_steps": [0],
+        "staircase": ["no"],
+        "end_factor": ["0", math.nan],
+    },
     "multistep": {"milestones": [5, [5, 4], [-1], [1.5]], "gamma": [0, 1.1]},
     "cosine_restarts": {
         "first_decay_steps": [0, None],
@@ -373,6 +417,7 @@ REFUSED = {
         "cut": ["keras"],
         "metric": ["loss"],
         "eps": [-1],
+        "threshold_mode": ["relative", None],
     },
     "joined": {"boundaries": [5, [0, 3], [3, 3], [3]], "pieces": [5]},
 }

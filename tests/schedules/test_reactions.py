@@ -82,10 +82,22 @@ def test_an_accuracy_improves_by_more_than_a_part_of_the_best():
     assert rates == [LR, LR / 2, LR / 4, LR / 4, LR / 8]
 
 
+def test_an_absolute_threshold_is_a_difference_of_the_metric():
+    """Of 0.5 relative 0.1 is 0.05, absolute 0.1 is 0.1: only relatively 0.44 is an improvement, and 0.56."""
+    values = [0.5, 0.44, 0.39]
+    assert replay(plateau(patience=0, threshold=0.1), losses(values))[1] == [LR, LR, LR]
+    assert replay(plateau(patience=0, threshold=0.1, threshold_mode="abs"), losses(values))[1] == [LR, LR / 2, LR / 2]
+    accuracies = {10 * (i + 1): {"val_accuracy": a} for i, a in enumerate([0.5, 0.56, 0.61])}
+    upwards = {"metric": "val_accuracy", "patience": 0, "threshold": 0.1}
+    assert replay(plateau(**upwards), accuracies)[1] == [LR, LR, LR / 2]
+    assert replay(plateau(**upwards, threshold_mode="abs"), accuracies)[1] == [LR, LR / 2, LR / 2]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_plateau_of_the_accuracy_is_torch_s_with_mode_max(seed):
     generator = np.random.default_rng(seed)
     options = {"factor": 0.5, "patience": int(generator.integers(0, 3)), "threshold": [0.0, 1e-4, 0.05][seed % 3]}
+    options["threshold_mode"] = ["rel", "abs"][seed % 2]
     values = np.round(np.cumprod(generator.uniform(0.97, 1.05, 60)) / 5, 2).tolist()
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **options)
@@ -162,6 +174,7 @@ def test_plateau_is_torch_s(seed):
         "threshold": float(generator.choice([0, 1e-4, 0.05])),
         "cooldown": int(generator.integers(0, 3)),
         "min_lr": float(generator.choice([0, 0.01, 1.0])),
+        "threshold_mode": ["rel", "abs"][seed % 2],
     }
     values = np.round(np.cumprod(generator.uniform(0.9, 1.08, 80)), 2).tolist()
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)

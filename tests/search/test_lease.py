@@ -376,6 +376,71 @@ def test_a_mark_that_is_older_is_not_written(uris: tuple[str, str]) -> None:
     store.client.set_tag(run_id, "lifted", "yes")
 
 
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+def test_a_mark_that_a_person_removes_is_no_other_lease(study: Study, uris: tuple[str, str], how: str) -> None:
+    store = open_store(TrackingConfig(uris[1], "test"))
+    run_id = store.writer.create(store.experiment_id, "study", {}, {})
+    lease = Lease.take(study)
+    lift = fence_store(store, run_id, lease.mark, lease.error, lease.check)
+    if how == "deleted":
+        store.client.delete_tag(run_id, LEASE_TAG)
+    else:
+        store.client.set_tag(run_id, LEASE_TAG, "mine")
+    store.writer.write([Change(run_id, tags={"still": "ours"})])
+    edit(study, token="other", generation=99)
+    with pytest.raises(Exception, match="taken over") as caught:
+        store.writer.write([Change(run_id, tags={"still": "theirs"})])
+    assert lost_lease(caught.value) is not None
+    lift()
+
+
+@pytest.mark.parametrize("edited", [None, "mine", '{"a": 1}'])
+def test_a_lease_that_a_person_removes_is_still_ours(study: Study, edited: str | None) -> None:
+    lease = Lease.take(study, seconds=0.3)
+    first = int(lease.mark.split()[0])
+    study.ask()
+    cell = attribute(study, KEY)
+    change = "DELETE FROM" if edited is None else "UPDATE"
+    new = "" if edited is None else "SET value_json = :new"
+    query = text(f"{change} study_user_attributes {new} WHERE study_id = :id AND key = :key")
+    with rdb(study).engine.connect() as connection:
+        connection.execute(query, {"id": study._study_id, "key": KEY} | ({"new": edited} if edited else {}))
+        connection.commit()
+    study.set_user_attr("still", "ours")
+    lease.check()
+    until = time.monotonic() + 20
+    while (now := cell.read(rdb(study).engine)) in (None, edited):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert now is not None
+    assert f'"generation": {first},' in now
+    assert not lease.lost
+    lease.release()
+
+
+def test_the_lease_after_one_that_a_person_removed_has_a_higher_number(study: Study) -> None:
+    lease = Lease.take(study)
+    study.ask()
+    lease.release()
+    with rdb(study).engine.connect() as connection:
+        connection.execute(text("DELETE FROM study_user_attributes WHERE study_id = :id"), {"id": study._study_id})
+        connection.commit()
+    later = Lease.take(study)
+    assert int(later.mark.split()[0]) > int(lease.mark.split()[0])
+    later.release()
+
+
+def test_a_study_that_is_deleted_is_named(study: Study) -> None:
+    lease = Lease.take(study)
+    with rdb(study).engine.connect() as connection:
+        for table in ("study_user_attributes", "study_directions", "studies"):
+            connection.execute(text(f"DELETE FROM {table} WHERE study_id = :id"), {"id": study._study_id})
+        connection.commit()
+    with pytest.raises(LeaseLostError, match=r"was deleted from study\.storage"):
+        lease.check()
+    lease.release()
+
+
 def test_a_process_may_be_fenced_by_several_runs(uris: tuple[str, str]) -> None:
     store = open_store(TrackingConfig(uris[1], "test"))
     runs = [store.writer.create(store.experiment_id, "study", {}, {}) for _ in range(2)]

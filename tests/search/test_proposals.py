@@ -1,5 +1,6 @@
 """Proposal n is a function of (space, seed, n, history): one suite over every sampler."""
 
+import sqlite3
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,11 @@ from sweep.cli.compose import Composer, register_resolvers
 from sweep.cli.expressions import parse
 from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
-from sweep.core import Evaluation, Result, Status, Trial
+from sweep.core import Evaluation, Failure, Result, Status, Trial
+from sweep.database import Patience, UnavailableError
 from sweep.search import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.search.proposer import MOST_FAILURES
+from sweep.validation import InvalidValueError
 
 register_resolvers()
 
@@ -26,14 +30,23 @@ CHOICE = ["schedule=exponential,cosine", "optimizer=momentum,adam"]
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
-    common = [f"study.storage=sqlite:///{folder}/optuna.db", "train.steps=100", "model.hidden=[4]"]
-    return make_plan(Command(Composer(), parse([*common, *overrides]), ()))
+    common = [f"study.storage=sqlite:///{folder}/optuna.db", "train.steps=100"]
+    hidden = [] if any(text.startswith("model.hidden=") for text in overrides) else ["model.hidden=[4]"]
+    return make_plan(Command(Composer(), parse([*common, *hidden, *overrides]), ()))
 
 
 def proposer(made: Plan) -> OptunaProposer:
     """A proposer of a process that has just started."""
     study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
     return OptunaProposer(study, made.space, made.sampler, made.study)
+
+
+def spoken(made: Plan) -> tuple[OptunaProposer, list[str]]:
+    """A proposer of a process that has just started, and the lines that it says."""
+    study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
+    said: list[str] = []
+    patiently = Patience("study.storage", said.append)
+    return OptunaProposer(study, made.space, made.sampler, made.study, patiently), said
 
 
 def value(trial: Trial) -> float:
@@ -222,9 +235,10 @@ def test_divergence_is_told_as_pruned_with_a_violated_constraint(tmp_path: Path)
 
 
 def begin(source: OptunaProposer) -> Trial:
-    """The next trial that is not given up."""
+    """The next trial that is not given up, whose training begins."""
     while (trial := source.ask()) is not None:
         if not source.give_up(trial):
+            source.begun(trial)
             return trial
     raise AssertionError("there is none")
 
@@ -251,44 +265,115 @@ def test_a_trial_that_crashed_after_it_was_recorded_can_be_told_however_often(tm
 
 
 def fail(source: OptunaProposer, trial: Trial) -> None:
-    source.tell(trial, Result(trial.number, Status.FAILED))
+    source.tell(trial, Result(trial.number, Status.FAILED, failure=Failure(f"reason {trial.number}")))
 
 
-@pytest.mark.parametrize(("retries", "said"), [(0, "the last trial could not"), (2, "the last 3 trials could not")])
-def test_a_search_of_which_no_trial_can_be_trained_ends(tmp_path: Path, retries: int, said: str) -> None:
-    made = plan(tmp_path, f"study.max_retries={retries}")
-    for start in range(2):  # the same command tries as many again
+def test_a_failed_trial_is_told_with_its_reason_and_does_not_count(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.n_trials=2", "study.max_retries=3")
+    source = proposer(made)
+    fail(source, begin(source))
+    later = proposer(made)
+    assert (later.failed, later.told, later.total, later.interrupted) == ([0], 0, 2, [])
+    for number in (1, 2):  # it is not tried again
+        trial = begin(later)
+        assert trial.number == number
+        finish(later, trial)
+    assert later.ask() is None
+    stored = later.study.get_trials()[0]
+    assert (stored.state.name, stored.user_attrs["sweep.reason"]) == ("FAIL", "reason 0")
+
+
+def test_values_that_cannot_go_together_are_a_failed_trial(tmp_path: Path) -> None:
+    """Neither both low ends nor both high ends are refused."""
+    searched = ["schedule=tanh", "schedule.lb=-7,2", "schedule.ub=-6,3", "space=none", "sampler=grid"]
+    made, said = plan(tmp_path, *searched), list[str]()
+    study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
+    source = OptunaProposer(study, made.space, made.sampler, made.study, Patience("the study", said.append))
+    trials = ask_all(source, 4)
+    assert len(trials) == 3
+    for trial in trials:
+        finish(source, trial)
+    (failed,) = [t for t in source.study.get_trials() if t.state.name == "FAIL"]
+    rule = "schedule.lb=2: must be below ub, which is -6"
+    assert (source.told, source.total, failed.user_attrs["sweep.reason"]) == (3, 3, rule)
+    assert said == [f"trial {failed.number:3d}  failed\n  {rule}"]
+    assert proposer(made).ask() is None
+
+
+def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=grid", "study.n_trials=100", *FINITE)
+    points = []
+    for _ in range(3):  # in three commands
         source = proposer(made)
-        for _ in range(retries + 1):
+        for trial in ask_all(source, 4):
+            points.append(tuple(trial.values.items()))
+            (fail if trial.number in (1, 5) else finish)(source, trial)
+    assert (len(points), len(set(points))) == (9, 9)
+    assert (source.told, source.total, source.failed) == (7, 7, [1, 5])
+
+
+def test_failed_points_of_a_grid_are_replaced_up_to_the_total(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, "sampler=grid", "study.n_trials=6", *FINITE))
+    while (trial := source.ask()) is not None:
+        (fail if trial.number < 2 else finish)(source, trial)
+    assert (source.told, source.failed) == (6, [0, 1])
+
+
+def test_a_search_whose_trials_all_fail_ends_with_the_last_reason(tmp_path: Path) -> None:
+    made = plan(tmp_path, "study.max_retries=0")
+    for start in (0, MOST_FAILURES):  # the same command tries as many again
+        source = proposer(made)
+        for _ in range(MOST_FAILURES):
             fail(source, begin(source))
+        last = start + MOST_FAILURES - 1
         for _ in range(2):
-            with pytest.raises(HopelessError, match=f"^{said} be trained; "):
+            with pytest.raises(
+                HopelessError, match=f"the last {MOST_FAILURES} trials .* trial {last} with reason {last}"
+            ):
                 source.ask()
-        assert source.failed == list(range((start + 1) * (retries + 1)))
+        assert source.failed == list(range(last + 1))
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETE, Status.PRUNED, Status.DIVERGED])
-def test_a_trial_that_could_be_trained_gives_hope(tmp_path: Path, status: Status) -> None:
-    source = proposer(plan(tmp_path, "study.max_retries=1"))
-    for _ in range(3):
-        fail(source, begin(source))
+def test_one_trial_that_could_be_trained_lets_a_search_continue(tmp_path: Path, status: Status) -> None:
+    source = proposer(plan(tmp_path))
+    for _ in range(2):
+        for _ in range(MOST_FAILURES - 1):
+            fail(source, begin(source))
         trial = begin(source)
         source.tell(trial, Result(trial.number, status, 0.5 if status is Status.COMPLETE else None))
 
 
-def test_trials_that_are_live_are_waited_for_before_a_search_is_hopeless(tmp_path: Path) -> None:
-    source = proposer(plan(tmp_path, "study.max_retries=1"))
-    live = ask_all(source, 4)
-    for trial in live[:2]:
+def test_live_trials_are_waited_for_before_a_search_ends_by_failures(tmp_path: Path) -> None:
+    source = proposer(plan(tmp_path, f"study.n_trials={MOST_FAILURES + 2}"))
+    live = ask_all(source, MOST_FAILURES + 1)
+    for trial in live[:-1]:
         fail(source, trial)
     assert source.ask() is None
-    finish(source, live[2])
-    assert begin(source).number == 4
+    finish(source, live[-1])
+    assert begin(source).number == MOST_FAILURES + 1
+
+
+def test_a_trial_that_was_asked_and_not_begun_has_no_attempt(tmp_path: Path) -> None:
+    """A crash while it waits for its turn is no fault of it."""
+    made = plan(tmp_path, "study.max_retries=0")
+    for _ in range(3):
+        source = proposer(made)
+        trial = source.ask()
+        assert trial is not None
+        assert (trial.number, source.give_up(trial)) == (0, False)
+    source.release(trial)
+    (stored,) = source.study.get_trials()
+    assert stored.user_attrs.get("sweep.attempts", 0) == 0
+    assert begin(source).number == 0
+    assert begin(proposer(made)).number == 1
 
 
 def test_trials_that_crashed_too_often_before_are_no_sign_for_the_next(tmp_path: Path) -> None:
     made = plan(tmp_path, "study.max_retries=0")
-    ask_all(proposer(made), 4)
+    source = proposer(made)
+    for trial in ask_all(source, 4):
+        source.begun(trial)
     assert begin(proposer(made)).number == 4
 
 
@@ -506,6 +591,228 @@ def test_a_trial_that_another_program_has_queued_is_asked_for(tmp_path: Path) ->
         finish(source, trial)
     stored = source.study.get_trials()
     assert [(t.state.name, len(t.params)) for t in stored] == [("COMPLETE", 4)] * 2
+
+
+QUEUE = [
+    "sampler=random",
+    "study.n_trials=2",
+    "space=none",
+    "warmup=none",
+    "optimizer.lr=interval(0.25,1)",
+    "schedule.decay_steps=range(5,20,5)",
+    "optimizer=nesterov",
+    "optimizer.nesterov=true,false",
+    "model.hidden=[4],[8]",
+]
+"""A search of a float, an integer with steps, and two choices."""
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"optimizer.lr": 0.25},
+        {"optimizer.lr": 1},
+        {"optimizer.lr": 1.0, "schedule.decay_steps": 15, "optimizer.nesterov": False, "model.hidden": "[8]"},
+        {"schedule.decay_steps": 5.0},
+    ],
+)
+def test_a_queued_trial_may_give_some_values_or_all_ends_included(tmp_path: Path, params: dict[str, Any]) -> None:
+    made = plan(tmp_path, *QUEUE)
+    proposer(made).study.enqueue_trial(params)
+    source = proposer(made)
+    trial = source.ask()
+    assert trial is not None
+    assert trial.number == 0
+    drawn = source.study.get_trials()[0].params
+    assert drawn.keys() == {"optimizer.lr", "schedule.decay_steps", "optimizer.nesterov", "model.hidden"}
+    assert params.items() <= drawn.items()
+    finish(source, trial)
+    later = proposer(made)
+    finish(later, ask_all(later, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"optimizer.lr": 0.2}, "optimizer.lr=0.2: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": 1.0000001}, "optimizer.lr=1.0000001: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": "0.5"}, "optimizer.lr=0.5: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": True}, "optimizer.lr=True: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": None}, "optimizer.lr=None: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": float("nan")}, "optimizer.lr=nan: is not in [0.25, 1.0]"),
+        ({"optimizer.lr": [0.5]}, "optimizer.lr=[0.5]: is not in [0.25, 1.0]"),
+        ({"schedule.decay_steps": 7}, "schedule.decay_steps=7: is not in the integers of [5, 15] in steps of 5"),
+        ({"schedule.decay_steps": 10.5}, "schedule.decay_steps=10.5: is not in the integers of [5, 15] in steps of 5"),
+        ({"optimizer.nesterov": 1}, "optimizer.nesterov=1: is not in the list True, False"),
+        ({"model.hidden": [4]}, "model.hidden=[4]: is not in the list [4], [8]"),
+        ({"model.hidden": "[5]"}, "model.hidden=[5]: is not in the list [4], [8]"),
+        ({"lr": 0.5}, "lr=0.5: is not searched; searched are "),
+        ({"optimizer.lr": 0.5, "warmup.steps": 3}, "warmup.steps=3: is not searched; searched are "),
+    ],
+)
+def test_a_queued_trial_that_is_none_of_the_search_fails_untrained_and_is_said(
+    tmp_path: Path, params: dict[str, Any], why: str
+) -> None:
+    made = plan(tmp_path, *QUEUE)
+    proposer(made).study.enqueue_trial(params)
+    for _ in range(2):
+        source, said = spoken(made)
+        for trial in ask_all(source, 2):
+            assert trial.number > 0
+            finish(source, trial)
+        assert len(said) <= 1
+    states = [(t.state.name, "sweep.refused" in t.user_attrs) for t in source.study.get_trials()]
+    assert states == [("FAIL", True), ("COMPLETE", False), ("COMPLETE", False)]
+    assert source.study.get_trials()[0].user_attrs["sweep.refused"].startswith(why)
+    assert source.failed == []
+
+
+def test_a_trial_that_is_queued_while_the_search_runs_is_asked_for(tmp_path: Path) -> None:
+    """And so is the number of every later trial the one that it has in the database."""
+    made = plan(tmp_path, "sampler=tpe", "sampler.n_startup_trials=1", "study.n_trials=5")
+    source, said = spoken(made)
+    finish(source, ask_all(source, 1)[0])
+    other = optuna.load_study(study_name=made.name, storage=made.study.storage)
+    other.enqueue_trial({"optimizer.lr": 0.125})
+    other.enqueue_trial({"optimizer.lr": 1e9})
+    other.add_trial(other.trials[0])
+    trials = ask_all(source, 3)
+    assert [trial.number for trial in trials] == [1, 4, 5]
+    assert trials[0].config.optimizer.lr == 0.125
+    for trial in trials:
+        finish(source, trial)
+    assert [t.state.name for t in other.get_trials()] == ["COMPLETE", "COMPLETE", "FAIL", *["COMPLETE"] * 3]
+    assert [t.params["optimizer.lr"] for t in other.get_trials()[4:]] == [t.config.optimizer.lr for t in trials[1:]]
+    assert len(said) == 1
+
+
+def foreign(state: str, **content: Any) -> optuna.trial.FrozenTrial:
+    """A trial of another program, also one that Optuna itself would not accept."""
+    value = 0.5 if state == "COMPLETE" else None
+    trial = optuna.create_trial(state=getattr(optuna.trial.TrialState, state), value=value)
+    for name, value in content.items():
+        setattr(trial, name, value)
+    return trial
+
+
+WIDER: dict[str, optuna.distributions.BaseDistribution] = {
+    "x": optuna.distributions.FloatDistribution(0, 10),
+    "schedule.decay_rate": optuna.distributions.FloatDistribution(0, 10),
+    "schedule.decay_steps": optuna.distributions.IntDistribution(1, 1000, log=True),
+    "warmup.steps": optuna.distributions.IntDistribution(0, 1000),
+    "optimizer.lr": optuna.distributions.FloatDistribution(1e-6, 100, log=True),
+}
+"""Of the names that are searched, and of another."""
+DRAWN = {"schedule.decay_rate": 0.75, "schedule.decay_steps": 10, "warmup.steps": 2, "optimizer.lr": 0.1}
+
+
+@pytest.mark.parametrize("name", ["tpe", "cmaes"])
+@pytest.mark.parametrize(
+    ("state", "params", "counted", "said_of"),
+    [
+        ("COMPLETE", {}, 1, 0),
+        ("COMPLETE", {"x": 1.0}, 1, 0),
+        ("COMPLETE", DRAWN, 1, 0),
+        ("COMPLETE", {**DRAWN, "optimizer.lr": 11.0}, 1, 0),
+        ("PRUNED", {"optimizer.lr": 11.0}, 1, 0),
+        ("FAIL", {"optimizer.lr": 11.0}, 0, 0),
+        ("RUNNING", {"x": 1.0}, 0, 1),
+        ("WAITING", {"x": 1.0}, 0, 1),
+    ],
+)
+def test_trials_of_another_program_break_no_start_and_no_sampler(
+    tmp_path: Path, name: str, state: str, params: dict[str, Any], counted: int, said_of: int
+) -> None:
+    made = plan(tmp_path, f"sampler={name}", "study.n_trials=4", "sampler.n_startup_trials=1")
+    study = proposer(made).study
+    added = foreign(state, params=params, distributions={key: WIDER[key] for key in params})
+    study._storage.create_new_trial(study._study_id, template_trial=added)
+    source, said = spoken(made)
+    assert source.told == counted
+    while (trial := source.ask()) is not None:
+        finish(source, trial)
+    assert source.told == 4
+    assert len(said) == said_of
+    left = proposer(made).study.get_trials()[0]
+    assert left.state.name == ("FAIL" if state == "WAITING" else state)
+
+
+def test_a_study_in_which_optuna_can_store_no_trial_of_ours_is_refused(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random")
+    study = proposer(made).study
+    linear = optuna.distributions.FloatDistribution(0, 1)
+    study.add_trial(
+        optuna.create_trial(value=0.5, params={"optimizer.lr": 0.5}, distributions={"optimizer.lr": linear})
+    )
+    with pytest.raises(
+        InvalidValueError, match=r"^study\.name=.*: has trial 0 of another program, in which optimizer\.lr"
+    ):
+        proposer(made)
+
+
+def test_a_trial_of_ours_that_does_not_fit_is_given_up_once(tmp_path: Path) -> None:
+    """An earlier version trained a queued trial outside of the interval, and could not open the study again."""
+    made = plan(tmp_path, "sampler=random", "study.n_trials=1")
+    study = proposer(made).study
+    content = {"params": DRAWN | {"optimizer.lr": 11.0}, "distributions": {k: WIDER[k] for k in DRAWN}}
+    ours = foreign("RUNNING", **content, user_attrs={"sweep.attempts": 1})
+    study._storage.create_new_trial(study._study_id, template_trial=ours)
+    source, said = spoken(made)
+    assert [line.split(":")[0] for line in said] == ["trial 0 is not trained"]
+    finish(source, ask_all(source, 1)[0])
+    assert [t.state.name for t in spoken(made)[0].study.get_trials()] == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_lost_its_attributes_goes_on(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random", "study.n_trials=1")
+    trial = ask_all(proposer(made), 1)[0]
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("DELETE FROM trial_user_attributes")
+    again = proposer(made).ask()
+    assert again is not None
+    assert (again.number, again.values) == (trial.number, trial.values)
+
+
+def test_a_copy_that_a_heartbeat_has_queued_is_trained_as_a_trial_of_its_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random", "study.n_trials=1", "study.max_retries=0")
+    source = proposer(made)
+    ask_all(source, 1)
+    study = source.study
+    running = study.get_trials()[0]
+    optuna.storages.RetryHeartbeatStaleTrialCallback()(study, running)
+    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    later = proposer(made)
+    trial = later.ask()
+    assert trial is not None
+    assert trial.number == 1
+    assert later.study.get_trials()[1].params == running.params
+    assert not later.give_up(trial)
+    finish(later, trial)
+
+
+@pytest.mark.parametrize("state", ["FAIL", "COMPLETE"])
+def test_a_trial_that_another_program_ends_meanwhile_stays_so_and_is_said_once(tmp_path: Path, state: str) -> None:
+    made = plan(tmp_path, "sampler=random", "study.n_trials=2")
+    source, said = spoken(made)
+    one, two = ask_all(source, 2)
+    other = optuna.load_study(study_name=made.name, storage=made.study.storage)
+    other.tell(0, 0.25 if state == "COMPLETE" else None, state=getattr(optuna.trial.TrialState, state))
+    source.annotate(one, "mlflow_run_id", "a")
+    finish(source, one)
+    finish(source, two)
+    assert said == ["trial 0 was ended by another program: its result is not told to Optuna"]
+    assert [t.state.name for t in other.get_trials()] == [state, "COMPLETE"]
+
+
+def test_a_study_that_is_deleted_meanwhile_is_named(tmp_path: Path) -> None:
+    made = plan(tmp_path, "sampler=random")
+    source = proposer(made)
+    trial = ask_all(source, 1)[0]
+    optuna.delete_study(study_name=made.name, storage=made.study.storage)
+    for act in (lambda: finish(source, trial), source.ask):
+        with pytest.raises(UnavailableError, match=f"study {made.name}, or a trial of it, was deleted"):
+            act()
 
 
 def test_an_ask_takes_no_longer_for_the_trials_that_there_have_been(

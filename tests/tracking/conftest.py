@@ -34,3 +34,9 @@ def tracking(request: pytest.FixtureRequest, uris: dict[str, str]) -> TrackingCo
 @pytest.fixture
 def store(tracking: TrackingConfig) -> Store:
     return open_store(tracking)
+
+
+@pytest.fixture
+def database(uris: dict[str, str], request: pytest.FixtureRequest) -> Store:
+    """An experiment in a database that this process opens itself."""
+    return open_store(TrackingConfig(uris["database"], request.node.name))

@@ -12,19 +12,12 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import select
 
-from sweep.config import TrackingConfig
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, bulk, open_store
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, bulk
 from sweep.tracking.bulk import Change, DatabaseWriter, Points
 from sweep.tracking.server import ClientWriter
 from tests.tracking.test_recorder import describe, study_run, train, trial
 
 ODD = [0.1, -0.0, 5e-324, np.nan, np.inf, -np.inf, 1.7e308, np.nan]
-
-
-@pytest.fixture
-def database(uris: dict[str, str], request: pytest.FixtureRequest) -> Store:
-    """An experiment in a database that this process opens itself."""
-    return open_store(TrackingConfig(uris["database"], request.node.name))
 
 
 def points(key: str, steps: Sequence[int], values: Sequence[float], time: int = 1000) -> Points:

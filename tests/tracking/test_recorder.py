@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
+from sweep.core import Description, Evaluation, Event, Failure, Result, Rows, Status, Trial
+from sweep.tracking import (
+    MlflowReader,
+    MlflowRecorder,
+    RemovedError,
+    Store,
+    StudyRun,
+    TrainingRuns,
+    bulk,
+    recorded_run,
+    server,
+)
 from sweep.tracking.bulk import Change, Points, point
 from sweep.tracking.open_run import OpenRun
 from sweep.validation import InvalidValueError
@@ -289,6 +299,120 @@ def test_a_checkpoint_whose_run_is_gone_does_not_go_on(store: Store) -> None:
     assert points(store, later.run_id(trial(0))) == {}  # what was pending is not taken
 
 
+@pytest.fixture
+def said(database: Store) -> list[str]:
+    """What the store has said."""
+    lines: list[str] = []
+    database.hooks.say = lines.append
+    return lines
+
+
+def gone(store: Store, *run_ids: str) -> None:
+    """Delete runs and remove them for good, as `mlflow gc` does."""
+    for run_id in run_ids:
+        store.client.delete_run(run_id)
+        store.client._tracking_client.store._hard_delete_run(run_id)
+
+
+def interfere(store: Store, parent: StudyRun, run_id: str, how: str) -> None:
+    client = store.client
+    if how == "run deleted":
+        client.delete_run(run_id)
+    elif how == "study deleted":
+        client.delete_run(parent.run_id)
+    elif how == "both deleted":
+        client.delete_run(run_id), client.delete_run(parent.run_id)
+    elif how == "experiment deleted":
+        client.delete_experiment(store.experiment_id)
+    elif how == "run removed":
+        gone(store, run_id)
+    elif how == "study removed":
+        gone(store, parent.run_id)
+    elif how == "both removed":
+        gone(store, run_id, parent.run_id)
+    elif how == "run renamed":
+        client.set_tag(run_id, "mlflow.runName", "another")
+    elif how == "tags deleted":
+        for key in ("sweep.half_life", "mlflow.runName"):
+            client.delete_tag(run_id, key)
+        for key in ("sweep.kind", "sweep.uid", "sweep.metric"):
+            client.delete_tag(parent.run_id, key)
+    elif how == "tags edited":
+        for tag in ("sweep.half_life", "sweep.status", "sweep.stalled_at"):
+            client.set_tag(run_id, tag, "mine")
+        client.set_tag(parent.run_id, "sweep.direction", "up")
+
+
+SAID = {"deleted": "was deleted in MLflow while it is written to: it is restored", "removed": "it is created again"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "run deleted", "study deleted", "both deleted", "experiment deleted", "run removed", "study removed",
+        "both removed", "run renamed", "tags deleted", "tags edited",
+    ],
+)  # fmt: skip
+def test_a_record_that_a_person_changes_meanwhile_is_written_to_its_end(
+    database: Store, said: list[str], how: str
+) -> None:
+    parent = study_run(database)
+    recorder = MlflowRecorder(database, describe, parent)
+    train(recorder, 0, 0.7)
+    recorder.open(trial(1))
+    recorder.record(replace(updates(0, 9), trial=1))
+    interfere(database, parent, recorder.run_id(trial(1)), how)
+    recorder.close(trial(1), Result(1, Status.COMPLETE, 0.5))
+    train(recorder, 2, 0.6)
+    parent.finish("FINISHED")
+    what, _, happened = how.partition(" ")
+    assert len(said) == (0 if what == "tags" or happened == "renamed" else 2 if what == "both" else 1)
+    assert all(SAID[happened] in line for line in said)
+    record = MlflowReader(database).study("study")
+    assert record is not None
+    assert [(t.number, t.status) for t in record.trials] == [(number, Status.COMPLETE) for number in range(3)]
+    assert [m.step for m in database.client.get_metric_history(record.trials[1].run_id, "lr")] == list(range(9))
+    best = {m.step: m.value for m in database.client.get_metric_history(parent.run_id, "best_val_loss")}
+    assert best == {0: 0.7, 1: 0.5, 2: 0.5}
+    assert database.client.get_run(parent.run_id).data.params == {"sampler.name": "tpe"}
+    assert record.minimize
+
+
+def test_a_run_that_was_removed_after_a_checkpoint_is_created_again_with_the_rest(
+    database: Store, said: list[str]
+) -> None:
+    recorder = MlflowRecorder(database, describe, study_run(database))
+    recorder.open(trial(0))
+    recorder.record(updates(0, 9))
+    recorder.pending(trial(0))
+    recorder.flush(trial(0))
+    gone(database, recorder.run_id(trial(0)))
+    recorder.record(updates(9, 20))
+    recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    assert [step for step, _ in points(database, recorder.run_id(trial(0)))["lr"]] == list(range(9, 20))
+    assert said == [
+        "run 000 was removed from MLflow while it is written to: it is created again, without its first 9 steps"
+    ]
+
+
+def test_an_experiment_that_was_removed_is_named(database: Store) -> None:
+    recorder = MlflowRecorder(database, describe, study_run(database))
+    database.client.delete_experiment(database.experiment_id)
+    database.client._tracking_client.store._hard_delete_experiment(database.experiment_id)
+    with pytest.raises(RemovedError, match="was removed from MLflow for good"):
+        recorder.open(trial(0))
+
+
+@pytest.mark.parametrize("tag", ["sweep.searched", "sweep.command", "sweep.direction"])
+def test_a_study_whose_tag_is_missing_names_it(database: Store, tag: str) -> None:
+    parent = study_run(database)
+    database.client.delete_tag(parent.run_id, tag)
+    with pytest.raises(
+        InvalidValueError, match=f"^{tag}=null: was deleted or edited in MLflow: .* run {parent.run_id}"
+    ):
+        MlflowReader(database).study("study")
+
+
 def test_of_several_runs_that_were_left_one_is_used_and_the_others_are_deleted(store: Store) -> None:
     parent = study_run(store)
     tags = {**describe(trial(0)).tags, **parent.child_tags(trial(0))}
@@ -410,6 +534,40 @@ def test_what_a_given_up_trial_left_is_failed(store: Store) -> None:
     later.give_up([0])
     (run,) = store.search({"sweep.kind": "trial"})
     assert (run.info.status, run.data.tags["sweep.status"]) == ("FAILED", "failed")
+    assert "study.max_retries" in run.data.tags["sweep.reason"]
+
+
+FAILED = Result(0, Status.FAILED, failure=Failure("KeyError: 'a' (nets.py:3 in forward)", "KeyError: 'a'\n  Größe"))
+
+
+def test_a_failed_trial_is_recorded_with_its_reason_and_the_frames_of_the_user(store: Store) -> None:
+    recorder = MlflowRecorder(store, describe, study_run(store))
+    recorder.open(trial(0))
+    recorder.record(updates(0, 6))
+    recorder.close(trial(0), FAILED)
+    assert FAILED.failure is not None
+    (read,) = MlflowReader(store).study("study").trials  # type: ignore[union-attr]
+    assert (read.status, read.reason) == (Status.FAILED, FAILED.failure.reason)
+    run = store.client.get_run(read.run_id)
+    assert (run.info.status, run.data.metrics["lr"]) == ("FAILED", 0.5)
+    assert Path(store.client.download_artifacts(read.run_id, "error.txt")).read_text() == FAILED.failure.details
+    later = MlflowRecorder(store, describe, study_run(store))  # of a command that has to tell it still
+    (recorded,) = later.ended(trial(0)) or ()
+    assert (recorded.status, recorded.failure) == (Status.FAILED, Failure(FAILED.failure.reason))
+
+
+def test_a_failed_training_that_goes_on_and_ends_has_no_reason(store: Store) -> None:
+    first = trains(store)
+    first.open(trial(0))
+    first.record(updates(0, 6))
+    kept = first.pending(trial(0))
+    first.close(trial(0), FAILED)
+    second = trains(store, first.run_id(trial(0)))
+    second.open(trial(0), kept)
+    second.record(updates(6, 9))
+    second.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    (read,) = MlflowReader(store).trainings()
+    assert (read.status, read.reason) == (Status.COMPLETE, None)
 
 
 def test_the_parent_shows_each_value_and_the_best_so_far_once(store: Store) -> None:

@@ -18,7 +18,7 @@ from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
-from sweep.training.data_parallel import DataParallelEngine, begin_workers
+from tests.training.workers import SHARED_WORKERS
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -52,15 +52,25 @@ def trained_alone(trial: Trial) -> bool:
     return target not in ("SGD", "RMSprop", "Adagrad", "Adam", "AdamW") or trial.config.train.accumulate != 1
 
 
-def data_parallel(data: Dataset, device: torch.device, precision: str, workers: int = 2) -> Engine:
-    """One whose workers end with it."""
-    others = begin_workers(data, device, precision, workers)
-    return DataParallelEngine(data, device, precision, [other.pipe for other in others])
+@pytest.fixture(autouse=True, scope="module")
+def workers_of_one_module():
+    """Ends the shared data-parallel workers after each module."""
+    yield
+    SHARED_WORKERS.end()
+
+
+@pytest.fixture(autouse=True)
+def no_workers_of_a_failed_test(request):
+    """Ends the shared data-parallel workers after a test that failed: they may wait for an update that never comes."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        SHARED_WORKERS.end()
 
 
 ENGINES = {
     "serial": EngineKind(SerialEngine, rtol=0.0),
-    "data_parallel": EngineKind(data_parallel, rtol=1e-9, splits_batches=True),
+    "data_parallel": EngineKind(SHARED_WORKERS.engine, rtol=1e-9, splits_batches=True),
     "fused": EngineKind(partial(FusedEngine, slots=3), rtol=1e-9, refuses=trained_alone),
 }
 
@@ -124,6 +134,7 @@ def make_trial(optimizers):
         precision="float64",
         arguments=None,
         workers=1,
+        drop_last=False,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
         if arguments:
@@ -136,7 +147,9 @@ def make_trial(optimizers):
             warmup=warmup or WARMUPS["none"](),
             dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
             # the seed that counts is the trial's
-            train=TrainConfig(steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers),
+            train=TrainConfig(
+                steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers, drop_last=drop_last
+            ),
             resolved={},
             average=AverageConfig() if average is None else AverageConfig("ema", average),
         )

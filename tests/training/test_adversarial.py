@@ -25,6 +25,7 @@ from sweep.training.adversarial import (
 from sweep.training.batches import permutation
 from sweep.training.device import CPU
 from sweep.validation import InvalidValueError
+from tests.training.user_models import own
 
 SMALL = Component("model", "models.wgan.WGAN", {"generator_hidden": [32], "critic_hidden": [32], "latent": 8})
 
@@ -163,6 +164,20 @@ def test_it_trains_as_by_hand(digits, make_gan, keys):
     with torch.no_grad():
         expected = naive_energy_distance(digits.val.inputs.double(), model.generator(latent))
     assert evaluations[-1].metrics["val_energy_distance"] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("keys", [{}, {"clip": None, "gradient_penalty": 10.0}], ids=["clipped", "penalty"])
+def test_networks_that_write_into_their_inputs_train_as_those_that_copy_them(digits, make_gan, keys):
+    wanted, found = (
+        trained(digits, make_gan(model=own("WritingGan", copies=copies), steps=4, **keys)) for copies in (True, False)
+    )
+    assert found == wanted
+    check(digits, [make_gan(model=own("WritingGan"), **keys).config])
+
+
+def test_a_gan_in_parts_has_the_attributes_of_the_gan_in_one(digits, make_gan):
+    trial = make_gan(model=own("CountingGan"), steps=6)
+    assert trained(digits, trial, pause=lambda: True, cut=lambda: True) == trained(digits, trial)
 
 
 @pytest.mark.parametrize("updates", [1, 5])

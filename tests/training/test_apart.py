@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +11,54 @@ import pytest
 import torch
 from torch import nn
 
+from sweep import forking
 from sweep.config import Component, EngineConfig
 from sweep.core import Status
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
 
 
 class Failing(nn.Module):
-    """Raises at the hundredth batch."""
+    """Raises an error in some place if it was built with the seed 1.
 
-    def __init__(self) -> None:
+    Args:
+        how: init, forward, evaluation, exit, interrupt, left, which ends the process, or own, which is an error that
+            cannot be pickled; all but the first at a batch of a training or after it.
+        at: which batch.
+    """
+
+    def __init__(self, input_shape, n_outputs, how, at=100) -> None:
         super().__init__()
-        self.linear, self.calls = nn.Linear(64, 10), 0
+        self.linear, self.calls, self.at = nn.Linear(64, n_outputs), 0, at
+        self.how = how if torch.initial_seed() == 1 else ""
+        if self.how == "init":
+            raise KeyError("width")
 
     def forward(self, x):
         self.calls += self.training
-        if self.calls == 100:
-            raise RuntimeError("the hundredth batch")
+        if self.how and self.calls >= self.at and self.training is (self.how != "evaluation"):
+            self.fail()
         return self.linear(x.flatten(1))
+
+    def fail(self):
+        if self.how == "exit":
+            sys.exit()
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
+        if self.how == "left":
+            os._exit(5)
+        if self.how == "own":
+            raise OwnError(1, "mine")
+        raise RuntimeError("a bad batch")
+
+
+class OwnError(Exception):
+    def __init__(self, code, text) -> None:
+        super().__init__(text)
+        self.file = open(os.devnull)  # noqa: SIM115
+
+
+def failing(how, **keys):
+    return Component("model", f"{__name__}.Failing", {"how": how, **keys}, trusted=(__name__,))
 
 
 @pytest.fixture
@@ -34,11 +66,13 @@ def apart(digits, make_trial):
     """Engines in processes of their own, which end with the test."""
     begun = []
 
-    def make(name="serial", slots=None, *, trials=8, learns=True, seconds=60.0, retries=0, say=print, **keys):
+    def make(name="serial", slots=None, *, trials=8, learns=True, seconds=60.0, like_seed=99, of=None, **keys):
+        given = {"retries": 0, "say": print} | {key: keys.pop(key) for key in ("retries", "say") if key in keys}
         like = make_trial(**keys).config
-        like = replace(like, train=replace(like.train, checkpoint_seconds=seconds))
+        keys = {"checkpoint_seconds": seconds, "seed": like_seed, "compile": False}
+        like = replace(like, train=replace(like.train, **keys))
         work = Work([like], trials, learns)
-        begun.append(EngineProcess(EngineConfig(name, slots), digits, CPU, work, retries=retries, say=say))
+        begun.append(EngineProcess(EngineConfig(name, slots), digits, CPU, work, **given, **(of or {})))
         return begun[-1]
 
     yield make
@@ -137,12 +171,111 @@ def test_a_trial_that_is_stopped_before_its_turn_is_not_trained(apart, make_tria
     assert seen == {0}
 
 
-def test_what_fails_there_is_raised_here(apart, make_trial):
-    failing = Component("model", f"{__name__}.Failing", {}, trusted=(__name__,))
-    engine = apart(model=failing)
-    engine.start(make_trial(0, model=failing, steps=200, eval_every=50))
-    with pytest.raises(RuntimeError, match=r"(?s)the training failed:.*the hundredth batch"):
-        until_it_raises(engine)
+REASONS = {
+    "forward": "RuntimeError: a bad batch (",
+    "evaluation": "RuntimeError: a bad batch (",
+    "exit": "SystemExit (",
+    "interrupt": "KeyboardInterrupt (",
+    "own": "OwnError: mine (",
+}
+
+
+def fails_alone(engine, make_trial, how):
+    """Train four trials, of which the one with the seed 1 fails; what the others and the failed one gave."""
+    model = failing(how)
+    trials = [make_trial(n, seed=n, model=model, steps=300, eval_every=50) for n in range(4)]
+    waiting, ended, losses = list(trials), {}, {trial.number: [] for trial in trials}
+    while len(ended) < 4:
+        while waiting and engine.free:
+            engine.start(waiting.pop(0))
+        for progress in engine.advance():
+            assert progress.trial not in ended
+            for part in progress.rows:
+                assert part.first == len(losses[progress.trial]), "a row is missing, or given twice"
+                losses[progress.trial] += part.loss.tolist()
+            if progress.status is not None:
+                ended[progress.trial] = progress
+    failed = ended.pop(1)
+    assert (failed.status, [end.status for end in ended.values()]) == (Status.FAILED, [Status.COMPLETE] * 3)
+    del losses[1]
+    return failed.failure, losses
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_an_error_is_the_failure_of_its_trial_alone(apart, make_trial, train, digits, how):
+    engine = apart(learns=False, retries=3)
+    first = engine.account and engine._process.pid
+    failure, losses = fails_alone(engine, make_trial, how)
+    assert failure.reason.startswith(REASONS[how])
+    assert failure.reason.endswith(" in fail)")
+    assert "    self.fail()\n" in failure.details
+    assert "site-packages" not in failure.details
+    healthy = [make_trial(n, seed=n, model=failing(how), steps=300, eval_every=50) for n in (0, 2, 3)]
+    expected = train(SerialEngine(digits, CPU, "float64"), *healthy)
+    assert losses == {number: history.loss for number, history in expected.items()}
+    assert engine._process.pid == first  # nothing was begun anew
+
+
+def test_an_error_in_an_update_of_several_trials_is_the_failure_of_one(apart, make_trial, train, digits):
+    """The module that stands for all of them in the stacked update is built with the seed of `like`."""
+    said, model = [], failing("forward")
+    keys = {"model": model, "steps": 300, "eval_every": 50}
+    engine = apart("fused", 3, learns=False, like_seed=1, seconds=1e6, say=said.append, **keys)
+    failure, losses = fails_alone(engine, make_trial, "forward")
+    assert failure.reason.startswith(REASONS["forward"])
+    (line,) = said
+    assert line == f"an error in an update of several trials ({failure.reason}): going on with one trial at a time"
+    assert engine.account.name == "serial"
+    healthy = [make_trial(n, seed=n, **keys) for n in (0, 2, 3)]
+    for number, history in train(SerialEngine(digits, CPU, "float64"), *healthy).items():
+        assert losses[number] == pytest.approx(history.loss, rel=1e-8)
+
+
+@pytest.mark.parametrize(("name", "slots"), [("serial", None), ("fused", 3)])
+def test_a_model_that_cannot_be_built_is_the_failure_of_its_trial_alone(apart, make_trial, name, slots):
+    said = []
+    engine = apart(name, slots, learns=False, model=failing("init"), say=said.append)
+    failure, losses = fails_alone(engine, make_trial, "init")
+    assert failure.reason.startswith("model={how: init}: was refused by test_apart.Failing: KeyError: 'width' (")
+    assert 'raise KeyError("width")' in failure.details
+    assert [len(losses[number]) for number in losses] == [300] * 3
+    assert (said, engine.account.name) == ([], name)
+
+
+def test_a_process_that_the_user_ends_is_lost_and_its_trial_tried_again(apart, make_trial):
+    said = []
+    failure, _ = fails_alone(apart(learns=False, retries=1, say=said.append), make_trial, "left")
+    assert said == [
+        "the training process ended with status 5: trial 1 is tried again",
+        "the training process ended with status 5: trial 1 is given up",
+    ]
+    assert failure.reason == "the training process ended with status 5, at the last of 2 attempts"
+
+
+@pytest.mark.parametrize("how", ["forward", "exit", "left"])
+def test_an_engine_that_cannot_be_tried_is_not_chosen(apart, make_trial, how):
+    """The model raises while it is measured how fast it is: the trials are trained one at a time."""
+    said = []
+    model = failing(how, at=5)
+    engine = apart("auto", trials=10_000, learns=False, like_seed=1, model=model, steps=300, say=said.append)
+    assert engine.free == 2
+    assert engine.account.name == "serial"
+    if how == "left":
+        assert said == ["the training process ended with status 5: going on with one trial at a time"]
+    else:
+        assert engine.account.why.startswith(f"no other engine could be tried: {REASONS[how]}")
+
+
+def test_a_trial_is_begun_when_its_training_is_and_once(apart, make_trial):
+    begun, model = [], failing("left")
+    engine = apart(learns=False, retries=1, of={"on_begun": lambda trial: begun.append(trial.number)})
+    engine.start(make_trial(1, seed=1, model=model, steps=300, eval_every=50))
+    engine.start(make_trial(2, seed=2, model=model, steps=300, eval_every=50))
+    reached(engine)
+    assert begun == [1]
+    while engine.free < 2:
+        engine.advance()
+    assert begun == [1, 2]
 
 
 class Trapped(nn.Module):
@@ -373,7 +506,7 @@ def test_a_signal_of_the_terminal_does_not_end_it(apart, make_trial):
     engine = apart()
     engine.start(make_trial(0, steps=60, eval_every=10))
     reached(engine)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in forking.SIGNALS:
         os.kill(engine._process.pid, number)
     while engine.free == 0:
         (last,) = reached(engine)

@@ -10,10 +10,10 @@ from sweep.training.batches import Batches
 CPU = torch.device("cpu")
 
 
-def batches(n=10, batch_size=4, seed=0):
+def batches(n=10, batch_size=4, seed=0, **keys):
     """Examples whose input and target are their number."""
     numbers = torch.arange(n)
-    return Batches(Split(numbers.double()[:, None], numbers), batch_size, seed, CPU)
+    return Batches(Split(numbers.double()[:, None], numbers), batch_size, seed, CPU, **keys)
 
 
 def drawn(order, begin, end):
@@ -30,6 +30,19 @@ def flat(lists):
 )
 def test_an_epoch_has_as_many_updates_as_it_takes_to_use_every_example(n, batch_size, updates):
     assert steps_per_epoch(n, batch_size) == updates
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "updates"),
+    [(10, 4, 2), (12, 4, 3), (13, 4, 3), (4, 4, 1), (7, 4, 1), (4, 1, 4), (1079, 64, 16)],
+)
+def test_with_drop_last_an_epoch_has_its_whole_batches(n, batch_size, updates):
+    assert steps_per_epoch(n, batch_size, drop_last=True) == updates
+    order = batches(n, batch_size, drop_last=True)
+    first, second = order.order(0).tolist(), order.order(1).tolist()
+    used = updates * batch_size
+    assert flat(drawn(order, 0, 2 * updates)) == first[:used] + second[:used]
+    assert {len(batch) for batch in drawn(order, 0, 2 * updates)} == {batch_size}
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 4), (12, 4), (7, 7), (5, 1)])

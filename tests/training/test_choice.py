@@ -80,7 +80,7 @@ def rates(monkeypatch):
     """Sets the updates per second that are measured: of one trial alone, and by slots, eager and compiled."""
 
     def set_rates(alone, eager, compiled=None):
-        def rate(engine, config, updates):
+        def rate(engine, config, updates, rounds=1):
             if compiled is None and engine._compiled:
                 raise RuntimeError("no working C++ compiler\nsecond line")
             found = (compiled if engine._compiled else eager)[engine.slots]
@@ -88,7 +88,7 @@ def rates(monkeypatch):
                 raise found
             return found
 
-        monkeypatch.setattr(SerialEngine, "rate", lambda engine, config, updates: alone)
+        monkeypatch.setattr(SerialEngine, "rate", lambda engine, config, updates, rounds=1: alone)
         monkeypatch.setattr(FusedEngine, "rate", rate)
 
     return set_rates

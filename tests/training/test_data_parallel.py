@@ -1,6 +1,7 @@
 """Batches that are shared among processes: one training, whoever made which part of it."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import time
@@ -16,22 +17,28 @@ from sweep.config import Component, EngineConfig
 from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
-from sweep.training.data_parallel import DataParallelEngine, WorkerLostError, begin_workers, device_of
-from tests.training.conftest import data_parallel
+from sweep.training.data_parallel import (
+    DataParallelEngine,
+    WorkerFailedError,
+    WorkerLostError,
+    begin_workers,
+    device_of,
+)
 from tests.training.test_apart import DROPPING, ERRORS, Trapped, history, reached
 from tests.training.test_snapshots import NORMED, Noisy, assert_equal, content, eventful
 from tests.training.test_snapshots import train as train_in_parts
+from tests.training.workers import SHARED_WORKERS
 
 OWN = (__name__,)
 
 
 def shared(data, workers=2):
-    return data_parallel(data, CPU, "float64", workers)
+    return SHARED_WORKERS.engine(data, CPU, "float64", workers)
 
 
 @pytest.fixture
 def begun(digits):
-    """A data-parallel engine, and the processes of its other workers."""
+    """A data-parallel engine over processes that no other test uses, and the processes of its other workers."""
 
     def make(workers):
         others = begin_workers(digits, CPU, "float64", workers)
@@ -192,19 +199,19 @@ def test_workers_go_with_their_engine(begun, make_trial):
 
 def test_connections_are_of_this_machine_alone(begun):
     _engine, processes = begun(3)
-    listening = []
+    listening = {pid: [] for pid in (os.getpid(), *(process.pid for process in processes))}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         sockets = [line.split() for line in Path(table).read_text().splitlines()[1:]]
-        for pid in (os.getpid(), *(process.pid for process in processes)):
+        for pid, addresses in listening.items():
             own = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.exists() or fd.is_symlink()}
-            listening += [s[1].partition(":")[0] for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in own]
-    assert len(listening) >= 3
-    assert set(listening) == {"0100007F"}  # 127.0.0.1
+            addresses += [s[1].partition(":")[0] for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in own]
+    assert len(listening) == 3
+    assert all({*addresses} == {"0100007F"} for addresses in listening.values())  # 127.0.0.1
 
 
-def test_nothing_is_left_in_the_temporary_folder(digits, tmp_path, monkeypatch):
+def test_nothing_is_left_in_the_temporary_folder(begun, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine = shared(digits)
+    engine, _ = begun(2)
     assert list(tmp_path.iterdir()) == []
     del engine
     gc.collect()
@@ -241,10 +248,10 @@ class Second(nn.Module):
         return self.linear(x.flatten(1))
 
 
-def test_what_fails_in_a_worker_is_raised_here(digits, make_trial):
-    engine = shared(digits)
+def test_what_fails_in_a_worker_is_raised_here(begun, make_trial):
+    engine, _ = begun(2)
     engine.start(make_trial(model=Component("model", f"{__name__}.Second", {"first": os.getpid()}, OWN)))
-    with pytest.raises(RuntimeError, match=r"(?s)^a data-parallel worker failed:\nTraceback.*ValueError: only here"):
+    with pytest.raises(WorkerFailedError, match=r"^ValueError: only here \(.*test_data_parallel.py:\d+ in forward\)$"):
         engine.advance()
 
 
@@ -311,6 +318,35 @@ def test_a_trial_that_it_happens_to_again_and_again_has_failed_and_the_next_is_t
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
     assert engine.finished().name == "data_parallel"
+
+
+class OneFails(nn.Module):
+    """Raises an error in one of the processes, if it was built with the seed 1."""
+
+    def __init__(self, input_shape, n_outputs, process) -> None:
+        super().__init__()
+        self.linear, self.fails = nn.Linear(64, n_outputs), torch.initial_seed() == 1
+        self.process, self.calls = process, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.fails and self.calls > 20 and multiprocessing.current_process().name == self.process:
+            raise ValueError("only here")
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("process", ["sweep-engine", "sweep-worker-1"])
+def test_an_error_in_one_process_is_the_failure_of_the_trial_and_the_next_is_trained(apart, make_trial, process):
+    said, model = [], Component("model", f"{__name__}.OneFails", {"process": process}, OWN)
+    engine = apart(model=model, retries=3, say=said.append)
+    first, second = (make_trial(1 - n, seed=1 - n, model=model, steps=60, eval_every=10, workers=2) for n in range(2))
+    engine.start(first)
+    while (last := reached(engine)[-1]).status is None:
+        pass
+    assert last.status is Status.FAILED
+    assert last.failure.reason.startswith("ValueError: only here (")
+    assert history(engine, second)[0][2] == [Status.COMPLETE]
+    assert (engine.finished().name, engine.finished().workers, said) == ("data_parallel", 2, [])
 
 
 @pytest.mark.parametrize("how", ["closed", "killed"])

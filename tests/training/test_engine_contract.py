@@ -14,6 +14,7 @@ from sweep.config import Component
 from sweep.core import Status
 from sweep.data import Split
 from sweep.schedules import DECAYS, WARMUPS
+from sweep.training import SerialEngine
 from sweep.training.batches import Batches
 
 CPU = torch.device("cpu")
@@ -86,7 +87,19 @@ PLAIN = {
 
 
 def plain_training(
-    data, optimizer, lr, *, updates, seed=0, network=None, batch_size=64, rate=None, norm=None, groups=None, look=None
+    data,
+    optimizer,
+    lr,
+    *,
+    updates,
+    seed=0,
+    network=None,
+    batch_size=64,
+    rate=None,
+    norm=None,
+    groups=None,
+    look=None,
+    drop_last=False,
 ):
     """A training as one would write it by hand, in float64: losses, (val_loss, val_accuracy) after each update.
 
@@ -104,7 +117,7 @@ def plain_training(
     look(-1, model, update)
     criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
     order = Batches(data.train, batch_size, seed, CPU).order
-    batches_of_an_epoch = -(-len(data.train) // batch_size)
+    batches_of_an_epoch = len(data.train) // batch_size if drop_last else -(-len(data.train) // batch_size)
     losses, validations = [], []
     for step in range(updates):
         epoch, index = divmod(step, batches_of_an_epoch)
@@ -215,6 +228,22 @@ class Weight(nn.Module):
 
     def forward(self, x):
         return x * self.weight
+
+
+def test_with_drop_last_the_smaller_last_batch_is_left_out(kind, make_engine, make_trial, train, digits):
+    """An epoch of 1079 examples has two batches of 500: the plain loop goes on with the next epoch."""
+    until = WARMUPS["until_error"](until_error=0.9, start_factor=0.5)
+    trial = make_trial(steps=10, eval_every=5, batch_size=500, drop_last=True, optimizer="sgd", lr=0.2)
+    counted = make_trial(steps=10, eval_every=5, batch_size=500, drop_last=True, warmup=until)
+    engine = make_engine(digits)
+    history = train(engine, trial)[0]
+    losses, validations = plain_training(digits, "sgd", 0.2, updates=10, batch_size=500, drop_last=True)
+    assert_equal(history.loss, losses, kind)
+    assert_equal([e.metrics["val_loss"] for e in history.evaluations], [validations[4][0], validations[9][0]], kind)
+    serial = train(SerialEngine(digits, CPU, "float64"), counted)[0]
+    errors = [e.metrics["train_error"] for e in train(make_engine(digits), counted)[0].evaluations]
+    assert errors == [e.metrics["train_error"] for e in serial.evaluations]
+    assert all(round(error * 2500) == pytest.approx(error * 2500, abs=1e-6) for error in errors)  # 5 x 500 examples
 
 
 def test_the_case_that_can_be_checked_by_hand(make_engine, make_trial, train, line):

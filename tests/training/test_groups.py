@@ -32,6 +32,25 @@ def test_without_groups_there_is_one_at_the_rate_itself():
         assert optimizer.param_groups[0]["lr_factor"] == 1
 
 
+class Cooling(torch.optim.SGD):
+    """Changes the list in its groups."""
+
+    def __init__(self, params, lr, scales=(1.0,)):
+        super().__init__(params, lr)
+        for group in self.param_groups:
+            group.setdefault("scales", list(scales)).append(0.5)
+        self.defaults["scales"] = scales
+
+
+def test_an_optimizer_that_changes_its_groups_does_not_change_the_configuration():
+    groups = {"*.bias": {"scales": [1.0]}}
+    component = Component("optimizer", f"{__name__}.Cooling", {}, trusted=(__name__,))
+    for _ in range(2):
+        _, optimizer = grouped(groups, component)
+        assert optimizer.param_groups[1]["scales"] == [1.0, 0.5]
+    assert groups == {"*.bias": {"scales": [1.0]}}
+
+
 def test_biases_and_normalizations_are_what_has_at_most_one_dimension():
     (rest, named), optimizer = grouped({"bias_and_norm": {"weight_decay": 0.5}})
     assert rest == ["conv.weight", "first.weight", "last.weight"]

@@ -3,9 +3,11 @@
 import io
 
 import pytest
+import schedulefree
 import torch
 from torch import nn
 
+from sweep.config import Component, OptimizerConfig
 from sweep.training.groups import build_optimizer, set_rate
 from sweep.training.optimizers import Lion, Muon, load_exactly
 
@@ -137,3 +139,39 @@ def test_a_training_that_was_saved_goes_on_as_if_it_were_not(optimizers, name, g
     second.train(5, 12)
     assert second.weights == whole.weights
     assert whole.weights != first.weights
+
+
+def classes(module):
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type)]
+    return [f"{module.__name__}.{k.__name__}" for k in kinds if issubclass(k, torch.optim.Optimizer)]
+
+
+NEEDS_MORE = {"torch.optim.Optimizer", "torch.optim.LBFGS", "torch.optim.SparseAdam"}
+"""The base class, and those that need a closure or sparse gradients, with which nothing is trained here."""
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *sorted({*classes(torch.optim)} - NEEDS_MORE),
+        *(path for path in sorted(classes(schedulefree)) if not path.endswith(("Reference", "Closure", "Paper"))),
+        "sweep.training.optimizers.Lion",
+        "sweep.training.optimizers.Muon",
+    ],
+)
+def test_the_rate_that_is_set_before_an_update_is_all_that_an_optimizer_uses_of_lr(target):
+    """So that a digest may leave out optimizer.lr beside the curve."""
+
+    def trained(lr):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 2, bias="Muon" not in target or "sweep" in target))
+        config = OptimizerConfig(Component("optimizer", target, {}), lr)
+        optimizer = build_optimizer(config, model)
+        for rate in (0.01, 0.03, 0.002):
+            set_rate(optimizer, rate)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        return [parameter.tolist() for parameter in model.parameters()]
+
+    assert trained(0.1) == trained(0.7)

@@ -129,7 +129,7 @@ def test_no_more_than_a_micro_batch_is_computed_at_once(digits, make_trial, trai
 def test_a_micro_batch_that_a_model_cannot_be_trained_on_is_refused(digits, make_trial):
     """BatchNorm has no statistics of one example."""
     engine(digits).check(make_trial(model=own("Noisy"), accumulate=20).config)
-    with pytest.raises(InvalidValueError, match=r"^model\._target_=.*more than 1 value"):
+    with pytest.raises(InvalidValueError, match=r"^train\.batch_size=64: .*train\.accumulate=40 .*more than 1 value"):
         engine(digits).check(make_trial(model=own("Noisy"), accumulate=40).config)
 
 

@@ -1,0 +1,116 @@
+"""Errors that the user's code raises: described in one line, or with the frames of the traceback that are the user's.
+
+A frame is the user's unless its file belongs to this package, to torch, to numpy or to Python's standard library.
+"""
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+OTHERS = ("torch", "numpy")
+"""Packages of other projects whose frames say little about an error in the user's code."""
+
+LONGEST_LINE, LONGEST_MESSAGE = 300, 3000
+"""Characters of an error's message that are shown in one line, and in several."""
+
+MOST_FRAMES = 10
+"""Frames of one error that are shown: half of them from the beginning, half from the end."""
+
+_PACKAGE = Path(__file__).parent
+_LIBRARY = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an error's traceback that are the user's, outermost first."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_users(frame)]
+    return list(traceback.StackSummary.extract(iter(frames)))
+
+
+def summary(error: BaseException) -> str:
+    """Describe an error in one line: its type, its message, and the innermost frame that is the user's.
+
+    An example is `ZeroDivisionError: division by zero (mylab/nets.py:13 in forward)`. Of a message with several lines
+    the first is taken; characters that cannot be printed or encoded are escaped.
+    """
+    text = _named(error, LONGEST_LINE, lines=1)
+    where = next((_where(frames[-1]) for one in _chain(error) if (frames := user_frames(one))), None)
+    return text if where is None or where in text else f"{text} ({where})"
+
+
+def refusal(error: BaseException) -> str:
+    """Describe an error as `summary` does, without the type where it is ValueError, which its message explains."""
+    return summary(error).removeprefix("ValueError: ")
+
+
+def user_traceback(error: BaseException) -> str:
+    """Describe an error in several lines: its type and message, the user's frames, and the same of its causes.
+
+    Where none of the frames is the user's, the whole traceback is returned.
+    """
+    chain = list(_chain(error))
+    if not any(map(user_frames, chain)):
+        return _printable("".join(traceback.format_exception(error)).rstrip())
+    return "\ncaused by ".join("\n".join([_named(one, LONGEST_MESSAGE), *_lines(user_frames(one))]) for one in chain)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, and so on."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and all(following is not one for one in seen):
+        yield following
+        seen.append(following)
+        hidden = following.__suppress_context__
+        following = following.__cause__ or (None if hidden else following.__context__)
+
+
+def _is_users(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    if file.startswith("<") or str(frame.f_globals.get("__name__")).partition(".")[0] in OTHERS:
+        return False
+    path = Path(file).absolute()
+    if path.is_relative_to(_PACKAGE):
+        return False
+    installed = any(part in _INSTALLED for part in path.parts)  # on some systems below the standard library
+    return installed or not any(path.is_relative_to(library) for library in _LIBRARY)
+
+
+def _named(error: BaseException, longest: int, lines: int | None = None) -> str:
+    """Return the type and the message of an error, cut to so many characters and lines."""
+    try:
+        message = str(error).strip()
+    except Exception:  # the user's class may define it
+        message = ""
+    kept = "\n".join(message.splitlines()[:lines])
+    text = _printable(kept if len(kept) <= longest else f"{kept[:longest].rstrip()} ...")
+    if type(error).__module__.startswith("sweep.") and text:  # its message says everything
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _lines(frames: list[traceback.FrameSummary]) -> list[str]:
+    """Return the lines that show frames: where each is, and its source."""
+    half = MOST_FRAMES // 2
+    cut = len(frames) > MOST_FRAMES
+    kept = [*frames[:half], *frames[-half:]] if cut else frames
+    shown = [f"  {_where(frame)}" + (f"\n    {frame.line}" if frame.line else "") for frame in kept]
+    if cut:
+        shown.insert(half, f"  ... {len(frames) - len(kept)} more frames ...")
+    return [_printable(text) for text in shown]
+
+
+def _where(frame: traceback.FrameSummary) -> str:
+    """Return `file:line in function`; a file below the working directory is shown relative to it."""
+    path = Path(frame.filename).absolute()
+    here = Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{shown}:{frame.lineno} in {frame.name}"
+
+
+def _printable(text: str) -> str:
+    """Escape what cannot be printed or encoded, except for line breaks."""
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4))
+    return "".join(shown)

@@ -1,0 +1,499 @@
+"""Everything that a training keeps outside of `state_dict`, as tensors and plain data.
+
+A `state_dict` has the parameters and the persistent buffers. Training may also change buffers that are not persistent,
+plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators), and
+what `get_extra_state` returns. `contents` encodes all of it in a form that `torch.load(weights_only=True)` reads, and
+`restore` puts it back.
+
+An encoded value is plain (PLAIN) or a list whose first element names its kind. An object that two attributes share is
+encoded once, and the two share it again after `restore`.
+"""
+
+import copy
+import random
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sweep.training.dropout import SeededDropout
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+SEQUENCES: dict[str, type] = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
+MAPPINGS: dict[str, type] = {kind.__name__: kind for kind in (dict, OrderedDict, Counter, defaultdict)}
+FACTORIES: dict[str, type] = {kind.__name__: kind for kind in (int, float, list, dict, set)}
+"""Default factories of a defaultdict that are stored, by their names."""
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+CONSTANT = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+"""Objects without a state that training could change."""
+
+INTERNAL = frozenset(vars(nn.Module())) | frozenset({"state", "param_groups", "defaults"})
+"""Attributes that are stored as parameters, buffers, modules or state_dict of an optimizer, and hooks."""
+
+Key = tuple[str, str, str]
+"""Kind (buffer, attribute, extra, trained, optimizer), name of the module or number of the optimizer, name in it."""
+Contents = dict[Key, Any]
+
+
+class Unstorable:
+    """A value that cannot be loaded again without running code.
+
+    Args:
+        parts: name of its class, and its encoded state for comparison.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+
+def contents(model: nn.Module, optimizers: Sequence[Any] = (), describe: bool = False) -> Contents:
+    """Encode everything that a model and its optimizers hold outside of parameters and state_dict.
+
+    Tensors are not copied.
+
+    Args:
+        describe: whether to encode the state of values that cannot be stored too, so that `changes` compares it.
+    """
+    encoder, held = _Encoder(model, describe), Contents()
+    for name, module in _modules(model):
+        held |= {("buffer", name, key): encoder.buffer(buffer) for key, buffer in module._buffers.items()}
+        held |= {("attribute", name, key): encoder(value) for key, value in _attributes(module)}
+        held |= {("trained", name, key): p.requires_grad for key, p in module._parameters.items() if p is not None}
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            held["extra", name, ""] = encoder(module.get_extra_state())
+    for number, optimizer in enumerate(optimizers):
+        held |= {("optimizer", str(number), key): encoder(value) for key, value in _attributes(optimizer)}
+    return held
+
+
+def restore(
+    held: Contents,
+    model: nn.Module,
+    device: torch.device,
+    optimizers: Sequence[Any] = (),
+    parameters: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Put contents back into a model of the same configuration and its optimizers.
+
+    Objects that are there already are changed in place, so that other references to them stay valid. A value that
+    cannot be stored stays as it is.
+
+    Args:
+        parameters: the stored ones, which have been copied into the model, and persistent buffers, by name.
+
+    Raises:
+        AttributeError, KeyError, RuntimeError, TypeError, ValueError: if they are the contents of another model.
+    """
+    decoder, modules = _Decoder(model, device), dict(_modules(model))
+    for name, parameter in model.named_parameters():
+        if name in parameters:
+            decoder.share(parameters[name], parameter)
+    owners: dict[tuple[str, str], Any] = {("optimizer", str(n)): optimizer for n, optimizer in enumerate(optimizers)}
+    for name, module in modules.items():
+        owners["attribute", name] = module
+        for key in [key for key, _ in module._buffers.items() if ("buffer", name, key) not in held]:
+            del module._buffers[key]
+    stored = {key: value for key, value in held.items() if value != UNSTORED and unstorable_in(value) is None}
+    for (kind, name, key), value in stored.items():
+        if kind == "buffer":
+            buffers = modules[name]._buffers
+            restored = decoder(value, buffers.get(key))
+            if key in buffers:
+                buffers[key] = restored
+            else:
+                modules[name].register_buffer(key, restored, persistent=_full(name, key) in parameters)
+        elif kind == "trained":
+            modules[name]._parameters[key].requires_grad_(value)  # type: ignore[union-attr]
+    for (kind, name), owner in owners.items():
+        for key in [key for key, _ in _attributes(owner) if (kind, name, key) not in held]:
+            del owner.__dict__[key]
+    for (kind, name, key), value in stored.items():
+        if (kind, name) in owners:
+            own = owners[kind, name].__dict__
+            own[key] = decoder(value, own.get(key))
+    for (kind, name, _), value in stored.items():
+        if kind == "extra" and _takes_extra_state(modules[name]):
+            modules[name].set_extra_state(decoder(value, None))
+
+
+def described(model: nn.Module) -> Contents:
+    """Return the contents of a model as they are now, for a comparison with later ones."""
+    return _copied(contents(model, describe=True))
+
+
+UNSTORED = ["unstored"]
+"""Stands for a value that cannot be stored."""
+
+
+def storable(held: Contents) -> Contents:
+    """Replace every value that cannot be stored by UNSTORED."""
+    return {key: value if unstorable_in(value) is None else UNSTORED for key, value in held.items()}
+
+
+def changes(before: Contents, after: Contents) -> list[Key]:
+    """Return the keys of the values that are not the same, to the bit, in two contents of a model."""
+    return [
+        key for key in {**before, **after} if key not in before or key not in after or not same(before[key], after[key])
+    ]
+
+
+def named(keys: Sequence[Key]) -> str:
+    """Write keys for a message: layers.0.calls, scale.get_extra_state()."""
+    return ", ".join(_full(name, "get_extra_state()" if kind == "extra" else key) for kind, name, key in keys)
+
+
+def _full(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
+
+
+@contextmanager
+def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """After a with block, such as an evaluation, restore the contents of a model where the block has changed them."""
+    before = _copied(contents(model))
+    yield
+    if changes(before, contents(model)):
+        restore(before, model, device)
+
+
+def _copied(held: Contents) -> Contents:
+    """Copy contents. Most values are numbers, which need no copy, and this is done at every evaluation."""
+    memo: dict[int, Any] = {}
+    return {key: value if type(value) in PLAIN else copy.deepcopy(value, memo) for key, value in held.items()}
+
+
+def same(one: Any, other: Any, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
+    """Return whether two values, encoded or of a state_dict, are equal in type and to the bit."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return _same_tensors(one, other)
+    if isinstance(one, float | complex):
+        return repr(one) == repr(other)  # tells 0.0 from -0.0; a NaN equals itself
+    if (id(one), id(other)) in within:  # a container within itself
+        return True
+    within |= {(id(one), id(other))}
+    if isinstance(one, Unstorable):
+        return same(list(one.parts), list(other.parts), within)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(value, other[key], within) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        if len(one) == 2 and one[0] in ("set", "frozenset") and other[0] == one[0]:  # their order does not count
+            return sorted(map(repr, one[1])) == sorted(map(repr, other[1]))
+        return len(one) == len(other) and all(same(a, b, within) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def _same_tensors(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.shape, one.layout, one.device) != (other.dtype, other.shape, other.layout, other.device):
+        return False
+    if one.layout != torch.strided:
+        parts = zip(_parts(one), _parts(other), strict=True)
+        return all(_same_tensors(a, b) for a, b in parts)
+    a, b = (t.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
+    return torch.equal(a, b)
+
+
+def _parts(sparse: Tensor) -> tuple[Tensor, ...]:
+    """Return the strided tensors that a sparse tensor consists of."""
+    if sparse.layout == torch.sparse_coo:
+        return sparse._indices(), sparse._values()
+    if sparse.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return sparse.crow_indices(), sparse.col_indices(), sparse.values()
+    return sparse.ccol_indices(), sparse.row_indices(), sparse.values()
+
+
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules by name, without those of ours, whose counters are set before every use."""
+    return [(name, module) for name, module in model.named_modules() if not isinstance(module, SeededDropout)]
+
+
+def _attributes(owner: Any) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in getattr(owner, "__dict__", {}).items() if key not in INTERNAL]
+
+
+def _takes_extra_state(module: nn.Module) -> bool:
+    return type(module).set_extra_state is not nn.Module.set_extra_state
+
+
+def unstorable_in(value: Any, seen: set[int] | None = None) -> str | None:
+    """Return the class of an object in an encoded value that cannot be stored; None where all of it can."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Unstorable):
+        return str(value.parts[0])
+    if not isinstance(value, list) or id(value) in seen:
+        return None
+    seen.add(id(value))
+    return next((found for inner in value if (found := unstorable_in(inner, seen)) is not None), None)
+
+
+class _Encoder:
+    """Encodes values; each object once."""
+
+    def __init__(self, model: nn.Module, describe: bool) -> None:
+        self.model, self.describe = model, describe
+        self.known: dict[int, tuple[Any, Any]] = {}
+        """Encoded values by the id of the object, with a reference to it that keeps the id its own."""
+
+    @cached_property
+    def registered(self) -> dict[int, str]:
+        """Names of modules, parameters and buffers by their ids."""
+        model = self.model
+        parts = (*model.named_modules(), *model.named_parameters(), *model.named_buffers())
+        return {id(part): name for name, part in parts}
+
+    def buffer(self, buffer: Tensor | None) -> Any:
+        """Encode a registered buffer."""
+        if buffer is None:
+            return None
+        return self._tensor(buffer) if _is_plain_tensor(buffer) else Unstorable(type(buffer).__name__)
+
+    def __call__(self, value: Any) -> Any:
+        if type(value) in PLAIN:
+            return value
+        if id(value) in self.registered:
+            return ["registered", self.registered[id(value)]]
+        if id(value) in self.known:
+            return self.known[id(value)][1]
+        kind = type(value).__name__
+        if type(value) in SEQUENCES.values() or type(value) in MAPPINGS.values():
+            encoded: list[Any] = [kind]
+            self.known[id(value)] = value, encoded  # before its elements: it may contain itself
+            encoded += self._elements(value)
+            return encoded
+        found = self._leaf(value)
+        self.known[id(value)] = value, found
+        return found
+
+    def _elements(self, value: Any) -> list[Any]:
+        if type(value) in MAPPINGS.values():
+            pairs = [[self(key), self(inner)] for key, inner in value.items()]
+            if not isinstance(value, defaultdict):
+                return [pairs]
+            factory = value.default_factory
+            name = getattr(factory, "__name__", None)
+            return [pairs, name if name is None or FACTORIES.get(name) is factory else self(factory)]
+        elements = [self(inner) for inner in value]
+        return [elements, value.maxlen] if isinstance(value, deque) else [elements]
+
+    def _leaf(self, value: Any) -> Any:
+        if _is_plain_tensor(value):
+            return self._tensor(value)
+        if type(value) is np.ndarray and value.dtype.kind in "biufcSUmM":
+            order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+            return ["ndarray", value.dtype.str, list(value.shape), order, _as_bytes(value.tobytes(order="A"))]
+        if isinstance(value, np.generic) and value.dtype.kind in "biufcSUmM":
+            return ["numpy", value.dtype.str, _as_bytes(value.tobytes())]
+        if type(value) is torch.Generator:
+            return ["torch.Generator", value.get_state()]
+        if type(value) is np.random.Generator:
+            return ["numpy.random.Generator", self(value.bit_generator.state)]
+        if type(value) is np.random.RandomState:
+            return ["numpy.random.RandomState", self(value.get_state(legacy=False))]
+        if type(value) is random.Random:
+            return ["random.Random", self(value.getstate())]
+        return self._unstorable(value)
+
+    def _tensor(self, tensor: Tensor) -> Any:
+        known = self.known.get(id(tensor))
+        if known is None:
+            leaf = tensor.is_leaf and tensor.requires_grad
+            given, moves = tensor.detach(), tensor.device.type != "cpu"
+            if tensor.layout == torch.strided:
+                known = tensor, ["tensor", given, isinstance(tensor, nn.Parameter), leaf, moves]
+            else:
+                layout, coalesced = str(tensor.layout), tensor.layout == torch.sparse_coo and tensor.is_coalesced()
+                known = tensor, ["sparse", layout, list(tensor.shape), coalesced, moves, *_parts(given)]
+            self.known[id(tensor)] = known
+        return known[1]
+
+    def _unstorable(self, value: Any) -> Unstorable:
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        found = Unstorable(name)
+        if isinstance(value, CONSTANT):
+            found.parts = name, getattr(value, "__qualname__", name)
+        elif self.describe:
+            self.known[id(value)] = value, found  # before its parts: they may refer to it
+            try:
+                reduced = value.__reduce_ex__(4)
+                if isinstance(reduced, tuple):
+                    reduced = [self(list(part) if isinstance(part, Iterator) else part) for part in reduced[1:5]]
+            except Exception:  # what cannot be copied either, such as a file, a lock or a generator
+                reduced = id(value)
+            found.parts = name, reduced
+        return found
+
+
+class _Decoder:
+    """Decodes values; each encoded object once."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.done: dict[int, tuple[Any, Any]] = {}
+        """Decoded values by the id of the encoded one."""
+        self.used: set[int] = set()
+        """Ids of the objects that were changed in place, each for one encoded value."""
+        self.live: dict[int, Tensor] = {}
+        """Tensors of the model by the address of the stored storage that was copied into theirs."""
+        self.sources: dict[int, int] = {}
+        """Addresses of the stored storages by those of the model's that they were copied into."""
+
+    def share(self, given: Tensor, current: Tensor) -> None:
+        """Note that a stored tensor was copied into one of the model: views of the stored one are views of this one."""
+        if given.layout == current.layout == torch.strided and given.numel():
+            self.sources[_address(current)] = _address(given)
+            alike = (current.stride(), current.storage_offset()) == (given.stride(), given.storage_offset())
+            if alike and current.untyped_storage().nbytes() == given.untyped_storage().nbytes():
+                self.live[_address(given)] = current
+
+    def __call__(self, value: Any, current: Any) -> Any:
+        """Decode a value, in place of the `current` one where that is possible."""
+        if not isinstance(value, list):
+            return value
+        if id(value) not in self.done:
+            kind, *rest = value
+            if kind == "tensor":
+                self.done[id(value)] = value, self._tensor(rest[0], *rest[1:], current=current)
+            elif kind in SEQUENCES or kind in MAPPINGS:
+                self._container(value, kind, rest, current)
+            else:
+                self.done[id(value)] = value, self._leaf(kind, rest, current)
+        return self.done[id(value)][1]
+
+    def _container(self, value: Any, kind: str, rest: list[Any], current: Any) -> None:
+        whole = SEQUENCES.get(kind) or MAPPINGS[kind]
+        if kind in ("tuple", "frozenset"):
+            inner = list(current) if type(current) is tuple and len(current) == len(rest[0]) else [None] * len(rest[0])
+            made = whole(self(v, c) for v, c in zip(rest[0], inner, strict=True))
+            self.done[id(value)] = value, made
+            return
+        target = current if self._free(whole, current) else whole()
+        if kind == "deque" and target.maxlen != rest[1]:
+            target = deque(maxlen=rest[1])
+        if kind == "defaultdict":
+            target.default_factory = FACTORIES.get(rest[1]) if isinstance(rest[1], str) else None
+        self.done[id(value)] = value, target
+        if kind in MAPPINGS:
+            old = dict(target)
+            target.clear()
+            for encoded_key, inner in rest[0]:
+                key = self(encoded_key, None)
+                target[key] = self(inner, old.get(key))
+            return
+        old_elements = list(target) if kind != "set" else []
+        target.clear()
+        for place, inner in enumerate(rest[0]):
+            decoded = self(inner, old_elements[place] if place < len(old_elements) else None)
+            target.add(decoded) if kind == "set" else target.append(decoded)
+
+    def _free(self, kind: type, current: Any) -> bool:
+        """Return whether an object is of a kind, and not in use for another value; it is from now on."""
+        free = type(current) is kind and id(current) not in self.used
+        self.used.add(id(current))
+        return free
+
+    @torch.no_grad()
+    def _tensor(self, given: Tensor, parameter: bool, leaf: bool, moves: bool, *, current: Any) -> Tensor:
+        base = self.live.get(_address(given)) if given.numel() else None
+        if base is not None and base.dtype == given.dtype:
+            return base.detach().as_strided(given.shape, given.stride(), given.storage_offset())
+        moved = given.to(self.device) if moves else given
+        if (
+            given.numel()
+            and _is_plain_tensor(current)
+            and isinstance(current, nn.Parameter) == parameter
+            and (current.dtype, current.shape, current.device) == (moved.dtype, moved.shape, moved.device)
+            and current.layout == torch.strided
+            and current.is_leaf
+            and current.is_contiguous()
+            and self.sources.get(_address(current), _address(given)) == _address(given)
+        ):
+            current.copy_(moved)
+            self.share(given, current)
+            current.requires_grad_(leaf)
+            return current  # type: ignore[no-any-return]
+        if parameter:
+            return nn.Parameter(moved, requires_grad=leaf)
+        return moved.requires_grad_(leaf) if leaf else moved
+
+    def _sparse(self, name: str, shape: list[int], coalesced: bool, moves: bool, *parts: Tensor) -> Tensor:
+        *indices, values = (part.to(self.device) if moves else part for part in parts)
+        if name == str(torch.sparse_coo):
+            (places,) = indices
+            return torch.sparse_coo_tensor(places, values, shape, is_coalesced=coalesced, check_invariants=True)
+        (layout,) = (layout for layout in COMPRESSED if str(layout) == name)
+        compressed, plain = indices
+        return torch.sparse_compressed_tensor(compressed, plain, values, shape, layout=layout, check_invariants=True)
+
+    def _leaf(self, kind: str, rest: list[Any], current: Any) -> Any:
+        if kind == "sparse":
+            return self._sparse(*rest)
+        if kind == "registered":
+            return _registered(self.model, rest[0])
+        if kind == "ndarray":
+            dtype, shape, order, raw = rest
+            made = np.frombuffer(bytearray(raw.numpy().tobytes()), dtype).reshape(shape, order=order)
+            if (
+                self._free(np.ndarray, current)
+                and current.flags.writeable
+                and (current.dtype, current.shape, current.strides) == (made.dtype, made.shape, made.strides)
+            ):
+                current[...] = made
+                return current
+            return made
+        if kind == "numpy":
+            return np.frombuffer(rest[1].numpy().tobytes(), rest[0])[0]
+        return self._generator(kind, rest[0], current)
+
+    def _generator(self, kind: str, state: Any, current: Any) -> Any:
+        """Set the state of a random generator."""
+        if kind == "torch.Generator":
+            made = current if self._free(torch.Generator, current) else torch.Generator()
+            made.set_state(state)
+        elif kind == "numpy.random.RandomState":
+            made = current if self._free(np.random.RandomState, current) else np.random.RandomState()
+            made.set_state(self(state, None))
+        elif kind == "random.Random":
+            made = current if self._free(random.Random, current) else random.Random()
+            made.setstate(self(state, None))
+        elif kind == "numpy.random.Generator":
+            plain = self(state, None)
+            own = self._free(np.random.Generator, current)
+            name = plain["bit_generator"]
+            if not own or type(current.bit_generator).__name__ != name:
+                if name not in BIT_GENERATORS:
+                    raise ValueError(f"holds the unknown random generator {name}")
+                current = np.random.Generator(getattr(np.random, name)())
+            made = current
+            made.bit_generator.state = plain
+        else:
+            raise ValueError(f"holds a value of the unknown kind {kind}")
+        return made
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    return type(value) in (Tensor, nn.Parameter)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _registered(model: nn.Module, name: str) -> Any:
+    """Return the module, parameter or buffer of that full name."""
+    owner, _, key = name.rpartition(".")
+    if name == "":
+        return model
+    return getattr(model.get_submodule(owner), key)
+
+
+def _as_bytes(raw: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)

@@ -1,0 +1,165 @@
+"""Builds the model of a training, and refuses a model that no engine can train."""
+
+import io
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sweep.config import RunConfig
+from sweep.data import Dataset
+from sweep.training.device import CPU
+from sweep.validation import InvalidValueError
+
+LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+"""The layouts that a buffer may have; a parameter must be strided."""
+
+
+def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
+    """Build a model. Its initial weights are a function of the configuration and the seed.
+
+    The generators of torch, NumPy and Python are seeded first. Lazy parameters (nn.LazyLinear, ...) are materialised,
+    and a buffer that torch.Tensor.expand made becomes contiguous: it could not be written to when a training resumes.
+
+    Raises:
+        InvalidValueError: names model._target_ if it does not give a module, or gives one that cannot be trained.
+    """
+    others = random.getstate(), np.random.get_state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+        if not isinstance(model, nn.Module):
+            raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+        _check_parts(config, model)
+        _check_tensors(config, model)
+        _copy_expanded_buffers(model)
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            _materialise(config, model, data)
+    finally:
+        random.setstate(others[0])
+        np.random.set_state(others[1])
+    return model
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Discard what user code writes to standard output and standard error in a with block, warnings included.
+
+    It is for models that are built only to be measured, or checked once more: what they print has been shown already.
+    File descriptors are redirected where there are any, and not the streams: a logging handler that is made meanwhile
+    keeps its stream.
+    """
+    with ExitStack() as stack:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            try:
+                stream.flush()
+                descriptor = stream.fileno()
+            except (AttributeError, OSError, ValueError):  # there is none, it is closed, or it is not of a file
+                descriptor = -1
+            if descriptor not in (1, 2):
+                stack.enter_context(redirect(io.StringIO()))
+                continue
+            kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, descriptor)
+            stack.callback(stream.flush)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_parts(config: RunConfig, model: nn.Module) -> None:
+    """Refuse a GAN without a critic's configuration, such a configuration without a GAN, and what has nothing to train.
+
+    A GAN has the modules `generator` and `critic` and the integer `latent`.
+    """
+    parts = [getattr(model, name, None) for name in ("generator", "critic")]
+    adversarial = all(isinstance(part, nn.Module) for part in parts) and isinstance(getattr(model, "latent", None), int)
+    if config.critic is None and adversarial:
+        raise InvalidValueError("critic", "none", f"{config.model.target} is a GAN; critic=wgan or wgan_gp trains it")
+    if config.critic is not None and not adversarial:
+        rule = "is trained with a critic, and must have the modules generator and critic and the integer latent"
+        raise _refused(config, f"{rule}; critic=none trains other models")
+    for part, of in zip(parts, ("its generator ", "its critic "), strict=True) if config.critic else [(model, "")]:
+        if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
+            raise _refused(config, f"{of}has no parameter that requires a gradient: there is nothing to train")
+
+
+def _check_tensors(config: RunConfig, model: nn.Module) -> None:
+    """Refuse a tensor that cannot be trained, or kept in a checkpoint."""
+    named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in [(name, tensor) for name, tensor in named if not is_lazy(tensor)]:
+        trained, sparse = isinstance(tensor, nn.Parameter), tensor.layout is not torch.strided
+        of = f"{'parameter' if trained else 'buffer'} {name}"
+        if tensor.is_meta:
+            raise _refused(config, f"{of} is on the meta device: it has no values")
+        if tensor.is_nested or tensor.layout not in LAYOUTS:
+            raise _refused(config, f"{of} is a nested tensor, or of a layout, that cannot be kept in a checkpoint")
+        if trained and sparse:
+            raise _refused(config, f"{of} is sparse ({tensor.layout}); only buffers may be")
+        if trained and _expanded(tensor):
+            raise _refused(config, f"{of} has elements that share memory: make them separate ones with .clone()")
+        if sparse and config.train.workers > 1:
+            rule = f"cannot share {of} of {config.model.target}, which is sparse: train.workers=1 trains it"
+            raise InvalidValueError("train.workers", config.train.workers, rule)
+
+
+def _expanded(tensor: Tensor) -> bool:
+    """Return whether torch.Tensor.expand gave several elements of a tensor the same memory."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _copy_expanded_buffers(model: nn.Module) -> None:
+    """Replace each buffer that torch.Tensor.expand made; one that modules share stays shared."""
+    copies: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and not is_lazy(buffer) and _expanded(buffer):
+                setattr(module, name, copies.setdefault(id(buffer), buffer.contiguous()))
+
+
+def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
+    """Give lazy parameters their shapes and initial values, by one forward pass of two training examples.
+
+    It is made on the CPU in eval mode, without gradients, on a copy of the examples. Modes and buffers are as before.
+    """
+    model.to(CPU)
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not is_lazy(buffer)]
+    examples = data.train.inputs[:2].to(CPU, torch.get_default_dtype(), copy=True)
+    model.eval()
+    try:
+        with torch.no_grad():
+            if config.critic is None:
+                model(examples)
+            else:
+                model.generator(examples.new_zeros(len(examples), model.latent))  # type: ignore[operator, call-overload]
+                model.critic(examples)  # type: ignore[operator]
+    except Exception as error:  # whatever user code raises
+        rule = "has lazy parameters, which get their shapes from a forward pass of examples"
+        raise _refused(config, f"{rule} {list(examples.shape)}, and that failed: {error}") from error
+    for module, training in modes:
+        module.training = training
+    with torch.no_grad():
+        for buffer, values in buffers:
+            buffer.copy_(values)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise _refused(config, f"its lazy parameter {name} has no shape after a forward pass: it is not used")
+
+
+def _refused(config: RunConfig, rule: str) -> InvalidValueError:
+    return InvalidValueError("model._target_", config.model.target, rule)

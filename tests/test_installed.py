@@ -1,0 +1,90 @@
+"""What a working directory may hold, and what a wheel does: neither takes the place of the other's packages."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_main_job import runs
+
+MLP = """
+from math import prod
+
+from torch import nn
+
+from models.parts import Flat
+
+
+class MLP(nn.Module):
+    def __init__(self, input_shape, n_outputs, hidden=(8,), dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(Flat(), nn.Linear(prod(input_shape), n_outputs))
+
+    def forward(self, x):
+        return self.net(x)
+"""
+NOBODY_ASKED = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+FILES = {
+    "conf/config.yaml": "defaults: [{model: mlp}]\nevil: 1\n",
+    "conf/model/mlp.yaml": "_target_: evil.Evil\n",
+    "conf/__init__.py": NOBODY_ASKED,
+    "configs/config.yaml": "evil: 1\n",
+    "sweep/training/__init__.py": NOBODY_ASKED,
+    "hydra_plugins/evil.py": NOBODY_ASKED,
+    "torch.py": NOBODY_ASKED,
+    "models/mlp.py": MLP,
+    "models/parts.py": "from torch import nn\n\n\nclass Flat(nn.Flatten):\n    pass\n",
+    "theirs/model/line.yaml": "_target_: models.mlp.MLP\nhidden: [8]\ndropout: 0.0\n",
+}
+
+
+def hostile(folder: Path) -> None:
+    """Fill a working directory with FILES."""
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_our_files_and_theirs_of_the_same_names_are_each_found_in_both_processes(tmp_path: Path) -> None:
+    hostile(tmp_path)
+    given = ["--config-dir", "theirs", "model=mlp,line", "trusted=[models]", "optimizer.lr=0.05,0.1", "space=none"]
+    small = ["train.steps=20", "train.eval_every=20", "train.device=cpu", "engine=serial"]
+    command = [sys.executable, "-m", "sweep", *given, *small, "sampler=random", "study.n_trials=4"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert not list(tmp_path.rglob("*.ran"))
+    losses: dict[str, set[float]] = {"mlp": set(), "line": set()}
+    for run in runs(tmp_path, "trial"):
+        assert run.data.params["model._target_"] == "models.mlp.MLP"
+        losses[json.loads(run.data.tags["sweep.values"])["model"]].add(run.data.metrics["val_loss"])
+    assert all(losses.values())
+    assert losses["mlp"].isdisjoint(losses["line"])
+
+
+def test_a_wheel_installs_one_package_with_conf_and_models_below_it(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    source, built = tmp_path / "source", tmp_path / "built"
+    for name in ("conf", "models", "sweep"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    setup = "from setuptools import setup; setup()"
+    build = [sys.executable, "-c", setup, "-q", "build_py", "--build-lib", str(built)]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    assert [path.name for path in built.iterdir()] == ["sweep"]
+    folder = tmp_path / "folder"
+    hostile(folder)
+    command = [sys.executable, "-m", "sweep", "--cfg", "job", "trusted=[models]", "schedule=cosine"]
+    env = os.environ | {"PYTHONPATH": str(built)}
+    answer = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "_target_: sweep.models.mlp.MLP" in answer.stdout
+    located = "import sweep.config as c; print(c.locate('model', 'models.mlp.MLP').__module__, c.own_folder('conf'))"
+    answer = subprocess.run([sys.executable, "-P", "-c", located], cwd=folder, env=env, capture_output=True, text=True)
+    assert answer.stdout.split() == ["sweep.models.mlp", str(built / "sweep" / "conf")], answer.stderr

@@ -1,0 +1,41 @@
+"""Data-parallel workers that the tests of a module share."""
+
+import copy
+import weakref
+
+import torch
+
+from sweep.core import Engine
+from sweep.data import Dataset
+from sweep.training.data_parallel import DataParallelEngine, begin_workers
+
+
+class SharedWorkers:
+    """Data-parallel engines over processes that the tests of a module share: starting some for each takes too long.
+
+    An engine that a test gets is a copy of one that has not started a trial, over the same processes. When the test no
+    longer refers to the copy, the next engine that is asked for can use its processes.
+    """
+
+    def __init__(self) -> None:
+        self._unused: dict[tuple[object, ...], tuple[Dataset, list[DataParallelEngine]]] = {}
+
+    def engine(self, data: Dataset, device: torch.device, precision: str, workers: int = 2) -> Engine:
+        """Return an engine with nothing in it."""
+        key = (id(data), device, precision, workers)  # the data set is kept beside it, so that the id stays its own
+        _, unused = self._unused.setdefault(key, (data, []))
+        if unused:
+            original = unused.pop()
+        else:
+            others = begin_workers(data, device, precision, workers)
+            original = DataParallelEngine(data, device, precision, [other.pipe for other in others])
+        engine = copy.copy(original)
+        weakref.finalize(engine, unused.append, original).atexit = False
+        return engine
+
+    def end(self) -> None:
+        """Let the processes end that no test uses."""
+        self._unused.clear()
+
+
+SHARED_WORKERS = SharedWorkers()
