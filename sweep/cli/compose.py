@@ -27,7 +27,7 @@ SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
     "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted", "options",
 )  # fmt: skip
-"""The top level of a configuration. `options` holds the chosen option of each group whose `name` is another one."""
+"""The top level of a configuration. `options` holds the option of each group whose option differs from its `name`."""
 
 EXPERIMENT = "experiment"
 """The group whose files set keys as the command line does."""

@@ -34,7 +34,7 @@ class Plan:
     Args:
         first: the configuration of a trial of the first branch.
         data: the data set that all trials share.
-        options: group -> chosen option, of the groups OF_STUDIES whose name is another one.
+        options: group -> chosen option, of the groups OF_STUDIES whose option differs from their name.
     """
 
     study: StudyConfig

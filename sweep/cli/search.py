@@ -57,7 +57,7 @@ class Search:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its run is tagged with."""
+        """Return the tags of its run."""
         return {"sweep.searched": json.dumps(self.plan.space.keys), "sweep.command": repeating(self.command)}
 
     def __enter__(self) -> "Search":

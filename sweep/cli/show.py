@@ -55,7 +55,7 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
 
 
 def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
-    """Where to look, the table of the best trials, why trials failed, and how to train the best again.
+    """Print the links into MLflow, the best trials, the reasons of failed trials, and the command of the best trial.
 
     Args:
         base: address of the MLflow UI.
