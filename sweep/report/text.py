@@ -136,12 +136,16 @@ def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str
 
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
-    """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss."""
-    drawn = []
-    for key in study.searched:
-        is_drawn, text = key in trial.values, trial.param(key)
-        if is_drawn or text is not None:
-            drawn.append(f"{key}={as_override(trial.values[key], is_group(key)) if is_drawn else text}")
+    """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss.
+
+    What the trial drew is added to the command of the study. Older records do not hold what was drawn: of these, every
+    searched key is added that the trial has.
+    """
+    if trial.values:
+        drawn = [f"{key}={as_override(value, is_group(key))}" for key, value in trial.values.items()]
+    else:
+        recorded = {key: trial.param(key) for key in study.searched}
+        drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
     return " ".join(filter(None, ["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]))
 
 
@@ -266,11 +270,12 @@ def stall_warning(figures: KeyFigures, rate: str = "the learning rate") -> str |
 
 
 def param_text(trial: TrialRecord, key: str) -> str:
-    """A configured value as a person reads it; a dash where the trial has none."""
+    """Return a configured value as a person reads it; a dash where the trial has none, or has null without drawing it."""
     text = trial.param(key)
-    if text is None:
+    if text is None or (text == "null" and key not in trial.values):
         return "-"
     try:
-        return number(json.loads(text))
+        value = json.loads(text)
     except json.JSONDecodeError:
         return text
+    return text if value is None else number(value)

@@ -22,7 +22,7 @@ from sweep.report import (
     study_table,
     train_command,
 )
-from sweep.report.text import as_override, column, measured
+from sweep.report.text import as_override, column, measured, param_text
 from sweep.schedules import key_figures
 
 register_resolvers()
@@ -228,3 +228,15 @@ def test_the_command_line_repeats_what_was_drawn_and_not_its_text() -> None:
     assert repeated.param("schedule") == "mine/cos"
     assert repeated.param("schedule.decay_steps") is None
     assert repeated.param("optimizer.groups") == '{"*.bias": {"lr_factor": 2}}'
+
+
+def test_a_null_that_was_not_drawn_is_a_dash_and_is_not_repeated() -> None:
+    keys = ["schedule", "schedule.end_factor"]
+    params = {"schedule.name": "exponential", "schedule.end_factor": "null"}
+    fixed = replace(record(0, 0.5, **params), values={"schedule": "exponential"})
+    drawn = replace(fixed, values={"schedule": "exponential", "schedule.end_factor": None})
+    shown = [param_text(trial, "schedule.end_factor") for trial in (fixed, drawn)]
+    assert shown == ["-", "null"]
+    chooses = replace(study(), searched=keys)
+    assert train_command(chooses, fixed).endswith(" schedule=exponential")
+    assert train_command(chooses, drawn).endswith(" schedule=exponential schedule.end_factor=null")
