@@ -270,7 +270,7 @@ def stall_warning(figures: KeyFigures, rate: str = "the learning rate") -> str |
 
 
 def param_text(trial: TrialRecord, key: str) -> str:
-    """Return a configured value as a person reads it; a dash where the trial has none, or has null without drawing it."""
+    """Return a configured value as a person reads it; a dash for none, and for a null that was not drawn."""
     text = trial.param(key)
     if text is None or (text == "null" and key not in trial.values):
         return "-"
