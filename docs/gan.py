@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from sweep.config import Component, DatasetConfig
+from sweep.components import Component
+from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.report import samples_picture
 

@@ -10,9 +10,9 @@ import schedulefree
 import torch
 
 from models.mlp import MLP
+from sweep.components import Component, locate, recorded_target
 from sweep.config import (
     AverageConfig,
-    Component,
     DatasetConfig,
     OptimizerConfig,
     RunConfig,
@@ -20,8 +20,6 @@ from sweep.config import (
     StudyConfig,
     TrackingConfig,
     TrainConfig,
-    locate,
-    recorded_target,
 )
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training.optimizers import Lion
@@ -75,7 +73,7 @@ def test_a_path_within_the_own_packages_is_found(target, found):
         "torch.load",
         "subprocess.Popen",
         "pandas.read_pickle",
-        "sweep.config.locate",
+        "sweep.components.locate",
         "sweep.cli.main",
         "sweep.database.engine",
         "sweep.training.SerialEngine",

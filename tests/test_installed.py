@@ -85,6 +85,8 @@ def test_a_wheel_installs_one_package_with_conf_and_models_below_it(tmp_path: Pa
     answer = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "_target_: sweep.models.mlp.MLP" in answer.stdout
-    located = "import sweep.config as c; print(c.locate('model', 'models.mlp.MLP').__module__, c.own_folder('conf'))"
+    located = (
+        "import sweep.components as c; print(c.locate('model', 'models.mlp.MLP').__module__, c.own_folder('conf'))"
+    )
     answer = subprocess.run([sys.executable, "-P", "-c", located], cwd=folder, env=env, capture_output=True, text=True)
     assert answer.stdout.split() == ["sweep.models.mlp", str(built / "sweep" / "conf")], answer.stderr

@@ -11,11 +11,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.cli.compose import Composer, elements_of, epoch_length, horizon, remaining, resolved
 from sweep.cli.expressions import Request, check_searchable, dimension, is_element, read_space, written
+from sweep.components import Component, recorded_target, shadowing
 from sweep.config import (
     AverageConfig,
     Choice,
     CompareConfig,
-    Component,
     CriticConfig,
     DatasetConfig,
     EngineConfig,
@@ -29,8 +29,6 @@ from sweep.config import (
     TrainConfig,
     UiConfig,
     identity,
-    recorded_target,
-    shadowing,
 )
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.space import Branch, Dimension, Space, selections

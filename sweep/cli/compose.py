@@ -20,7 +20,8 @@ from yaml import YAMLError
 
 from sweep.cli.expressions import read, whole_updates
 from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
-from sweep.config import ENERGY_DISTANCE, Component, DatasetConfig, OptimizerConfig, own_folder
+from sweep.components import Component, own_folder
+from sweep.config import ENERGY_DISTANCE, DatasetConfig, OptimizerConfig
 from sweep.validation import InvalidValueError, whole
 
 SECTIONS = (

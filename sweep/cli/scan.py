@@ -2,7 +2,7 @@
 
 Hydra imports, logs, sets the environment and searches where the node `hydra` of a configuration says, before a line of
 ours runs. So nothing from elsewhere may say anything about it. What is built of a configuration is another matter: a
-`_target_` is checked where it is used, after every interpolation (`sweep.config.locate`).
+`_target_` is checked where it is used, after every interpolation (`sweep.components.locate`).
 """
 
 import os

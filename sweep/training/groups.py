@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sweep.config import Component, OptimizerConfig
+from sweep.components import Component
+from sweep.config import OptimizerConfig
 from sweep.training.optimizers import Optimizer, TwoWeights
 from sweep.validation import InvalidValueError
 

@@ -403,7 +403,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def test_no_module_of_the_working_directory_is_imported(elsewhere: Path) -> None:
     """Python begins with the working directory before all else that is searched, for -c as for -m."""
     shutil.copy("canary_module.py", "schedulefree.py")
-    code = "from sweep.cli import main; main(['--cfg', 'job']); from sweep.config import locate\n"
+    code = "from sweep.cli import main; main(['--cfg', 'job']); from sweep.components import locate\n"
     for target in ("schedulefree.AdamWScheduleFree", "hydra_plugins.evil.X", "canary_module.X"):
         code += f"try: locate('model', {target!r})\nexcept ValueError as error: print(error)\n"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=alone())

@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from sweep.config import Component, DatasetConfig
+from sweep.components import Component
+from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.data.dataset import _load
 from sweep.validation import InvalidValueError

@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from sweep.config import Component, DatasetConfig
+from sweep.components import Component
+from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.data.sources import arrays, breast_cancer, digits, quadratic
 from sweep.validation import InvalidValueError

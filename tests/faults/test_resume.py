@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sweep.config import Component, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
+from sweep.components import Component
+from sweep.config import DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
 from sweep.core import Engine, Progress, Trial
 from sweep.data import Dataset, load
 from sweep.schedules import DECAYS, WARMUPS

@@ -8,7 +8,7 @@ import torch
 
 from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Trial, is_record_name
 from sweep.report import describe, flatten
 from sweep.report.describe import training_digest

@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from sweep.config import AverageConfig, Component, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
+from sweep.components import Component
+from sweep.config import AverageConfig, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
 from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS

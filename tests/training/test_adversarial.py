@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component, CriticConfig
+from sweep.components import Component
+from sweep.config import CriticConfig
 from sweep.core import Status, Trial
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import NotStackableError, check, refuse_unstackable

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from sweep import forking
-from sweep.config import Component, EngineConfig
+from sweep.components import Component
+from sweep.config import EngineConfig
 from sweep.core import Status
 from sweep.training import CPU, EngineProcess, SerialEngine, Work
 

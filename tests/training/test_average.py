@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import AverageConfig, Component, OptimizerConfig
+from sweep.components import Component
+from sweep.config import AverageConfig, OptimizerConfig
 from sweep.training.average import averaged_weights, evaluated_weights, initial_average, update_average
 from sweep.training.groups import build_optimizer
 

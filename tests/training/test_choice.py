@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component, EngineConfig
+from sweep.components import Component
+from sweep.config import EngineConfig
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, refuse_unstackable
 from sweep.training.choice import choose
 

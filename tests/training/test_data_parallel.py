@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component, EngineConfig
+from sweep.components import Component
+from sweep.config import EngineConfig
 from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, EngineProcess, SerialEngine, Work

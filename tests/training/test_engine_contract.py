@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.mlp import MLP
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Status
 from sweep.data import Split
 from sweep.schedules import DECAYS, WARMUPS

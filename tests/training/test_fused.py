@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sweep.checkpoints import CheckpointFiles
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Checkpoint, Event, Snapshot, Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, SerialEngine, largest_checkpoint

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component, OptimizerConfig
+from sweep.components import Component
+from sweep.config import OptimizerConfig
 from sweep.training.groups import build_optimizer, recorded_group, set_rate
 from sweep.validation import InvalidValueError
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component, CriticConfig, EngineConfig
+from sweep.components import Component
+from sweep.config import CriticConfig, EngineConfig
 from sweep.core import Trial
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, check, refuse_unstackable

@@ -7,7 +7,8 @@ import schedulefree
 import torch
 from torch import nn
 
-from sweep.config import Component, OptimizerConfig
+from sweep.components import Component
+from sweep.config import OptimizerConfig
 from sweep.training.groups import build_optimizer, set_rate
 from sweep.training.optimizers import Lion, Muon, load_exactly
 

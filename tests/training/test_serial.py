@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Status
 from sweep.training import SerialEngine
 from sweep.validation import InvalidValueError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sweep.config import Component
+from sweep.components import Component
 from sweep.core import Snapshot
 from sweep.training import CPU, NotStackableError, SerialEngine, largest_checkpoint, refuse_unstackable
 from sweep.training.contents import changes, contents, restore, same, storable

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sweep.config import Component
+from sweep.components import Component
 
 
 def own(name: str, **arguments) -> Component:
