@@ -273,8 +273,8 @@ def test_a_terminal_that_is_closed_interrupts_a_search(folder: Path) -> None:
     if process == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         place = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
-        command = [sys.executable, "-m", "sweep", *SMALL, "engine=serial", "study.n_trials=1", "train.steps=10000000"]
-        command += ["train.eval_every=10000000", "schedule=constant"]
+        command = [sys.executable, "-m", "sweep", *SMALL, "engine=serial", "study.n_trials=1", "train.steps=1000000"]
+        command += ["train.eval_every=1000000", "schedule=constant"]
         os.execve(sys.executable, command, place)
     said = b""
     while not re.search(rb"step [1-9]\d*/", said) and select.select([terminal], [], [], 120)[0]:
