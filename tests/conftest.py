@@ -36,10 +36,14 @@ class Answer:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory. Modules that are imported from it are forgotten: others have the same names."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        places = [vars(module).get("__file__"), *(vars(module).get("__path__") or [])] if module else []
+        if any(isinstance(place, str) and Path(place).is_relative_to(tmp_path) for place in places):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

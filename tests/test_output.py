@@ -203,6 +203,15 @@ def test_names_are_no_markup(stdout: Any, name: str) -> None:
     assert stream.getvalue() == f"{name}\n" * 2
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """The default action of SIGHUP, also when the tests run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 def test_hangups_stop_once_and_never_at_once() -> None:
     said, at_once = [], []
     with interruptible(said.append, at_once=lambda: at_once.append(True)) as interrupted:
@@ -215,6 +224,7 @@ def test_hangups_stop_once_and_never_at_once() -> None:
         assert at_once == [True]
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_hangup_before_there_is_work_to_keep_ends_the_command() -> None:
     with pytest.raises(KeyboardInterrupt), ending_at_signals():
         os.kill(os.getpid(), signal.SIGHUP)

@@ -192,10 +192,10 @@ class Composer:
     def for_hydra(self, overrides: Sequence[str]) -> tuple[str, ...]:
         """Return overrides that mean the same to Hydra.
 
-        `critic.schedule=cosine` is `schedule@critic.schedule=cosine`, `experiment=a` is `+experiment=a`. A schedule
-        without a space of its name gets that of its family.
+        `critic.schedule=cosine` is `schedule@critic.schedule=cosine`, `experiment=a` is `+experiment=a`, and
+        `experiment=null` chooses none. A schedule without a space of its name gets that of its family.
         """
-        written = tuple(self._choosing_experiment(option_of_critic(text)) for text in overrides)
+        written = tuple(new for text in overrides for new in self._choosing_experiment(option_of_critic(text)))
         if any(read(text).key_or_group == "space" for text in written):
             return written
         try:
@@ -208,13 +208,15 @@ class Composer:
             return (*written, f"space={family if f'{family}.yaml' in self._files_of('space') else 'none'}")
         return written
 
-    def _choosing_experiment(self, text: str) -> str:
-        """Return an override of the group experiment as Hydra takes it, any other as it is."""
+    def _choosing_experiment(self, text: str) -> list[str]:
+        """Return what an override of the group experiment is to Hydra, or any other override as it is."""
         override = read(text)
-        if override.key_or_group != EXPERIMENT or override.package is not None or override.is_delete():
-            return text
-        is_listed = EXPERIMENT in self._hydra(()).hydra.runtime.choices  # in a primary configuration of the user's
-        return f"{'' if is_listed else '+'}{EXPERIMENT}={text.partition('=')[2]}"
+        if override.key_or_group != EXPERIMENT or override.package is not None:
+            return [text]
+        listed = self._hydra(()).hydra.runtime.choices  # by a primary configuration of the user's
+        if override.is_delete() or override.value() is None:
+            return [f"~{EXPERIMENT}"] if listed.get(EXPERIMENT) else []
+        return [f"{'' if EXPERIMENT in listed else '+'}{EXPERIMENT}={text.partition('=')[2]}"]
 
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         for text in overrides:  # some are made of values of a file: compare.schedules
@@ -274,6 +276,8 @@ class Composer:
                 continue
             files = [folder / f"{default.config_path}.yaml" for folder in self._folders]
             content: Any = OmegaConf.to_container(OmegaConf.load(next(filter(Path.is_file, files))), resolve=False)
+            if not isinstance(content, dict):  # an empty file
+                continue
             keys |= _chosen_groups(content.pop("defaults", None))
             package = default.package if default.package != "_global_" else ""
             keys |= {f"{package}.{key}".lstrip(".") for key in _leaves(content)}
@@ -335,6 +339,7 @@ class Composer:
                 override = read(text)
                 key, value = override.get_key_element(), text.partition("=")[2]
                 key = override.package if override.package in CRITIC_GROUPS else key
+                key = EXPERIMENT if override.key_or_group == EXPERIMENT else key
                 rule = _rule(override.key_or_group, value, self._hydra(overrides[:index]), first)
                 if override.is_delete() and "=" not in text:
                     return InvalidValueError("override", text, rule)

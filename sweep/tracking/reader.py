@@ -30,6 +30,12 @@ from sweep.validation import InvalidValueError
 
 T = TypeVar("T")
 
+DIRECTIONS = {"minimize": True, "maximize": False}
+ASKED = {
+    "trials": int, "first_seed": int, "seeds": int, "confidence": int | float, "target": int | float | None, "test": str,
+}  # fmt: skip
+"""What a comparison was asked for: names and types."""
+
 REASON = "sweep.reason"
 """The tag with the reason for which a trial has failed."""
 
@@ -65,8 +71,8 @@ class MlflowReader:
             run_id=parent.info.run_id,
             experiment_id=self.store.experiment_id,
             metric=_read(parent, "sweep.metric"),
-            minimize=_read(parent, "sweep.direction") == "minimize",
-            searched=_read(parent, "sweep.searched", json.loads),
+            minimize=_read(parent, "sweep.direction", DIRECTIONS.__getitem__),
+            searched=_read(parent, "sweep.searched", _json(_is_texts)),
             command=_read(parent, "sweep.command"),
             trials=[_trial(run) for _, run in trials],
         )
@@ -76,10 +82,10 @@ class MlflowReader:
         found = self._named("comparison", name)
         if found is None:
             return None
-        asked: dict[str, Any] = _read(found, "sweep.asked", json.loads)
+        asked: dict[str, Any] = _read(found, "sweep.asked", _json(_is_asked))
         metric: str = _read(found, "sweep.metric")
         finals = self._finals(found.info.run_id, metric)
-        compared = _read(found, "sweep.families", json.loads) if "sweep.families" in found.data.tags else []
+        compared = _read(found, "sweep.families", _json(_is_families)) if "sweep.families" in found.data.tags else []
         families = [
             FamilyRecord(dataset, schedule, self._study(self._of_comparison(name, run_id)), finals[run_id])
             for dataset, schedule, run_id in compared
@@ -89,7 +95,7 @@ class MlflowReader:
             run_id=found.info.run_id,
             experiment_id=self.store.experiment_id,
             metric=metric,
-            minimize=_read(found, "sweep.direction") == "minimize",
+            minimize=_read(found, "sweep.direction", DIRECTIONS.__getitem__),
             trials=asked["trials"],
             seeds=range(asked["first_seed"], asked["first_seed"] + asked["seeds"]),
             confidence=asked["confidence"],
@@ -188,6 +194,36 @@ def _cut(rows: Rows, step: int) -> tuple[Rows, Rows]:
     return before, replace(rows, first=first, lr=rows.lr[n:], loss=rows.loss[n:], kept=steps[n:])
 
 
+def _json(valid: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Return a function that parses JSON, and raises ValueError unless the value is valid."""
+
+    def parse(text: str) -> Any:
+        value = json.loads(text)
+        if not valid(value):
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_families(value: Any) -> bool:
+    """Return whether it is a list of data set, schedule and run of each family."""
+    return isinstance(value, list) and all(_is_texts(family) and len(family) == 3 for family in value)
+
+
+def _is_asked(value: Any) -> bool:
+    """Return whether it is what a comparison was asked for."""
+    return isinstance(value, dict) and all(key in value and isinstance(value[key], kind) for key, kind in ASKED.items())
+
+
 def _read(run: Run, key: str, convert: Callable[[str], T] = str) -> T:  # type: ignore[assignment]
     """Return a tag that every run of its kind has, converted.
 
@@ -213,7 +249,7 @@ def _trial(run: Run) -> TrialRecord:
         half_life=_optional(run, "sweep.half_life", float),
         stalled_at=_optional(run, "sweep.stalled_at", int),
         reason=run.data.tags.get(REASON) or None,
-        values=_optional(run, "sweep.values", json.loads) or {},
+        values=_optional(run, "sweep.values", _json(_is_mapping)) or {},
     )
 
 

@@ -18,6 +18,7 @@ from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
+from sweep.training.generators import RandomState
 from sweep.training.model import silenced
 from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
@@ -307,8 +308,12 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
         for trial in trials:
             serial.start(trial)
             ((before, _),) = _reached(serial, []).values()
+            drawn = RandomState.capture(CPU)
             alone |= _reached(serial, serial.advance())
             _refuse_shared(model, before, alone[trial.number][0])
+            now = RandomState.capture(CPU)
+            if (drawn.python, drawn.numpy) != (now.python, now.numpy):
+                raise NotStackableError(f"{model} draws from Python's or NumPy's generator, which a stack shares")
         for trial in trials:
             fused.start(trial)
         together = _reached(fused, fused.advance())
@@ -343,7 +348,11 @@ def _reached(engine: SerialEngine | FusedEngine, progress: Sequence[Progress]) -
 
 def _refuse_shared(model: str, before: Contents, after: Contents) -> None:
     """Refuse a model that changes what all trials of a stack would share: there is one module for all of them."""
-    changed = [key for key in changes(before, after) if key[0] in ("attribute", "extra", "trained")] if after else []
+    changed = (
+        [key for key in changes(before, after) if key[0] in ("attribute", "extra", "tensor", "trained")]
+        if after
+        else []
+    )
     if changed:
         rule = "in training, which all trials in a stack would share; make it a buffer that is changed in place"
         raise NotStackableError(f"{model} changes {named(changed)} {rule}")

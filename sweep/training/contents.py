@@ -34,11 +34,18 @@ BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 CONSTANT = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 """Objects without a state that training could change."""
 
-INTERNAL = frozenset(vars(nn.Module())) | frozenset({"state", "param_groups", "defaults"})
-"""Attributes that are stored as parameters, buffers, modules or state_dict of an optimizer, and hooks."""
+OF_MODULES = frozenset(vars(nn.Module()))
+"""Attributes of every module: parameters, buffers, modules and hooks."""
+OF_OPTIMIZERS = frozenset({"state", "param_groups", "defaults"})
+"""Attributes of every optimizer, which its state_dict holds or its constructor sets."""
 
 Key = tuple[str, str, str]
-"""Kind (buffer, attribute, extra, trained, optimizer), name of the module or number of the optimizer, name in it."""
+"""Kind, name of the owner, name in it.
+
+The kinds are buffer, attribute, extra (of get_extra_state), trained (requires_grad of a parameter), tensor (an
+attribute of a parameter or buffer), optimizer, whose owner is its number, and class (an attribute of a class of the
+model).
+"""
 Contents = dict[Key, Any]
 
 
@@ -64,12 +71,15 @@ def contents(model: nn.Module, optimizers: Sequence[Any] = (), describe: bool = 
     encoder, held = _Encoder(model, describe), Contents()
     for name, module in _modules(model):
         held |= {("buffer", name, key): encoder.buffer(buffer) for key, buffer in module._buffers.items()}
-        held |= {("attribute", name, key): encoder(value) for key, value in _attributes(module)}
+        held |= {("attribute", name, key): encoder(value) for key, value in _attributes(module, OF_MODULES)}
         held |= {("trained", name, key): p.requires_grad for key, p in module._parameters.items() if p is not None}
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             held["extra", name, ""] = encoder(module.get_extra_state())
+    for name, tensor in _tensors(model).items():
+        held |= {("tensor", name, key): encoder(value) for key, value in _attributes(tensor)}
     for number, optimizer in enumerate(optimizers):
-        held |= {("optimizer", str(number), key): encoder(value) for key, value in _attributes(optimizer)}
+        own = _attributes(optimizer, OF_OPTIMIZERS)
+        held |= {("optimizer", str(number), key): encoder(value) for key, value in own}
     return held
 
 
@@ -111,9 +121,12 @@ def restore(
                 modules[name].register_buffer(key, restored, persistent=_full(name, key) in parameters)
         elif kind == "trained":
             modules[name]._parameters[key].requires_grad_(value)  # type: ignore[union-attr]
+    owners |= {("tensor", name): tensor for name, tensor in _tensors(model).items()}
+    internal = {"attribute": OF_MODULES, "optimizer": OF_OPTIMIZERS}
     for (kind, name), owner in owners.items():
-        for key in [key for key, _ in _attributes(owner) if (kind, name, key) not in held]:
-            del owner.__dict__[key]
+        for key, _ in _attributes(owner, internal.get(kind, frozenset())):
+            if (kind, name, key) not in held:
+                del owner.__dict__[key]
     for (kind, name, key), value in stored.items():
         if (kind, name) in owners:
             own = owners[kind, name].__dict__
@@ -124,8 +137,16 @@ def restore(
 
 
 def described(model: nn.Module) -> Contents:
-    """Return the contents of a model as they are now, for a comparison with later ones."""
-    return _copied(contents(model, describe=True))
+    """Return the contents of a model as they are now, for a comparison with later ones.
+
+    The numbers and tensors of its classes are among them, which `restore` leaves alone.
+    """
+    held = contents(model, describe=True)
+    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        values = {key: value for key, value in vars(kind).items() if isinstance(value, int | float | complex | Tensor)}
+        held |= {("class", name, key): value for key, value in values.items()}
+    return _copied(held)
 
 
 UNSTORED = ["unstored"]
@@ -216,8 +237,13 @@ def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if not isinstance(module, SeededDropout)]
 
 
-def _attributes(owner: Any) -> list[tuple[str, Any]]:
-    return [(key, value) for key, value in getattr(owner, "__dict__", {}).items() if key not in INTERNAL]
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _attributes(owner: Any, internal: frozenset[str] = frozenset()) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in getattr(owner, "__dict__", {}).items() if key not in internal]
 
 
 def _takes_extra_state(module: nn.Module) -> bool:

@@ -36,9 +36,10 @@ from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import out_of_memory
 from sweep.training.dropout import update_key
+from sweep.training.generators import RandomState, seed_generators
 from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine, Slot
-from sweep.training.state import RandomState, TrainState
+from sweep.training.state import TrainState
 
 TIMEOUT = 300.0
 """Seconds in which a worker that lives must have made its part of an update. One that has died is noticed at once."""
@@ -165,9 +166,12 @@ class ShardEngine(SerialEngine):
         if not len(part):  # the last batch of an epoch may have fewer examples than there are workers
             return torch.zeros((), device=self.device, dtype=self.dtype)
         first_row = sum(map(len, parts[: self.rank]))
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(update_key(seed, step) * self.workers + self.rank)
+        before = RandomState.capture(self.device)
+        seed_generators(update_key(seed, step) * self.workers + self.rank)
+        try:
             return self.backward(state, part, expected, accumulate, seed, step, first_row, len(inputs))
+        finally:
+            before.restore(self.device)
 
     def _sum(self, whole: Tensor) -> None:
         """Add up the vectors of all workers, in place.

@@ -2,13 +2,11 @@
 
 import io
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -16,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from sweep.config import RunConfig
 from sweep.data import Dataset
 from sweep.training.device import CPU
+from sweep.training.generators import seed_generators
 from sweep.validation import InvalidValueError
 
 LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -25,28 +24,22 @@ LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, 
 def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
     """Build a model. Its initial weights are a function of the configuration and the seed.
 
-    The generators of torch, NumPy and Python are seeded first. Lazy parameters (nn.LazyLinear, ...) are materialised,
-    and a buffer that torch.Tensor.expand made becomes contiguous: it could not be written to when a training resumes.
+    The global generators of torch, Python and NumPy are seeded first, and the training continues with them. Lazy
+    parameters (nn.LazyLinear, ...) are materialised, and a buffer that torch.Tensor.expand made becomes contiguous: it
+    could not be written to when a training resumes.
 
     Raises:
         InvalidValueError: names model._target_ if it does not give a module, or gives one that cannot be trained.
     """
-    others = random.getstate(), np.random.get_state()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
-        if not isinstance(model, nn.Module):
-            raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
-        _check_parts(config, model)
-        _check_tensors(config, model)
-        _copy_expanded_buffers(model)
-        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-            _materialise(config, model, data)
-    finally:
-        random.setstate(others[0])
-        np.random.set_state(others[1])
+    seed_generators(seed)
+    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    if not isinstance(model, nn.Module):
+        raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+    _check_parts(config, model)
+    _check_tensors(config, model)
+    _copy_expanded_buffers(model)
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        _materialise(config, model, data)
     return model
 
 

@@ -24,8 +24,9 @@ from sweep.training.contents import (
     unstorable_in,
 )
 from sweep.training.device import DTYPES
+from sweep.training.generators import RandomState
 from sweep.training.optimizers import load_exactly
-from sweep.training.state import RandomState, TrainState, initial_state
+from sweep.training.state import TrainState, initial_state
 from sweep.validation import InvalidValueError
 
 CONTENT = {
@@ -54,7 +55,7 @@ def content_of(state: TrainState) -> dict[str, Any]:
     return {
         "model": _registered(state.model),
         "optimizer": state.optimizer.state_dict(),
-        "random": [state.random.cpu, state.random.device, state.random.kind],
+        "random": list(vars(state.random).values()),
         "average": state.average,
         "events": [[event.step, event.name] for event in state.events],
         "memories": {name: list(memory) for name, memory in state.memories.items()},
@@ -90,7 +91,9 @@ def refuse_unstorable(state: TrainState, before: Contents, fresh: TrainState, co
         raise refused(_unreadable(content), f"its state cannot be stored in a checkpoint: {rule}") from error
     after = described(state.model)
     changed = changes(before, after)
-    for key in changes(after, described(fresh.model)):
+    if shared := [key for key in changed if key[0] == "class"]:
+        raise refused("model", f"{named(shared)} changes in training, and all models share it: make it one of self")
+    for key in [key for key in changes(after, described(fresh.model)) if key[0] != "class"]:
         kind = unstorable_in(after.get(key))
         if kind is None:
             raise refused("model", f"{named([key])} is another after it was stored in a checkpoint and loaded")

@@ -15,9 +15,10 @@ from sweep.training.average import averaged_weights, evaluated_weights, update_a
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
+from sweep.training.generators import RandomState
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.portable import packed
-from sweep.training.state import TRAIN_ERROR, RandomState, TrainState, global_steps
+from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
 from sweep.training.task import EVALUATION_BATCH, LONGEST_PROBE, Task, Unrecorded, boundary, on_host, sound
 
 

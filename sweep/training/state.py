@@ -12,6 +12,7 @@ from sweep.schedules import Memory
 from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.dropout import SeededDropout, seed_dropouts
+from sweep.training.generators import RandomState
 from sweep.training.groups import build_optimizer
 from sweep.training.model import build_model
 from sweep.training.optimizers import Optimizer, TwoWeights
@@ -28,8 +29,7 @@ class TrainState:
     Args:
         model, optimizer: on the device, in the precision of the run.
         batches: the data order; batch s is a function of the seed and s alone.
-        random: state of the generators that a model of the user's own may draw from: CPU, and the device's where it
-            has one.
+        random: state of the generators that a model of the user's may draw from.
         dropouts: the dropout layers of the model, which draw by seed and step.
         average: moving average of the weights, by the names of the parameters; None where none is wanted.
         events: what the schedule waited for and has seen.
@@ -44,7 +44,7 @@ class TrainState:
     model: nn.Module
     optimizer: Optimizer
     batches: Batches
-    random: "RandomState"
+    random: RandomState
     dropouts: list[SeededDropout] = field(default_factory=list)
     average: dict[str, Tensor] | None = None
     events: tuple[Event, ...] = ()
@@ -75,37 +75,6 @@ class CriticState:
     latent: int
     optimizer: Optimizer
     global_step: int = 0
-
-
-@dataclass
-class RandomState:
-    """torch's default generators: of the CPU, and of the device where it has one.
-
-    Args:
-        kind: of the device, "cpu", "cuda" or "mps". A training that goes on with another kind draws anew from there.
-    """
-
-    cpu: torch.Tensor
-    device: torch.Tensor | None
-    kind: str
-
-    @classmethod
-    def capture(cls, device: torch.device) -> "RandomState":
-        own = None
-        if device.type == "cuda":
-            own = torch.cuda.get_rng_state(device)
-        elif device.type == "mps":
-            own = torch.mps.get_rng_state()
-        return cls(torch.get_rng_state(), own, device.type)
-
-    def restore(self, device: torch.device) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.device is None or device.type != self.kind:
-            return
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(self.device, device)
-        else:
-            torch.mps.set_rng_state(self.device)
 
 
 def global_steps(state: TrainState) -> dict[str, float]:

@@ -15,9 +15,10 @@ from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
-from sweep.training.contents import Contents, changes, described, named, restore
+from sweep.training.contents import Contents, changes, described, named, restore, same
 from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
+from sweep.training.generators import seed_generators
 from sweep.training.model import silenced
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TrainState, initial_state
@@ -145,6 +146,7 @@ class Task:
     def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
         """Evaluate a model on a part of the validation split that is no batch of the training."""
         inputs = self.data.val.inputs[: config.train.batch_size + 1].to(self.device, copy=True)
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         model.eval()
         try:
             with torch.no_grad(), self.computing():
@@ -153,6 +155,10 @@ class Task:
             rule = f"cannot be evaluated (in eval mode) on {len(inputs)} examples of shape"
             rule = f"{rule} {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
+        changed = [name for name, parameter in model.named_parameters() if not same(parameter.detach(), before[name])]
+        if changed:
+            rule = f"changes {changed[0]} in an evaluation: its result would depend on train.eval_every"
+            raise InvalidValueError("model._target_", config.model.target, rule)
 
     def _check_outputs(self, outputs: Any, examples: int) -> None:
         """Refuse what is not a tensor [examples, n_outputs]."""
@@ -206,9 +212,8 @@ class Task:
         parts = list(zip(inputs.tensor_split(train.workers), targets.tensor_split(train.workers), strict=True))
 
         def loss_of(inputs: Tensor, targets: Tensor) -> float:
-            with torch.random.fork_rng([]):
-                torch.manual_seed(0)
-                return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last))
+            seed_generators(0)
+            return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last))
 
         def restored(held: Contents) -> None:
             restore(copy.deepcopy(held), model, self.device)
@@ -219,7 +224,7 @@ class Task:
             if len(y):  # a worker without an example does nothing
                 loss_of(x, y)
             reached.append(described(model))
-        first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra")]
+        first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra", "tensor")]
         losses = []
         for own in reached:
             shared = {key: value for key, value in first.items() if key not in differing}

@@ -211,6 +211,20 @@ def test_an_experiment_that_a_primary_configuration_lists_is_chosen_too(theirs: 
         assert set(make_plan(composed).space.keys) == keys(theirs) - {"optimizer.lr"}
 
 
+@pytest.mark.parametrize("written", ["experiment=null", "~experiment", "+experiment=null"])
+def test_no_experiment_may_be_chosen(theirs: Path, written: str) -> None:
+    assert keys(theirs, written) == keys(theirs)
+    (theirs / "own.yaml").write_text("defaults: [config, {experiment: c}, _self_]\n")
+    composer = Composer(str(theirs), "own")
+    assert composer.compose([]).optimizer.lr == 0.3
+    assert composer.compose([written]).optimizer.lr == Composer().compose([]).optimizer.lr
+
+
+def test_an_experiment_that_is_not_there_is_named_as_it_was_typed(theirs: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"^experiment=zz: is not there; experiment has a, b, "):
+        plan(theirs, "experiment=zz")
+
+
 def test_a_sampler_that_an_experiment_chooses_is_given(theirs: Path) -> None:
     asked = ["mode=compare", "compare.schedules=[cosine,linear]"]
     by_experiment = make_comparison(command(theirs, *asked, "experiment=chooses")).first

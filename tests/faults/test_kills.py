@@ -86,7 +86,7 @@ def endure(bench: Bench, case: Case, random: Random, kills: int) -> int:
 KILLS = (
     {SERIAL_RANDOM: 60, SERIAL_TPE: 200, SERIAL_MEDIAN: 60, FUSED_RANDOM: 200, WORKERS_TPE: 60}
     if LONG
-    else {SERIAL_TPE: 4, SERIAL_MEDIAN: 2, FUSED_RANDOM: 6, WORKERS_TPE: 4}
+    else {SERIAL_TPE: 3, SERIAL_MEDIAN: 2, FUSED_RANDOM: 4, WORKERS_TPE: 2}
 )
 
 

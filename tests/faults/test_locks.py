@@ -34,7 +34,7 @@ LOCKED = 25.0 if LONG else 3.0
 SLOW = search("engine=serial", "sampler=random", "pruner=none", "study.name=slow", steps=40000)
 """A search that is still at it when the next command comes."""
 
-BRIEF = search("engine=serial", "sampler=random", "pruner=none", "study.name=brief", steps=3000, trials=8)
+BRIEF = search("engine=serial", "sampler=random", "pruner=none", "study.name=brief", steps=1000, trials=8)
 """One that takes seconds: it is stopped in the midst of them."""
 
 

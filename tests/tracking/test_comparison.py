@@ -9,6 +9,7 @@ import pytest
 
 from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, StudyRun, bulk
+from sweep.validation import InvalidValueError
 
 ASKED = {"trials": 2, "seeds": 2, "first_seed": 1, "confidence": 0.95, "target": None, "test": "t"}
 
@@ -172,6 +173,23 @@ def test_a_comparison_is_found_again_with_what_it_is_asked_for_now(store: Store)
     assert (list(record.seeds), record.target, record.test) == ([1, 2, 3, 4, 5], 0.25, "wilcoxon")
     assert record.families == []
     assert store.client.get_run(run.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        ("sweep.asked", "{}"),
+        ("sweep.asked", "[1]"),
+        ("sweep.asked", json.dumps(ASKED | {"seeds": "5"})),
+        ("sweep.families", "[1]"),
+        ("sweep.families", '[["digits", "cosine"]]'),
+        ("sweep.direction", "x"),
+    ],
+)
+def test_a_comparison_whose_tag_was_edited_names_it(store: Store, tag: str, text: str) -> None:
+    comparison_run(store).tag({tag: text})
+    with pytest.raises(InvalidValueError, match=f"^{tag}=.*: was deleted or edited in MLflow"):
+        MlflowReader(store).comparison("mine")
 
 
 @pytest.mark.parametrize("name", ['it\'s "mine"', "a/b.c"])

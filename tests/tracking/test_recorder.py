@@ -1,5 +1,6 @@
 """What is recorded is what is read, by this project's reader and by MLflow's own client."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -411,6 +412,29 @@ def test_a_study_whose_tag_is_missing_names_it(database: Store, tag: str) -> Non
         InvalidValueError, match=f"^{tag}=null: was deleted or edited in MLflow: .* run {parent.run_id}"
     ):
         MlflowReader(database).study("study")
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"), [("sweep.searched", "5"), ("sweep.searched", "[1]"), ("sweep.direction", "x")]
+)
+def test_a_study_whose_tag_was_edited_names_it(database: Store, tag: str, text: str) -> None:
+    parent = study_run(database)
+    database.client.set_tag(parent.run_id, tag, text)
+    with pytest.raises(InvalidValueError, match=f"^{tag}={re.escape(text)}: was deleted or edited in MLflow"):
+        MlflowReader(database).study("study")
+
+
+@pytest.mark.parametrize("text", ["[1]", "5", '"abc"', "{"])
+def test_values_of_a_trial_that_were_edited_count_as_missing(database: Store, text: str) -> None:
+    parent = study_run(database)
+    recorder = MlflowRecorder(database, describe, parent)
+    recorder.open(trial(0))
+    recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
+    (run,) = database.search({"sweep.kind": "trial"})
+    database.client.set_tag(run.info.run_id, "sweep.values", text)
+    study = MlflowReader(database).study("study")
+    assert study is not None
+    assert [dict(one.values) for one in study.trials] == [{}]
 
 
 def test_of_several_runs_that_were_left_one_is_used_and_the_others_are_deleted(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,9 @@ KEPT = {
     "Typed": own("Typed"),
     "Sparse": own("Sparse"),
     "Frozen": own("Frozen"),
+    "Drawing": own("Drawing"),
+    "Named": own("Named"),
+    "Marked": own("Marked"),
 }
 
 
@@ -127,6 +131,34 @@ def test_what_cannot_be_stored_and_changes_is_refused_before_training(digits, ma
     engine.check(make_trial(model=own("Constant")).config)
 
 
+def test_what_all_models_of_a_class_share_may_not_change(digits, make_trial, monkeypatch):
+    monkeypatch.setattr("tests.training.user_models.OfItsClass.calls", 0)
+    with pytest.raises(InvalidValueError, match=r"^model\._target_=.*OfItsClass\.calls changes .*all models share it"):
+        SerialEngine(digits, CPU, "float64").check(make_trial(model=own("OfItsClass")).config)
+
+
+def test_a_parameter_may_not_change_in_an_evaluation(digits, make_trial):
+    with pytest.raises(InvalidValueError, match=r"^model\._target_=.*changes scale in an evaluation.*eval_every"):
+        SerialEngine(digits, CPU, "float64").check(make_trial(model=own("Evaluated")).config)
+
+
+def test_generators_begin_with_the_seed_whatever_was_drawn_before(digits, make_trial):
+    trial = make_trial(model=own("Drawing"), steps=6)
+    first = run(SerialEngine(digits, CPU, "float64"), trial)
+    random.random()
+    np.random.rand(3)
+    assert run(SerialEngine(digits, CPU, "float64"), trial)[0] == first[0]
+    assert run(SerialEngine(digits, CPU, "float64"), replace(trial, seed=trial.seed + 1))[0] != first[0]
+
+
+def test_workers_draw_the_same_after_a_checkpoint(digits, make_trial):
+    """The last batch of an epoch has fewer examples than there are workers: one of them does not draw."""
+    assert len(digits.train) % 98 == 1
+    trial = make_trial(model=own("Drawing"), steps=24, eval_every=8, batch_size=98, precision="float32")
+    whole = train_in_parts(["data_parallel"], digits, "float32", [trial])
+    assert_same(cut_by_chance(["data_parallel"], digits, "float32", [trial], cuts=0.6, pauses=0.4), whole)
+
+
 def test_an_extra_state_that_is_not_taken_back_is_refused(digits, make_trial, monkeypatch):
     monkeypatch.setattr("tests.training.user_models.Extra.set_extra_state", lambda self, state: None)
     with pytest.raises(InvalidValueError, match="hidden changes in training"):
@@ -161,6 +193,9 @@ def test_an_optimizer_whose_state_cannot_be_stored_is_refused(digits, make_trial
         ("Sparse", "mixed of the model is sparse"),
         ("Remembering", "changes mean"),
         ("Replaced", "stacked"),
+        ("Drawing", "draws from Python's or NumPy's generator"),
+        ("Marked", "has no attribute 'mask'"),
+        ("Named", "changes state, defaults"),
     ],
 )
 def test_what_trials_in_a_stack_would_share_is_not_stacked(digits, make_trial, name, said):

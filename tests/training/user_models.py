@@ -3,6 +3,7 @@
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -292,6 +293,70 @@ class Remembering(Net):
         if self.training:
             self.mean = 0.9 * self.mean + 0.1 * x.mean()
         return self.net(x) * (1 + self.mean)
+
+
+class Drawing(Net):
+    """Draws from the generators of Python and NumPy, as stochastic depth may."""
+
+    def forward(self, x):
+        scale = 1 + 0.2 * (random.random() + np.random.rand()) if self.training else 1
+        return self.net(x) * scale
+
+
+class Named(Net):
+    """Has attributes with names that optimizers use."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__(input_shape, n_outputs)
+        self.state, self.defaults = 0, {"n": 0}
+
+    def forward(self, x):
+        if self.training:
+            self.state += 1
+            self.defaults["n"] += 2
+        return self.net(x) * (1 + 0.01 * (self.state + self.defaults["n"]))
+
+
+class Marked(Net):
+    """Has attributes of a parameter and of a buffer."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__(input_shape, n_outputs)
+        self.register_buffer("zero", torch.zeros(()))
+        self.net[1].weight.calls = 0
+        self.zero.mask = torch.ones(n_outputs)
+
+    def forward(self, x):
+        if self.training:
+            self.net[1].weight.calls += 1
+            self.zero.mask[0] += 0.5
+        return self.net(x) * (1 + 0.01 * self.net[1].weight.calls) + self.zero.mask
+
+
+class OfItsClass(Net):
+    """Counts in an attribute of the class, which also has constants."""
+
+    calls = 0
+    cache: ClassVar = {}
+
+    def forward(self, x):
+        type(self).cache["last"] = x.shape
+        if self.training:
+            type(self).calls += 1
+        return self.net(x)
+
+
+class Evaluated(Net):
+    """Changes a parameter when it is evaluated."""
+
+    def __init__(self, input_shape, n_outputs):
+        super().__init__(input_shape, n_outputs)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if not self.training:
+            self.scale.data.mul_(1.05)
+        return self.net(x) * self.scale
 
 
 class Frozen(Net):
