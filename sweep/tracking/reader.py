@@ -32,7 +32,8 @@ T = TypeVar("T")
 
 DIRECTIONS = {"minimize": True, "maximize": False}
 ASKED = {
-    "trials": int, "first_seed": int, "seeds": int, "confidence": int | float, "target": int | float | None, "test": str,
+    "trials": int, "first_seed": int, "seeds": int, "confidence": int | float, "target": int | float | None,
+    "test": str,
 }  # fmt: skip
 """What a comparison was asked for: names and types."""
 
