@@ -244,14 +244,16 @@ def test_materialising_leaves_no_trace(digits, make_config):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in found.parameters())
 
 
-def test_the_global_generators_of_others_stay_as_they_are(digits, make_config):
-    random.seed(5)
-    np.random.seed(5)
-    expected = random.random(), np.random.random()
-    random.seed(5)
-    np.random.seed(5)
-    build_model(make_config(Net), 3, digits)
-    assert (random.random(), np.random.random()) == expected
+def test_the_global_generators_are_those_of_the_seed_after_a_model_is_built(digits, make_config):
+    drawn = []
+    for before, seed in ((5, 3), (6, 3), (5, 4)):
+        random.seed(before)
+        np.random.seed(before)
+        build_model(make_config(Net), seed, digits)
+        drawn.append((random.random(), np.random.random(), float(torch.rand(()))))
+    first, again, other = drawn
+    assert again == first
+    assert not set(other) & set(first)
 
 
 def test_initial_weights_are_a_function_of_the_seed_wherever_they_are_drawn(digits, make_config):
