@@ -292,10 +292,13 @@ class Trapped(nn.Module):
 
     def forward(self, x):
         trap = Path(self.trap)
-        if self.training and trap.exists():
-            how = trap.read_text()
+        try:
+            how = trap.read_text() if self.training else ""
+        except FileNotFoundError:  # there is none, or another worker has fallen into it
+            how = ""
+        if how:  # a file that is being written may still be empty
             if self.times > 0:
-                trap.unlink()
+                trap.unlink(missing_ok=True)
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ERRORS[how]
