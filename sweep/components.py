@@ -1,4 +1,4 @@
-"""What is named by an import path, such as a model or an optimizer: which code may be named, and how it is imported."""
+"""Models, optimizers and data sets by import path: check that the code may be called, import it, and call it."""
 
 import importlib
 import importlib.util
@@ -20,16 +20,16 @@ OWN_MODELS = "sweep.models"
 OWN_PACKAGES = (
     "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers", OWN_MODELS,
 )  # fmt: skip
-"""Where a `_target_` may point without being declared trusted: to what is defined there, by its name in a module."""
+"""Packages whose classes and functions a `_target_` may name without `trusted`."""
 
 FOREIGN = {
     "torch": ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer"),
     "schedulefree": ("torch.optim.optimizer.Optimizer",),
 }
-"""Of those that are not ours, the classes that count: the others hold functions that do as they are told."""
+"""Base classes that a `_target_` of these packages must have. Their functions could run arbitrary code."""
 
 EXTRAS = ("schedulefree",)
-"""Those of them that are installed only where they are wanted."""
+"""Packages among OWN_PACKAGES that are optional dependencies."""
 
 
 @dataclass(frozen=True)

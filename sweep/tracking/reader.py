@@ -35,7 +35,7 @@ ASKED = {
     "trials": int, "first_seed": int, "seeds": int, "confidence": int | float, "target": int | float | None,
     "test": str,
 }  # fmt: skip
-"""What a comparison was asked for: names and types."""
+"""Keys of the tag sweep.asked, which holds the settings of a comparison, and their types."""
 
 REASON = "sweep.reason"
 """The tag with the reason for which a trial has failed."""
@@ -221,7 +221,7 @@ def _is_families(value: Any) -> bool:
 
 
 def _is_asked(value: Any) -> bool:
-    """Return whether it is what a comparison was asked for."""
+    """Return whether the settings of a comparison are complete and have the right types."""
     return isinstance(value, dict) and all(key in value and isinstance(value[key], kind) for key, kind in ASKED.items())
 
 

@@ -348,11 +348,8 @@ def _reached(engine: SerialEngine | FusedEngine, progress: Sequence[Progress]) -
 
 def _refuse_shared(model: str, before: Contents, after: Contents) -> None:
     """Refuse a model that changes what all trials of a stack would share: there is one module for all of them."""
-    changed = (
-        [key for key in changes(before, after) if key[0] in ("attribute", "extra", "tensor", "trained")]
-        if after
-        else []
-    )
+    shared = ("attribute", "extra", "tensor", "trained")
+    changed = [key for key in changes(before, after) if key[0] in shared] if after else []
     if changed:
         rule = "in training, which all trials in a stack would share; make it a buffer that is changed in place"
         raise NotStackableError(f"{model} changes {named(changed)} {rule}")

@@ -92,7 +92,9 @@ def refuse_unstorable(state: TrainState, before: Contents, fresh: TrainState, co
     after = described(state.model)
     changed = changes(before, after)
     if shared := [key for key in changed if key[0] == "class"]:
-        raise refused("model", f"{named(shared)} changes in training, and all models share it: make it one of self")
+        raise refused(
+            "model", f"{named(shared)} changes in training, and all models share it; make it an instance attribute"
+        )
     for key in [key for key in changes(after, described(fresh.model)) if key[0] != "class"]:
         kind = unstorable_in(after.get(key))
         if kind is None:
