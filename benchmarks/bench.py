@@ -4,10 +4,12 @@ Every figure compares contenders that take turns within one run, because machine
 """
 
 import argparse
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -210,8 +212,24 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
-def report(machine: str, measures: Mapping[str, Measure], order: Sequence[str], rounds: int) -> int:
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """Keep one core busy with a process that computes without end."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def report(machine: str, measures: Mapping[str, Measure], order: Sequence[str], options: argparse.Namespace) -> int:
     """Take the measures, show and keep their figures; 1 if one could not be taken. To be short is no error."""
+    with busy_process() if options.busy else nullcontext():
+        return _report(machine + table.BUSY if options.busy else machine, measures, order, options.rounds)
+
+
+def _report(machine: str, measures: Mapping[str, Measure], order: Sequence[str], rounds: int) -> int:
     figures: list[Figure] = []
     failed: list[str] = []
     began = time.perf_counter()
@@ -241,6 +259,7 @@ def asked(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
         "--only", nargs="+", choices=list(known), default=list(known), metavar="NAME", help=", ".join(known)
     )
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison; its median counts (3)")
+    parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile; figures of their own")
     parser.add_argument("--no-peer", action="store_true", help="leave out the measure that needs another environment")
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the kept figures into README.md")
     return parser.parse_args()
@@ -253,7 +272,7 @@ def main() -> int:
         table.refresh(Path(table.ROOT, "README.md"))
         return 0
     chosen = {name: MEASURES[name] for name in options.only if not (options.no_peer and name == "peer")}
-    return report(table.cpu(), chosen, list(MEASURES), options.rounds)
+    return report(table.cpu(), chosen, list(MEASURES), options)
 
 
 if __name__ == "__main__":

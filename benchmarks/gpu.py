@@ -155,7 +155,7 @@ def main() -> int:
         print("There is no CUDA device here, so nothing is measured; `make bench` measures on the CPU.")
         return 0
     chosen = {name: MEASURES[name] for name in options.only}
-    return report(torch.cuda.get_device_name(), chosen, list(MEASURES), options.rounds)
+    return report(torch.cuda.get_device_name(), chosen, list(MEASURES), options)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+BUSY = ", beside a busy process"
+"""What the name of a machine ends with while one of its cores is kept busy."""
 
 
 def measured_commit() -> str:
@@ -84,10 +86,19 @@ def render(figures: Sequence[Figure]) -> str:
     return _markdown(head, rows)
 
 
-def render_short(figures: Sequence[Figure]) -> str:
-    """The table for README."""
-    head = ["measure", "reached", "to reach", "start-up and compiling"]
-    return _markdown(head, [[f.measure, f"**{f.reached}**", f.to_reach, f.startup] for f in figures])
+def render_short(figures: Sequence[Figure], busy: Sequence[Figure] = ()) -> str:
+    """Render the table for README.
+
+    Args:
+        busy: figures of the same machine beside a busy process; they get a column where there are any.
+    """
+    beside = {figure.key: figure.reached for figure in busy}
+    head = ["measure", "reached", *(["beside a busy process"] if beside else []), "to reach", "start-up and compiling"]
+    rows = [
+        [f.measure, f"**{f.reached}**", *([beside.get(f.key, "-")] if beside else []), f.to_reach, f.startup]
+        for f in figures
+    ]
+    return _markdown(head, rows)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -142,6 +153,10 @@ def refresh(page: Path, folder: Path = RESULTS) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page} has no {BEGIN} ... {END}")
-    machines = [_read(path) for path in sorted(folder.glob("*.json"))]
-    tables = [f"{machine}:\n\n{render_short(figures)}" for machine, figures in machines]
+    machines = dict(_read(path) for path in sorted(folder.glob("*.json")))
+    tables = [
+        f"{machine}:\n\n{render_short(figures, machines.get(machine + BUSY, ()))}"
+        for machine, figures in machines.items()
+        if not machine.endswith(BUSY)
+    ]
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(tables) + f"{END}{after}")

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -175,11 +176,43 @@ def test_readme_gets_the_figures_between_its_markers(tmp_path):
         table.refresh(page, tmp_path)
 
 
+def test_figures_beside_a_busy_process_get_a_column(tmp_path):
+    table.save("A CPU", [FIGURE, replace(FIGURE, key="whole", measure="whole command")], ["fused", "whole"], tmp_path)
+    table.save(f"A CPU{table.BUSY}", [replace(FIGURE, value=3.0)], ["fused"], tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("<!-- bench -->\n<!-- /bench -->\n")
+    table.refresh(page, tmp_path)
+    lines = page.read_text().splitlines()
+    assert lines.count("A CPU:") == 1
+    assert "| fused against plain | **4.57x** | 3x | ≥ 4x | 7 s |" in lines
+    assert "| whole command | **4.57x** | - | ≥ 4x | 7 s |" in lines
+
+
+def test_a_core_is_kept_busy_while_it_is_asked_for(monkeypatch):
+    machines, started = [], []
+    monkeypatch.setattr(
+        bench.table, "save", lambda machine, *given: machines.append(machine) or table.ROOT / "result.md"
+    )
+    monkeypatch.setattr("sys.argv", ["bench", "--busy"])
+    start = subprocess.Popen
+    monkeypatch.setattr(bench.subprocess, "Popen", lambda command: started.append(start(command)) or started[0])
+
+    def measure(rounds):
+        assert started[0].poll() is None
+        return FIGURE
+
+    assert bench.report("A CPU", {"fused": measure}, ["fused"], bench.asked("", bench.MEASURES)) == 0
+    assert machines == ["A CPU, beside a busy process"]
+    assert started[0].poll() is not None
+
+
 def test_a_measure_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench.table, "save", lambda *given: table.ROOT / "result.md")
     measures = {"broken": lambda rounds: 1 / 0, "fused": lambda rounds: replace(FIGURE, value=1.0)}
-    assert bench.report("A CPU", measures, list(measures), rounds=1) == 1
+    monkeypatch.setattr("sys.argv", ["bench", "--rounds", "1"])
+    options = bench.asked("", bench.MEASURES)
+    assert bench.report("A CPU", measures, list(measures), options) == 1
     said = capsys.readouterr()
     assert "fused: 1x, to reach ≥ 4x: short" in said.out
     assert "not taken, because of errors: broken" in said.err
-    assert bench.report("A CPU", {"fused": measures["fused"]}, ["fused"], rounds=1) == 0
+    assert bench.report("A CPU", {"fused": measures["fused"]}, ["fused"], options) == 0
