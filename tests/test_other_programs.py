@@ -120,7 +120,7 @@ def test_a_folder_that_is_renamed_keeps_its_artifacts(
     monkeypatch.chdir(after)
     answer = sweep(*SEARCH, "study.n_trials=3")
     assert (answer.status, answer.err) == (0, "")
-    assert "mlflow.db was moved: the artifacts of 3 runs in it are those in " in answer.out
+    assert "mlflow.db was moved or copied: the artifacts of 3 runs in it are now those in " in answer.out
     assert not before.exists()
     for run in runs(after, "trial"):
         assert (after / "mlruns" / "1" / run.info.run_id / "artifacts" / "config.yaml").exists()

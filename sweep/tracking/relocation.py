@@ -1,4 +1,4 @@
-"""Artifacts of a SQLite database whose folder was moved or renamed: found where they are now."""
+"""Correct the paths of artifacts in a SQLite database whose folder was moved, renamed or copied."""
 
 import sqlite3
 from contextlib import closing
@@ -10,10 +10,11 @@ ROOT = "mlruns"
 
 
 def relocate_artifacts(file: Path) -> str | None:
-    """Correct the locations of artifacts in a database that was moved together with the folder `mlruns` beside it.
+    """Correct the locations of artifacts in a database that was moved or copied with the folder `mlruns` beside it.
 
-    Only a local path below a folder `mlruns` is changed, only where it does not exist any more, and only where the
-    same path below the `mlruns` beside the database exists (of a run without artifacts, that of its experiment).
+    Only a local path below another folder `mlruns` is changed, and only if the same path exists below the `mlruns`
+    beside the database. The path of a run without artifacts is changed too if it does not exist and the folder of the
+    run's experiment does.
 
     Args:
         file: a SQLite database of MLflow.
@@ -40,7 +41,7 @@ def relocate_artifacts(file: Path) -> str | None:
             raise
     if not any(moved.values()):
         return None
-    return f"{file} was moved: the artifacts of {len(moved['runs'])} runs in it are those in {here}"
+    return f"{file} was moved or copied: the artifacts of {len(moved['runs'])} runs in it are now those in {here}"
 
 
 TABLES = {"experiments": ("experiment_id", "artifact_location"), "runs": ("run_uuid", "artifact_uri")}
@@ -60,9 +61,8 @@ def _moved(connection: sqlite3.Connection, here: Path) -> dict[str, list[tuple[s
                 continue
             root, path = below
             old, new = root / path, here / path
-            experiment = path.parts[0]
-            exists = new.exists() or ((here / experiment).exists() and not (root / experiment).exists())
-            if root != here and exists and not old.exists():
+            exists = new.exists() or ((here / path.parts[0]).exists() and not old.exists())
+            if exists and not (root.exists() and root.samefile(here)):
                 moved[table].append((new.as_uri() if location.startswith("file:") else str(new), row, location))
     return moved
 

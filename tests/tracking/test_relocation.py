@@ -40,7 +40,7 @@ def test_after_a_move_artifacts_are_read_and_written_in_the_new_place(recorded: 
     now, said = folder.with_name("after 100%"), list[str]()
     folder.rename(now)
     store = opened(now, said)
-    assert said == [f"{now}/mlflow.db was moved: the artifacts of 2 runs in it are those in {now}/mlruns"]
+    assert said == [f"{now}/mlflow.db was moved or copied: the artifacts of 2 runs in it are now those in {now}/mlruns"]
     assert read(now, with_file, "a/b.txt") == b"old"
     new = store.create("new", {}, {}, {"c.txt": b"new"})
     for run_id in (with_file, without):
@@ -53,15 +53,29 @@ def test_after_a_move_artifacts_are_read_and_written_in_the_new_place(recorded: 
     assert len(said) == 1
 
 
-def test_of_a_copy_the_artifacts_stay_where_they_are(recorded: tuple[Path, str, str]) -> None:
-    folder, with_file, _ = recorded
+def test_a_copy_has_artifacts_of_its_own(recorded: tuple[Path, str, str]) -> None:
+    folder, with_file, without = recorded
     copy, said = folder.with_name("copy"), list[str]()
     shutil.copytree(folder, copy)
     store = opened(copy, said)
+    assert said == [f"{copy}/mlflow.db was moved or copied: the artifacts of 2 runs in it are now those in {copy}/mlruns"]
+    before = sorted(folder.rglob("*"))
+    new = store.create("new", {}, {}, {"c.txt": b"new"})
+    for run_id in (with_file, without):
+        store.attach(run_id, {"c.txt": b"new"})
+    for run_id in (new, with_file, without):
+        assert read(copy, run_id, "c.txt") == b"new"
+    assert read(copy, with_file, "a/b.txt") == b"old"
+    assert sorted(folder.rglob("*")) == before
+    assert opened(folder, []).client.get_run(with_file).info.artifact_uri.startswith(f"{folder}/")
+
+
+def test_a_link_to_the_folder_is_not_another_folder(recorded: tuple[Path, str, str]) -> None:
+    folder, _, _ = recorded
+    link, said = folder.with_name("link"), list[str]()
+    link.symlink_to(folder)
+    opened(link, said)
     assert said == []
-    uri = store.client.get_run(with_file).info.artifact_uri
-    assert uri is not None
-    assert uri.startswith(str(folder))
 
 
 def test_a_path_without_a_counterpart_is_left(recorded: tuple[Path, str, str]) -> None:
