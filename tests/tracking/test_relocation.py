@@ -58,7 +58,9 @@ def test_a_copy_has_artifacts_of_its_own(recorded: tuple[Path, str, str]) -> Non
     copy, said = folder.with_name("copy"), list[str]()
     shutil.copytree(folder, copy)
     store = opened(copy, said)
-    assert said == [f"{copy}/mlflow.db was moved or copied: the artifacts of 2 runs in it are now those in {copy}/mlruns"]
+    assert said == [
+        f"{copy}/mlflow.db was moved or copied: the artifacts of 2 runs in it are now those in {copy}/mlruns"
+    ]
     before = sorted(folder.rglob("*"))
     new = store.create("new", {}, {}, {"c.txt": b"new"})
     for run_id in (with_file, without):
