@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
-
 
 class InvalidValueError(ValueError):
     """A request that cannot be carried out. Its text names the key, what was given and the rule."""
@@ -64,15 +62,11 @@ def _shown(value: object) -> str:
 
 
 def whole(key: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
-    """Refuse what is not an integer, at_least <= value <= at_most (a bool is not an integer here).
-
-    Of an array, every entry is checked.
-    """
-    upper = "" if at_most is None else f" and <= {at_most}"
-    for entry in _entries(value):
-        integer = isinstance(entry, int) and not isinstance(entry, bool)
-        if not integer or entry < at_least or (at_most is not None and entry > at_most):
-            raise InvalidValueError(key, entry, f"must be an integer >= {at_least}{upper}")
+    """Refuse what is not an integer, at_least <= value <= at_most (a bool is not an integer here)."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if not integer or value < at_least or (at_most is not None and value > at_most):
+        upper = "" if at_most is None else f" and <= {at_most}"
+        raise InvalidValueError(key, value, f"must be an integer >= {at_least}{upper}")
 
 
 def real(
@@ -84,10 +78,7 @@ def real(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse what is not a finite number within the bounds: above < value < below, at_least <= value <= at_most.
-
-    Of an array, every entry is checked.
-    """
+    """Refuse what is not a finite number within the bounds: above < value < below, at_least <= value <= at_most."""
     bounds = {
         ">": (above, operator.gt),
         ">=": (at_least, operator.ge),
@@ -95,10 +86,9 @@ def real(
         "<=": (at_most, operator.le),
     }
     stated = {sign: (bound, holds) for sign, (bound, holds) in bounds.items() if bound is not None}
-    for entry in _entries(value):
-        if not _is_number(entry) or not all(holds(entry, bound) for bound, holds in stated.values()):
-            rule = " and ".join(f"{sign} {bound}" for sign, (bound, _) in stated.items())
-            raise InvalidValueError(key, entry, f"must be a finite number {rule}".rstrip())
+    if not _is_number(value) or not all(holds(value, bound) for bound, holds in stated.values()):
+        rule = " and ".join(f"{sign} {bound}" for sign, (bound, _) in stated.items())
+        raise InvalidValueError(key, value, f"must be a finite number {rule}".rstrip())
 
 
 def boolean(key: str, value: Any) -> None:
@@ -111,10 +101,6 @@ def one_of(key: str, value: Any, allowed: Collection[str]) -> None:
     """Refuse what is not among the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidValueError(key, value, f"must be one of {', '.join(allowed)}")
-
-
-def _entries(value: Any) -> list[Any]:
-    return value.ravel().tolist() if isinstance(value, np.ndarray) else [value]
 
 
 def _is_number(value: Any) -> bool:

@@ -22,6 +22,7 @@ from sweep.cli.expressions import read, whole_updates
 from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.components import Component, own_folder
 from sweep.config import ENERGY_DISTANCE, DatasetConfig, OptimizerConfig
+from sweep.schedules import DECAYS
 from sweep.validation import InvalidValueError, whole
 
 SECTIONS = (
@@ -422,7 +423,8 @@ def _check_rising(config: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse a schedule of a critic whose file takes the generator's warmup away, unless that is chosen."""
     family = OmegaConf.select(config, "critic.schedule.name")
     chosen = {read(text).get_key_element() for text in overrides}
-    if family in ("cyclic", "noam", "one_cycle") and not {"warmup", "warmup@critic.warmup"} <= chosen:
+    decay = DECAYS.get(str(family))
+    if decay is not None and decay.warms_up and not {"warmup", "warmup@critic.warmup"} <= chosen:
         rule = (
             "warms up by itself: add critic.warmup=none, and say which warmup the generator has, warmup=linear or none"
         )
@@ -471,7 +473,8 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
         elsewhere = [f"{name}.{leaf}" for name in map(str, config) if _has(config.get(name), leaf)]
         near = elsewhere if not parent and elsewhere else get_close_matches(leaf, known, n=1)
         if parent == "warmup" and known == ["name"]:
-            return "no such key: there is no warmup (noam, one_cycle, cyclic warm up by themselves); add warmup=linear"
+            themselves = ", ".join(name for name, decay in DECAYS.items() if decay.warms_up)
+            return f"no such key: there is no warmup ({themselves} warm up by themselves); add warmup=linear"
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"no such key{hint}; {parent or 'the configuration'} has {', '.join(known)}"
     return _first_line(error)

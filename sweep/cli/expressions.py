@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 
 from sweep.cli.scan import CRITIC_GROUPS, check_override
-from sweep.schedules import DECAYS, OTHER_COUNTS, WARMUPS
+from sweep.schedules import DECAYS, WARMUPS, Updates
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 
@@ -194,8 +194,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     unknown = sweep.tags - {"log", *UNITS}
     if unknown or len(units) > 1:
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
-    counts = _is_integer(key, config_name)
-    if units and (not counts or key in KEYS or key.rpartition(".")[2] in OTHER_COUNTS):
+    kind = _kind(key, config_name)
+    if units and kind != Updates:
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
     part_of_horizon = units == ["fraction"]
@@ -207,14 +207,14 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
             raise InvalidValueError(key, expression, "the tag log is for intervals")
         unique = dict.fromkeys((isinstance(v, bool), v) for v in values) if _hashable(values) else ()  # 1 is not true
         return Dimension(key, expression, choices=tuple(value for _, value in unique) or tuple(values))
-    return _interval(key, expression, sweep, counts, scale, part_of_horizon)
+    return _interval(key, expression, sweep, kind, scale, part_of_horizon)
 
 
 def _interval(
     key: str,
     expression: str,
     sweep: IntervalSweep | RangeSweep,
-    counts: bool,
+    kind: Any,
     scale: float | None,
     part_of_horizon: bool,
 ) -> Dimension:
@@ -235,7 +235,8 @@ def _interval(
         raise InvalidValueError(key, expression, "both ends must be finite numbers")
     if not low < high and step is None:
         raise InvalidValueError(key, expression, f"the low end {low:g} must be below the high end {high:g}")
-    integer = counts or (isinstance(low, int) and isinstance(high, int) and isinstance(step, (int, type(None))))
+    whole_ends = isinstance(low, int) and isinstance(high, int) and isinstance(step, (int, type(None)))
+    integer = kind is not None or whole_ends
     if scale is not None:
         if step is not None:
             values = [low + step * i for i in range(round((high - low) / step) + 1)]
@@ -250,7 +251,7 @@ def _interval(
         log = log and low > 0
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
         rule = "is an integer, and so must its ends be"
-        if key not in KEYS and key.rpartition(".")[2] not in OTHER_COUNTS:
+        if kind == Updates:
             rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
@@ -258,10 +259,10 @@ def _interval(
     return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
 
 
-def _is_integer(key: str, config_name: Callable[[str], str]) -> bool:
-    """Whether a key is an integer by the type of the field it becomes."""
+def _kind(key: str, config_name: Callable[[str], str]) -> Any:
+    """Return int or Updates, the type of the field that an integer key becomes; None of any other key."""
     if key in KEYS:
-        return True
+        return int
     named, indexes = _without_indexes(key)
     group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
@@ -269,7 +270,7 @@ def _is_integer(key: str, config_name: Callable[[str], str]) -> bool:
     kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
     for index in indexes:
         kind = _of_element(kind, index)
-    return kind in (int, int | None)
+    return next((plain for plain in (int, Updates) if kind in (plain, plain | None)), None)
 
 
 def _without_indexes(key: str) -> tuple[str, tuple[int, ...]]:

@@ -63,7 +63,7 @@ def preview(command: Command) -> int:
         for series in run.series
     }
     curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
-    figures = [key_figures(schedule, steps) for schedule, steps in drawn.values()]
+    figures = [key_figures(curves[column], schedule.constant_half_life) for column, (schedule, _) in drawn.items()]
     columns = list(curves)
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")

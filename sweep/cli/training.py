@@ -74,7 +74,9 @@ def train(command: Command) -> int:
     for series in run.series:
         if series.name:
             say(out, f"{series.name}lr")
-        say(out, figures_text(key_figures(series.schedule.after(*events), run.train.steps * series.updates)))
+        schedule = series.schedule.after(*events)
+        curve = schedule.curve(run.train.steps * series.updates)
+        say(out, figures_text(key_figures(curve, schedule.constant_half_life)))
     say(out, f"\nin MLflow ({ui_command(command)} serves it):")
     say(out, "\n".join(training_links(store, [recorder.run_id(trial)], [series.name for series in run.series], base)))
     if result.failure is not None:

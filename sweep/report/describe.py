@@ -64,7 +64,8 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
     pictures = {}
     for series in config.series:
         schedule, steps = series.schedule.after(*events), config.train.steps * series.updates
-        curve, figures = schedule.curve(steps), key_figures(schedule, steps)
+        curve = schedule.curve(steps)
+        figures = key_figures(curve, schedule.constant_half_life)
         of = "sweep.D_" if series.name == "D_" else "sweep."
         tags[f"{of}curve"] = _digest(curve.astype(np.float32).tobytes())
         if figures.half_life is not None:

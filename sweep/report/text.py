@@ -211,8 +211,9 @@ def warnings(config: "RunConfig") -> list[str]:
     said = [_idle_warning(config)]
     for series in config.series:
         steps, rate = config.train.steps * series.updates, f"{WHOSE[series.name]} learning rate"
-        figures, below = key_figures(series.schedule, steps), np.flatnonzero(series.schedule.curve(steps) < 0)
-        said.append(stall_warning(figures, rate))
+        curve = series.schedule.curve(steps)
+        below = np.flatnonzero(curve < 0)
+        said.append(stall_warning(key_figures(curve), rate))
         if below.size:  # as noisy_linear_cosine may be
             said.append(f"{rate} is below 0 at {below.size} of {steps} steps, first at {below[0]}")
     return [text for text in said if text]

@@ -1,16 +1,27 @@
 """Functions of the global step: decay families, warmups, their composition, and reactions."""
 
+from sweep.schedules.constant import Constant
 from sweep.schedules.cosine import Cosine, CosineRestarts, LinearCosine, NoisyLinearCosine
+from sweep.schedules.cyclic import Cyclic
 from sweep.schedules.decay import Decay
 from sweep.schedules.exponential import Exponential, InverseTime, NaturalExponential
-from sweep.schedules.family import OTHER_COUNTS
+from sweep.schedules.family import Updates
+from sweep.schedules.interpolate import Interpolate
+from sweep.schedules.inverse_sqrt import InverseSqrt, Noam
+from sweep.schedules.joined import Joined, Piece
 from sweep.schedules.key_figures import KeyFigures, key_figures
-from sweep.schedules.phases import Cyclic, OneCycle, WarmupStableDecay
-from sweep.schedules.pieces import Constant, Interpolate, Joined, Multistep, Piece, Piecewise
-from sweep.schedules.rates import Power, Sine
-from sweep.schedules.reactions import Memory, Plateau, Reaction, UntilError
+from sweep.schedules.one_cycle import OneCycle
+from sweep.schedules.piecewise import Multistep, Piecewise
+from sweep.schedules.plateau import Plateau
+from sweep.schedules.polynomial import Linear, Polynomial
+from sweep.schedules.power import Power
+from sweep.schedules.power_sqrt import PowerSqrt
+from sweep.schedules.reaction import Memory, Reaction
+from sweep.schedules.rex import Rex
 from sweep.schedules.schedule import Schedule
-from sweep.schedules.spans import InverseSqrt, Linear, Noam, Polynomial, PowerSqrt, Rex, Tanh
+from sweep.schedules.sine import Sine
+from sweep.schedules.tanh import Tanh
+from sweep.schedules.until_error import UntilError
 from sweep.schedules.warmup import (
     ConstantWarmup,
     CosineWarmup,
@@ -21,6 +32,7 @@ from sweep.schedules.warmup import (
     SqrtWarmup,
     Warmup,
 )
+from sweep.schedules.wsd import WarmupStableDecay
 
 DECAYS: dict[str, type[Decay]] = {
     "constant": Constant,
@@ -65,7 +77,6 @@ WARMUPS: dict[str, type[Warmup]] = {
 
 __all__ = [
     "DECAYS",
-    "OTHER_COUNTS",
     "WARMUPS",
     "Decay",
     "Joined",
@@ -75,6 +86,7 @@ __all__ = [
     "Plateau",
     "Reaction",
     "Schedule",
+    "Updates",
     "Warmup",
     "key_figures",
 ]

@@ -3,16 +3,15 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from array_api_compat import device
 
 from sweep.schedules.decay import Factor, progress
+from sweep.schedules.family import Updates
 from sweep.validation import real, whole
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Cosine(Factor):
     """(1 - end_factor) * (1 + cos(pi * u)) / 2 + end_factor, u = min(s, D) / D, D = decay_steps.
 
@@ -23,19 +22,19 @@ class Cosine(Factor):
         end_factor: 0 <= end_factor <= 1.
     """
 
-    decay_steps: int
+    decay_steps: Updates
     end_factor: float = 0.0
 
     def __post_init__(self) -> None:
         whole("decay_steps", self.decay_steps, at_least=1)
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: Any, xp: Any) -> Any:
-        u = progress(s, self.decay_steps, xp)
-        return (1 - self.end_factor) * 0.5 * (1 + xp.cos(math.pi * u)) + self.end_factor
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        u = progress(s, self.decay_steps)
+        return (1 - self.end_factor) * 0.5 * (1 + np.cos(math.pi * u)) + self.end_factor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CosineRestarts(Factor):
     """(1 - end_factor) * m_mul ** i * (1 + cos(pi * u)) / 2 + end_factor in cycle i, u = 0 to 1 within it.
 
@@ -50,7 +49,7 @@ class CosineRestarts(Factor):
         end_factor: 0 <= end_factor <= 1.
     """
 
-    first_decay_steps: int
+    first_decay_steps: Updates
     t_mul: float = 2.0
     m_mul: float = 1.0
     end_factor: float = 0.0
@@ -61,29 +60,29 @@ class CosineRestarts(Factor):
         real("m_mul", self.m_mul, above=0, at_most=1)
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: Any, xp: Any) -> Any:
-        cycle, u = self._position(s / self.first_decay_steps, xp)
-        wave = 0.5 * self.m_mul**cycle * (1 + xp.cos(math.pi * u))
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        cycle, u = self._position(s / self.first_decay_steps)
+        wave = 0.5 * self.m_mul**cycle * (1 + np.cos(math.pi * u))
         return (1 - self.end_factor) * wave + self.end_factor
 
-    def _position(self, time: Any, xp: Any) -> tuple[Any, Any]:
-        """The cycle of a time, counted in first cycles, and how much of that cycle is done."""
-        growing = self.t_mul > 1
-        t_mul = xp.where(growing, self.t_mul, 2.0)  # where it does not grow, the other branch is taken
-        guess = xp.floor(xp.log(1 + time * (t_mul - 1)) / xp.log(t_mul))
+    def _position(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cycle of a time, counted in first cycles, and how much of that cycle is done."""
+        t_mul = self.t_mul
+        if t_mul == 1:
+            return np.floor(time), time - np.floor(time)
+        guess = np.floor(np.log(1 + time * (t_mul - 1)) / np.log(t_mul))
 
-        def begin(cycle: Any) -> Any:
+        def begin(cycle: np.ndarray) -> np.ndarray:
             return (t_mul**cycle - 1) / (t_mul - 1)
 
         # At a restart the logarithm, and with a fractional t_mul its begin too, may be a few units in the last place
         # off.
         reached = time * (1 + 1e-12)
-        guess = xp.where(reached >= begin(guess + 1), guess + 1, xp.where(reached < begin(guess), guess - 1, guess))
-        cycle = xp.where(growing, guess, xp.floor(time))
-        return cycle, xp.where(growing, (time - begin(guess)) / t_mul**guess, time - xp.floor(time))
+        guess = np.where(reached >= begin(guess + 1), guess + 1, np.where(reached < begin(guess), guess - 1, guess))
+        return guess, (time - begin(guess)) / t_mul**guess
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LinearCosine(Factor):
     """(alpha + 1 - u) * (1 + cos(2 * pi * num_periods * u)) / 2 + beta, u = min(s, D) / D, D = decay_steps.
 
@@ -95,7 +94,7 @@ class LinearCosine(Factor):
         alpha, beta: >= 0.
     """
 
-    decay_steps: int
+    decay_steps: Updates
     num_periods: float = 0.5
     alpha: float = 0.0
     beta: float = 0.001
@@ -106,15 +105,15 @@ class LinearCosine(Factor):
         real("alpha", self.alpha, at_least=0)
         real("beta", self.beta, at_least=0)
 
-    def factor(self, s: Any, xp: Any) -> Any:
-        return self._waves(1 - progress(s, self.decay_steps, xp), s, xp)
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        return self._waves(1 - progress(s, self.decay_steps), s)
 
-    def _waves(self, linear: Any, s: Any, xp: Any) -> Any:
-        u = progress(s, self.decay_steps, xp)
-        return (self.alpha + linear) * 0.5 * (1 + xp.cos(2 * math.pi * self.num_periods * u)) + self.beta
+    def _waves(self, linear: np.ndarray, s: np.ndarray) -> np.ndarray:
+        u = progress(s, self.decay_steps)
+        return (self.alpha + linear) * 0.5 * (1 + np.cos(2 * math.pi * self.num_periods * u)) + self.beta
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NoisyLinearCosine(LinearCosine):
     """`LinearCosine` with a draw from N(0, v / (1 + min(s, D)) ** d) added to 1 - u.
 
@@ -138,25 +137,23 @@ class NoisyLinearCosine(LinearCosine):
         real("d", self.d, at_least=0)
         whole("noise_seed", self.noise_seed, at_least=0, at_most=2**53)
 
-    def factor(self, s: Any, xp: Any) -> Any:
-        deviation = xp.sqrt(self.v / (1 + xp.minimum(s, self.decay_steps)) ** self.d)
-        noise = xp.asarray(standard_normal(self.noise_seed, s), device=device(s))
-        return self._waves(1 - progress(s, self.decay_steps, xp) + deviation * noise, s, xp)
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        deviation = np.sqrt(self.v / (1 + np.minimum(s, self.decay_steps)) ** self.d)
+        noise = standard_normal(self.noise_seed, s)
+        return self._waves(1 - progress(s, self.decay_steps) + deviation * noise, s)
 
 
 BLOCK = 1024
 """Draws made at once."""
 
 
-def standard_normal(seed: Any, s: Any) -> np.ndarray:
-    """A draw from N(0, 1) for each of the steps s, any shape: a function of (seed, step) alone."""
-    seeds, steps = np.broadcast_arrays(
-        *(np.asarray(a.cpu() if hasattr(a, "cpu") else a).astype(int) for a in (seed, s))
-    )
+def standard_normal(seed: int, s: np.ndarray) -> np.ndarray:
+    """Return a draw from N(0, 1) for each of the steps s, any shape: a function of (seed, step) alone."""
+    steps = np.asarray(s).astype(int)
     drawn = np.empty(steps.shape)
-    for own, block in {*zip(seeds.ravel().tolist(), (steps // BLOCK).ravel().tolist(), strict=True)}:
-        inside = (steps // BLOCK == block) & (seeds == own)
-        drawn[inside] = _block(own, block)[steps[inside] % BLOCK]
+    for block in np.unique(steps // BLOCK).tolist():
+        inside = steps // BLOCK == block
+        drawn[inside] = _block(seed, block)[steps[inside] % BLOCK]
     return drawn
 
 

@@ -3,13 +3,15 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
 
 from sweep.schedules.decay import Factor
+from sweep.schedules.family import Updates
 from sweep.validation import InvalidValueError, boolean, real, whole
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Bounded(Factor):
     """A decay that does not fall below `end_factor`: max(unbounded factor, end_factor).
 
@@ -25,15 +27,15 @@ class _Bounded(Factor):
             real("end_factor", self.end_factor, at_least=0, at_most=1)
 
     @abstractmethod
-    def unbounded(self, s: Any, xp: Any) -> Any:
+    def unbounded(self, s: np.ndarray) -> np.ndarray:
         """Return the factor at the steps s without the lower bound."""
 
-    def factor(self, s: Any, xp: Any) -> Any:
-        factor = self.unbounded(s, xp)
-        return factor if self.end_factor is None else xp.maximum(factor, self.end_factor)
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        factor = self.unbounded(s)
+        return factor if self.end_factor is None else np.maximum(factor, self.end_factor)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Exponential(_Bounded):
     """decay_rate ** (s / decay_steps); with `staircase`, decay_rate ** floor(s / decay_steps).
 
@@ -49,9 +51,9 @@ class Exponential(_Bounded):
     """
 
     decay_rate: float | None = None
-    decay_steps: int | None = None
+    decay_steps: Updates | None = None
     staircase: bool = False
-    half_life: int | None = None
+    half_life: Updates | None = None
 
     def __post_init__(self) -> None:
         boolean("staircase", self.staircase)
@@ -67,11 +69,11 @@ class Exponential(_Bounded):
         if self.staircase:
             raise InvalidValueError("half_life", self.half_life, "is of the smooth curve: staircase must be false")
 
-    def unbounded(self, s: Any, xp: Any) -> Any:
+    def unbounded(self, s: np.ndarray) -> np.ndarray:
         if self.half_life is not None:
-            return xp.pow(xp.full_like(s, 0.5), s / self.half_life)
+            return np.power(np.full_like(s, 0.5), s / self.half_life)
         exponent = s / self.decay_steps
-        return self.decay_rate ** (xp.floor(exponent) if self.staircase else exponent)
+        return self.decay_rate ** (np.floor(exponent) if self.staircase else exponent)
 
     @property
     def constant_half_life(self) -> float | None:
@@ -85,7 +87,7 @@ class Exponential(_Bounded):
         return self.decay_steps * math.log(0.5) / math.log(self.decay_rate)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Timed(_Bounded):
     """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down.
 
@@ -97,7 +99,7 @@ class _Timed(_Bounded):
     """
 
     decay_rate: float
-    decay_steps: int
+    decay_steps: Updates
     staircase: bool = False
 
     def __post_init__(self) -> None:
@@ -106,21 +108,21 @@ class _Timed(_Bounded):
         boolean("staircase", self.staircase)
         self._check_end_factor()
 
-    def time(self, s: Any, xp: Any) -> Any:
+    def time(self, s: np.ndarray) -> np.ndarray:
         """The time at the steps s."""
         intervals = s / self.decay_steps
-        return self.decay_rate * (xp.floor(intervals) if self.staircase else intervals)
+        return self.decay_rate * (np.floor(intervals) if self.staircase else intervals)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NaturalExponential(_Timed):
     """exp(-decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
 
     TensorFlow's `natural_exp_decay`; the arguments are those of `_Timed`.
     """
 
-    def unbounded(self, s: Any, xp: Any) -> Any:
-        return xp.exp(-self.time(s, xp))
+    def unbounded(self, s: np.ndarray) -> np.ndarray:
+        return np.exp(-self.time(s))
 
     @property
     def constant_half_life(self) -> float | None:
@@ -128,12 +130,12 @@ class NaturalExponential(_Timed):
         return None if self.end_factor else self.decay_steps * math.log(2) / self.decay_rate
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class InverseTime(_Timed):
     """1 / (1 + decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
 
     TensorFlow's `inverse_time_decay`; the arguments are those of `_Timed`.
     """
 
-    def unbounded(self, s: Any, xp: Any) -> Any:
-        return 1 / (1 + self.time(s, xp))
+    def unbounded(self, s: np.ndarray) -> np.ndarray:
+        return 1 / (1 + self.time(s))

@@ -1,46 +1,40 @@
-"""What decays and warmups have in common: frozen parameters that any array library can compute with."""
+"""What the families of decays and warmups share: the type of keys that count updates, and checks of lists."""
 
-from dataclasses import fields
-from typing import Any, Self
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any
 
-import numpy as np
-from array_api_compat import array_namespace, device
+from sweep.validation import InvalidValueError, whole
 
-OTHER_COUNTS = ("patience", "cooldown", "count_from", "noise_seed")
-"""Keys that are integers, but count no updates."""
+Updates = Annotated[int, "updates"]
+"""The type of a key that counts updates.
+
+Such a key can be given in parts of the horizon and in epochs, and `schedule.per_worker` divides it. Other integers,
+such as the number of evaluations that a plateau waits for, are plain ints.
+"""
 
 
-class Family:
-    """A frozen dataclass whose fields are the keys of a configuration.
+def as_tuples(family: Any, *keys: str) -> None:
+    """Replace the lists under these keys of a frozen dataclass by tuples.
 
-    Each number may be a NumPy array instead, one value per trial: it broadcasts against the steps. Two of one
-    class with equal fields are equal.
+    Raises:
+        InvalidValueError: names a key whose value is no list.
     """
-
-    def on(self, s: Any) -> Self:
-        """The same with every number as a float64 array of the library, and on the device, of the steps s."""
-        converted = object.__new__(type(self))
-        for field in fields(self):  # type: ignore[arg-type]
-            object.__setattr__(converted, field.name, _on(getattr(self, field.name), s))
-        return converted
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def _identity(self) -> tuple[Any, ...]:
-        values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
-        return tuple((v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values)
+    for key in keys:
+        if not isinstance(getattr(family, key), (list, tuple)):
+            raise InvalidValueError(key, getattr(family, key), "must be a list")
+        object.__setattr__(family, key, tuple(getattr(family, key)))
 
 
-def _on(value: Any, s: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_on(entry, s) for entry in value)
-    if isinstance(value, Family):
-        return value.on(s)
-    if isinstance(value, (int, float, np.ndarray)) and not isinstance(value, bool):
-        xp = array_namespace(s)
-        return xp.asarray(value, dtype=xp.float64, device=device(s))
-    return value
+def check_rising(key: str, steps: Sequence[int], at_least: int = 0, equal_allowed: bool = False) -> None:
+    """Refuse steps that are not whole numbers >= at_least, or that do not rise from one to the next.
+
+    Raises:
+        InvalidValueError: names the key.
+    """
+    for step in steps:
+        whole(key, step, at_least=at_least)
+    for before, after in pairwise(steps):
+        if after < before or (after == before and not equal_allowed):
+            rule = "must not fall" if equal_allowed else "must rise"
+            raise InvalidValueError(key, list(steps), f"{rule} from one to the next")

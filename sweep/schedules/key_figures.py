@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweep.schedules.schedule import Schedule
-
 STALLED = 2.0**-24
 """Below this part of its peak a rate no longer changes a float32 weight of its own size."""
 
@@ -36,9 +34,13 @@ class KeyFigures:
         return self.stalled_at is not None and self.stalled_at < 0.99 * self.horizon
 
 
-def key_figures(schedule: Schedule, steps: int) -> KeyFigures:
-    """The key figures of the updates 0..steps-1."""
-    curve = schedule.curve(steps)
+def key_figures(curve: np.ndarray, half_life: float | None = None) -> KeyFigures:
+    """Return the key figures of a curve.
+
+    Args:
+        curve: float64 [T], the rates of the updates 0..T-1.
+        half_life: `Schedule.constant_half_life`, updates; None where there is no closed form and it is counted.
+    """
     peak = float(curve.max())
     alive = np.flatnonzero(curve >= STALLED * peak)
     stalled_at = int(alive[-1]) + 1
@@ -46,13 +48,13 @@ def key_figures(schedule: Schedule, steps: int) -> KeyFigures:
         peak=peak,
         peak_step=int(curve.argmax()),
         end=float(curve[-1]),
-        half_life=schedule.constant_half_life or _half_life(curve),
-        stalled_at=stalled_at if stalled_at < steps else None,
-        horizon=steps,
+        half_life=half_life or _half_life(curve),
+        stalled_at=stalled_at if stalled_at < len(curve) else None,
+        horizon=len(curve),
     )
 
 
 def _half_life(curve: np.ndarray) -> float | None:
-    """Updates from the first use of the peak to the first step after it at or below half of it."""
+    """Return the updates from the first use of the peak to the first step after it at or below half of it."""
     halved = np.flatnonzero(curve[curve.argmax() :] <= curve.max() / 2 * (1 + 1e-12))
     return float(halved[0]) if halved.size else None

@@ -2,27 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import overload
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from sweep.core import Event
 from sweep.schedules.decay import Decay
-from sweep.schedules.family import Family
-from sweep.schedules.reactions import NEVER, Memory, Plateau, Reaction, UntilError
+from sweep.schedules.plateau import Plateau
+from sweep.schedules.reaction import NEVER, Memory, Reaction
+from sweep.schedules.until_error import UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
 from sweep.validation import InvalidValueError, real
 
 NO_WARMUP = NoWarmup()
 
 
-@dataclass(frozen=True, eq=False)
-class Schedule(Family):
+@dataclass(frozen=True)
+class Schedule:
     """The learning rate of update s: lr * warmup factor while warming up, the decay's rate after.
 
     Args:
-        lr: the base rate, > 0.
+        lr: base rate, > 0.
         decay: counted from the end of warmup or from step 0, as `warmup.counting` says.
         warmup: what the first updates use.
         events: what its reactions have seen so far. Given them, it is a pure function of the step.
@@ -37,29 +37,27 @@ class Schedule(Family):
         real("lr", self.lr, above=0)
         self.decay.check_rate(self.lr)
 
-    def __call__(self, step: Any) -> Any:
-        """The rate at `step` >= 0: a float for an int, float64 of the same shape for a NumPy array or tensor.
+    @overload
+    def __call__(self, step: int) -> float: ...
+    @overload
+    def __call__(self, step: np.ndarray) -> np.ndarray: ...
+    def __call__(self, step: int | np.ndarray) -> float | np.ndarray:
+        """Return the rate at `step` >= 0: a float for an int, float64 of the same shape for an array."""
+        if isinstance(step, np.ndarray):
+            return self._rate(step.astype(np.float64))
+        if step < 0:
+            raise InvalidValueError("step", step, "must be >= 0")
+        return float(self._rate(np.asarray(step, dtype=np.float64)))
 
-        Parameters that are arrays broadcast against the step: K trials give an array [K] for an int.
-        """
-        if isinstance(step, (int, np.integer)):
-            if step < 0:
-                raise InvalidValueError("step", step, "must be >= 0")
-            rate = np.asarray(self._rate(np.asarray(step, dtype=np.float64), np))
-            return rate if rate.shape else float(rate)
-        xp = array_namespace(step)
-        return self._rate(xp.astype(step, xp.float64), xp)
-
-    def _rate(self, s: Any, xp: Any) -> Any:
-        pure = self._settled().on(s)
+    def _rate(self, s: np.ndarray) -> np.ndarray:
+        pure = self._settled()
         warmup, decay = pure.warmup, pure.decay
-        counted = xp.maximum(s - warmup.steps, xp.zeros_like(s)) if warmup.counting == "prefix" else s
-        warming, rising = warmup.replaces(s), warmup.factor(s, xp)
-        return xp.where(warming, pure.lr * rising, decay.rate(counted, pure.lr, xp))
+        counted = np.maximum(s - warmup.steps, 0.0) if warmup.counting == "prefix" else s
+        return np.where(warmup.replaces(s), pure.lr * warmup.factor(s), decay.rate(counted, pure.lr))
 
     def curve(self, steps: int) -> np.ndarray:
-        """The rates of the updates 0..steps-1: float64, shape [steps]; [K, steps] where parameters are arrays [K]."""
-        return np.asarray(self(np.arange(steps).reshape((steps,) + (1,) * np.ndim(self(0))))).T
+        """Return the rates of the updates 0..steps-1: float64, shape [steps]."""
+        return self(np.arange(steps))
 
     @property
     def warm_at(self) -> int:
@@ -80,7 +78,7 @@ class Schedule(Family):
     def react(
         self, memories: Mapping[str, Memory], step: int, metrics: Mapping[str, float]
     ) -> tuple[dict[str, Memory], tuple[Event, ...]]:
-        """Ask the reactions after `step` completed updates; what they remember now, and what happened.
+        """Ask the reactions after `step` completed updates; return what they remember now, and what happened.
 
         Args:
             memories: by the reaction's name; none before the first evaluation.
@@ -97,17 +95,17 @@ class Schedule(Family):
         return remembered, tuple(happened)
 
     def after(self, *events: Event) -> "Schedule":
-        """The schedule once these have happened too."""
+        """Return the schedule once these have happened too."""
         return replace(self, events=(*self.events, *events))
 
     def _awaits(self, reaction: Reaction, step: int) -> bool:
-        """A warmup ends once; a decay waits until it has ended."""
+        """Return whether a reaction still waits: a warmup ends once; a decay waits until warmup has ended."""
         if isinstance(reaction, UntilError):
             return not any(event.name == reaction.name for event in self.events)
         return step > self._settled().warmup.steps
 
     def _settled(self) -> "Schedule":
-        """The same without reactions: what has happened, as pure functions."""
+        """Return the schedule without reactions: what has happened, as pure functions."""
         warmup, decay = self.warmup, self.decay
         if isinstance(warmup, UntilError):
             warmup = warmup.after(self._steps(warmup))

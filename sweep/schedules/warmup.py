@@ -7,16 +7,15 @@ f0 = `start_factor`; each warmup is its shape.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from sweep.schedules.family import Family
+from sweep.schedules.family import Updates
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 
-@dataclass(frozen=True, eq=False)
-class Warmup(Family, ABC):
+@dataclass(frozen=True)
+class Warmup(ABC):
     """A warmup of `steps` updates.
 
     Args:
@@ -27,7 +26,7 @@ class Warmup(Family, ABC):
         inclusive: whether the warmup formula holds at s = W too.
     """
 
-    steps: int
+    steps: Updates
     start_factor: float = 0.0
     counting: str = "prefix"
     inclusive: bool = False
@@ -39,37 +38,37 @@ class Warmup(Family, ABC):
         boolean("inclusive", self.inclusive)
 
     @abstractmethod
-    def shape(self, x: Any, xp: Any) -> Any:
+    def shape(self, x: np.ndarray) -> np.ndarray:
         """How far the factor has risen at x = s / W, 0 <= x <= 1: 0 at the start, 1 when done."""
 
-    def replaces(self, s: Any) -> Any:
+    def replaces(self, s: np.ndarray) -> np.ndarray:
         """Which of the steps s use the warmup's factor."""
         return (s < self.steps) | ((s == self.steps) & (self.steps > 0)) if self.inclusive else s < self.steps
 
-    def factor(self, s: Any, xp: Any) -> Any:
+    def factor(self, s: np.ndarray) -> np.ndarray:
         """The factor on the base rate at the steps s (float64, any shape); it stays at its end from s = W on."""
-        steps = xp.maximum(self.steps, xp.ones_like(s))  # no step uses a warmup of none
-        x = xp.minimum(s / steps, xp.ones_like(s))
-        return self.start_factor + (1 - self.start_factor) * self.shape(x, xp)
+        steps = np.maximum(self.steps, np.ones_like(s))  # no step uses a warmup of none
+        x = np.minimum(s / steps, np.ones_like(s))
+        return self.start_factor + (1 - self.start_factor) * self.shape(x)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ConstantWarmup(Warmup):
     """Holds start_factor and jumps to 1 at s = W (at W + 1 if inclusive)."""
 
-    def shape(self, x: Any, xp: Any) -> Any:
-        return xp.zeros_like(x)
+    def shape(self, x: np.ndarray) -> np.ndarray:
+        return np.zeros_like(x)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LinearWarmup(Warmup):
     """Rises in equal steps, shape x: gradual warmup (Goyal et al., 1706.02677)."""
 
-    def shape(self, x: Any, xp: Any) -> Any:
+    def shape(self, x: np.ndarray) -> np.ndarray:
         return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PolynomialWarmup(Warmup):
     """Shape x ** power.
 
@@ -83,19 +82,19 @@ class PolynomialWarmup(Warmup):
         super().__post_init__()
         real("power", self.power, above=0)
 
-    def shape(self, x: Any, xp: Any) -> Any:
+    def shape(self, x: np.ndarray) -> np.ndarray:
         return x**self.power
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CosineWarmup(Warmup):
     """Shape (1 - cos(pi x)) / 2: leaves and arrives level."""
 
-    def shape(self, x: Any, xp: Any) -> Any:
-        return 0.5 * (1 - xp.cos(math.pi * x))
+    def shape(self, x: np.ndarray) -> np.ndarray:
+        return 0.5 * (1 - np.cos(math.pi * x))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ExponentialWarmup(Warmup):
     """Shape (1 - exp(-k x)) / (1 - exp(-k)): rises fast, arrives slowly.
 
@@ -109,25 +108,25 @@ class ExponentialWarmup(Warmup):
         super().__post_init__()
         real("k", self.k, above=0)
 
-    def shape(self, x: Any, xp: Any) -> Any:
-        return xp.expm1(-self.k * x) / xp.expm1(-self.k)
+    def shape(self, x: np.ndarray) -> np.ndarray:
+        return np.expm1(-self.k * x) / np.expm1(-self.k)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class SqrtWarmup(Warmup):
     """Shape 1 - sqrt(1 - x): rises ever faster."""
 
-    def shape(self, x: Any, xp: Any) -> Any:
-        return 1 - xp.sqrt(1 - x)
+    def shape(self, x: np.ndarray) -> np.ndarray:
+        return 1 - np.sqrt(1 - x)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NoWarmup(LinearWarmup):
     """No warmup: no steps."""
 
-    steps: int = 0
+    steps: Updates = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if np.any(np.asarray(self.steps) != 0):
+        if self.steps != 0:
             raise InvalidValueError("steps", self.steps, "there are none without a warmup")

@@ -80,8 +80,8 @@ def test_a_long_curve_is_short_text_with_its_highest_and_lowest_rates() -> None:
 def test_what_is_wasted_is_marked() -> None:
     def stalls(*overrides: str) -> bool:
         config = build.run_config(Composer().compose(list(overrides)))
-        figures = key_figures(config.schedule, config.train.steps)
-        return "stalls" in dict(Picture(config.schedule.curve(config.train.steps), figures).texts)
+        curve = config.schedule.curve(config.train.steps)
+        return "stalls" in dict(Picture(curve, key_figures(curve)).texts)
 
     assert stalls("schedule.decay_rate=0.5", "schedule.decay_steps=10")
     assert not stalls("schedule=cosine")

@@ -188,17 +188,17 @@ def test_equal_curves_have_equal_digests_and_others_do_not() -> None:
 
 def test_key_figures_are_told_and_a_stall_is_warned_of() -> None:
     stalling = build.run_config(Composer().compose(["schedule.decay_rate=0.5", "schedule.decay_steps=10"]))
-    figures = key_figures(stalling.schedule, 600)
+    figures = key_figures(stalling.schedule.curve(600), stalling.schedule.constant_half_life)
     assert "stalls     at step 271 of 600" in figures_text(figures)
     assert "half-life  10.0 updates" in figures_text(figures)
     assert stall_warning(figures) is not None
     fine = build.run_config(Composer().compose(["schedule=cosine"]))
-    assert stall_warning(key_figures(fine.schedule, 600)) is None
+    assert stall_warning(key_figures(fine.schedule.curve(600))) is None
 
 
 def test_a_picture_is_drawn_of_any_curve() -> None:
     config = build.run_config(Composer().compose(["schedule=constant", "warmup=none", "train.steps=1"]))
-    figures = key_figures(config.schedule, 1)
+    figures = key_figures(config.schedule.curve(1))
     assert curve_picture(np.array([0.1]), figures).startswith(b"\x89PNG")
 
 

@@ -1,6 +1,6 @@
 """One schedule of every family and warmup, with parameters that show what the family does within 100 steps."""
 
-from sweep.schedules import DECAYS, Piece
+from sweep.schedules import DECAYS, KeyFigures, Piece, Schedule, key_figures
 
 FAMILIES = {
     "constant": {},
@@ -46,3 +46,8 @@ WARMING = {
     "sqrt": {"steps": 11},
     "until_error": {},
 }
+
+
+def figures_of(schedule: Schedule, steps: int) -> KeyFigures:
+    """Return the key figures of the first `steps` updates of a schedule."""
+    return key_figures(schedule.curve(steps), schedule.constant_half_life)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from sweep.schedules import DECAYS, Schedule, key_figures
+from sweep.schedules import DECAYS, Schedule
 from sweep.validation import InvalidValueError
+from tests.schedules.examples import figures_of
 
 LR = 0.3
 
@@ -192,7 +193,7 @@ def test_equals_torch(name, keys, scheduler_of, updates):
 def test_over_its_half_life_an_exponential_halves(decay_rate, decay_steps):
     decay = DECAYS["exponential"](decay_rate=decay_rate, decay_steps=decay_steps)
     assert decay_rate ** (decay.constant_half_life / decay_steps) == pytest.approx(0.5, rel=1e-12)
-    assert key_figures(Schedule(LR, decay), 5).half_life == decay.constant_half_life
+    assert figures_of(Schedule(LR, decay), 5).half_life == decay.constant_half_life
 
 
 @pytest.mark.parametrize(

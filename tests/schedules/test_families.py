@@ -7,9 +7,10 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from torch.optim import lr_scheduler
 
-from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule, key_figures
+from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
 from sweep.validation import InvalidValueError
+from tests.schedules.examples import figures_of
 from tests.schedules.test_decay import torch_rates
 
 LR = 0.3
@@ -95,10 +96,10 @@ def test_end_factor_is_a_lower_bound_of_a_decay_in_time_constants(name, keys):
 
 def test_a_bounded_decay_has_no_half_life_where_its_curve_has_none():
     half = Schedule(LR, DECAYS["exponential"](half_life=10, end_factor=0.4))
-    assert key_figures(half, 50).half_life == 10
-    assert key_figures(Schedule(LR, DECAYS["exponential"](half_life=10, end_factor=0.6)), 50).half_life is None
+    assert figures_of(half, 50).half_life == 10
+    assert figures_of(Schedule(LR, DECAYS["exponential"](half_life=10, end_factor=0.6)), 50).half_life is None
     natural = DECAYS["natural_exponential"](decay_rate=0.7, decay_steps=10, end_factor=0.6)
-    assert key_figures(Schedule(LR, natural), 50).half_life is None
+    assert figures_of(Schedule(LR, natural), 50).half_life is None
 
 
 def test_a_bounded_decay_may_be_a_piece():
@@ -242,7 +243,7 @@ def test_one_cycle_peaks_at_its_part_of_the_steps_less_one_and_ends_at_the_last_
     keys = {"total_steps": 50, "pct_start": 0.3, "div_factor": 10.0, "final_div_factor": 100.0}
     found = factors("one_cycle", [0, 7, 14, 49, 50, 99], **keys)
     assert found == close([0.1, 0.1 + 0.9 * 0.5, 1, 0.001, 0.001, 0.001])
-    assert key_figures(Schedule(LR, DECAYS["one_cycle"](**keys)), 50).peak_step == 14
+    assert figures_of(Schedule(LR, DECAYS["one_cycle"](**keys)), 50).peak_step == 14
     assert factors("one_cycle", [7, 28], anneal="linear", **keys) == close([0.1 + 0.9 * 0.5, 1 - 0.999 * 14 / 35])
 
 

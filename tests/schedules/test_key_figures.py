@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from sweep.schedules import DECAYS, WARMUPS, Schedule, key_figures
+from sweep.schedules import DECAYS, WARMUPS, Schedule
+from tests.schedules.examples import figures_of
 
 
 def figures(name, horizon, warmup=None, lr=0.1, **keys):
-    return key_figures(Schedule(lr, DECAYS[name](**keys), warmup or WARMUPS["none"]()), horizon)
+    return figures_of(Schedule(lr, DECAYS[name](**keys), warmup or WARMUPS["none"]()), horizon)
 
 
 def test_the_peak_is_at_the_end_of_warmup():

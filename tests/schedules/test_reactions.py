@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sweep.core import Event
-from sweep.schedules import DECAYS, WARMUPS, Schedule, key_figures
+from sweep.schedules import DECAYS, WARMUPS, Schedule
 from sweep.validation import InvalidValueError
+from tests.schedules.examples import figures_of
 
 LR = 0.4
 
@@ -161,8 +162,8 @@ def test_the_steps_of_events_are_global_whatever_the_counting():
 def test_a_warmup_that_never_ended_has_no_half_life():
     decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=10)
     schedule = Schedule(LR, decay, WARMUPS["until_error"]())
-    assert key_figures(schedule, 100).half_life is None
-    assert key_figures(schedule.after(Event(20, "warmup_end")), 100).half_life == 10
+    assert figures_of(schedule, 100).half_life is None
+    assert figures_of(schedule.after(Event(20, "warmup_end")), 100).half_life == 10
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -276,7 +277,7 @@ def test_optax_has_no_patience_of_zero():
 )
 def test_a_schedule_is_warm_where_its_rate_is_first_at_its_peak(name, keys, warmup, warm_at):
     schedule = Schedule(LR, DECAYS[name](**keys), WARMUPS["linear"](**warmup))
-    assert schedule.warm_at == warm_at == key_figures(schedule, 100).peak_step
+    assert schedule.warm_at == warm_at == figures_of(schedule, 100).peak_step
 
 
 def test_until_its_event_a_warmup_is_not_over():

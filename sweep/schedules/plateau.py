@@ -1,52 +1,18 @@
-"""What is not a pure function of the step: parts of a schedule that wait for something to happen.
-
-A reaction is a pure function (its memory, an evaluation) -> its memory, whether its event happened. Given the steps at
-which it did, the part of the schedule is a pure function of the step again.
-"""
+"""Reduce the rate when a metric no longer improves."""
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sweep.schedules.decay import Decay
-from sweep.schedules.warmup import ConstantWarmup, Warmup
-from sweep.validation import InvalidValueError, one_of, real, whole
-
-Memory = tuple[float, ...]
-"""What a reaction remembers from one evaluation to the next; numbers, so that it can be kept in a file."""
-
-NEVER = 2**53
-"""A step that no training reaches."""
+from sweep.schedules.reaction import Memory, Reaction
+from sweep.validation import one_of, real, whole
 
 
-class Reaction(ABC):
-    """A part of a schedule that waits for something."""
-
-    name: str
-    """Of its events."""
-    condition: str
-    """The key that says what it waits for."""
-
-    @property
-    @abstractmethod
-    def watches(self) -> str:
-        """The entry of the evaluation that it is given."""
-
-    @abstractmethod
-    def memory(self) -> Memory:
-        """What it remembers before the first evaluation."""
-
-    @abstractmethod
-    def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
-        """Take an evaluation; what to remember, and whether the event happened."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Plateau(Decay, Reaction):
-    """The rate is multiplied by `factor` when the watched metric has not improved for `patience` evaluations.
+    """Multiplies the rate by `factor` when the watched metric has not improved for `patience` evaluations.
 
     torch's `ReduceLROnPlateau` and optax's `reduce_on_plateau`. An evaluation improves on the best so far if it is
     below best * (1 - threshold), or below best - threshold with threshold_mode "abs"; for val_accuracy, if it is above
@@ -114,16 +80,16 @@ class Plateau(Decay, Reaction):
             return (best, 0, self.cooldown), True
         return (best, bad, 0), False
 
-    def rate(self, s: Any, lr: Any, xp: Any) -> Any:
+    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
         """The base rate: no cut yet."""
-        return lr + xp.zeros_like(s)
+        return lr + np.zeros_like(s)
 
     def after(self, cuts: tuple[int, ...]) -> Decay:
         """The decay with cuts at these steps, counted as the decay counts."""
         return _Cuts(self.factor, self.min_lr, self.eps, cuts)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Cuts(Decay):
     """The rate is multiplied by `factor` at each of the steps `cuts`, as far as min_lr and eps allow."""
 
@@ -132,55 +98,10 @@ class _Cuts(Decay):
     eps: float
     cuts: tuple[int, ...]
 
-    def rate(self, s: Any, lr: Any, xp: Any) -> Any:
-        rate = now = lr + xp.zeros_like(s)
+    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+        rate = now = lr + np.zeros_like(s)
         for cut in self.cuts:
-            lower = xp.maximum(now * self.factor, self.min_lr + xp.zeros_like(s))
-            now = xp.where(now - lower > self.eps, lower, now)
-            rate = xp.where(s >= cut, now, rate)
+            lower = np.maximum(now * self.factor, self.min_lr + np.zeros_like(s))
+            now = np.where(now - lower > self.eps, lower, now)
+            rate = np.where(s >= cut, now, rate)
         return rate
-
-
-@dataclass(frozen=True, eq=False)
-class UntilError(ConstantWarmup, Reaction):
-    """Holds start_factor until the training error is below `until_error`, then jumps to 1.
-
-    The training error is 1 - accuracy on the training batches since the last evaluation. The ResNet-110 recipe
-    (1512.03385): a tenth of the rate until the training error is below 0.8, about 400 updates.
-
-    Args:
-        steps: 0; the end is not known before.
-        start_factor: 0 < start_factor <= 1.
-        counting: "overlap": boundaries of the decay count from step 0; "prefix": from the end of warmup.
-        until_error: 0 < until_error <= 1.
-    """
-
-    steps: int = 0
-    start_factor: float = 0.1
-    counting: str = "overlap"
-    until_error: float = 0.8
-
-    name = "warmup_end"
-    condition = "until_error"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real("start_factor", self.start_factor, above=0, at_most=1)  # at rate 0 no error falls
-        real("until_error", self.until_error, above=0, at_most=1)
-        if np.any(np.asarray(self.steps) != 0):
-            raise InvalidValueError("steps", self.steps, "are not known before: the training error ends this warmup")
-
-    @property
-    def watches(self) -> str:
-        return "train_error"
-
-    def memory(self) -> Memory:
-        """Nothing."""
-        return ()
-
-    def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
-        return memory, value < self.until_error
-
-    def after(self, ends: tuple[int, ...]) -> Warmup:
-        """The warmup that ended at the first of these steps; one without end where there is none."""
-        return ConstantWarmup(ends[0] if ends else NEVER, self.start_factor, self.counting, self.inclusive)

@@ -1,0 +1,54 @@
+"""Cycles between two rates."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor
+from sweep.schedules.family import Updates
+from sweep.validation import one_of, real, whole
+
+
+@dataclass(frozen=True)
+class Cyclic(Factor):
+    """Straight up from base_factor to 1 in step_size_up updates, down in step_size_down, and again.
+
+    torch's `CyclicLR` without its momentum cycle, max_lr being the base rate (1506.01186). The height above base_factor
+    is whole (`triangular`), halves with every cycle (`triangular2`), or is multiplied by gamma ** s (`exp_range`).
+
+    Args:
+        base_factor: 0 <= base_factor <= 1.
+        step_size_up, step_size_down: updates, >= 1.
+        mode: "triangular", "triangular2" or "exp_range".
+        gamma: of exp_range, 0 < gamma <= 1.
+    """
+
+    warms_up = True
+
+    base_factor: float
+    step_size_up: Updates
+    step_size_down: Updates
+    mode: str = "triangular"
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        real("base_factor", self.base_factor, at_least=0, at_most=1)
+        whole("step_size_up", self.step_size_up, at_least=1)
+        whole("step_size_down", self.step_size_down, at_least=1)
+        one_of("mode", self.mode, ("triangular", "triangular2", "exp_range"))
+        real("gamma", self.gamma, above=0, at_most=1)
+
+    @property
+    def rises_for(self) -> int:
+        return self.step_size_up
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        length = self.step_size_up + self.step_size_down
+        cycle = np.floor(s / length)
+        into = s - cycle * length
+        height = np.minimum(into / self.step_size_up, (length - into) / self.step_size_down)
+        if self.mode == "triangular2":
+            height = height * 0.5**cycle
+        elif self.mode == "exp_range":
+            height = height * self.gamma**s
+        return self.base_factor + (1 - self.base_factor) * height

@@ -1,0 +1,86 @@
+"""Decays through given knots."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+
+from sweep.schedules.decay import Factor, shared
+from sweep.schedules.family import Updates, as_tuples, check_rising
+from sweep.validation import InvalidValueError, one_of, real
+
+
+@dataclass(frozen=True)
+class Interpolate(Factor):
+    """Through the knots (step, factor), and at the last factor beyond the last knot.
+
+    Between two knots, with x from 0 to 1: `linear` a straight line, `cosine` (1 - cos(pi x)) / 2 of the way
+    (optax's `piecewise_interpolate_schedule`); `pchip` the monotone cubic of Fritsch and Butland (SciPy's
+    `PchipInterpolator`), which never leaves the range of its two knots.
+
+    Args:
+        knots: pairs of an update (rising, the first 0) and a factor >= 0; at least two.
+        kind: "linear", "cosine" or "pchip".
+    """
+
+    knots: tuple[tuple[Updates, float], ...]
+    kind: str = "linear"
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "knots")
+        for knot in self.knots:
+            if not isinstance(knot, (list, tuple)) or len(knot) != 2:
+                raise InvalidValueError("knots", knot, "must be a pair [step, factor]")
+            real("knots", knot[1], at_least=0)
+        object.__setattr__(self, "knots", tuple(tuple(knot) for knot in self.knots))
+        check_rising("knots", [step for step, _ in self.knots])
+        if len(self.knots) < 2 or self.knots[0][0] != 0:
+            raise InvalidValueError("knots", [list(knot) for knot in self.knots], "must be two or more, the first at 0")
+        one_of("kind", self.kind, ("linear", "cosine", "pchip"))
+
+    def per_worker(self, workers: int) -> Self:
+        return self._divided(workers, knots=tuple((shared("knots", s, workers), factor) for s, factor in self.knots))
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        factor = np.zeros_like(s) + self.knots[-1][1]
+        slopes = self._slopes() if self.kind == "pchip" else [None] * len(self.knots)
+        pieces = list(zip(pairwise(self.knots), pairwise(slopes), strict=True))
+        for ((begin, before), (end, after)), (leaving, arriving) in reversed(pieces):
+            x = (s - begin) / (end - begin)
+            if self.kind == "pchip":
+                inside = _hermite(x, before, after, leaving * (end - begin), arriving * (end - begin))
+            else:
+                way = x if self.kind == "linear" else 0.5 * (1 - np.cos(math.pi * x))
+                inside = before + (after - before) * way
+            factor = np.where(s < end, inside, factor)
+        return factor
+
+    def _slopes(self) -> list[float]:
+        """Return the slope at each knot: a weighted harmonic mean of those beside it if their signs agree, else 0."""
+        lengths = [end - begin for (begin, _), (end, _) in pairwise(self.knots)]
+        rises = [after - before for (_, before), (_, after) in pairwise(self.knots)]
+        slopes = [rise / length for rise, length in zip(rises, lengths, strict=True)]
+        if len(slopes) == 1:
+            return [slopes[0], slopes[0]]
+        inner = []
+        for i in range(len(slopes) - 1):
+            (h, k), (a, b) = lengths[i : i + 2], slopes[i : i + 2]
+            inner.append(3 * (h + k) / ((2 * k + h) / a + (k + 2 * h) / b) if a * b > 0 else 0.0)
+        first = _end_slope(lengths[0], lengths[1], slopes[0], slopes[1])
+        return [first, *inner, _end_slope(lengths[-1], lengths[-2], slopes[-1], slopes[-2])]
+
+
+def _end_slope(h: float, k: float, a: float, b: float) -> float:
+    """Return the slope at an end of a PCHIP: that of a parabola through three knots, limited to stay monotone."""
+    slope = ((2 * h + k) * a - h * b) / (h + k)
+    if a * b < 0 and abs(slope) > abs(3 * a):
+        slope = 3 * a
+    return slope if slope * a > 0 else 0.0
+
+
+def _hermite(x: np.ndarray, before: float, after: float, leaving: float, arriving: float) -> np.ndarray:
+    """Return the cubic on 0 <= x <= 1 with these values and slopes at its ends."""
+    rise = after - before
+    return before + x * (leaving + x * (3 * rise - 2 * leaving - arriving + x * (leaving + arriving - 2 * rise)))

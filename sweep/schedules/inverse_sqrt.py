@@ -1,0 +1,54 @@
+"""Inverse square root decays: Hugging Face's and Noam's."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor
+from sweep.schedules.family import Updates
+from sweep.validation import whole
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Factor):
+    """sqrt(timescale / (s + timescale)), s counted from the end of warmup.
+
+    Equal to Hugging Face's `get_inverse_sqrt_schedule` with the timescale at its default, the length of warmup.
+
+    Args:
+        timescale: updates, >= 1; at s = 3 * timescale the rate has halved.
+    """
+
+    timescale: Updates
+
+    def __post_init__(self) -> None:
+        whole("timescale", self.timescale, at_least=1)
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        return np.sqrt(self.timescale / (s + self.timescale))
+
+
+@dataclass(frozen=True)
+class Noam(Factor):
+    """sqrt(N) * min((s + 1) ** -0.5, (s + 1) * N ** -1.5), N = noam_steps.
+
+    "Attention is all you need" (1706.03762), scaled to its peak: 1 at s = N - 1. It warms up by itself.
+
+    Args:
+        noam_steps: updates, >= 1.
+    """
+
+    warms_up = True
+
+    noam_steps: Updates
+
+    def __post_init__(self) -> None:
+        whole("noam_steps", self.noam_steps, at_least=1)
+
+    @property
+    def rises_for(self) -> int:
+        return self.noam_steps - 1
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        count, n = s + 1, self.noam_steps
+        return np.minimum(np.sqrt(n / count), count / n)

@@ -1,0 +1,60 @@
+"""Schedules one after another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Decay
+from sweep.schedules.family import Updates, as_tuples, check_rising
+from sweep.schedules.reaction import Reaction
+from sweep.validation import InvalidValueError, real
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of joined schedules: a decay on `factor` times the base rate, factor >= 0."""
+
+    decay: Decay
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        real("factor", self.factor, at_least=0)
+        if isinstance(self.decay, Reaction):
+            raise InvalidValueError("name", self.decay.name, "waits for evaluations, and can be no piece of a schedule")
+
+
+@dataclass(frozen=True)
+class Joined(Decay):
+    """pieces[i] from s = boundaries[i-1] on, counting from its own start.
+
+    optax's `join_schedules`, torch's `SequentialLR`: at s = boundary the next piece begins, at its step 0.
+
+    Args:
+        boundaries: updates, rising, >= 1.
+        pieces: one more than boundaries.
+    """
+
+    boundaries: tuple[Updates, ...]
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "boundaries", "pieces")
+        check_rising("boundaries", self.boundaries, at_least=1)
+        if len(self.pieces) != len(self.boundaries) + 1:
+            rule = f"must be one fewer than the pieces, which are {len(self.pieces)}"
+            raise InvalidValueError("boundaries", list(self.boundaries), rule)
+
+    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+        first, *later = self.pieces
+        rate = first.decay.rate(s, lr * first.factor)
+        for boundary, piece in zip(self.boundaries, later, strict=True):
+            counted = np.maximum(s - boundary, np.zeros_like(s))
+            rate = np.where(s >= boundary, piece.decay.rate(counted, lr * piece.factor), rate)
+        return rate
+
+    def check_rate(self, lr: float) -> None:
+        for piece in self.pieces:
+            try:
+                piece.decay.check_rate(lr * piece.factor)
+            except InvalidValueError as error:
+                raise InvalidValueError("lr", lr, f"times a piece's factor {piece.factor} {error.rule}") from error

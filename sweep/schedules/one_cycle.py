@@ -1,0 +1,56 @@
+"""One cycle: up, then down."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor
+from sweep.schedules.family import Updates
+from sweep.validation import one_of, real, whole
+
+
+@dataclass(frozen=True)
+class OneCycle(Factor):
+    """Up from 1 / div_factor to 1, then down to 1 / (div_factor * final_div_factor), which it keeps.
+
+    torch's `OneCycleLR` without its momentum cycle, total_steps being T: 1 is reached at s = pct_start * T - 1 (between
+    two steps where that is no whole number) and the end at s = T - 1. It warms up by itself.
+
+    Args:
+        total_steps: T, updates, >= 1.
+        pct_start: part of T that goes up, 0 <= pct_start < 1.
+        div_factor: >= 1.
+        final_div_factor: >= 1.
+        anneal: "cosine" or "linear", both ways.
+    """
+
+    warms_up = True
+
+    total_steps: Updates
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    anneal: str = "cosine"
+
+    def __post_init__(self) -> None:
+        whole("total_steps", self.total_steps, at_least=1)
+        real("pct_start", self.pct_start, at_least=0, below=1)
+        real("div_factor", self.div_factor, at_least=1)
+        real("final_div_factor", self.final_div_factor, at_least=1)
+        one_of("anneal", self.anneal, ("cosine", "linear"))
+
+    @property
+    def rises_for(self) -> int:
+        return max(math.ceil(self.pct_start * self.total_steps) - 1, 0)
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        peak, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
+        start = 1 / self.div_factor
+        up = self._between(start, 1.0, s / (peak if peak > 0 else 1.0))
+        down = self._between(1.0, start / self.final_div_factor, np.minimum((s - peak) / (end - peak), 1 + 0 * s))
+        return np.where(s < peak, up, down)
+
+    def _between(self, begin: np.ndarray, end: np.ndarray, x: np.ndarray) -> np.ndarray:
+        way = x if self.anneal == "linear" else 0.5 * (1 - np.cos(math.pi * x))
+        return begin + (end - begin) * way

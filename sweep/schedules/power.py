@@ -1,0 +1,31 @@
+"""A recurrence of the rate: its power."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Decay
+from sweep.validation import real
+
+
+@dataclass(frozen=True)
+class Power(Decay):
+    """lr(s + 1) = lr(s) ** power, so that lr(s) = lr ** (power ** s).
+
+    An imitation of exponential decay that is defined for a base rate below 1 only.
+
+    Args:
+        power: >= 1.
+    """
+
+    power: float = 1.0001
+
+    def __post_init__(self) -> None:
+        real("power", self.power, at_least=1)
+
+    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+        exponent = np.minimum(s * np.log(self.power), np.full_like(s, 700.0))  # exp overflows above; the rate is 0
+        return np.exp(np.exp(exponent) * np.log(lr))
+
+    def check_rate(self, lr: float) -> None:
+        real("lr", lr, below=1)

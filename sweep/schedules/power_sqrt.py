@@ -1,0 +1,30 @@
+"""A power of a quarter circle."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor, progress
+from sweep.schedules.family import Updates
+from sweep.validation import real, whole
+
+
+@dataclass(frozen=True)
+class PowerSqrt(Factor):
+    """sqrt(1 - v^2) ** alpha, v = min(s, D) / D, D = decay_steps (2603.10301): a quarter circle to a power.
+
+    Args:
+        decay_steps: updates, >= 1; at s = decay_steps zero is reached.
+        alpha: > 0; more falls earlier.
+    """
+
+    decay_steps: Updates
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("decay_steps", self.decay_steps, at_least=1)
+        real("alpha", self.alpha, above=0)
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        v = progress(s, self.decay_steps)
+        return np.sqrt(1 - v * v) ** self.alpha

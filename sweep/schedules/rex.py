@@ -1,0 +1,32 @@
+"""REX, the reflected exponential."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor, progress
+from sweep.schedules.family import Updates
+from sweep.validation import real, whole
+
+
+@dataclass(frozen=True)
+class Rex(Factor):
+    """(1 - v) / (1 - v * (1 - beta)), v = min(s, D) / D, D = decay_steps.
+
+    Reflected exponential (Chen, Wolfe and Kyrillidis, 2107.04197): with beta 0.5, (1 - v) / (1/2 + (1 - v)/2).
+
+    Args:
+        decay_steps: updates, >= 1; at s = decay_steps zero is reached.
+        beta: 0 < beta <= 1; 1 is linear, less stays high for longer.
+    """
+
+    decay_steps: Updates
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        whole("decay_steps", self.decay_steps, at_least=1)
+        real("beta", self.beta, above=0, at_most=1)
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        v = progress(s, self.decay_steps)
+        return (1 - v) / (1 - v * (1 - self.beta))

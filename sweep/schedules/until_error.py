@@ -1,0 +1,53 @@
+"""A warmup that ends when the training error is small enough."""
+
+from dataclasses import dataclass
+
+from sweep.schedules.family import Updates
+from sweep.schedules.reaction import NEVER, Memory, Reaction
+from sweep.schedules.warmup import ConstantWarmup, Warmup
+from sweep.validation import InvalidValueError, real
+
+
+@dataclass(frozen=True)
+class UntilError(ConstantWarmup, Reaction):
+    """Holds start_factor until the training error is below `until_error`, then jumps to 1.
+
+    The training error is 1 - accuracy on the training batches since the last evaluation. The ResNet-110 recipe
+    (1512.03385): a tenth of the rate until the training error is below 0.8, about 400 updates.
+
+    Args:
+        steps: 0; the end is not known before.
+        start_factor: 0 < start_factor <= 1.
+        counting: "overlap": boundaries of the decay count from step 0; "prefix": from the end of warmup.
+        until_error: 0 < until_error <= 1.
+    """
+
+    steps: Updates = 0
+    start_factor: float = 0.1
+    counting: str = "overlap"
+    until_error: float = 0.8
+
+    name = "warmup_end"
+    condition = "until_error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("start_factor", self.start_factor, above=0, at_most=1)  # at rate 0 no error falls
+        real("until_error", self.until_error, above=0, at_most=1)
+        if self.steps != 0:
+            raise InvalidValueError("steps", self.steps, "are not known before: the training error ends this warmup")
+
+    @property
+    def watches(self) -> str:
+        return "train_error"
+
+    def memory(self) -> Memory:
+        """Nothing."""
+        return ()
+
+    def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
+        return memory, value < self.until_error
+
+    def after(self, ends: tuple[int, ...]) -> Warmup:
+        """The warmup that ended at the first of these steps; one without end where there is none."""
+        return ConstantWarmup(ends[0] if ends else NEVER, self.start_factor, self.counting, self.inclusive)

@@ -1,0 +1,61 @@
+"""Warmup-stable-decay."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.schedules.decay import Factor
+from sweep.schedules.family import Updates
+from sweep.validation import InvalidValueError, one_of, real, whole
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay(Factor):
+    """1 for stable_steps updates, then end_factor + (1 - end_factor) * h(u), u from 0 to 1 in decay_steps updates.
+
+    h(u) is 1 - u (`linear`), (1 + cos(pi u)) / 2 (`cosine`), 1 - sqrt(u) (`sqrt`) or 0.5 ** (u * k) (`exponential`);
+    beyond the decay it stays. With t = s - stable_steps >= 0, u = min(1, t / decay_steps) with `count_from` 0 (Hugging
+    Face's `get_wsd_schedule`, whose warmup also starts at end_factor) and min(1, (t + 1) / (decay_steps + 1)) with 1
+    (torchtitan).
+
+    Args:
+        stable_steps: updates at the base rate, counted from the end of warmup, >= 0.
+        decay_steps: updates, >= 1.
+        shape: "linear", "cosine", "sqrt" or "exponential".
+        end_factor: 0 <= end_factor <= 1.
+        k: half-lives of the exponential shape, > 0.
+        count_from: 0 or 1.
+    """
+
+    stable_steps: Updates
+    decay_steps: Updates
+    shape: str = "linear"
+    end_factor: float = 0.0
+    k: float = 10.0
+    count_from: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stable_steps, int) and self.stable_steps < 0:
+            rule = "must be >= 0: what decay_steps and warmup leave of the horizon, unless it is given"
+            raise InvalidValueError("stable_steps", self.stable_steps, rule)
+        whole("stable_steps", self.stable_steps, at_least=0)
+        whole("decay_steps", self.decay_steps, at_least=1)
+        one_of("shape", self.shape, ("linear", "cosine", "sqrt", "exponential"))
+        real("end_factor", self.end_factor, at_least=0, at_most=1)
+        real("k", self.k, above=0)
+        whole("count_from", self.count_from, at_least=0, at_most=1)
+
+    def factor(self, s: np.ndarray) -> np.ndarray:
+        decayed = np.maximum(s - self.stable_steps, np.zeros_like(s)) + self.count_from
+        u = np.minimum(decayed / (self.decay_steps + self.count_from), np.ones_like(s))
+        return np.where(s < self.stable_steps, 1.0, self.end_factor + (1 - self.end_factor) * self._shape(u))
+
+    def _shape(self, u: np.ndarray) -> np.ndarray:
+        if self.shape == "linear":
+            return 1 - u
+        if self.shape == "cosine":
+            return 0.5 * (1 + np.cos(math.pi * u))
+        if self.shape == "sqrt":
+            return 1 - np.sqrt(u)
+        return np.exp(-math.log(2) * u * self.k)
