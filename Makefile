@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 FAULTS := tests/faults tests/test_checkpoints.py tests/tracking/test_spool.py tests/tracking/test_locks.py \
-  tests/search/test_lease.py tests/cli/test_hostile.py tests/comparison/test_ranking.py
+  tests/proposals/test_lease.py tests/cli/test_hostile.py tests/comparison/test_ranking.py
 
 .DEFAULT_GOAL := help
 .PHONY: help sweep ui report docs test test-faults check bench bench-gpu format clean

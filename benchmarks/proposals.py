@@ -24,8 +24,8 @@ from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.config import SamplerConfig
 from sweep.core import Evaluation, Result, Status
-from sweep.search import OptunaProposer, open_study, pruner
-from sweep.search.distributions import distributions
+from sweep.proposals import OptunaProposer, open_study, pruner
+from sweep.proposals.distributions import distributions
 
 T = TypeVar("T")
 

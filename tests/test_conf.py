@@ -11,8 +11,8 @@ from sweep.cli import build
 from sweep.cli.compose import Composer, register_resolvers, resolved
 from sweep.cli.expressions import parse
 from sweep.config import RunConfig
+from sweep.proposals import pruner, sampler
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.search import pruner, sampler
 from sweep.validation import InvalidValueError
 from tests.conftest import ROOT
 

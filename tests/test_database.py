@@ -26,8 +26,8 @@ from sweep.database import (
     locked,
     same_database,
 )
-from sweep.search.ledger import Ledger
-from sweep.search.store import _storage
+from sweep.proposals.ledger import Ledger
+from sweep.proposals.store import _storage
 
 
 def connect(file: Path, timeout: float = 5.0) -> sqlite3.Connection:

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from sweep.search.proposer import MOST_FAILURES
+from sweep.proposals.proposer import MOST_FAILURES
 from tests.conftest import Answer
 from tests.test_main_job import runs
 

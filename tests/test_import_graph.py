@@ -24,19 +24,25 @@ MAY_IMPORT = {
     "checkpoints": {"core", "durable", "validation"},
     "data": {"components", "config", "validation"},
     "training": {"components", "config", "core", "data", "forking", "output", "schedules", "tracebacks", "validation"},
-    "search": {"config", "core", "database", "space", "validation"},
+    "proposals": {"config", "core", "database", "space", "validation"},
     "study": {"core"},
     "tracking": {"config", "core", "database", "durable", "validation"},
     "comparison": {"core"},
     "report": {"comparison", "core", "schedules"},
     "cli": {
         "checkpoints", "comparison", "components", "config", "core", "data", "database", "durable", "forking", "output",
-        "report", "schedules", "search", "space", "study", "tracking", "training", "validation",
+        "proposals", "report", "schedules", "space", "study", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip
 
-ONLY_IMPORTER = {"optuna": "search", "mlflow": "tracking", "hydra": "cli", "omegaconf": "cli", "matplotlib": "report"}
+ONLY_IMPORTER = {
+    "optuna": "proposals",
+    "mlflow": "tracking",
+    "hydra": "cli",
+    "omegaconf": "cli",
+    "matplotlib": "report",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -28,8 +28,8 @@ from sweep.cli.show import address, repeating, show_comparison, ui_command
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
+from sweep.proposals import HopelessError, check_study
 from sweep.report import as_params, describe, samples_picture
-from sweep.search import HopelessError, check_study
 from sweep.tracking import (
     ComparisonRun,
     FinalRuns,

@@ -4,7 +4,7 @@ import errno
 
 from sweep.cli.main import FAILED, INTERRUPTED
 from sweep.database import GivenUpError, StorageFullError, UnavailableError, causes, lost_lease
-from sweep.search import HopelessError
+from sweep.proposals import HopelessError
 from sweep.tracking import RemovedError, SpoolInUseError
 from sweep.training import EngineError
 

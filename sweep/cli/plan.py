@@ -21,8 +21,8 @@ from sweep.config import (
     TrackingConfig,
 )
 from sweep.data import Dataset, load
+from sweep.proposals import grid_size
 from sweep.report import flatten
-from sweep.search import grid_size
 from sweep.space import Space
 from sweep.validation import InvalidValueError
 

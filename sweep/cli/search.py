@@ -17,8 +17,8 @@ from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, repeating, show_study, ui_command
 from sweep.config import RunConfig, TrackingConfig
 from sweep.database import Patience, same_database
+from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.report import as_params, describe, samples_picture, scaling
-from sweep.search import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, RemovedError, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
 from sweep.training import check as check_trainable

@@ -41,7 +41,7 @@ class Point:
     start: int = 1
 
 
-ASK, TELL = "sweep.search.proposer.OptunaProposer.ask", "sweep.search.proposer.OptunaProposer.tell"
+ASK, TELL = "sweep.proposals.proposer.OptunaProposer.ask", "sweep.proposals.proposer.OptunaProposer.tell"
 SAVE, FLUSH = "sweep.checkpoints.CheckpointFiles.save", "sweep.tracking.recorder.MlflowRecorder.flush"
 CREATE, OPEN = "sweep.tracking.bulk.DatabaseWriter.create", "sweep.tracking.recorder.MlflowRecorder.open"
 

@@ -38,7 +38,7 @@ BRIEF = search("engine=serial", "sampler=random", "pruner=none", "study.name=bri
 """One that takes seconds: it is stopped in the midst of them."""
 
 
-LEASE = "sweep.search.lease.LEASE"
+LEASE = "sweep.proposals.lease.LEASE"
 
 
 def lock(database: Path, seconds: float, bench: Bench) -> None:

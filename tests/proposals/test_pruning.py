@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sweep.core import Evaluation, Event, Result, Status, Trial
-from sweep.search import OptunaProposer
-from tests.search.test_proposals import plan, proposer
+from sweep.proposals import OptunaProposer
+from tests.proposals.test_proposals import plan, proposer
 
 PRUNERS = ["median", "percentile", "asha", "hyperband"]
 

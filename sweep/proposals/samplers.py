@@ -26,8 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
 from sweep.config import SamplerConfig
-from sweep.search.distributions import distributions, grid_values
-from sweep.search.options import build
+from sweep.proposals.distributions import distributions, grid_values
+from sweep.proposals.options import build
 from sweep.space import Space
 from sweep.validation import InvalidValueError, one_of
 

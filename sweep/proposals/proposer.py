@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import GIVEN_UP, Evaluation, Event, Failure, Result, Status, Trial
 from sweep.database import Patience
-from sweep.search.distributions import Fit, choices, draw
-from sweep.search.ledger import Ledger
-from sweep.search.pruners import BranchStudy
-from sweep.search.samplers import grid_size, history_free, sampler
+from sweep.proposals.distributions import Fit, choices, draw
+from sweep.proposals.ledger import Ledger
+from sweep.proposals.pruners import BranchStudy
+from sweep.proposals.samplers import grid_size, history_free, sampler
 from sweep.space import Branch, Space
 from sweep.validation import InvalidValueError
 

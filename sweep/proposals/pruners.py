@@ -15,7 +15,7 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import Choice
-from sweep.search.options import build
+from sweep.proposals.options import build
 from sweep.validation import InvalidValueError, one_of
 
 CLASSES: Mapping[str, type[BasePruner]] = {

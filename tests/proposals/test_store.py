@@ -5,9 +5,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweep.search import open_study, pruner
+from sweep.proposals import open_study, pruner
 from sweep.validation import InvalidValueError
-from tests.search.test_proposals import finish, plan, proposer
+from tests.proposals.test_proposals import finish, plan, proposer
 
 
 def test_a_study_is_topped_up_by_a_larger_total(tmp_path: Path) -> None:

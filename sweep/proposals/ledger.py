@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import bindparam, delete, insert, text
 
 from sweep.database import Patience, UnavailableError
-from sweep.search.store import rdb
+from sweep.proposals.store import rdb
 
 INTERMEDIATE = TrialIntermediateValueModel.__table__
 INSERT_VALUES = insert(INTERMEDIATE)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from sweep.database import Cell, LeaseLostError, Patience, end_suspended, fence, locked
-from sweep.search.store import attribute, rdb
+from sweep.proposals.store import attribute, rdb
 from sweep.validation import InvalidValueError
 
 KEY = "sweep.lease"

@@ -11,8 +11,8 @@ import optuna
 
 from sweep.config import TrackingConfig
 from sweep.database import lost_lease
-from sweep.search.lease import Lease
-from sweep.search.store import _storage, rdb
+from sweep.proposals.lease import Lease
+from sweep.proposals.store import _storage, rdb
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ class Other:
 
     def __init__(self, storage: str, name: str, seconds: float = 30.0, tracking: str = "") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.search.other", storage, name, str(seconds), tracking],
+            [sys.executable, "-m", "tests.proposals.other", storage, name, str(seconds), tracking],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -16,8 +16,8 @@ from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.core import Evaluation, Failure, Result, Status, Trial
 from sweep.database import Patience, UnavailableError
-from sweep.search import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
-from sweep.search.proposer import MOST_FAILURES
+from sweep.proposals import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.proposals.proposer import MOST_FAILURES
 from sweep.validation import InvalidValueError
 
 register_resolvers()

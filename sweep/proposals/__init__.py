@@ -1,0 +1,22 @@
+"""Searches: a space in Optuna's terms, proposals, pruning. Knows nothing of tensors. Only importer of optuna."""
+
+from sweep.proposals.importance import importances
+from sweep.proposals.lease import Lease
+from sweep.proposals.proposer import HopelessError, OptunaProposer
+from sweep.proposals.pruners import pruner
+from sweep.proposals.samplers import grid_size, history_free, sampler
+from sweep.proposals.store import check_storage, check_study, open_study
+
+__all__ = [
+    "HopelessError",
+    "Lease",
+    "OptunaProposer",
+    "check_storage",
+    "check_study",
+    "grid_size",
+    "history_free",
+    "importances",
+    "open_study",
+    "pruner",
+    "sampler",
+]
