@@ -1,13 +1,13 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
 from sweep.training.apart import EngineError, EngineProcess
+from sweep.training.base_engine import largest_checkpoint
 from sweep.training.batches import steps_per_epoch
 from sweep.training.choice import Work, check, refuse_unstackable
 from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
 from sweep.training.served import Account
-from sweep.training.task import largest_checkpoint
 
 __all__ = [
     "CPU",

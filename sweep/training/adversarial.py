@@ -11,6 +11,7 @@ from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Split
 from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
+from sweep.training.base_engine import EVALUATION_BATCH, on_host
 from sweep.training.batches import moved
 from sweep.training.contents import described
 from sweep.training.dropout import set_draws, update_key
@@ -20,7 +21,6 @@ from sweep.training.optimizers import Optimizer
 from sweep.training.portable import refuse_unstorable
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import global_steps
-from sweep.training.task import EVALUATION_BATCH, on_host
 from sweep.validation import InvalidValueError
 
 SAMPLES = 64

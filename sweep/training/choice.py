@@ -14,6 +14,7 @@ from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset, Split
 from sweep.training.adversarial import AdversarialEngine
+from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
@@ -22,7 +23,6 @@ from sweep.training.generators import RandomState
 from sweep.training.model import silenced
 from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
-from sweep.training.task import Task
 
 FEWEST = 4
 """Slots below which it is not worth while to fuse."""
@@ -132,7 +132,7 @@ class _Chooser:
     def __init__(self, config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> None:
         self.config, self.device, self.work = config, device, work
         self.precision = work.like[0].train.precision
-        self.data = Task(data, device, self.precision).data  # placed once, for all that are tried
+        self.data = BaseEngine(data, device, self.precision).data  # placed once, for all that are tried
         self.asked = work.like[0].train.compile
         train = work.like[0].train
         self.probe = replace(work.like[0], train=replace(train, steps=max(train.steps, MOST_PROBED + 2)))

@@ -15,6 +15,7 @@ from sweep.core import Evaluation, Event, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.schedules import Memory
 from sweep.training.average import average_decay
+from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
 from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
@@ -23,7 +24,6 @@ from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
-from sweep.training.task import EVALUATION_BATCH, LONGEST_PROBE, Task, Unrecorded, boundary, broken, sound
 
 LONGEST = 256
 """The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
@@ -73,7 +73,7 @@ class Use:
     made: int = 0
 
 
-class FusedEngine(Task):
+class FusedEngine(BaseEngine):
     """Trains as many trials at once as it has slots. No host synchronization between two boundaries.
 
     A slot that ends takes the next trial at once, while the others go on at steps of their own. What a trial gives does

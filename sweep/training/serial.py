@@ -12,6 +12,7 @@ from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Split
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
+from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
@@ -19,7 +20,6 @@ from sweep.training.generators import RandomState
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
-from sweep.training.task import EVALUATION_BATCH, LONGEST_PROBE, Task, Unrecorded, boundary, on_host, sound
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Slot:
         return [rows for unrecorded in self.unrecorded for rows in unrecorded.take()]
 
 
-class SerialEngine(Task):
+class SerialEngine(BaseEngine):
     """Trains one trial at a time. No host synchronization between two boundaries."""
 
     slots = 1

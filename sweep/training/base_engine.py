@@ -63,7 +63,7 @@ class Unrecorded:
         return [rows]
 
 
-class Task:
+class BaseEngine:
     """A data set to be trained on.
 
     Args:
