@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sweep.config import TrackingConfig
-from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Result, Rows, Status, Trial
+from sweep.schedules import Event
 from sweep.tracking import MlflowRecorder, Store, StudyRun, open_store
 from sweep.tracking.bulk import Change, Points, now_ms
 from sweep.tracking.server import ClientWriter

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from sweep.cli.build import run_config
-from sweep.cli.compose import Composer, register_resolvers
-from sweep.core import Event
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.report import curves_picture
-from sweep.schedules import DECAYS, WARMUPS
+from sweep.schedules import DECAYS, WARMUPS, Event
 
 COMMON = ("train.steps=600", "optimizer.lr=1", "warmup.steps=60")
 PLAIN = ("train.steps=600", "optimizer.lr=1", "warmup=none")

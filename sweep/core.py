@@ -1,4 +1,4 @@
-"""The types that flow between the rooms, and the interfaces of the rooms. Imports nothing of ours."""
+"""The types that flow between the packages, and the interfaces of the packages."""
 
 import json
 import posixpath
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sweep.config import RunConfig
+from sweep.config import RunConfig
+from sweep.schedules import Event
 
 Value = bool | int | float | str
 """What a search draws for one key."""
@@ -52,7 +52,7 @@ class Trial:
     """
 
     number: int
-    config: "RunConfig"
+    config: RunConfig
     seed: int
     values: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0
@@ -149,28 +149,6 @@ class Evaluation:
     step: int
     metrics: Mapping[str, float]
     samples: np.ndarray | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that a schedule waited for, seen at an evaluation.
-
-    Args:
-        step: updates completed then; update `step` is the first with the new rate.
-        name: of what happened.
-    """
-
-    step: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.step}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Event":
-        """The event of its text."""
-        name, _, step = text.rpartition("@")
-        return cls(int(step), name)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from sweep.core import (
     Checkpoints,
     Engine,
     Evaluation,
-    Event,
     Monitor,
     Progress,
     Proposer,
@@ -19,6 +18,7 @@ from sweep.core import (
     Status,
     Trial,
 )
+from sweep.schedules import Event
 
 
 class FixedTrials:

@@ -18,7 +18,8 @@ from benchmarks.table import Figure
 from models.cnn import CNN
 from models.mlp import MLP
 from sweep.cli.build import run_config
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.core import Trial
 from sweep.data import load
 from sweep.training import SerialEngine

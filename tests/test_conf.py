@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers, resolved
+from sweep.cli import build, spaces
+from sweep.cli.compose import Composer, resolved
 from sweep.cli.expressions import parse
+from sweep.cli.resolvers import register_resolvers
 from sweep.config import RunConfig
 from sweep.proposals import pruner, sampler
 from sweep.schedules import DECAYS, WARMUPS
@@ -69,7 +70,7 @@ def test_the_data_sets_compose(tmp_path: Path) -> None:
 def test_every_sampler_and_pruner_builds_with_its_options() -> None:
     finite = ["space=none", "optimizer.lr=0.1,0.2"]
     for option in options("sampler"):
-        space = build.space(Composer(), parse(finite))
+        space = spaces.space(Composer(), parse(finite))
         sampler(build.sampler_config(Composer().compose([f"sampler={option}"])), space, 3)
     for option in options("pruner"):
         pruner(build.pruner_config(Composer().compose([f"pruner={option}"])), 600, conditional=False)
@@ -79,7 +80,7 @@ def test_every_sampler_and_pruner_builds_with_its_options() -> None:
 def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> None:
     for steps in (1, 2, 3, 5, 10, 600, 12345):
         request = parse([f"schedule={schedule}", f"train.steps={steps}", *MUST_BE_GIVEN.get(schedule, [])])
-        (branch,) = build.space(Composer(), request).branches
+        (branch,) = spaces.space(Composer(), request).branches
         assert all(config.train.steps == steps for config in branch.extremes())
         for dimension in branch.dimensions:
             assert dimension.choices or dimension.low <= dimension.high
@@ -113,7 +114,7 @@ def test_a_schedule_that_warms_up_by_itself_brings_no_other_warmup(schedule: str
 
 
 def test_a_space_may_be_given_in_half_lives() -> None:
-    (branch,) = build.space(Composer(), parse(["space=half_life", "train.steps=500"])).branches
+    (branch,) = spaces.space(Composer(), parse(["space=half_life", "train.steps=500"])).branches
     by_key = {dimension.key: dimension for dimension in branch.dimensions}
     half_life = by_key["schedule.half_life"]
     assert (half_life.low, half_life.high, half_life.integer, half_life.log) == (10, 500, True, True)
@@ -133,14 +134,14 @@ def test_a_space_may_be_given_in_half_lives() -> None:
 )
 def test_half_lives_are_of_the_smooth_exponential_alone(overrides: list[str], key: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        list(build.space(Composer(), parse(["space=half_life", *overrides])).branches[0].extremes())
+        list(spaces.space(Composer(), parse(["space=half_life", *overrides])).branches[0].extremes())
     assert refused.value.key == key
 
 
 def test_a_half_life_on_the_command_line_takes_the_place_of_rate_and_steps() -> None:
-    (pinned,) = build.space(Composer(), parse(["schedule.half_life=20"])).branches
+    (pinned,) = spaces.space(Composer(), parse(["schedule.half_life=20"])).branches
     assert {dimension.key for dimension in pinned.dimensions} == {"warmup.steps", "optimizer.lr"}
-    (searched,) = build.space(Composer(), parse(["schedule.half_life=interval(5,20)"])).branches
+    (searched,) = spaces.space(Composer(), parse(["schedule.half_life=interval(5,20)"])).branches
     assert {d.key for d in searched.dimensions} == {"schedule.half_life", "warmup.steps", "optimizer.lr"}
 
 
@@ -150,7 +151,7 @@ def test_what_must_be_given_can_be_searched() -> None:
         "schedule.boundaries=[30],[20]",
         "schedule.pieces={a:{name:constant},b:{name:constant}}",
     ]
-    (branch,) = build.space(Composer(), parse(given)).branches
+    (branch,) = spaces.space(Composer(), parse(given)).branches
     (boundaries,) = [d for d in branch.dimensions if d.key == "schedule.boundaries"]
     assert boundaries.choices == ([30], [20])
     assert branch.configure({"schedule.boundaries": [20]}).decay.boundaries == (20,)  # type: ignore[attr-defined]
@@ -166,7 +167,7 @@ def test_the_keys_of_pieces_can_be_searched() -> None:
     given = ["schedule=joined", "schedule.boundaries=[200]", "space=none"]
     pieces = "schedule.pieces={a:{name:constant},b:{name:cosine,decay_steps:400}}"
     sweeps = ["schedule.pieces.b.decay_steps=tag(fraction,interval(0.1,0.5))", "optimizer.lr=0.1,0.2"]
-    (branch,) = build.space(Composer(), parse([*given, pieces, *sweeps])).branches
+    (branch,) = spaces.space(Composer(), parse([*given, pieces, *sweeps])).branches
     (steps, _) = branch.dimensions
     assert (steps.low, steps.high, steps.integer) == (60, 300, True)
     config = branch.configure({"schedule.pieces.b.decay_steps": 100, "optimizer.lr": 0.1})
@@ -177,7 +178,7 @@ def test_the_keys_of_pieces_can_be_searched() -> None:
 
 def test_every_optimizer_has_a_range_of_rates_that_holds_its_default() -> None:
     for optimizer in options("optimizer"):
-        (branch,) = build.space(Composer(), parse([f"optimizer={optimizer}"])).branches
+        (branch,) = spaces.space(Composer(), parse([f"optimizer={optimizer}"])).branches
         (rate,) = [d for d in branch.dimensions if d.key == "optimizer.lr"]
         assert rate.log
         assert rate.low <= run(f"optimizer={optimizer}").optimizer.lr <= rate.high
@@ -264,7 +265,7 @@ def test_a_warmup_that_leaves_no_update_is_blamed_and_not_the_default_of_the_sch
     ],
 )
 def test_a_default_of_a_searched_key_that_no_trial_has_refuses_nothing(given: list[str]) -> None:
-    (branch,) = build.space(Composer(), parse([*given, "space=none"])).branches
+    (branch,) = spaces.space(Composer(), parse([*given, "space=none"])).branches
     assert list(branch.extremes())
     assert branch.first.resolved
 
@@ -272,13 +273,13 @@ def test_a_default_of_a_searched_key_that_no_trial_has_refuses_nothing(given: li
 def test_elements_of_lists_can_be_searched_fixed_and_counted_in_updates() -> None:
     given = ["optimizer=adam", "optimizer.betas.0=0.8", "optimizer.betas.1=interval(0.9,0.999)", "space=none"]
     milestones = ["schedule=multistep", "schedule.milestones.0=tag(fraction,interval(0.1,0.5))", "train.steps=100"]
-    (branch,) = build.space(Composer(), parse([*given, *milestones, "model.hidden.0=range(16,65,16)"])).branches
+    (branch,) = spaces.space(Composer(), parse([*given, *milestones, "model.hidden.0=range(16,65,16)"])).branches
     low, high = list(branch.extremes())
     assert [config.resolved["optimizer"]["betas"] for config in (low, high)] == [[0.8, 0.9], [0.8, 0.999]]
     assert [config.resolved["schedule"]["milestones"] for config in (low, high)] == [[10, 75], [50, 75]]
     assert [config.resolved["model"]["hidden"][0] for config in (low, high)] == [16, 64]
     assert run("optimizer=adam", "optimizer.betas.1=0.95").resolved["optimizer"]["betas"] == [0.9, 0.95]
-    (one, other) = build.space(Composer(), parse(["optimizer=adam,adamw", *given[2:]])).branches
+    (one, other) = spaces.space(Composer(), parse(["optimizer=adam,adamw", *given[2:]])).branches
     assert [b.parameter(b.dimensions[0]) for b in (one, other)] == [
         "adam.optimizer.betas.1",
         "adamw.optimizer.betas.1",
@@ -293,7 +294,7 @@ def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path)
 
     def searched(*given: str) -> list[str]:
         request = parse(["optimizer=adam", "space=mine", *given])
-        (branch,) = build.space(Composer(str(tmp_path)), request).branches
+        (branch,) = spaces.space(Composer(str(tmp_path)), request).branches
         return [dimension.key for dimension in branch.dimensions]
 
     assert searched() == ["optimizer.betas.1", "optimizer.eps"]
@@ -307,7 +308,7 @@ def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path)
 @pytest.mark.parametrize("key", ["optimizer.betas.2", "optimizer.betas.7"])
 def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2, counted from 0"):
-        build.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
+        spaces.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
 
 
 def test_resolvers_give_updates() -> None:
@@ -344,5 +345,5 @@ def test_groups_and_averages_are_as_they_were_given() -> None:
 
 def test_the_decay_of_an_average_can_be_searched() -> None:
     request = parse(["average=ema", "average.decay=interval(0.9,0.999)", "space=none"])
-    (branch,) = build.space(Composer(), request).branches
+    (branch,) = spaces.space(Composer(), request).branches
     assert [config.average.decay for config in branch.extremes()] == [0.9, 0.999]

@@ -4,7 +4,8 @@ import runpy
 from pathlib import Path
 
 from sweep.cli.build import run_config
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 

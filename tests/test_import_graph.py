@@ -1,4 +1,4 @@
-"""The import graph of the architecture: who may import whom, and the one importer of each outside service."""
+"""The import graph: which package may import which, no cycle between files, one importer of each outside service."""
 
 import ast
 import tomllib
@@ -12,23 +12,23 @@ SWEEP = ROOT / "sweep"
 MAY_IMPORT = {
     "validation": set(),
     "tracebacks": set(),
-    "core": set(),
     "forking": set(),
     "durable": set(),
     "output": set(),
-    "schedules": {"core", "validation"},
+    "schedules": {"validation"},
     "components": {"tracebacks", "validation"},
     "config": {"components", "schedules", "validation"},
+    "core": {"config", "schedules"},
     "space": {"config", "core", "validation"},
     "database": {"validation"},
     "checkpoints": {"core", "durable", "validation"},
     "data": {"components", "config", "validation"},
     "training": {"components", "config", "core", "data", "forking", "output", "schedules", "tracebacks", "validation"},
-    "proposals": {"config", "core", "database", "space", "validation"},
-    "study": {"core"},
-    "tracking": {"config", "core", "database", "durable", "validation"},
+    "proposals": {"config", "core", "database", "schedules", "space", "validation"},
+    "study": {"core", "schedules"},
+    "tracking": {"config", "core", "database", "durable", "schedules", "validation"},
     "comparison": {"core"},
-    "report": {"comparison", "core", "schedules"},
+    "report": {"comparison", "config", "core", "schedules"},
     "cli": {
         "checkpoints", "comparison", "components", "config", "core", "data", "database", "durable", "forking", "output",
         "proposals", "report", "schedules", "space", "study", "tracking", "training", "validation",
@@ -46,18 +46,9 @@ ONLY_IMPORTER = {
 
 
 def imported(path: Path) -> set[str]:
-    """The modules a file imports when it runs or a function of it does; not those for type checking alone."""
-    tree = ast.parse(path.read_text())
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+    """Return the modules and names that a file imports, also within functions and for type checking."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -66,45 +57,69 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def rooms() -> list[str]:
-    """The rooms of the house: packages and modules directly below sweep."""
+def packages() -> list[str]:
+    """Return the names of the packages and modules directly below sweep."""
     entries = [path for path in SWEEP.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     return sorted(path.stem for path in entries if path.stem != "__init__")
 
 
-def files(room: str) -> list[Path]:
-    return sorted((SWEEP / room).rglob("*.py")) or [SWEEP / f"{room}.py"]
+def files(package: str) -> list[Path]:
+    """Return the files of a package or module directly below sweep."""
+    return sorted((SWEEP / package).rglob("*.py")) or [SWEEP / f"{package}.py"]
 
 
-def test_every_room_is_in_the_graph() -> None:
-    assert rooms() == sorted(MAY_IMPORT)
+def file_graph() -> dict[Path, set[Path]]:
+    """Return which files of sweep each file of it imports."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SWEEP.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph = {}
+    for path in modules.values():
+        targets = {modules.get(name) or modules.get(name.rpartition(".")[0]) for name in imported(path)}
+        graph[path] = {target for target in targets if target not in (None, path)}
+    return graph
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_the_graph_allows(room: str) -> None:
-    own = {name.split(".")[1] for path in files(room) for name in imported(path) if name.startswith("sweep.")}
-    assert own - {room} <= MAY_IMPORT[room]
+def test_every_package_is_in_the_graph() -> None:
+    assert packages() == sorted(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_the_graph_allows(package: str) -> None:
+    own = {name.split(".")[1] for path in files(package) for name in imported(path) if name.startswith("sweep.")}
+    assert own - {package} <= MAY_IMPORT[package]
 
 
 @pytest.mark.parametrize("service", ONLY_IMPORTER)
 def test_an_outside_service_has_one_importer(service: str) -> None:
     importers = {
-        room for room in rooms() for path in files(room) if service in {n.split(".")[0] for n in imported(path)}
+        package
+        for package in packages()
+        for path in files(package)
+        if service in {name.partition(".")[0] for name in imported(path)}
     }
     assert importers == {ONLY_IMPORTER[service]}
+
+
+def test_the_graph_of_packages_has_no_cycle() -> None:
+    done: set[str] = set()
+    while len(done) < len(MAY_IMPORT):
+        ready = {package for package, needs in MAY_IMPORT.items() if package not in done and needs <= done}
+        assert ready, f"a cycle among {set(MAY_IMPORT) - done}"
+        done |= ready
+
+
+def test_no_files_import_each_other_in_a_cycle() -> None:
+    left = file_graph()
+    assert sum(map(len, left.values())) > 300, "the graph is not empty"
+    while ready := [path for path, needs in left.items() if not needs & left.keys()]:
+        for path in ready:
+            del left[path]
+    assert not left, f"a cycle among {sorted(str(path.relative_to(ROOT)) for path in left)}"
 
 
 def test_models_import_nothing_of_sweep() -> None:
     names = {name.split(".")[0] for path in (ROOT / "models").glob("*.py") for name in imported(path)}
     assert names <= {"torch", "collections", "math", "typing"}
-
-
-def test_the_graph_has_no_cycle() -> None:
-    done: set[str] = set()
-    while len(done) < len(MAY_IMPORT):
-        ready = {room for room, needs in MAY_IMPORT.items() if room not in done and needs <= done}
-        assert ready, f"a cycle among {set(MAY_IMPORT) - done}"
-        done |= ready
 
 
 def test_every_package_is_installed() -> None:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sweep.core import Checkpoint, Evaluation, Event, Failure, Progress, Result, Rows, Snapshot, Status, Trial
+from sweep.core import Checkpoint, Evaluation, Failure, Progress, Result, Rows, Snapshot, Status, Trial
+from sweep.schedules import Event
 from sweep.study import FixedTrials, run
 
 CLASSES = {"val_loss": 0.5, "val_accuracy": 0.9}

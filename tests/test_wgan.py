@@ -12,7 +12,8 @@ import pytest
 from matplotlib.image import imread
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from tests.conftest import Answer
 from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt

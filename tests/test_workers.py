@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.config import RunConfig
 from sweep.schedules import DECAYS
 from sweep.validation import InvalidValueError

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 
 from sweep import study
+from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
 from sweep.cli.publish import comparison_files, report_folder, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of

@@ -1,4 +1,4 @@
-"""Hydra's composition, with resolvers for what is known only once data and horizon are."""
+"""Compose configurations with Hydra."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,17 +13,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf
-from omegaconf.basecontainer import BaseContainer
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.cli.expressions import read, whole_updates
+from sweep.cli.expressions import read
 from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.components import Component, own_folder
-from sweep.config import ENERGY_DISTANCE, DatasetConfig, OptimizerConfig
+from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.schedules import DECAYS
-from sweep.validation import InvalidValueError, whole
+from sweep.validation import InvalidValueError
 
 SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
@@ -41,120 +40,6 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "dataset": frozenset(DatasetConfig.__dataclass_fields__),
 }
 """Groups with a `_target_`, and those of their keys that are no arguments of it."""
-
-
-def register_resolvers() -> None:
-    """Make the resolvers known that conf uses; they read the configuration they stand in.
-
-    `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates: below critic those of the
-    critic, elsewhere those that train.steps counts. A last argument `above` of fraction and remaining is a number that
-    the result must exceed, for lists that must rise. `${objective:}` is the metric of such a training.
-    """
-    OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
-    OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
-    OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
-    OmegaConf.register_new_resolver("warmup_steps", _warmup_steps, replace=True)
-    OmegaConf.register_new_resolver("unless_half_life", _unless_half_life, replace=True)
-    OmegaConf.register_new_resolver("objective", _objective, replace=True)
-
-
-def _fraction(part: float, above: int | None = None, *, _root_: DictConfig, _node_: Node) -> int:
-    """Return part * T, rounded."""
-    key = _key(_node_)
-    return _exceeding(above, whole_updates(key, part, horizon(_root_, key), part_of_horizon=True))
-
-
-def _epochs(count: float, *, _root_: DictConfig, _node_: Node) -> int:
-    """Return the updates of `count` epochs, rounded. Load the data set."""
-    key = _key(_node_)
-    return whole_updates(key, count, epoch_length(_root_, key), part_of_horizon=False)
-
-
-def _remaining(
-    taken: int = 0, part: float = 1.0, above: int | None = None, *, _root_: DictConfig, _parent_: BaseContainer
-) -> int:
-    return _exceeding(above, remaining(_root_, _key(_parent_), taken, part))
-
-
-def _exceeding(above: int | None, updates: int) -> int:
-    return updates if above is None else max(updates, above + 1)
-
-
-def remaining(config: DictConfig, key: str, taken: int = 0, part: float = 1.0) -> int:
-    """Return a part of the steps that a decay has within the horizon, less those taken: T - W; T if it counts from 0.
-
-    If the warmup leaves no step, the result is a length that any decay accepts: the warmup is what is to be refused.
-    """
-    warmup = _optimizes(config, key).warmup
-    before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
-    left = horizon(config, key) - before
-    if left < 1:
-        return 0 if taken else 1
-    return round(part * left) - taken
-
-
-def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
-    """W, or the default without a warmup."""
-    return int(_optimizes(_root_, _key(_parent_)).warmup.get("steps", 0)) or default
-
-
-def _unless_half_life(value: Any, *, _root_: DictConfig, _parent_: BaseContainer) -> Any:
-    """The value, or null where the half-life says it all."""
-    return value if OmegaConf.select(_parent_, "half_life") is None else None
-
-
-def _objective(*, _root_: DictConfig) -> str:
-    """The metric of a training that names none."""
-    return "val_loss" if _critic_updates(_root_) is None else ENERGY_DISTANCE
-
-
-def _key(node: Node) -> str:
-    """Return the full key of a node, with dots and brackets: `schedule.boundaries[0]`."""
-    return str(node._get_full_key(None))
-
-
-def _optimizes(config: DictConfig, key: str) -> DictConfig:
-    """Where the optimizer, schedule and warmup are that a key belongs to."""
-    return config.critic if _is_critics(key) else config
-
-
-def _is_critics(key: str) -> bool:
-    return key.partition(".")[0] == "critic"
-
-
-def _critic_updates(config: DictConfig) -> int | None:
-    """Updates of the critic for each of the generator; None where there is none."""
-    critic = config.get("critic")
-    return critic.updates if OmegaConf.is_dict(critic) and "updates" in critic else None
-
-
-def horizon(config: DictConfig, key: str) -> int:
-    """Return the updates that a key counts in: T, below critic those that it makes meanwhile.
-
-    Raises:
-        InvalidValueError: names train.steps or critic.updates.
-    """
-    steps, updates = config.train.steps, _critic_updates(config)
-    whole("train.steps", steps, at_least=1)
-    if not _is_critics(key) or updates is None:
-        return int(steps)
-    whole("critic.updates", updates, at_least=1)
-    return int(steps) * updates
-
-
-def epoch_length(config: DictConfig, key: str) -> float:
-    """Updates of one epoch of the configured data set, as a key counts them. Loads it.
-
-    Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
-    """
-    from sweep.cli.build import dataset_config  # these import torch, which --help and --cfg do without
-    from sweep.data import load
-    from sweep.training import steps_per_epoch
-
-    whole("train.batch_size", config.train.batch_size, at_least=1)
-    n_train, drop_last = len(load(dataset_config(config)).train), config.train.get("drop_last", False)
-    batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
-    return batches if _is_critics(key) else batches / (_critic_updates(config) or 1)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sweep.core import Event, Progress, Result, Status, Trial
+from sweep.core import Progress, Result, Status, Trial
 from sweep.report import measured, number, short, warnings
+from sweep.schedules import Event
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""

@@ -7,22 +7,20 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from omegaconf import DictConfig
-
 from sweep import forking
-from sweep.cli.compose import Composer, register_resolvers
-from sweep.cli.expressions import OF_COMPARISONS, Request, check_searchable, parse
+from sweep.cli.command import DONE, INTERRUPTED, REFUSED, Command
+from sweep.cli.compose import Composer
+from sweep.cli.expressions import OF_COMPARISONS, check_searchable, parse
 from sweep.cli.interrupt import ending_at_signals, ignore_signals
+from sweep.cli.resolvers import register_resolvers
 from sweep.cli.scan import check_words
 from sweep.output import protect
 from sweep.validation import InvalidValueError, one_of, without_passwords
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 ASKS = frozenset(
     ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -30,25 +28,6 @@ ASKS = frozenset(
 """Hydra's flags that ask for information. Its others run, read a pickle, or look for configuration elsewhere."""
 DETAILS = frozenset(("--resolve", "--package", "-p"))
 """What may stand beside them."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line, ready to be carried out.
-
-    Args:
-        composer: with the configuration folder of the command line.
-        request: its overrides, taken apart.
-        flags: --config-dir and --config-name as they were given, for command lines that repeat this one.
-    """
-
-    composer: Composer
-    request: Request
-    flags: tuple[str, ...]
-
-    def compose(self) -> DictConfig:
-        """The configuration; of a choice among groups, that of the first options."""
-        return self.composer.compose(self.request.first)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,11 +8,11 @@ from itertools import product, zip_longest
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from sweep.cli import build
+from sweep.cli import build, spaces
+from sweep.cli.command import DONE, Command
 from sweep.cli.compare import compare
 from sweep.cli.display import console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, Command
 from sweep.cli.plan import make_comparison, make_plan
 from sweep.cli.publish import comparison_files, report_folder, study_files, write
 from sweep.cli.search import search
@@ -162,7 +162,7 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
         if override.is_interval_sweep():
             rule = "mode=preview draws the values of a list (a,b,c) or range; an interval is for mode=search"
             raise InvalidValueError(key, request.searched[key], rule)
-        lists[key] = build.listed(command.compose(), override)
+        lists[key] = spaces.listed(command.compose(), override)
     runs = {}
     for values in product(*lists.values()):
         chosen = {key: f"{key}={value}" for key, value in zip(lists, values, strict=True)}

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sweep.cli import build
-from sweep.cli.main import Command
+from sweep.cli import build, spaces
+from sweep.cli.command import Command
 from sweep.comparison import fresh_seeds
 from sweep.config import (
     Choice,
@@ -100,7 +100,7 @@ def make_plan(command: Command) -> Plan:
     """
     config = command.compose()
     study, tracking = build.study_config(config), build.tracking_config(config)
-    space = build.space(command.composer, command.request)
+    space = spaces.space(command.composer, command.request)
     first = space.branches[0].first
     return Plan(
         study=study,

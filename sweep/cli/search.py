@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from sweep import study
+from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.plan import Plan, make_plan
 from sweep.cli.publish import report_folder, study_files, write
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of

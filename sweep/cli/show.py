@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from sweep.cli.build import training_of, ui_config
+from sweep.cli.command import Command
 from sweep.cli.display import say
-from sweep.cli.main import Command
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord

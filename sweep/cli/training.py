@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from sweep import study
 from sweep.checkpoints import CheckpointFiles
 from sweep.cli import build
+from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.display import Display, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.main import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.cli.show import address, training_links, ui_command
 from sweep.config import EngineConfig, RunConfig, TrackingConfig

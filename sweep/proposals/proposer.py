@@ -12,12 +12,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.config import SamplerConfig, StudyConfig
-from sweep.core import GIVEN_UP, Evaluation, Event, Failure, Result, Status, Trial
+from sweep.core import GIVEN_UP, Evaluation, Failure, Result, Status, Trial
 from sweep.database import Patience
 from sweep.proposals.distributions import Fit, choices, draw
 from sweep.proposals.ledger import Ledger
 from sweep.proposals.pruners import BranchStudy
 from sweep.proposals.samplers import grid_size, history_free, sampler
+from sweep.schedules import Event
 from sweep.space import Branch, Space
 from sweep.validation import InvalidValueError
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sweep.core import Description, Event, Trial, is_record_name
+from sweep.core import Description, Trial, is_record_name
 from sweep.report.curve import curve_svg
 from sweep.report.text import heading, number
-from sweep.schedules import key_figures
+from sweep.schedules import Event, key_figures
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's where PyYAML was built with it: the same text, in a quarter of the time."""

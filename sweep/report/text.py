@@ -5,17 +5,15 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.schedules import KeyFigures, Plateau, key_figures
-
-if TYPE_CHECKING:
-    from sweep.config import RunConfig
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 """Whose a series is."""
@@ -206,7 +204,7 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
     return table
 
 
-def warnings(config: "RunConfig") -> list[str]:
+def warnings(config: RunConfig) -> list[str]:
     """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
     said = [_idle_warning(config)]
     for series in config.series:
@@ -219,7 +217,7 @@ def warnings(config: "RunConfig") -> list[str]:
     return [text for text in said if text]
 
 
-def scaling(config: "RunConfig", searched: Collection[str] = ()) -> list[str]:
+def scaling(config: RunConfig, searched: Collection[str] = ()) -> list[str]:
     """What linear scaling has made of the base rates; nothing without it.
 
     Args:
@@ -234,7 +232,7 @@ def scaling(config: "RunConfig", searched: Collection[str] = ()) -> list[str]:
 
 
 def _scaling(
-    key: str, values: Mapping[str, Any], lr: float, config: "RunConfig", searched: Collection[str]
+    key: str, values: Mapping[str, Any], lr: float, config: RunConfig, searched: Collection[str]
 ) -> str | None:
     """What was made of the rate of one optimizer, which is configured at `key` and now has the rate `lr`."""
     examples, base = config.train.batch_size, values.get("base_batch_size")
@@ -246,7 +244,7 @@ def _scaling(
     return f"{key}.lr {values['lr']:g} is for batches of {base}: batches of {examples} use {lr:g}"
 
 
-def _idle_warning(config: "RunConfig") -> str | None:
+def _idle_warning(config: RunConfig) -> str | None:
     """What to say of a plateau that has too few evaluations to cut at all."""
     steps, every, decay = config.train.steps, config.train.eval_every, config.decay
     if not isinstance(decay, Plateau):

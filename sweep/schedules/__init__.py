@@ -16,7 +16,7 @@ from sweep.schedules.plateau import Plateau
 from sweep.schedules.polynomial import Linear, Polynomial
 from sweep.schedules.power import Power
 from sweep.schedules.power_sqrt import PowerSqrt
-from sweep.schedules.reaction import Memory, Reaction
+from sweep.schedules.reaction import Event, Memory, Reaction
 from sweep.schedules.rex import Rex
 from sweep.schedules.schedule import Schedule
 from sweep.schedules.sine import Sine
@@ -79,6 +79,7 @@ __all__ = [
     "DECAYS",
     "WARMUPS",
     "Decay",
+    "Event",
     "Joined",
     "KeyFigures",
     "Memory",

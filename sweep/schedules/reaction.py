@@ -5,6 +5,7 @@ event happened, the part of the schedule is a pure function of the step again.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 Memory = tuple[float, ...]
 """What a reaction remembers from one evaluation to the next; numbers, so that it can be kept in a file."""
@@ -12,6 +13,28 @@ Memory = tuple[float, ...]
 
 NEVER = 2**53
 """A step that no training reaches."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a schedule waited for has happened, at an evaluation.
+
+    Args:
+        step: updates completed then; update `step` is the first with the new rate.
+        name: of what happened.
+    """
+
+    step: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Event":
+        """Return the event of a text `name@step`."""
+        name, _, step = text.rpartition("@")
+        return cls(int(step), name)
 
 
 class Reaction(ABC):

@@ -6,10 +6,9 @@ from typing import overload
 
 import numpy as np
 
-from sweep.core import Event
 from sweep.schedules.decay import Decay
 from sweep.schedules.plateau import Plateau
-from sweep.schedules.reaction import NEVER, Memory, Reaction
+from sweep.schedules.reaction import NEVER, Event, Memory, Reaction
 from sweep.schedules.until_error import UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
 from sweep.validation import InvalidValueError, real

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sweep.core import Event
+from sweep.schedules import Event
 from sweep.tracking.bulk import Points, joined
 
 

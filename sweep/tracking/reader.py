@@ -14,7 +14,6 @@ from sweep.core import (
     SERIES,
     ComparisonRecord,
     Evaluation,
-    Event,
     Failure,
     FamilyRecord,
     FinalRecord,
@@ -25,6 +24,7 @@ from sweep.core import (
     StudyRecord,
     TrialRecord,
 )
+from sweep.schedules import Event
 from sweep.tracking.store import Store, numbered
 from sweep.validation import InvalidValueError
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from mlflow.entities import Run
 
-from sweep.core import GIVEN_UP, Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
+from sweep.core import GIVEN_UP, Description, Evaluation, Progress, Result, Rows, Status, Trial
+from sweep.schedules import Event
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Event, Progress, Snapshot, Status, Trial
+from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Split
-from sweep.schedules import Memory
+from sweep.schedules import Event, Memory
 from sweep.training.average import average_decay
 from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
 from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation

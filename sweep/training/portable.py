@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sweep.config import RunConfig
-from sweep.core import Event, Snapshot, Trial
+from sweep.core import Snapshot, Trial
 from sweep.data import Dataset
+from sweep.schedules import Event
 from sweep.training.contents import (
     Contents,
     changes,

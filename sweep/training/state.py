@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sweep.config import RunConfig
-from sweep.core import Event
 from sweep.data import Dataset
-from sweep.schedules import Memory
+from sweep.schedules import Event, Memory
 from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.dropout import SeededDropout, seed_dropouts

@@ -10,10 +10,11 @@ import yaml
 from mlflow import MlflowClient
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.command import Command
+from sweep.cli.compose import Composer
 from sweep.cli.expressions import parse
-from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_comparison, make_plan
+from sweep.cli.resolvers import register_resolvers
 from sweep.cli.show import repeating
 from sweep.core import Trial
 from sweep.report import describe

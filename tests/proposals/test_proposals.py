@@ -10,10 +10,11 @@ import numpy as np
 import optuna
 import pytest
 
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.command import Command
+from sweep.cli.compose import Composer
 from sweep.cli.expressions import parse
-from sweep.cli.main import Command
 from sweep.cli.plan import Plan, make_plan
+from sweep.cli.resolvers import register_resolvers
 from sweep.core import Evaluation, Failure, Result, Status, Trial
 from sweep.database import Patience, UnavailableError
 from sweep.proposals import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers

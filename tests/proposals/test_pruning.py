@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweep.core import Evaluation, Event, Result, Status, Trial
+from sweep.core import Evaluation, Result, Status, Trial
 from sweep.proposals import OptunaProposer
+from sweep.schedules import Event
 from tests.proposals.test_proposals import plan, proposer
 
 PRUNERS = ["median", "percentile", "asha", "hyperband"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.report.curve import BOTTOM, LEFT, RIGHT, TOP, curve_svg
 from sweep.schedules import KeyFigures, key_figures
 

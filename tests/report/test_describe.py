@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
+from sweep.cli.resolvers import register_resolvers
 from sweep.components import Component
 from sweep.core import Trial, is_record_name
 from sweep.report import describe, flatten

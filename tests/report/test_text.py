@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from sweep.cli import build
-from sweep.cli.compose import Composer, register_resolvers
+from sweep.cli.compose import Composer
 from sweep.cli.expressions import dimension, read
-from sweep.core import Event, Status, StudyRecord, Trial, TrialRecord
+from sweep.cli.resolvers import register_resolvers
+from sweep.core import Status, StudyRecord, Trial, TrialRecord
 from sweep.report import (
     counts,
     curve_picture,
@@ -23,7 +24,7 @@ from sweep.report import (
     train_command,
 )
 from sweep.report.text import as_override, column, measured, param_text
-from sweep.schedules import key_figures
+from sweep.schedules import Event, key_figures
 
 register_resolvers()
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.core import Event
-from sweep.schedules import DECAYS, WARMUPS, Schedule
+from sweep.schedules import DECAYS, WARMUPS, Event, Schedule
 from sweep.validation import InvalidValueError
 from tests.schedules.examples import figures_of
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sweep.core import Description, Evaluation, Event, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Result, Rows, Status, Trial
+from sweep.schedules import Event
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, StudyRun, bulk
 from sweep.validation import InvalidValueError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.core import Description, Evaluation, Event, Failure, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Failure, Result, Rows, Status, Trial
+from sweep.schedules import Event
 from sweep.tracking import (
     MlflowReader,
     MlflowRecorder,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sweep.config import TrackingConfig
-from sweep.core import Description, Evaluation, Event, Progress, Result, Rows, Status, Trial
+from sweep.core import Description, Evaluation, Progress, Result, Rows, Status, Trial
+from sweep.schedules import Event
 from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, open_store
 from sweep.tracking.rest import Server
 from tests.tracking.proxy import forward, proxying

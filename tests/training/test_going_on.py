@@ -12,8 +12,8 @@ import torch
 
 from sweep.checkpoints import CheckpointFiles
 from sweep.components import Component
-from sweep.core import Checkpoint, Event, Snapshot, Status
-from sweep.schedules import DECAYS, WARMUPS
+from sweep.core import Checkpoint, Snapshot, Status
+from sweep.schedules import DECAYS, WARMUPS, Event
 from sweep.training import CPU, SerialEngine, largest_checkpoint
 from sweep.training.portable import CONTENT, packed, unpacked
 from sweep.validation import InvalidValueError

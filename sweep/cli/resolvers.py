@@ -1,0 +1,83 @@
+"""Resolvers of the configuration, for values that depend on the horizon, on the data set or on other keys."""
+
+from typing import Any
+
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.basecontainer import BaseContainer
+
+from sweep.cli.build import dataset_config
+from sweep.cli.expressions import whole_updates
+from sweep.cli.horizon import critic_updates, horizon, is_critics, optimizes, remaining
+from sweep.config import ENERGY_DISTANCE
+from sweep.validation import whole
+
+
+def register_resolvers() -> None:
+    """Make the resolvers known that conf uses; they read the configuration they stand in.
+
+    `${fraction:x}`, `${epochs:n}`, `${remaining:}` and `${warmup_steps:default}` are updates: below critic those of the
+    critic, elsewhere those that train.steps counts. A last argument `above` of fraction and remaining is a number that
+    the result must exceed, for lists that must rise. `${objective:}` is the metric of such a training.
+    """
+    OmegaConf.register_new_resolver("fraction", _fraction, replace=True)
+    OmegaConf.register_new_resolver("epochs", _epochs, replace=True)
+    OmegaConf.register_new_resolver("remaining", _remaining, replace=True)
+    OmegaConf.register_new_resolver("warmup_steps", _warmup_steps, replace=True)
+    OmegaConf.register_new_resolver("unless_half_life", _unless_half_life, replace=True)
+    OmegaConf.register_new_resolver("objective", _objective, replace=True)
+
+
+def _fraction(part: float, above: int | None = None, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return part * T, rounded."""
+    key = _key(_node_)
+    return _exceeding(above, whole_updates(key, part, horizon(_root_, key), part_of_horizon=True))
+
+
+def _epochs(count: float, *, _root_: DictConfig, _node_: Node) -> int:
+    """Return the updates of `count` epochs, rounded. Load the data set."""
+    key = _key(_node_)
+    return whole_updates(key, count, epoch_length(_root_, key), part_of_horizon=False)
+
+
+def _remaining(
+    taken: int = 0, part: float = 1.0, above: int | None = None, *, _root_: DictConfig, _parent_: BaseContainer
+) -> int:
+    return _exceeding(above, remaining(_root_, _key(_parent_), taken, part))
+
+
+def _exceeding(above: int | None, updates: int) -> int:
+    return updates if above is None else max(updates, above + 1)
+
+
+def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
+    """W, or the default without a warmup."""
+    return int(optimizes(_root_, _key(_parent_)).warmup.get("steps", 0)) or default
+
+
+def _unless_half_life(value: Any, *, _root_: DictConfig, _parent_: BaseContainer) -> Any:
+    """The value, or null where the half-life says it all."""
+    return value if OmegaConf.select(_parent_, "half_life") is None else None
+
+
+def _objective(*, _root_: DictConfig) -> str:
+    """The metric of a training that names none."""
+    return "val_loss" if critic_updates(_root_) is None else ENERGY_DISTANCE
+
+
+def _key(node: Node) -> str:
+    """Return the full key of a node, with dots and brackets: `schedule.boundaries[0]`."""
+    return str(node._get_full_key(None))
+
+
+def epoch_length(config: DictConfig, key: str) -> float:
+    """Return the updates of one epoch of the configured data set, as a key counts them. Load the data set.
+
+    Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
+    """
+    from sweep.data import load  # these import torch, which --help and --cfg do without
+    from sweep.training import steps_per_epoch
+
+    whole("train.batch_size", config.train.batch_size, at_least=1)
+    n_train, drop_last = len(load(dataset_config(config)).train), config.train.get("drop_last", False)
+    batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
+    return batches if is_critics(key) else batches / (critic_updates(config) or 1)
