@@ -470,7 +470,7 @@ def test_an_unfinished_comparison_says_so(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sweep.cli.compare._train_finals", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sweep.app.comparison._train_finals", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         assert sweep(*SHORT, "compare.schedules=[constant,cosine]").status == 130
     assert runs(folder, "comparison")[0].info.status == "KILLED"
     answer = sweep("mode=report")

@@ -29,9 +29,13 @@ MAY_IMPORT = {
     "tracking": {"config", "core", "database", "durable", "schedules", "validation"},
     "comparison": {"core"},
     "report": {"comparison", "config", "core", "schedules"},
+    "app": {
+        "checkpoints", "comparison", "config", "core", "data", "database", "durable", "proposals", "report",
+        "space", "study", "tracking", "training", "validation",
+    },
     "cli": {
-        "checkpoints", "comparison", "components", "config", "core", "data", "database", "durable", "forking", "output",
-        "proposals", "report", "schedules", "space", "study", "tracking", "training", "validation",
+        "app", "comparison", "components", "config", "core", "data", "database", "forking", "output", "proposals",
+        "report", "schedules", "space", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip

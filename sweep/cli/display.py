@@ -1,12 +1,15 @@
 """What a person sees while a search runs: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from sweep.app import Watched
+from sweep.cli.interrupt import interruptible
 from sweep.core import Progress, Result, Status, Trial
 from sweep.report import measured, number, short, warnings
 from sweep.schedules import Event
@@ -30,39 +33,14 @@ def say(out: Console, text: str) -> None:
 
 
 class Display:
-    """Shows trials as they start, progress and end.
+    """Shows trials as they start, progress and end."""
 
-    Args:
-        console: where to show.
-        metric, minimize: what trials are judged by.
-        total: trials of the study.
-        done: trials that an earlier command has ended.
-        steps: updates completed at the end of a trial.
-        first: those completed at its beginning.
-        best: value and number of the best trial so far.
-        single: whether it is one training, without others to count or to compare with.
-        finals: whether it is final runs, which differ in their seed alone; their number is their seed.
-        later: trainings that come after these, for the time left.
-    """
-
-    def __init__(
-        self,
-        console: Console,
-        metric: str,
-        minimize: bool,
-        total: int,
-        done: int,
-        steps: int,
-        best: tuple[float, int] | None = None,
-        single: bool = False,
-        first: int = 0,
-        finals: bool = False,
-        later: int = 0,
-    ) -> None:
-        self.console, self.metric, self.total, self.done, self.steps = console, metric, total, done, steps
-        self._sign, self._best, self._single = 1 if minimize else -1, best, single
-        self._finals, self._later = finals, later
-        self._noun = "seed" if finals else "trial"
+    def __init__(self, console: Console, watched: Watched) -> None:
+        self.console, self.metric, self.total = console, watched.metric, watched.total
+        self.done, self.steps = watched.done, watched.steps
+        self._sign, self._best, self._single = 1 if watched.minimize else -1, watched.best, watched.single
+        self._finals, self._later = watched.finals, watched.later
+        self._noun = "seed" if watched.finals else "trial"
         self._metrics: Mapping[str, float] = {}
         self._steps: dict[int, int] = {}
         """Updates completed by each trial in training."""
@@ -73,7 +51,7 @@ class Display:
         """The last of each optimizer."""
         self.events: dict[int, Sequence[Event]] = {}
         """All so far of each trial."""
-        self._span, self._first, self._before = steps - first, first, 0
+        self._span, self._first, self._before = watched.steps - watched.first, watched.first, 0
         self._live = console.is_interactive  # a terminal that can move its cursor
         self._said = time.monotonic()
         self._began: float | None = None
@@ -208,6 +186,25 @@ class Display:
     def _uncovered(self) -> int:
         begun = sum(step - self._first for step in self._steps.values())
         return (max(self.total - self.done, 0) + self._later) * self._span - begun
+
+
+class Terminal:
+    """A front of applications on standard output."""
+
+    def __init__(self) -> None:
+        self.console = console()
+        self.display: Display | None = None
+        """What showed the last trainings."""
+
+    def say(self, text: str) -> None:
+        say(self.console, text)
+
+    def watch(self, watched: Watched) -> Display:
+        self.display = Display(self.console, watched)
+        return self.display
+
+    def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
+        return interruptible(self.say)
 
 
 def _counts(metric: str) -> bool:

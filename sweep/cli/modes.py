@@ -1,6 +1,7 @@
-"""The modes: each wires the rooms together for one purpose."""
+"""The modes: each turns a command line into a request, and its result into lines on the terminal."""
 
 import csv
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -8,14 +9,13 @@ from itertools import product, zip_longest
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+from sweep import app
+from sweep.app import comparison_files, report_folder, study_files, write
 from sweep.cli import build, spaces
-from sweep.cli.command import DONE, Command
-from sweep.cli.compare import compare
-from sweep.cli.display import console, say
+from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
+from sweep.cli.display import Terminal, console, say
 from sweep.cli.interrupt import interruptible
-from sweep.cli.plan import make_comparison, make_plan
-from sweep.cli.publish import comparison_files, report_folder, study_files, write
-from sweep.cli.search import search
+from sweep.cli.plan import make_comparison, make_plan, make_training
 from sweep.cli.show import (
     address,
     comparison_links,
@@ -26,10 +26,9 @@ from sweep.cli.show import (
     training_links,
     ui_command,
 )
-from sweep.cli.training import train
 from sweep.comparison import compare as compared
 from sweep.config import RunConfig, TrackingConfig
-from sweep.core import ComparisonRecord
+from sweep.core import ComparisonRecord, Status
 from sweep.report import (
     curve_picture,
     curves_picture,
@@ -49,7 +48,56 @@ from sweep.tracking import (
 )
 from sweep.validation import InvalidValueError
 
-__all__ = ["compare", "preview", "report", "search", "train", "ui"]
+
+def search(command: Command) -> int:
+    """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
+    plan, front = make_plan(command), Terminal()
+    base = address(command, plan.tracking)
+    result = app.search(plan, front)
+    if result.record is None or result.report is None:
+        front.say(f"interrupted: {result.told} of {result.total} trials are recorded; the same command goes on")
+        return INTERRUPTED
+    show_study(front.console, result.record, base, ui_command(command))
+    front.say(f"\nreport: {result.report}")
+    if result.told < result.total:
+        front.say(f"study.timeout={plan.study.timeout} ended the search at {result.told} of {result.total} trials")
+    return FAILED if result.failed and not result.told else DONE
+
+
+def train(command: Command) -> int:
+    """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
+    plan, front = make_training(command), Terminal()
+    base, run = address(command, plan.tracking), plan.run
+    ended = app.train(plan, front)
+    if ended.result is None or ended.run_id is None:
+        front.say(f"interrupted: the same command goes on from step {ended.kept}")
+        return INTERRUPTED
+    assert front.display is not None
+    for series in run.series:
+        if series.name:
+            front.say(f"{series.name}lr")
+        schedule = series.schedule.after(*front.display.events.get(ended.trial.number, ()))
+        curve = schedule.curve(run.train.steps * series.updates)
+        front.say(figures_text(key_figures(curve, schedule.constant_half_life)))
+    front.say(f"\nin MLflow ({ui_command(command)} serves it):")
+    front.say("\n".join(training_links(ended.store, [ended.run_id], [series.name for series in run.series], base)))
+    failure = ended.result.failure
+    if failure is not None:
+        print(f"sweep: the training failed: {failure.details or failure.reason}", file=sys.stderr)
+    return DONE if ended.result.status is Status.COMPLETE else FAILED
+
+
+def compare(command: Command) -> int:
+    """Compare schedules, then show for each data set the table and the verdict."""
+    plan, front = make_comparison(command), Terminal()
+    base = address(command, plan.first.tracking)
+    result = app.compare(plan, front)
+    if result.report is None:
+        front.say(f"interrupted: {result.left} trainings are left; the same command goes on")
+        return INTERRUPTED
+    show_comparison(front.console, result.record, result.comparisons, base, ui_command(command))
+    front.say(f"\nreport: {result.report}")
+    return FAILED if result.failed else DONE
 
 
 def preview(command: Command) -> int:

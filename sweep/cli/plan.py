@@ -1,95 +1,16 @@
-"""What is planned: everything typed and checked, its identity and its name. Writes nothing."""
+"""Turn a command line into a plan: everything typed and checked. Writes nothing."""
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
+from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
 from sweep.cli import build, spaces
 from sweep.cli.command import Command
-from sweep.comparison import fresh_seeds
-from sweep.config import (
-    Choice,
-    CompareConfig,
-    EngineConfig,
-    ReportConfig,
-    RunConfig,
-    SamplerConfig,
-    StudyConfig,
-    TrackingConfig,
-)
-from sweep.data import Dataset, load
+from sweep.cli.show import repeating
+from sweep.data import load
 from sweep.proposals import grid_size
-from sweep.report import flatten
-from sweep.space import Space
 from sweep.validation import InvalidValueError
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A search.
-
-    Args:
-        first: the configuration of a trial of the first branch.
-        data: the data set that all trials share.
-        options: group -> chosen option, of the groups OF_STUDIES whose option differs from their name.
-    """
-
-    study: StudyConfig
-    tracking: TrackingConfig
-    report: ReportConfig
-    engine: EngineConfig
-    sampler: SamplerConfig
-    pruner: Choice
-    space: Space
-    first: RunConfig
-    data: Dataset
-    options: Mapping[str, str]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that changes results, flattened: configuration, space, sampler, pruner, objective, data."""
-        branches = {branch.label or "config": branch.base for branch in self.space.branches}
-        parameters = {
-            branch.parameter(d).replace(".", "/"): d.expression
-            for branch in self.space.branches
-            for d in branch.dimensions
-        }
-        return flatten(
-            {
-                **branches,
-                "space": parameters,
-                "sampler": {"name": self.sampler.name, "seed": self.sampler.seed, **self.sampler.options},
-                "pruner": {"name": self.pruner.name, **self.pruner.options},
-                "study": {"metric": self.study.metric},
-                "data": self.data.digest,
-            }
-        )
-
-    @property
-    def name(self) -> str:
-        """study.name, or dataset-model-optimizer-schedule-digest."""
-        if self.study.name is not None:
-            return self.study.name
-        groups = ("dataset", "model", "optimizer", "schedule")
-        return "-".join([*(self.label(group) for group in groups), _digest(self.identity)])
-
-    def label(self, group: str) -> str:
-        """Return the option of a group; of a group that is searched, all options."""
-        return "+".join(self.space.groups.get(group, (self.first.label(group),)))
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """What the study's own run records: its space, and the configuration where all trials share it."""
-        about = {
-            k: v for k, v in self.identity.items() if k.partition(".")[0] in ("space", "sampler", "pruner", "study")
-        }
-        about |= self.options
-        if self.space.conditional:
-            return about
-        return {**about, **flatten(self.space.branches[0].base), **self.first.options}
 
 
 def make_plan(command: Command) -> Plan:
@@ -113,54 +34,23 @@ def make_plan(command: Command) -> Plan:
         first=first,
         data=load(first.dataset),
         options={group: option for group, option in config.options.items() if group in build.OF_STUDIES},
+        command=repeating(command),
     )
 
 
-@dataclass(frozen=True)
-class Family:
-    """One schedule on one data set, and the search that tunes it.
+def make_training(command: Command) -> TrainingPlan:
+    """Return the plan of a command line with mode=train.
 
-    Args:
-        command: the command line of that search.
+    Raises:
+        InvalidValueError: names what cannot be carried out.
     """
-
-    dataset: str
-    schedule: str
-    command: Command
-    plan: Plan
-
-    @property
-    def label(self) -> str:
-        return f"{self.schedule} on {self.dataset}"
-
-
-@dataclass(frozen=True)
-class ComparisonPlan:
-    """A comparison.
-
-    Args:
-        families: in the order asked for, data set by data set.
-    """
-
-    name: str
-    compare: CompareConfig
-    families: tuple[Family, ...]
-
-    @property
-    def first(self) -> Plan:
-        """The search of the first family, with what all searches share: study, tracking, report."""
-        return self.families[0].plan
-
-    @property
-    def seeds(self) -> range:
-        """Of the final runs."""
-        return fresh_seeds(self.first.first.train.seed, self.compare.seeds)
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What the searches have in common: what the comparison's own run records."""
-        first, *others = [family.plan.recorded for family in self.families]
-        return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+    for key, written in command.request.searched.items():
+        rule = "mode=train trains one configuration; a sweep expression is for mode=search"
+        raise InvalidValueError(key, written, rule)
+    config = command.compose()
+    engine, run = build.engine_config(config), build.run_config(config)
+    tracking, study = build.tracking_config(config), build.study_config(config)
+    return TrainingPlan(run, study, tracking, engine, load(run.dataset))
 
 
 def make_comparison(command: Command) -> ComparisonPlan:
@@ -184,7 +74,9 @@ def make_comparison(command: Command) -> ComparisonPlan:
     datasets = request.datasets or (None,)
     families = [_family(command, dataset, schedule) for dataset in datasets for schedule in compare.schedules]
     name = study.name or _comparison_name(families)
-    plan = ComparisonPlan(name, compare, tuple(_named(family, name, compare.trials) for family in families))
+    plan = ComparisonPlan(
+        name, repeating(command), compare, tuple(_named(family, name, compare.trials) for family in families)
+    )
     seed = plan.first.first.train.seed
     try:
         plan.first.first.with_seed(plan.seeds[-1])
@@ -212,27 +104,13 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
     if size is not None and size < trials:
         rule = f"with schedule={schedule}: its grid has only {size} points, and every schedule gets as many trials"
         raise InvalidValueError("compare.trials", trials, rule)
-    return Family(dataset or plan.label("dataset"), schedule, of_family, plan)
+    return Family(dataset or plan.label("dataset"), schedule, plan)
 
 
 def _has_sampler(command: Command) -> bool:
     """Return whether the command line or its experiment chooses a sampler."""
     request = command.request
     return "sampler" in request.pinned | command.composer.set_by_experiment(request.first)
-
-
-@contextmanager
-def refusals_of(schedule: str) -> Iterator[None]:
-    """Lets a refusal say which of the schedules it is about, where its key may be of one and not of another."""
-    try:
-        yield
-    except InvalidValueError as error:
-        group = error.key.partition(".")[0]
-        if error.key == "schedule":
-            raise InvalidValueError("compare.schedules", schedule, error.rule) from error
-        if group not in ("schedule", "space", "warmup"):
-            raise
-        raise InvalidValueError(error.key, error.value, f"with schedule={schedule}: {error.rule}") from error
 
 
 def _named(family: Family, comparison: str, trials: int) -> Family:
@@ -246,8 +124,4 @@ def _comparison_name(families: Sequence[Family]) -> str:
     datasets = sorted({family.dataset for family in families})
     plan = families[0].plan
     identities = sorted(json.dumps(family.plan.identity, sort_keys=True) for family in families)
-    return "-".join(["compare", "+".join(datasets), plan.label("model"), plan.label("optimizer"), _digest(identities)])
-
-
-def _digest(identity: Any) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join(["compare", "+".join(datasets), plan.label("model"), plan.label("optimizer"), digest(identities)])

@@ -1,14 +1,11 @@
-"""What a command works with: an engine, checkpoints, the store of its record."""
+"""What an application works with: an engine, checkpoints, the store of its record."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
+from sweep.app.files import folder_name
 from sweep.checkpoints import CheckpointFiles
-from sweep.cli.display import say
-from sweep.cli.publish import folder_name
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Trial
 from sweep.data import Dataset
@@ -25,11 +22,11 @@ def engine_of(
     data: Dataset,
     work: Work,
     retries: int,
-    out: Console,
+    say: Callable[[str], None],
     interrupted: Callable[[], bool],
     on_begun: Callable[[Trial], None] = lambda trial: None,
 ) -> EngineProcess:
-    """The engine that trains on a data set; it says what it is.
+    """Return the engine that trains on a data set; it says what it is.
 
     Args:
         work: what is to be trained.
@@ -41,18 +38,23 @@ def engine_of(
         data,
         choose_device(work.like[0].train),
         work,
-        on_chosen=lambda account: say(out, engine_text(account)),
+        on_chosen=lambda account: say(engine_text(account)),
         on_begun=on_begun,
         interrupted=interrupted,
         retries=retries,
-        say=lambda text: say(out, text),
+        say=say,
     )
 
 
 def checkpoints_of(
-    run: RunConfig, data: Dataset, name: str, of: str, out: Console, check: Callable[[], None] = lambda: None
+    run: RunConfig,
+    data: Dataset,
+    name: str,
+    of: str,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> CheckpointFiles:
-    """Where the checkpoints of a study or training are.
+    """Return where the checkpoints of a study or training are.
 
     Args:
         run: a configuration like those that are trained.
@@ -61,11 +63,11 @@ def checkpoints_of(
         check: raises where this process may not write.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name)
-    return CheckpointFiles(folder, of, largest_checkpoint(run, data), lambda text: say(out, text), check)
+    return CheckpointFiles(folder, of, largest_checkpoint(run, data), say, check)
 
 
 def engine_text(account: Account) -> str:
-    """One line: which engine, and why."""
+    """Return one line that says which engine is used, and why."""
     if account.name == "serial":
         return f"engine: serial ({account.why})"
     if account.name == "data_parallel":
@@ -77,9 +79,13 @@ def engine_text(account: Account) -> str:
 
 
 def store_of(
-    tracking: TrackingConfig, checkpoint_dir: str, name: str, out: Console, interrupted: Callable[[], bool]
+    tracking: TrackingConfig,
+    checkpoint_dir: str,
+    name: str,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
 ) -> Store:
-    """The store to record into, created where there is none, with what an earlier command could not deliver to it.
+    """Open the store to record into, create it where there is none, and deliver what an earlier command could not.
 
     Args:
         name: of the study, comparison or training; in its folder of checkpoints waits what a server does not take.
@@ -87,7 +93,7 @@ def store_of(
     Raises:
         UnavailableError: if it does not take it now either.
     """
-    hooks = Hooks(lambda text: say(out, text), interrupted)
+    hooks = Hooks(say, interrupted)
     # what waits is for this store alone
     server = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[:8]
     folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / server

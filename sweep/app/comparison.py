@@ -1,30 +1,17 @@
-"""mode=compare: every schedule tuned alike, the best of each trained on the same fresh seeds, then the verdict."""
+"""Comparisons: every schedule tuned alike, the best of each trained on the same fresh seeds, then the verdict."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-
-from rich.console import Console
+from pathlib import Path
 
 from sweep import study
-from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
-from sweep.cli.display import Display, console, say
-from sweep.cli.interrupt import interruptible
-from sweep.cli.plan import ComparisonPlan, Family, make_comparison, refusals_of
-from sweep.cli.publish import comparison_files, report_folder, write
-from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
-from sweep.cli.search import (
-    Search,
-    carry_out,
-    check,
-    check_store,
-    display_of,
-    open_search,
-    record,
-    refuse_taken,
-)
-from sweep.cli.show import address, repeating, show_comparison, ui_command
+from sweep.app.files import comparison_files, report_folder, write
+from sweep.app.front import Front, Watched
+from sweep.app.plan import ComparisonPlan, Family, refusals_of
+from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
+from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
@@ -44,47 +31,60 @@ from sweep.training import Work
 from sweep.validation import refuse_difference
 
 
-def compare(command: Command) -> int:
-    """Compare schedules: tune each, train the finals, write the report, then show the table and the verdict."""
-    plan, out = make_comparison(command), console()
-    base = address(command, plan.first.tracking)
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison has come to.
+
+    Args:
+        record: the comparison with its studies and final runs, as recorded.
+        comparisons: the verdicts, one for each data set.
+        report: the file; None of one that was interrupted.
+        left: trainings that are left of one that was interrupted.
+        failed: whether the search of a schedule ended because its trials failed one after another.
+    """
+
+    record: ComparisonRecord
+    comparisons: Sequence[Comparison]
+    report: Path | None
+    left: int = 0
+    failed: bool = False
+
+
+def compare(plan: ComparisonPlan, front: Front) -> ComparisonResult:
+    """Compare schedules: tune each, train the final runs, write the report.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out; nothing is written then.
+    """
     _check_families(plan)
-    recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(lambda text: say(out, text)))
+    recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(front.say))
     _refuse_other(plan, recorded_before)  # before any study is created
-    with interruptible(lambda text: say(out, text)) as stop, ExitStack() as opened:
-        searches = [
-            opened.enter_context(open_search(family.command, family.plan, out, stop)) for family in plan.families
-        ]
+    with front.interruptible() as stop, ExitStack() as opened:
+        searches = [opened.enter_context(open_search(family.plan, front.say, stop)) for family in plan.families]
         check_store(searches, recorded_before, plan.first.tracking)
         first = plan.first
-        store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, out, stop)
-        return _compare(command, plan, searches, store, base, out, stop)
+        store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, front.say, stop)
+        return _compare(plan, searches, store, front, stop)
 
 
 def _compare(
-    command: Command,
-    plan: ComparisonPlan,
-    searches: list[Search],
-    store: Store,
-    base: str,
-    out: Console,
-    stop: Callable[[], bool],
-) -> int:
+    plan: ComparisonPlan, searches: list[Search], store: Store, front: Front, stop: Callable[[], bool]
+) -> ComparisonResult:
     folder = report_folder(plan.first.report, plan.name)
-    run = _record(plan, searches, store, repeating(command))
-    say(out, f"comparison {plan.name}: {len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)")
+    run = _record(plan, searches, store)
+    families = f"{len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)"
+    front.say(f"comparison {plan.name}: {families}")
     try:
-        failed = _tune(plan, searches, store, out, stop)
+        failed = _tune(plan, searches, store, front, stop)
         if not stop():
             settle(store, stop)
-            _train_finals(_finals_left(plan, searches, run), run, out, stop)
+            _train_finals(_finals_left(plan, searches, run), run, front, stop)
         settle(store, stop)
         recorded = _recorded(run)
         comparisons = compared(recorded)
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
             _end(run, searches, "KILLED")
-            say(out, f"interrupted: {left} trainings are left; the same command goes on")
-            return INTERRUPTED
+            return ComparisonResult(recorded, comparisons, None, left)
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
@@ -93,9 +93,7 @@ def _compare(
         with suppress(Exception):  # the record may be what failed
             _end(run, searches, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    show_comparison(out, recorded, comparisons, base, ui_command(command))
-    say(out, f"\nreport: {folder / 'report.html'}")
-    return FAILED if failed else DONE
+    return ComparisonResult(recorded, comparisons, folder / "report.html", failed=failed)
 
 
 def _end(run: ComparisonRun, searches: Sequence[Search], status: str) -> None:
@@ -149,12 +147,12 @@ def _check_families(plan: ComparisonPlan) -> None:
             check(family.plan, silent=index > 0)
 
 
-def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command: str) -> ComparisonRun:
+def _record(plan: ComparisonPlan, searches: list[Search], store: Store) -> ComparisonRun:
     """The run of the comparison, with those of its studies below it."""
     run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     asked = asdict(plan.compare) | {"first_seed": plan.seeds[0]}
     del asked["schedules"]  # they stand with their studies
-    tags = {"sweep.asked": json.dumps(asked), "sweep.command": command}
+    tags = {"sweep.asked": json.dumps(asked), "sweep.command": plan.command}
     params = as_params(plan.shared)
     if run.exists:
         run.reopen()
@@ -171,7 +169,7 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store, command:
     return run
 
 
-def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Console, stop: Callable[[], bool]) -> bool:
+def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, front: Front, stop: Callable[[], bool]) -> bool:
     """Carry out the searches; of one that has no trials left, the run may still have to be ended.
 
     Returns:
@@ -186,12 +184,12 @@ def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, out: Conso
             continue
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
         if not opened.done:
-            say(out, f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
+            front.say(f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
         try:
-            carry_out(opened, store, run, display_of(opened, run, out, later), stop)
+            carry_out(opened, store, run, front, stop, later)
         except HopelessError as error:
             failed = True
-            say(out, f"tuning {family.label} ends: {error}; the same command goes on with it")
+            front.say(f"tuning {family.label} ends: {error}; the same command goes on with it")
     return failed
 
 
@@ -223,7 +221,7 @@ def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRu
     return left
 
 
-def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: Callable[[], bool]) -> None:
+def _train_finals(left: list[_Finals], run: ComparisonRun, front: Front, stop: Callable[[], bool]) -> None:
     """Train the final runs of family after family."""
     for index, of_family in enumerate(left):
         if stop() or not of_family.trials:
@@ -235,13 +233,16 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, out: Console, stop: C
         parent = FinalRuns(run, study_run, of_family.of, judged, f"{family.dataset}/{family.schedule}")
         recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture)
         later = sum(len(others.trials) for others in left[index + 1 :])
-        display = Display(out, judged, config.minimize, total, 0, horizon, finals=True, later=later)
-        say(out, f"final runs of {family.label}, as its trial {of_family.of}: {total}")
+        watched = Watched(judged, config.minimize, total, 0, horizon, finals=True, later=later)
+        front.say(f"final runs of {family.label}, as its trial {of_family.of}: {total}")
         plan, like = family.plan, of_family.trials[0].config
         name = f"{plan.name}.finals-{of_family.of}"
-        checkpoints = checkpoints_of(like, plan.data, name, study_run, out, search.lease.check)
+        checkpoints = checkpoints_of(like, plan.data, name, study_run, front.say, search.lease.check)
         work = Work([like], total, learns=False)
-        with engine_of(plan.engine, plan.data, work, config.max_retries, out, stop) as engine, display:
-            study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, display, judged, stop)
+        with (
+            engine_of(plan.engine, plan.data, work, config.max_retries, front.say, stop) as engine,
+            front.watch(watched) as monitor,
+        ):
+            study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, monitor, judged, stop)
         if not stop():
             checkpoints.sweep()

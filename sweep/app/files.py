@@ -1,4 +1,4 @@
-"""The report of a search or a comparison, and a comparison's numbers, as files."""
+"""Write the report of a search or a comparison, and the numbers of a comparison, into files."""
 
 import hashlib
 import os

@@ -1,21 +1,18 @@
-"""Searches: opened, recorded and carried out. mode=search has one, mode=compare one for each schedule."""
+"""Searches: opened, recorded and carried out. A search has one study, a comparison one for each schedule."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-
-from rich.console import Console
+from pathlib import Path
 
 from sweep import study
-from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
-from sweep.cli.display import Display, console, say
-from sweep.cli.interrupt import interruptible
-from sweep.cli.plan import Plan, make_plan
-from sweep.cli.publish import report_folder, study_files, write
-from sweep.cli.resources import checkpoints_of, engine_of, settle, store_of
-from sweep.cli.show import address, repeating, show_study, ui_command
+from sweep.app.files import report_folder, study_files, write
+from sweep.app.front import Front, Watched
+from sweep.app.plan import Plan
+from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.config import RunConfig, TrackingConfig
+from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
 from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.report import as_params, describe, samples_picture, scaling
@@ -26,15 +23,31 @@ from sweep.validation import InvalidValueError, without_passwords
 
 
 @dataclass(frozen=True)
+class SearchResult:
+    """What a search has come to.
+
+    Args:
+        record: the study with its trials, as recorded; None of one that was interrupted.
+        report: the file; None of one that was interrupted.
+        told, total: trials that count, and that were asked for.
+        failed: how many trials have failed.
+    """
+
+    record: StudyRecord | None
+    report: Path | None
+    told: int
+    total: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class Search:
     """A study that is open, and this process's alone. A context: the study is given back with it.
 
     Args:
-        command: the command line that it is of.
         uid: what its run is found by.
     """
 
-    command: Command
     plan: Plan
     proposer: OptunaProposer
     uid: str
@@ -58,7 +71,7 @@ class Search:
     @property
     def tags(self) -> dict[str, str]:
         """Return the tags of its run."""
-        return {"sweep.searched": json.dumps(self.plan.space.keys), "sweep.command": repeating(self.command)}
+        return {"sweep.searched": json.dumps(self.plan.space.keys), "sweep.command": self.plan.command}
 
     def __enter__(self) -> "Search":
         return self
@@ -67,36 +80,32 @@ class Search:
         self.lease.release()
 
 
-def search(command: Command) -> int:
-    """Search: trials until the total is reached, then the table of the best and the report.
+def search(plan: Plan, front: Front) -> SearchResult:
+    """Carry out a search: train trials until the total is reached, then write the report.
 
-    The exit status is FAILED if all trials have failed.
+    Raises:
+        InvalidValueError: names what cannot be carried out; nothing is written then.
+        HopelessError: if the trials fail one after another.
     """
-    plan, out = make_plan(command), console()
-    base = address(command, plan.tracking)
     check(plan)
     recorded_before = open_store(
-        plan.tracking, create=False, hooks=Hooks(lambda text: say(out, text))
+        plan.tracking, create=False, hooks=Hooks(front.say)
     )  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
-    with (
-        interruptible(lambda text: say(out, text)) as interrupted,
-        open_search(command, plan, out, interrupted) as opened,
-    ):
+    with front.interruptible() as interrupted, open_search(plan, front.say, interrupted) as opened:
         check_store([opened], recorded_before, plan.tracking)
-        store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, out, interrupted)
-        return _search(opened, store, base, out, interrupted)
+        store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, front.say, interrupted)
+        return _search(opened, store, front, interrupted)
 
 
-def _search(opened: Search, store: Store, base: str, out: Console, interrupted: Callable[[], bool]) -> int:
+def _search(opened: Search, store: Store, front: Front, interrupted: Callable[[], bool]) -> SearchResult:
     plan, proposer = opened.plan, opened.proposer
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
-    say(out, f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    carry_out(opened, store, run, display_of(opened, run, out), interrupted)
+    front.say(f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
+    carry_out(opened, store, run, front, interrupted)
     if interrupted() and not opened.done:
-        say(out, f"interrupted: {proposer.told} of {proposer.total} trials are recorded; the same command goes on")
-        return INTERRUPTED
+        return SearchResult(None, None, proposer.told, proposer.total, len(proposer.failed))
     settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
@@ -106,11 +115,7 @@ def _search(opened: Search, store: Store, base: str, out: Console, interrupted: 
     write(files, folder)
     run.attach(files)
     settle(store, interrupted)
-    show_study(out, recorded, base, ui_command(opened.command))
-    say(out, f"\nreport: {folder / 'report.html'}")
-    if not opened.done:
-        say(out, f"study.timeout={plan.study.timeout} ended the search at {proposer.told} of {proposer.total} trials")
-    return FAILED if proposer.failed and not proposer.told else DONE
+    return SearchResult(recorded, folder / "report.html", proposer.told, proposer.total, len(proposer.failed))
 
 
 def refuse_taken(store: Store | None, name: str, kind: str) -> None:
@@ -153,26 +158,23 @@ def extremes(plan: Plan) -> list[RunConfig]:
     return [config for branch in plan.space.branches for config in branch.extremes()]
 
 
-def open_search(command: Command, plan: Plan, out: Console, interrupted: Callable[[], bool]) -> Search:
+def open_search(plan: Plan, say: Callable[[str], None], interrupted: Callable[[], bool]) -> Search:
     """The study of a plan that was checked, created where there is none; nobody else searches it until it is closed.
 
     Raises:
         InvalidValueError: if a study of that name is of another configuration, or somebody else searches it.
     """
 
-    def tell(text: str) -> None:
-        say(out, text)
-
     chosen_pruner = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
-    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner, tell, interrupted)
-    lease = Lease.take(optuna_study, interrupted, say=tell)
+    optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner, say, interrupted)
+    lease = Lease.take(optuna_study, interrupted, say=say)
     try:
-        patiently = Patience(without_passwords(plan.study.storage), tell, interrupted)
+        patiently = Patience(without_passwords(plan.study.storage), say, interrupted)
         proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently)
     except BaseException:
         lease.release()
         raise
-    return Search(command, plan, proposer, uid, lease)
+    return Search(plan, proposer, uid, lease)
 
 
 def check_store(searches: Sequence[Search], before: Store | None, tracking: TrackingConfig) -> None:
@@ -207,16 +209,17 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
     return opened.run(store)  # as the one before has left it
 
 
-def display_of(opened: Search, run: StudyRun, out: Console, later: int = 0) -> Display:
-    """What shows the trials of a search; `later` trainings come after it."""
-    config, proposer, horizon = opened.plan.study, opened.proposer, opened.plan.first.train.steps
-    return Display(out, config.metric, config.minimize, proposer.total, proposer.told, horizon, run.best, later=later)
+def carry_out(
+    opened: Search, store: Store, run: StudyRun, front: Front, interrupted: Callable[[], bool], later: int = 0
+) -> None:
+    """Train trials until the total is reached or the search is interrupted; record an account of the engine.
 
-
-def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, interrupted: Callable[[], bool]) -> None:
-    """Trials until the total is reached, or a signal comes; the run of the study gets an account of the engine."""
-    proposer, plan, out = opened.proposer, opened.plan, display.console
-    checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, out, opened.lease.check)
+    Args:
+        later: trainings that come after the search, for the time left.
+    """
+    proposer, plan, say = opened.proposer, opened.plan, front.say
+    checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, say, opened.lease.check)
+    metric, best, horizon = plan.study.metric, run.best, plan.first.train.steps
     run.reopen()
     try:
         checkpoints.sweep(proposer.interrupted)
@@ -229,11 +232,15 @@ def carry_out(opened: Search, store: Store, run: StudyRun, display: Display, int
         )
         if not opened.done:
             for scaled in scaling(plan.first, plan.space.keys):
-                say(out, scaled)
+                say(scaled)
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
             retries = plan.study.max_retries
-            with engine_of(plan.engine, plan.data, work, retries, out, interrupted, proposer.begun) as engine, display:
-                study.run(proposer, engine, recorder, checkpoints, display, plan.study.metric, interrupted)
+            watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
+            with (
+                engine_of(plan.engine, plan.data, work, retries, say, interrupted, proposer.begun) as engine,
+                front.watch(watched) as monitor,
+            ):
+                study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted)
             checkpoints.sweep(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
         recorder.give_up(proposer.failed)
