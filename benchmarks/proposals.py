@@ -18,15 +18,15 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import create_trial
 
-from sweep.cli.command import Command
-from sweep.cli.compose import Composer
-from sweep.cli.expressions import parse
-from sweep.cli.plan import Plan, make_plan
-from sweep.cli.resolvers import register_resolvers
 from sweep.config import SamplerConfig
 from sweep.core import Evaluation, Result, Status
 from sweep.proposals import OptunaProposer, open_study, pruner
 from sweep.proposals.distributions import distributions
+from sweep.requests.command import Command
+from sweep.requests.compose import Composer
+from sweep.requests.expressions import parse
+from sweep.requests.plan import Plan, make_plan
+from sweep.requests.resolvers import register_resolvers
 
 T = TypeVar("T")
 

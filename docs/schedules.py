@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sweep.cli.build import run_config
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
 from sweep.report import curves_picture
+from sweep.requests.build import run_config
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS, Event
 
 COMMON = ("train.steps=600", "optimizer.lr=1", "warmup.steps=60")

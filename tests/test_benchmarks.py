@@ -17,11 +17,11 @@ from benchmarks.peer import Timing
 from benchmarks.table import Figure
 from models.cnn import CNN
 from models.mlp import MLP
-from sweep.cli.build import run_config
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
 from sweep.core import Trial
 from sweep.data import load
+from sweep.requests.build import run_config
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.training import SerialEngine
 
 BUILD = {

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sweep.cli import build, spaces
-from sweep.cli.compose import Composer, resolved
-from sweep.cli.expressions import parse
-from sweep.cli.resolvers import register_resolvers
 from sweep.config import RunConfig
 from sweep.proposals import pruner, sampler
+from sweep.requests import build, spaces
+from sweep.requests.compose import Composer, resolved
+from sweep.requests.expressions import parse
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.validation import InvalidValueError
 from tests.conftest import ROOT

@@ -3,9 +3,9 @@
 import runpy
 from pathlib import Path
 
-from sweep.cli.build import run_config
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
+from sweep.requests.build import run_config
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 

@@ -33,9 +33,12 @@ MAY_IMPORT = {
         "checkpoints", "comparison", "config", "core", "data", "database", "durable", "proposals", "report",
         "space", "study", "tracking", "training", "validation",
     },
+    "requests": {
+        "app", "components", "config", "data", "proposals", "schedules", "space", "training", "validation",
+    },
     "cli": {
-        "app", "comparison", "components", "config", "core", "data", "database", "forking", "output", "proposals",
-        "report", "schedules", "space", "tracking", "training", "validation",
+        "app", "comparison", "config", "core", "database", "forking", "output", "proposals", "report", "requests",
+        "schedules", "tracking", "training", "validation",
     },
     "__main__": {"cli"},
 }  # fmt: skip

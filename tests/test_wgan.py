@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from sweep.cli import build
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
+from sweep.requests import build
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from tests.conftest import Answer
 from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt

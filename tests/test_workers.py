@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.cli import build
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
 from sweep.config import RunConfig
+from sweep.requests import build
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS
 from sweep.validation import InvalidValueError
 from tests.conftest import SMALL, Answer

@@ -2,7 +2,7 @@
 
 import errno
 
-from sweep.cli.command import FAILED, INTERRUPTED
+from sweep.cli.exits import FAILED, INTERRUPTED
 from sweep.database import GivenUpError, StorageFullError, UnavailableError, causes, lost_lease
 from sweep.proposals import HopelessError
 from sweep.tracking import RemovedError, SpoolInUseError

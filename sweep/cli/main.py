@@ -1,33 +1,25 @@
 """From arguments to an exit status."""
 
 import argparse
-import io
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from sweep import forking
-from sweep.cli.command import DONE, INTERRUPTED, REFUSED, Command
-from sweep.cli.compose import Composer
-from sweep.cli.expressions import OF_COMPARISONS, check_searchable, parse
+from sweep.cli.exits import DONE, INTERRUPTED, REFUSED
 from sweep.cli.interrupt import ending_at_signals, ignore_signals
-from sweep.cli.resolvers import register_resolvers
-from sweep.cli.scan import check_words
 from sweep.output import protect
+from sweep.requests.command import Command
+from sweep.requests.compose import Composer
+from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
+from sweep.requests.information import answer
+from sweep.requests.resolvers import register_resolvers
 from sweep.validation import InvalidValueError, one_of, without_passwords
 
 MODES = ("search", "train", "compare", "preview", "report", "ui")
-
-ASKS = frozenset(
-    ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-)
-"""Hydra's flags that ask for information. Its others run, read a pickle, or look for configuration elsewhere."""
-DETAILS = frozenset(("--resolve", "--package", "-p"))
-"""What may stand beside them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +43,10 @@ def _main(arguments: list[str]) -> int:
     flags, overrides, information = _split(arguments)
     try:
         _import_from_here(trusting=any(text.lstrip("+").startswith("trusted=") for text in overrides))
+        composer = Composer(flags.config_dir, flags.config_name)
         if information:
-            return _inform(information, flags, overrides)
-        command = Command(Composer(flags.config_dir, flags.config_name), parse(overrides), _given(flags))
+            return DONE if answer(information, composer, overrides) else REFUSED
+        command = Command(composer, parse(overrides), _given(flags))
         with ending_at_signals():
             return _carry_out(command)
     except InvalidValueError as error:
@@ -102,48 +95,6 @@ def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[st
         else:
             overrides.append(argument)
     return flags, overrides, information
-
-
-def _inform(information: list[str], flags: argparse.Namespace, overrides: list[str]) -> int:
-    """Let Hydra answer --help, --cfg, --info and tab completion. Sweep expressions are no part of a configuration."""
-    import hydra
-
-    given = {flag.partition("=")[0] for flag in information if flag.startswith("-")}
-    if not ASKS & given or given - ASKS - DETAILS:
-        rule = "no such flag; sweep expressions search without --multirun, and Hydra's --help, --cfg, --info work"
-        raise InvalidValueError(information[0], "given", rule)
-    composer = Composer(flags.config_dir, flags.config_name)
-    if {"--shell-completion", "-sc"} & set(information):
-        plain = overrides
-        check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # which Hydra composes as they are
-    else:
-        asked = parse(overrides).first
-        composer.compose(asked)  # refuses what Hydra would end with status 1
-        plain = list(composer.for_hydra(asked))
-    primary, search_path = composer.places
-    sys.argv = ["sweep", *information, *search_path, *plain]
-    try:
-        with _shown_without_passwords():
-            hydra.main(config_path=primary, config_name=flags.config_name, version_base="1.3")(_nothing)()
-    except SystemExit as end:
-        return REFUSED if end.code else DONE
-    return DONE
-
-
-def _nothing(config: object) -> None:
-    """What Hydra would run; the flags given above never do."""
-
-
-@contextmanager
-def _shown_without_passwords() -> Iterator[None]:
-    """What Hydra prints of a configuration, with the passwords of URIs hidden."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            yield
-    finally:
-        sys.stdout.write(without_passwords(out.getvalue()))
-        sys.stderr.write(without_passwords(err.getvalue()))
 
 
 def _without_passwords(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

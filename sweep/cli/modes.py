@@ -11,11 +11,9 @@ from subprocess import TimeoutExpired
 
 from sweep import app
 from sweep.app import comparison_files, report_folder, study_files, write
-from sweep.cli import build, spaces
-from sweep.cli.command import DONE, FAILED, INTERRUPTED, Command
 from sweep.cli.display import Terminal, console, say
+from sweep.cli.exits import DONE, FAILED, INTERRUPTED
 from sweep.cli.interrupt import interruptible
-from sweep.cli.plan import make_comparison, make_plan, make_training
 from sweep.cli.show import (
     address,
     comparison_links,
@@ -38,6 +36,9 @@ from sweep.report import (
     scaling,
     warnings,
 )
+from sweep.requests import build, spaces
+from sweep.requests.command import Command
+from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.schedules import key_figures
 from sweep.tracking import (
     Hooks,

@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.build import training_of, ui_config
-from sweep.cli.command import Command
 from sweep.cli.display import say
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
 from sweep.report import comparison_table, counts, failures, study_table, train_command
+from sweep.requests.build import ui_config
+from sweep.requests.command import Command
 from sweep.tracking import (
     HOST,
     Store,
@@ -30,10 +30,6 @@ BEST = 10
 """Trials in the table."""
 COMPARED = 4
 """Trials that the links compare: as many as the legend of MLflow's charts has room for."""
-NOT_REPEATED = (
-    "mode", "study", "sampler", "pruner", "space", "engine", "compare", "tracking", "report", "preview", "ui",
-)  # fmt: skip
-"""Overrides that say nothing about one training."""
 
 
 def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord:
@@ -174,23 +170,3 @@ def ui_command(command: Command) -> str:
     given = [text for text in command.request.plain if text.startswith(("tracking.uri", "tracking.exp", "ui."))]
     kept = [text for text in given if without_passwords(text) == text]
     return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
-
-
-def repeating(command: Command) -> str:
-    """Return the flags and plain overrides that say what is trained, quoted for a shell.
-
-    An override of NOT_REPEATED is left out unless it changes what is trained, as a file of a space or sampler may that
-    sets keys of the whole configuration.
-    """
-    request, kept = command.request, list(command.request.plain)
-    first = request.first[: len(request.first) - len(request.plain)]
-    asked = training_of(command.composer, (*first, *kept))
-    unneeded = [text for text in kept if text.lstrip("+~").split("=")[0].split(".")[0] in NOT_REPEATED]
-    if training_of(command.composer, (*first, *(text for text in kept if text not in unneeded))) == asked:
-        kept = [text for text in kept if text not in unneeded]
-        unneeded = []
-    for text in unneeded:
-        others = [other for other in kept if other != text]
-        if text.startswith("mode=") or training_of(command.composer, (*first, *others)) == asked:
-            kept = others
-    return without_passwords(shlex.join([*command.flags, *kept]))

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from sweep.cli.expressions import dimension, parse, read
+from sweep.requests.expressions import dimension, parse, read
 from sweep.space import Dimension
 from sweep.validation import InvalidValueError
 

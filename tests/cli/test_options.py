@@ -9,15 +9,14 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from sweep.cli import build
-from sweep.cli.command import Command
-from sweep.cli.compose import Composer
-from sweep.cli.expressions import parse
-from sweep.cli.plan import Plan, make_comparison, make_plan
-from sweep.cli.resolvers import register_resolvers
-from sweep.cli.show import repeating
 from sweep.core import Trial
 from sweep.report import describe
+from sweep.requests import build
+from sweep.requests.command import Command, repeating
+from sweep.requests.compose import Composer
+from sweep.requests.expressions import parse
+from sweep.requests.plan import Plan, make_comparison, make_plan
+from sweep.requests.resolvers import register_resolvers
 from sweep.validation import InvalidValueError
 from tests.conftest import SMALL, Answer
 from tests.test_main_job import history, runs

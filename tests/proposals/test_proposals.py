@@ -10,15 +10,15 @@ import numpy as np
 import optuna
 import pytest
 
-from sweep.cli.command import Command
-from sweep.cli.compose import Composer
-from sweep.cli.expressions import parse
-from sweep.cli.plan import Plan, make_plan
-from sweep.cli.resolvers import register_resolvers
 from sweep.core import Evaluation, Failure, Result, Status, Trial
 from sweep.database import Patience, UnavailableError
 from sweep.proposals import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
 from sweep.proposals.proposer import MOST_FAILURES
+from sweep.requests.command import Command
+from sweep.requests.compose import Composer
+from sweep.requests.expressions import parse
+from sweep.requests.plan import Plan, make_plan
+from sweep.requests.resolvers import register_resolvers
 from sweep.validation import InvalidValueError
 
 register_resolvers()

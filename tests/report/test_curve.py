@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from sweep.cli import build
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
 from sweep.report.curve import BOTTOM, LEFT, RIGHT, TOP, curve_svg
+from sweep.requests import build
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import KeyFigures, key_figures
 
 register_resolvers()

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sweep.cli import build
-from sweep.cli.compose import Composer
-from sweep.cli.resolvers import register_resolvers
 from sweep.components import Component
 from sweep.core import Trial, is_record_name
 from sweep.report import describe, flatten
 from sweep.report.describe import training_digest
+from sweep.requests import build
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 
 register_resolvers()
 

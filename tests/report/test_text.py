@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweep.cli import build
-from sweep.cli.compose import Composer
-from sweep.cli.expressions import dimension, read
-from sweep.cli.resolvers import register_resolvers
 from sweep.core import Status, StudyRecord, Trial, TrialRecord
 from sweep.report import (
     counts,
@@ -24,6 +20,10 @@ from sweep.report import (
     train_command,
 )
 from sweep.report.text import as_override, column, measured, param_text
+from sweep.requests import build
+from sweep.requests.compose import Composer
+from sweep.requests.expressions import dimension, read
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import Event, key_figures
 
 register_resolvers()

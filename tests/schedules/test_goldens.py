@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.cli.expressions import read
+from sweep.requests.expressions import read
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule, cosine
 from tests.schedules.test_reactions import replay
 

@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep.cli.compose import Composer, resolved
-from sweep.cli.horizon import remaining
 from sweep.components import Component, recorded_target, shadowing
 from sweep.config import (
     AverageConfig,
@@ -28,6 +26,8 @@ from sweep.config import (
     TrainConfig,
     UiConfig,
 )
+from sweep.requests.compose import Composer, resolved
+from sweep.requests.horizon import remaining
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
 from sweep.validation import InvalidValueError, boolean
 

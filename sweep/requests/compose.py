@@ -17,10 +17,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.cli.expressions import read
-from sweep.cli.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
+from sweep.requests.expressions import read
+from sweep.requests.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
 from sweep.validation import InvalidValueError
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
-from sweep.cli import build, spaces
-from sweep.cli.command import Command
-from sweep.cli.show import repeating
 from sweep.data import load
 from sweep.proposals import grid_size
+from sweep.requests import build, spaces
+from sweep.requests.command import Command, repeating
 from sweep.validation import InvalidValueError
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.cli.build import recorded_parts, run_config, run_options
-from sweep.cli.compose import Composer, elements_of, resolved
-from sweep.cli.expressions import Request, check_searchable, dimension, is_element, read_space, written
-from sweep.cli.horizon import horizon
-from sweep.cli.resolvers import epoch_length
 from sweep.config import RunConfig, identity
+from sweep.requests.build import recorded_parts, run_config, run_options
+from sweep.requests.compose import Composer, elements_of, resolved
+from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
+from sweep.requests.horizon import horizon
+from sweep.requests.resolvers import epoch_length
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
 from sweep.validation import InvalidValueError

@@ -5,10 +5,10 @@ from typing import Any
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
-from sweep.cli.build import dataset_config
-from sweep.cli.expressions import whole_updates
-from sweep.cli.horizon import critic_updates, horizon, is_critics, optimizes, remaining
 from sweep.config import ENERGY_DISTANCE
+from sweep.requests.build import dataset_config
+from sweep.requests.expressions import whole_updates
+from sweep.requests.horizon import critic_updates, horizon, is_critics, optimizes, remaining
 from sweep.validation import whole
 
 
