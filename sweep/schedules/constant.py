@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
+from sweep.schedules.family import Floats
 
 
 @dataclass(frozen=True)
 class Constant(Factor):
     """Factor 1 at every step."""
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         return np.ones_like(s)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import real, whole
 
 
@@ -29,7 +29,7 @@ class Cosine(Factor):
         whole("decay_steps", self.decay_steps, at_least=1)
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         u = progress(s, self.decay_steps)
         return (1 - self.end_factor) * 0.5 * (1 + np.cos(math.pi * u)) + self.end_factor
 
@@ -60,19 +60,19 @@ class CosineRestarts(Factor):
         real("m_mul", self.m_mul, above=0, at_most=1)
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         cycle, u = self._position(s / self.first_decay_steps)
         wave = 0.5 * self.m_mul**cycle * (1 + np.cos(math.pi * u))
         return (1 - self.end_factor) * wave + self.end_factor
 
-    def _position(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _position(self, time: Floats) -> tuple[Floats, Floats]:
         """Return the cycle of a time, counted in first cycles, and how much of that cycle is done."""
         t_mul = self.t_mul
         if t_mul == 1:
             return np.floor(time), time - np.floor(time)
         guess = np.floor(np.log(1 + time * (t_mul - 1)) / np.log(t_mul))
 
-        def begin(cycle: np.ndarray) -> np.ndarray:
+        def begin(cycle: Floats) -> Floats:
             return (t_mul**cycle - 1) / (t_mul - 1)
 
         # At a restart the logarithm, and with a fractional t_mul its begin too, may be a few units in the last place
@@ -105,10 +105,10 @@ class LinearCosine(Factor):
         real("alpha", self.alpha, at_least=0)
         real("beta", self.beta, at_least=0)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         return self._waves(1 - progress(s, self.decay_steps), s)
 
-    def _waves(self, linear: np.ndarray, s: np.ndarray) -> np.ndarray:
+    def _waves(self, linear: Floats, s: Floats) -> Floats:
         u = progress(s, self.decay_steps)
         return (self.alpha + linear) * 0.5 * (1 + np.cos(2 * math.pi * self.num_periods * u)) + self.beta
 
@@ -137,7 +137,7 @@ class NoisyLinearCosine(LinearCosine):
         real("d", self.d, at_least=0)
         whole("noise_seed", self.noise_seed, at_least=0, at_most=2**53)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         deviation = np.sqrt(self.v / (1 + np.minimum(s, self.decay_steps)) ** self.d)
         noise = standard_normal(self.noise_seed, s)
         return self._waves(1 - progress(s, self.decay_steps) + deviation * noise, s)
@@ -147,7 +147,7 @@ BLOCK = 1024
 """Draws made at once."""
 
 
-def standard_normal(seed: int, s: np.ndarray) -> np.ndarray:
+def standard_normal(seed: int, s: Floats) -> Floats:
     """Return a draw from N(0, 1) for each of the steps s, any shape: a function of (seed, step) alone."""
     steps = np.asarray(s).astype(int)
     drawn = np.empty(steps.shape)
@@ -158,5 +158,5 @@ def standard_normal(seed: int, s: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _block(seed: int, block: int) -> np.ndarray:
+def _block(seed: int, block: int) -> Floats:
     return np.random.default_rng([seed, block]).standard_normal(BLOCK)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import one_of, real, whole
 
 
@@ -42,7 +42,7 @@ class Cyclic(Factor):
     def rises_for(self) -> int:
         return self.step_size_up
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         length = self.step_size_up + self.step_size_down
         cycle = np.floor(s / length)
         into = s - cycle * length

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import InvalidValueError
 
 
@@ -17,7 +17,7 @@ class Decay(ABC):
     """Whether the family warms up by itself, so that it has no warmup unless one is asked for."""
 
     @abstractmethod
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         """Return the learning rate of the base rate lr at the steps s.
 
         Args:
@@ -72,14 +72,14 @@ class Factor(Decay):
     """A family that is a factor on the base rate."""
 
     @abstractmethod
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         """Return the factor on the base rate at the steps s."""
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         return lr * self.factor(s)
 
 
-def progress(s: np.ndarray, span: float | np.ndarray) -> np.ndarray:
+def progress(s: Floats, span: float | Floats) -> Floats:
     """Return u = min(s, span) / span: how much of a decay of `span` updates is done, 0 <= u <= 1."""
     return np.minimum(s, span) / span
 

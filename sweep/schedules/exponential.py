@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import InvalidValueError, boolean, real, whole
 
 
@@ -27,10 +27,10 @@ class _Bounded(Factor):
             real("end_factor", self.end_factor, at_least=0, at_most=1)
 
     @abstractmethod
-    def unbounded(self, s: np.ndarray) -> np.ndarray:
+    def unbounded(self, s: Floats) -> Floats:
         """Return the factor at the steps s without the lower bound."""
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         factor = self.unbounded(s)
         return factor if self.end_factor is None else np.maximum(factor, self.end_factor)
 
@@ -69,9 +69,10 @@ class Exponential(_Bounded):
         if self.staircase:
             raise InvalidValueError("half_life", self.half_life, "is of the smooth curve: staircase must be false")
 
-    def unbounded(self, s: np.ndarray) -> np.ndarray:
+    def unbounded(self, s: Floats) -> Floats:
         if self.half_life is not None:
             return np.power(np.full_like(s, 0.5), s / self.half_life)
+        assert self.decay_rate is not None and self.decay_steps is not None  # noqa: PT018
         exponent = s / self.decay_steps
         return self.decay_rate ** (np.floor(exponent) if self.staircase else exponent)
 
@@ -108,7 +109,7 @@ class _Timed(_Bounded):
         boolean("staircase", self.staircase)
         self._check_end_factor()
 
-    def time(self, s: np.ndarray) -> np.ndarray:
+    def time(self, s: Floats) -> Floats:
         """The time at the steps s."""
         intervals = s / self.decay_steps
         return self.decay_rate * (np.floor(intervals) if self.staircase else intervals)
@@ -121,7 +122,7 @@ class NaturalExponential(_Timed):
     TensorFlow's `natural_exp_decay`; the arguments are those of `_Timed`.
     """
 
-    def unbounded(self, s: np.ndarray) -> np.ndarray:
+    def unbounded(self, s: Floats) -> Floats:
         return np.exp(-self.time(s))
 
     @property
@@ -137,5 +138,5 @@ class InverseTime(_Timed):
     TensorFlow's `inverse_time_decay`; the arguments are those of `_Timed`.
     """
 
-    def unbounded(self, s: np.ndarray) -> np.ndarray:
+    def unbounded(self, s: Floats) -> Floats:
         return 1 / (1 + self.time(s))

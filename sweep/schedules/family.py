@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sweep.validation import InvalidValueError, whole
+
+Floats = NDArray[np.float64]
+"""A float64 array of any shape."""
 
 Updates = Annotated[int, "updates"]
 """The type of a key that counts updates.

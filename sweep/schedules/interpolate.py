@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from sweep.schedules.decay import Factor, shared
-from sweep.schedules.family import Updates, as_tuples, check_rising
+from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
 from sweep.validation import InvalidValueError, one_of, real
 
 
@@ -43,9 +43,9 @@ class Interpolate(Factor):
     def per_worker(self, workers: int) -> Self:
         return self._divided(workers, knots=tuple((shared("knots", s, workers), factor) for s, factor in self.knots))
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         factor = np.zeros_like(s) + self.knots[-1][1]
-        slopes = self._slopes() if self.kind == "pchip" else [None] * len(self.knots)
+        slopes = self._slopes() if self.kind == "pchip" else [0.0] * len(self.knots)
         pieces = list(zip(pairwise(self.knots), pairwise(slopes), strict=True))
         for ((begin, before), (end, after)), (leaving, arriving) in reversed(pieces):
             x = (s - begin) / (end - begin)
@@ -80,7 +80,7 @@ def _end_slope(h: float, k: float, a: float, b: float) -> float:
     return slope if slope * a > 0 else 0.0
 
 
-def _hermite(x: np.ndarray, before: float, after: float, leaving: float, arriving: float) -> np.ndarray:
+def _hermite(x: Floats, before: float, after: float, leaving: float, arriving: float) -> Floats:
     """Return the cubic on 0 <= x <= 1 with these values and slopes at its ends."""
     rise = after - before
     return before + x * (leaving + x * (3 * rise - 2 * leaving - arriving + x * (leaving + arriving - 2 * rise)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import whole
 
 
@@ -24,7 +24,7 @@ class InverseSqrt(Factor):
     def __post_init__(self) -> None:
         whole("timescale", self.timescale, at_least=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         return np.sqrt(self.timescale / (s + self.timescale))
 
 
@@ -49,6 +49,6 @@ class Noam(Factor):
     def rises_for(self) -> int:
         return self.noam_steps - 1
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         count, n = s + 1, self.noam_steps
         return np.minimum(np.sqrt(n / count), count / n)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Decay
-from sweep.schedules.family import Updates, as_tuples, check_rising
+from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
 from sweep.schedules.reaction import Reaction
 from sweep.validation import InvalidValueError, real
 
@@ -44,7 +44,7 @@ class Joined(Decay):
             rule = f"must be one fewer than the pieces, which are {len(self.pieces)}"
             raise InvalidValueError("boundaries", list(self.boundaries), rule)
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         first, *later = self.pieces
         rate = first.decay.rate(s, lr * first.factor)
         for boundary, piece in zip(self.boundaries, later, strict=True):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.schedules.family import Floats
+
 STALLED = 2.0**-24
 """Below this part of its peak a rate no longer changes a float32 weight of its own size."""
 
@@ -34,7 +36,7 @@ class KeyFigures:
         return self.stalled_at is not None and self.stalled_at < 0.99 * self.horizon
 
 
-def key_figures(curve: np.ndarray, half_life: float | None = None) -> KeyFigures:
+def key_figures(curve: Floats, half_life: float | None = None) -> KeyFigures:
     """Return the key figures of a curve.
 
     Args:
@@ -54,7 +56,7 @@ def key_figures(curve: np.ndarray, half_life: float | None = None) -> KeyFigures
     )
 
 
-def _half_life(curve: np.ndarray) -> float | None:
+def _half_life(curve: Floats) -> float | None:
     """Return the updates from the first use of the peak to the first step after it at or below half of it."""
     halved = np.flatnonzero(curve[curve.argmax() :] <= curve.max() / 2 * (1 + 1e-12))
     return float(halved[0]) if halved.size else None

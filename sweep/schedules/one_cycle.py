@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import one_of, real, whole
 
 
@@ -44,13 +44,13 @@ class OneCycle(Factor):
     def rises_for(self) -> int:
         return max(math.ceil(self.pct_start * self.total_steps) - 1, 0)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         peak, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
         start = 1 / self.div_factor
         up = self._between(start, 1.0, s / (peak if peak > 0 else 1.0))
         down = self._between(1.0, start / self.final_div_factor, np.minimum((s - peak) / (end - peak), 1 + 0 * s))
         return np.where(s < peak, up, down)
 
-    def _between(self, begin: np.ndarray, end: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _between(self, begin: float, end: float, x: Floats) -> Floats:
         way = x if self.anneal == "linear" else 0.5 * (1 - np.cos(math.pi * x))
         return begin + (end - begin) * way

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates, as_tuples, check_rising
+from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
 from sweep.validation import InvalidValueError, one_of, real
 
 
@@ -36,7 +36,7 @@ class Piecewise(Factor):
             raise InvalidValueError("values", list(self.values), rule)
         one_of("side", self.side, ("right", "left"))
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         factor = np.zeros_like(s) + self.values[0]
         for boundary, value in zip(self.boundaries, self.values[1:], strict=True):
             factor = np.where(s > boundary if self.side == "right" else s >= boundary, value, factor)
@@ -60,6 +60,6 @@ class Multistep(Factor):
         check_rising("milestones", self.milestones, equal_allowed=True)
         real("gamma", self.gamma, above=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         passed = sum((np.where(s >= milestone, 1.0, 0.0) for milestone in self.milestones), np.zeros_like(s))
         return self.gamma**passed

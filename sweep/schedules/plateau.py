@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Decay
+from sweep.schedules.family import Floats
 from sweep.schedules.reaction import Memory, Reaction
 from sweep.validation import one_of, real, whole
 
@@ -80,7 +81,7 @@ class Plateau(Decay, Reaction):
             return (best, 0, self.cooldown), True
         return (best, bad, 0), False
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         """The base rate: no cut yet."""
         return lr + np.zeros_like(s)
 
@@ -98,7 +99,7 @@ class _Cuts(Decay):
     eps: float
     cuts: tuple[int, ...]
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         rate = now = lr + np.zeros_like(s)
         for cut in self.cuts:
             lower = np.maximum(now * self.factor, self.min_lr + np.zeros_like(s))

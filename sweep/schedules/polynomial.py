@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import boolean, real, whole
 
 
@@ -34,7 +34,7 @@ class Polynomial(Factor):
         real("end_factor", self.end_factor, at_least=0, at_most=1)
         boolean("cycle", self.cycle)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         span = self.decay_steps + np.zeros_like(s)
         if self.cycle:
             span = span * np.maximum(np.ceil(s / span), np.ones_like(s))
@@ -57,5 +57,5 @@ class Linear(Factor):
         whole("decay_steps", self.decay_steps, at_least=1)
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         return (1 - self.end_factor) * (1 - progress(s, self.decay_steps)) + self.end_factor

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Decay
+from sweep.schedules.family import Floats
 from sweep.validation import real
 
 
@@ -23,7 +24,7 @@ class Power(Decay):
     def __post_init__(self) -> None:
         real("power", self.power, at_least=1)
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         exponent = np.minimum(s * np.log(self.power), np.full_like(s, 700.0))  # exp overflows above; the rate is 0
         return np.exp(np.exp(exponent) * np.log(lr))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import real, whole
 
 
@@ -25,6 +25,6 @@ class PowerSqrt(Factor):
         whole("decay_steps", self.decay_steps, at_least=1)
         real("alpha", self.alpha, above=0)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)
         return np.sqrt(1 - v * v) ** self.alpha

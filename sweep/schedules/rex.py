@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import real, whole
 
 
@@ -27,6 +25,6 @@ class Rex(Factor):
         whole("decay_steps", self.decay_steps, at_least=1)
         real("beta", self.beta, above=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)
         return (1 - v) / (1 - v * (1 - self.beta))

@@ -7,6 +7,7 @@ from typing import overload
 import numpy as np
 
 from sweep.schedules.decay import Decay
+from sweep.schedules.family import Floats
 from sweep.schedules.plateau import Plateau
 from sweep.schedules.reaction import NEVER, Event, Memory, Reaction
 from sweep.schedules.until_error import UntilError
@@ -39,8 +40,8 @@ class Schedule:
     @overload
     def __call__(self, step: int) -> float: ...
     @overload
-    def __call__(self, step: np.ndarray) -> np.ndarray: ...
-    def __call__(self, step: int | np.ndarray) -> float | np.ndarray:
+    def __call__(self, step: np.ndarray) -> Floats: ...
+    def __call__(self, step: int | np.ndarray) -> float | Floats:
         """Return the rate at `step` >= 0: a float for an int, float64 of the same shape for an array."""
         if isinstance(step, np.ndarray):
             return self._rate(step.astype(np.float64))
@@ -48,13 +49,13 @@ class Schedule:
             raise InvalidValueError("step", step, "must be >= 0")
         return float(self._rate(np.asarray(step, dtype=np.float64)))
 
-    def _rate(self, s: np.ndarray) -> np.ndarray:
+    def _rate(self, s: Floats) -> Floats:
         pure = self._settled()
         warmup, decay = pure.warmup, pure.decay
         counted = np.maximum(s - warmup.steps, 0.0) if warmup.counting == "prefix" else s
         return np.where(warmup.replaces(s), pure.lr * warmup.factor(s), decay.rate(counted, pure.lr))
 
-    def curve(self, steps: int) -> np.ndarray:
+    def curve(self, steps: int) -> Floats:
         """Return the rates of the updates 0..steps-1: float64, shape [steps]."""
         return self(np.arange(steps))
 

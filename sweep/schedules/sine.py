@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from sweep.schedules.decay import Decay
+from sweep.schedules.family import Floats
 from sweep.validation import real
 
 
@@ -14,7 +15,7 @@ from sweep.validation import real
 class Sine(Decay):
     """lr(s + 1) = sin(lr(s)): falls ever more slowly, like sqrt(3 / s). The base rate must be below pi."""
 
-    def rate(self, s: np.ndarray, lr: float) -> np.ndarray:
+    def rate(self, s: Floats, lr: float) -> Floats:
         steps = s.astype(np.int64)
         return _sines(float(lr), int(steps.max()).bit_length())[steps]
 
@@ -23,7 +24,7 @@ class Sine(Decay):
 
 
 @lru_cache(maxsize=8)
-def _sines(lr: float, bits: int) -> np.ndarray:
+def _sines(lr: float, bits: int) -> Floats:
     """Return the rates of the steps 0 .. 2 ** bits - 1."""
     rates = np.empty(2**bits)
     for step in range(len(rates)):

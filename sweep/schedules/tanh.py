@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import InvalidValueError, real, whole
 
 
@@ -35,7 +35,7 @@ class Tanh(Factor):
             raise InvalidValueError("lb", self.lb, f"must be below ub, which is {self.ub}")
         real("end_factor", self.end_factor, at_least=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)
         fallen = np.tanh(self.lb * (1 - v) + self.ub * v)
         return self.end_factor + (1 - self.end_factor) * 0.5 * (1 - fallen)

@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import InvalidValueError, boolean, one_of, real, whole
 
 
@@ -38,14 +39,14 @@ class Warmup(ABC):
         boolean("inclusive", self.inclusive)
 
     @abstractmethod
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         """How far the factor has risen at x = s / W, 0 <= x <= 1: 0 at the start, 1 when done."""
 
-    def replaces(self, s: np.ndarray) -> np.ndarray:
+    def replaces(self, s: Floats) -> NDArray[np.bool_]:
         """Which of the steps s use the warmup's factor."""
         return (s < self.steps) | ((s == self.steps) & (self.steps > 0)) if self.inclusive else s < self.steps
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         """The factor on the base rate at the steps s (float64, any shape); it stays at its end from s = W on."""
         steps = np.maximum(self.steps, np.ones_like(s))  # no step uses a warmup of none
         x = np.minimum(s / steps, np.ones_like(s))
@@ -56,7 +57,7 @@ class Warmup(ABC):
 class ConstantWarmup(Warmup):
     """Holds start_factor and jumps to 1 at s = W (at W + 1 if inclusive)."""
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return np.zeros_like(x)
 
 
@@ -64,7 +65,7 @@ class ConstantWarmup(Warmup):
 class LinearWarmup(Warmup):
     """Rises in equal steps, shape x: gradual warmup (Goyal et al., 1706.02677)."""
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return x
 
 
@@ -82,7 +83,7 @@ class PolynomialWarmup(Warmup):
         super().__post_init__()
         real("power", self.power, above=0)
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return x**self.power
 
 
@@ -90,7 +91,7 @@ class PolynomialWarmup(Warmup):
 class CosineWarmup(Warmup):
     """Shape (1 - cos(pi x)) / 2: leaves and arrives level."""
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return 0.5 * (1 - np.cos(math.pi * x))
 
 
@@ -108,7 +109,7 @@ class ExponentialWarmup(Warmup):
         super().__post_init__()
         real("k", self.k, above=0)
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return np.expm1(-self.k * x) / np.expm1(-self.k)
 
 
@@ -116,7 +117,7 @@ class ExponentialWarmup(Warmup):
 class SqrtWarmup(Warmup):
     """Shape 1 - sqrt(1 - x): rises ever faster."""
 
-    def shape(self, x: np.ndarray) -> np.ndarray:
+    def shape(self, x: Floats) -> Floats:
         return 1 - np.sqrt(1 - x)
 
 

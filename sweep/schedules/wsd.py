@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Updates
+from sweep.schedules.family import Floats, Updates
 from sweep.validation import InvalidValueError, one_of, real, whole
 
 
@@ -46,12 +46,12 @@ class WarmupStableDecay(Factor):
         real("k", self.k, above=0)
         whole("count_from", self.count_from, at_least=0, at_most=1)
 
-    def factor(self, s: np.ndarray) -> np.ndarray:
+    def factor(self, s: Floats) -> Floats:
         decayed = np.maximum(s - self.stable_steps, np.zeros_like(s)) + self.count_from
         u = np.minimum(decayed / (self.decay_steps + self.count_from), np.ones_like(s))
         return np.where(s < self.stable_steps, 1.0, self.end_factor + (1 - self.end_factor) * self._shape(u))
 
-    def _shape(self, u: np.ndarray) -> np.ndarray:
+    def _shape(self, u: Floats) -> Floats:
         if self.shape == "linear":
             return 1 - u
         if self.shape == "cosine":
