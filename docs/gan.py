@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import load
-from sweep.report import samples_picture
+from sweep.report.figures import samples_picture
 
 TRAININGS = {
     "model=wgan": [

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sweep.report import curves_picture
+from sweep.report.figures import curves_picture
 from sweep.requests.build import run_config
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers

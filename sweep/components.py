@@ -41,6 +41,11 @@ class Component:
         target: import path of a class or function, inside OWN_PACKAGES or a trusted package.
         arguments: keyword arguments; a mapping with a `_target_` of its own becomes what that gives.
         trusted: further packages whose code may be called.
+
+    Nothing is imported before the target is checked, called or asked for its parameters.
+
+    Raises:
+        InvalidValueError: names `key`._target_ if the target is outside of these packages.
     """
 
     key: str
@@ -49,6 +54,14 @@ class Component:
     trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_place(f"{self.key}._target_", self.target, OWN_PACKAGES + self.trusted)
+
+    def check(self) -> None:
+        """Import the target, and refuse arguments that it has no parameters for.
+
+        Raises:
+            InvalidValueError: names `key`._target_ or the argument.
+        """
         parameters = self._parameters()
         for name, value in self.arguments.items():
             if not self.takes(name):
@@ -69,7 +82,7 @@ class Component:
     @property
     def is_trusted(self) -> bool:
         """Return whether the target is code of a trusted package, and not of OWN_PACKAGES."""
-        return _find(self.key, self.target, self.trusted)[1]
+        return bool(self.trusted) and _find(self.key, self.target, self.trusted)[1]
 
     @property
     def own_target(self) -> str:
@@ -85,9 +98,10 @@ class Component:
         its lists and mappings.
 
         Raises:
-            InvalidValueError: if the target raises an error.
+            InvalidValueError: if `check` refuses it, or the target raises an error.
             MemoryError: if it does: that is no fault of the arguments.
         """
+        self.check()
         given = {name: value for name, value in provided.items() if self.accepts(name)}
         arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
         try:
@@ -145,6 +159,8 @@ def shadowing(targets: Mapping[str, str], trusted: tuple[str, ...]) -> list[str]
     Args:
         targets: configuration group -> import path.
     """
+    if not trusted:
+        return []
     return [key for key, target in targets.items() if _within(target, OWN_PACKAGES) and _find(key, target, trusted)[1]]
 
 
@@ -155,9 +171,8 @@ def recorded_target(target: str) -> str:
 
 def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
     """Return what `locate` returns, and whether it belongs to a trusted package."""
-    key, roots = f"{key}._target_", OWN_PACKAGES + trusted
-    if not isinstance(target, str) or not _within(target, roots):
-        raise InvalidValueError(key, target, f"must be in {', '.join(roots)}; trusted=[package] adds one")
+    key = f"{key}._target_"
+    _check_place(key, target, OWN_PACKAGES + trusted)
     first = None
     for packages, import_module in ((trusted, _import_trusted), (OWN_PACKAGES, _import_own)):
         if not _within(target, packages):
@@ -176,6 +191,12 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
         first = first or InvalidValueError(key, target, rule)
     assert first is not None
     raise first
+
+
+def _check_place(key: str, target: Any, packages: tuple[str, ...]) -> None:
+    """Refuse what is no import path within the packages."""
+    if not isinstance(target, str) or not _within(target, packages):
+        raise InvalidValueError(key, target, f"must be in {', '.join(packages)}; trusted=[package] adds one")
 
 
 def _attribute(key: str, target: str, import_module: Callable[[str], ModuleType]) -> tuple[str | None, list[str], Any]:

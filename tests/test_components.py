@@ -109,7 +109,7 @@ def test_a_path_outside_the_own_packages_is_refused(target):
 )
 def test_what_an_own_module_merely_imported_is_not_reached_through_it(target):
     with refused(r"model\._target_"):
-        Component("model", target, {})
+        Component("model", target, {}).check()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_an_own_module_merely_imported_is_not_reached_through_it(target):
 )
 def test_what_belongs_to_no_module_is_refused(target):
     with refused(r"model\._target_"):
-        Component("model", target, {})
+        Component("model", target, {}).check()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_belongs_to_no_module_is_refused(target):
 )
 def test_a_path_to_nothing_that_can_be_called_is_refused(target):
     with refused(r"model\._target_"):
-        Component("model", target, {})
+        Component("model", target, {}).check()
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def package(tmp_path, monkeypatch):
 
 def test_a_package_that_is_not_trusted_is_not_even_imported(package):
     with refused(r"model\._target_"):
-        Component("model", "mynets.net", {})
+        Component("model", "mynets.net", {}).check()
     with refused(r"model\._target_"):
-        Component("model", "models.mynets.net", {})
+        Component("model", "models.mynets.net", {}).check()
     assert not package.exists()
 
 
@@ -199,7 +199,7 @@ def test_a_trusted_package_is_called(package):
 
 def test_trust_is_in_packages_not_in_beginnings_of_names(package):
     with refused(r"model\._target_"):
-        Component("model", "mynets.net", {}, trusted=("my",))
+        Component("model", "mynets.net", {}, trusted=("my",)).check()
     assert not package.exists()
 
 
@@ -207,14 +207,14 @@ def test_a_trusted_module_that_needs_what_is_missing_says_so(tmp_path, monkeypat
     (tmp_path / "needy.py").write_text("import a_module_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
     with refused(r"model\._target_") as error:
-        Component("model", "needy.Net", {}, trusted=("needy",))
+        Component("model", "needy.Net", {}, trusted=("needy",)).check()
     assert "a_module_that_is_not_there" in str(error.value)
 
 
 def test_an_extra_that_is_not_installed_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "schedulefree", None)
     with refused(r"optimizer\._target_") as error:
-        Component("optimizer", "schedulefree.AdamWScheduleFree", {})
+        Component("optimizer", "schedulefree.AdamWScheduleFree", {}).check()
     assert error.value.rule == "is not installed; pip install schedulefree"
 
 
@@ -223,14 +223,14 @@ def test_an_extra_that_is_not_installed_says_how_to_install_it(monkeypatch):
 
 def test_an_unknown_key_is_refused_with_those_that_are_known():
     with refused(r"optimizer\.momentun") as error:
-        Component("optimizer", "torch.optim.SGD", {"momentun": 0.9})
+        Component("optimizer", "torch.optim.SGD", {"momentun": 0.9}).check()
     assert "momentum" in str(error.value)
     assert "torch.optim.SGD" in str(error.value)
 
 
 def test_a_target_without_arguments_says_so():
     with refused(r"dataset\.path") as error:
-        Component("dataset", "sweep.data.sources.digits", {"path": "x"})
+        Component("dataset", "sweep.data.sources.digits", {"path": "x"}).check()
     assert "no arguments" in str(error.value)
 
 

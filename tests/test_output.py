@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sweep.cli.display import console, say
+from sweep.cli.console import console, say
 from sweep.cli.interrupt import ending_at_signals, interruptible
 from sweep.output import protect
 from tests.conftest import ROOT, SMALL, Answer, start

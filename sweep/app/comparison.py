@@ -16,7 +16,8 @@ from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.proposals import HopelessError, check_study
-from sweep.report import as_params, describe, samples_picture
+from sweep.report.describe import as_params, describe
+from sweep.report.figures import samples_picture
 from sweep.tracking import (
     ComparisonRun,
     FinalRuns,

@@ -19,7 +19,7 @@ from sweep.config import (
     TrackingConfig,
 )
 from sweep.data import Dataset
-from sweep.report import flatten
+from sweep.report.describe import flatten
 from sweep.space import Space
 from sweep.validation import InvalidValueError
 

@@ -15,7 +15,9 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
 from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
-from sweep.report import as_params, describe, samples_picture, scaling
+from sweep.report.describe import as_params, describe
+from sweep.report.figures import samples_picture
+from sweep.report.text import scaling
 from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, RemovedError, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
 from sweep.training import check as check_trainable

@@ -9,27 +9,15 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from sweep.app import Watched
+from sweep.cli.console import console, say
 from sweep.cli.interrupt import interruptible
 from sweep.core import Progress, Result, Status, Trial
-from sweep.report import measured, number, short, warnings
+from sweep.report.describe import short
+from sweep.report.text import measured, number, warnings
 from sweep.schedules import Event
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
-
-
-def console() -> Console:
-    """Return a console on standard output: as wide as the terminal, and 160 columns where there is none.
-
-    It prints names as they are: `[...]` is no markup, and `:name:` no emoji.
-    """
-    plain = Console(markup=False, emoji=False, highlight=False)
-    return plain if plain.is_terminal else Console(markup=False, emoji=False, highlight=False, width=160)
-
-
-def say(out: Console, text: str) -> None:
-    """Print text without wrapping it, so that commands and links can be copied whole."""
-    out.print(text, soft_wrap=True)
 
 
 class Display:

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
@@ -17,9 +18,14 @@ from sweep.requests.compose import Composer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
 from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
+from sweep.requests.spaces import check_alone
 from sweep.validation import InvalidValueError, one_of, without_passwords
 
-MODES = ("search", "train", "compare", "preview", "report", "ui")
+MODES = {
+    "search": "trainings", "train": "trainings", "compare": "trainings", "preview": "preview", "report": "records",
+    "ui": "records",
+}  # fmt: skip
+"""Mode -> the module of this package that has a function of that name. Each imports what its modes need."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,21 +69,22 @@ def _carry_out(command: Command) -> int:
     datasets = command.request.datasets
     if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))
+    check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
     if mode in ("search", "compare"):
         forking.prepare()
     if sys.stdout.isatty():
-        print("starting ...", flush=True)  # the imports take seconds
-    from sweep.cli import failures, modes  # import torch, mlflow and optuna, which --help and --cfg do without
-
+        print("starting ...", flush=True)
+    carry_out = getattr(import_module(f"sweep.cli.{MODES[mode]}"), mode)
     try:
-        return int(getattr(modes, mode)(command))
+        return int(carry_out(command))
     except Exception as error:
-        explained = failures.explained(error)
-        if explained is None:
+        from sweep.cli.failures import explained
+
+        told = explained(error)
+        if told is None:
             raise
-        told, status = explained
-        print(f"sweep: {told}", file=sys.stderr)
-        return status
+        print(f"sweep: {told[0]}", file=sys.stderr)
+        return told[1]
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:

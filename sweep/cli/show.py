@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.display import say
+from sweep.cli.console import say
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
-from sweep.report import comparison_table, counts, failures, study_table, train_command
+from sweep.report.standings import comparison_table
+from sweep.report.text import counts, failures, study_table, train_command
 from sweep.requests.build import ui_config
 from sweep.requests.command import Command
 from sweep.tracking import (

@@ -8,7 +8,17 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import RunConfig, identity
-from sweep.requests.build import recorded_parts, run_config, run_options
+from sweep.requests.build import (
+    engine_config,
+    pruner_config,
+    recorded_parts,
+    report_config,
+    run_config,
+    run_options,
+    sampler_config,
+    study_config,
+    tracking_config,
+)
 from sweep.requests.compose import Composer, elements_of, resolved
 from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.requests.horizon import horizon
@@ -35,6 +45,21 @@ def space(composer: Composer, request: Request) -> Space:
         further = _critic_dimensions(composer, config, request)
         branches.append(_branch(config, selection, replace(request, pinned=pinned), further))
     return Space(request.groups, tuple(branches))
+
+
+def check_alone(composer: Composer, request: Request, mode: str) -> None:
+    """Refuse what the configuration alone can refuse, without importing torch, Optuna or MLflow.
+
+    Raises:
+        InvalidValueError: names what cannot be right.
+    """
+    config = composer.compose(request.first)
+    for section in (study_config, tracking_config, report_config, engine_config, sampler_config, pruner_config):
+        section(config)
+    if mode == "train" and not request.searched:
+        run_config(config)
+    elif mode == "search":
+        space(composer, request)
 
 
 def listed(config: DictConfig, override: Override) -> list[str]:

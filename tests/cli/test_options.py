@@ -10,7 +10,7 @@ import yaml
 from mlflow import MlflowClient
 
 from sweep.core import Trial
-from sweep.report import describe
+from sweep.report.describe import describe
 from sweep.requests import build
 from sweep.requests.command import Command, repeating
 from sweep.requests.compose import Composer

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from sweep.report import curves_picture
+from sweep.report.figures import curves_picture
 from sweep.schedules import DECAYS
 
 T = ["train.steps=50", "warmup=none", "optimizer.lr=0.4"]

@@ -150,7 +150,7 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
-    for name in ("sweep.cli.modes", *forking.IMPORTED):
+    for name in ("sweep.cli.trainings", "sweep.cli.records", "sweep.cli.preview", *forking.IMPORTED):
         importlib.import_module(name)
     warm_up()
     gc.collect()

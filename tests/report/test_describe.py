@@ -8,8 +8,7 @@ import torch
 
 from sweep.components import Component
 from sweep.core import Trial, is_record_name
-from sweep.report import describe, flatten
-from sweep.report.describe import training_digest
+from sweep.report.describe import describe, flatten, training_digest
 from sweep.requests import build
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from sweep.report import samples_picture
+from sweep.report.figures import samples_picture
 
 
 def tile(picture: bytes, index: int, side: tuple[int, int]) -> np.ndarray:

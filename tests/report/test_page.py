@@ -12,8 +12,8 @@ from plotly.offline import get_plotlyjs
 
 from sweep.comparison import compare
 from sweep.core import ComparisonRecord, Rows, StudyRecord
-from sweep.report import train_command
 from sweep.report.page import BINS, RATES, comparison_page, study_page
+from sweep.report.text import train_command
 from tests.report import records
 
 EVIL = "<img src=x onerror=alert(1)>"

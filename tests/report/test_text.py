@@ -9,17 +9,20 @@ import pytest
 from rich.console import Console
 
 from sweep.core import Status, StudyRecord, Trial, TrialRecord
-from sweep.report import (
+from sweep.report.describe import describe
+from sweep.report.figures import curve_picture
+from sweep.report.text import (
+    as_override,
+    column,
     counts,
-    curve_picture,
-    describe,
     failures,
     figures_text,
+    measured,
+    param_text,
     stall_warning,
     study_table,
     train_command,
 )
-from sweep.report.text import as_override, column, measured, param_text
 from sweep.requests import build
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import dimension, read

@@ -1,0 +1,64 @@
+"""The modes that train: search, train, compare. Each turns a command line into a plan, and shows its result."""
+
+import sys
+
+from sweep import app
+from sweep.cli.display import Terminal
+from sweep.cli.exits import DONE, FAILED, INTERRUPTED
+from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
+from sweep.core import Status
+from sweep.report.text import figures_text
+from sweep.requests.command import Command
+from sweep.requests.plan import make_comparison, make_plan, make_training
+from sweep.schedules import key_figures
+
+
+def search(command: Command) -> int:
+    """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
+    plan, front = make_plan(command), Terminal()
+    base = address(command, plan.tracking)
+    result = app.search(plan, front)
+    if result.record is None or result.report is None:
+        front.say(f"interrupted: {result.told} of {result.total} trials are recorded; the same command goes on")
+        return INTERRUPTED
+    show_study(front.console, result.record, base, ui_command(command))
+    front.say(f"\nreport: {result.report}")
+    if result.told < result.total:
+        front.say(f"study.timeout={plan.study.timeout} ended the search at {result.told} of {result.total} trials")
+    return FAILED if result.failed and not result.told else DONE
+
+
+def train(command: Command) -> int:
+    """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
+    plan, front = make_training(command), Terminal()
+    base, run = address(command, plan.tracking), plan.run
+    ended = app.train(plan, front)
+    if ended.result is None or ended.run_id is None:
+        front.say(f"interrupted: the same command goes on from step {ended.kept}")
+        return INTERRUPTED
+    assert front.display is not None
+    for series in run.series:
+        if series.name:
+            front.say(f"{series.name}lr")
+        schedule = series.schedule.after(*front.display.events.get(ended.trial.number, ()))
+        curve = schedule.curve(run.train.steps * series.updates)
+        front.say(figures_text(key_figures(curve, schedule.constant_half_life)))
+    front.say(f"\nin MLflow ({ui_command(command)} serves it):")
+    front.say("\n".join(training_links(ended.store, [ended.run_id], [series.name for series in run.series], base)))
+    failure = ended.result.failure
+    if failure is not None:
+        print(f"sweep: the training failed: {failure.details or failure.reason}", file=sys.stderr)
+    return DONE if ended.result.status is Status.COMPLETE else FAILED
+
+
+def compare(command: Command) -> int:
+    """Compare schedules, then show for each data set the table and the verdict."""
+    plan, front = make_comparison(command), Terminal()
+    base = address(command, plan.first.tracking)
+    result = app.compare(plan, front)
+    if result.report is None:
+        front.say(f"interrupted: {result.left} trainings are left; the same command goes on")
+        return INTERRUPTED
+    show_comparison(front.console, result.record, result.comparisons, base, ui_command(command))
+    front.say(f"\nreport: {result.report}")
+    return FAILED if result.failed else DONE
