@@ -59,7 +59,9 @@ def check_alone(composer: Composer, request: Request, mode: str) -> None:
     if mode == "train" and not request.searched:
         run_config(config)
     elif mode == "search":
-        space(composer, request)
+        for branch in space(composer, request).branches:
+            for _ in branch.extremes():  # each is built, and refused if it cannot be right
+                pass
 
 
 def listed(config: DictConfig, override: Override) -> list[str]:
