@@ -6,16 +6,18 @@ Every figure compares contenders that take turns within one run, because machine
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from benchmarks import peer, plain, table
+from benchmarks import peer, plain, startup, table
 from benchmarks.command import Run, sweep
 from benchmarks.table import Figure
 from models.cnn import CNN
@@ -201,7 +203,52 @@ def proposals(rounds: int) -> Figure:
     )
 
 
+def start(measure: str, arguments: Sequence[str], target: float, status: int = 0, until: str | None = None) -> Measure:
+    """Return the measure of how long a command takes, in multiples of its libraries' imports.
+
+    Args:
+        arguments: `{number}` in them becomes another number for each call.
+        status: exit status of the command.
+        until: beginning of the line of output that ends the time; None for the whole command.
+    """
+
+    def taken(rounds: int) -> Figure:
+        numbers = count()
+
+        def call() -> float:
+            numbered = [argument.format(number=next(numbers)) for argument in arguments]
+            return startup.command(folder, numbered, status, until)
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            call()  # not counted: databases and caches are created
+            pairs = between(call, startup.imports, rounds)
+        ratios = [own / imports for own, imports in pairs]
+        own, imports = median(own for own, _ in pairs), median(imports for _, imports in pairs)
+        detail = f"{own:.2f} s against {imports:.2f} s (imports); rounds {listed(ratios)}"
+        key = next(key for key, measure in MEASURES.items() if measure is taken)
+        return Figure(key, measure, median(ratios), target, at_most=True, startup="included", detail=detail)
+
+    return taken
+
+
+OF_IMPORTS = "in multiples of importing torch, MLflow and Optuna"
+TEN = ("mode=train", "train.steps=10", CPU)
+
 MEASURES: Mapping[str, Measure] = {
+    "help": start(f"--help, {OF_IMPORTS}", ["--help"], 0.25),
+    "refused": start(
+        f"a value that the configuration alone refuses, {OF_IMPORTS}", ["warmup.steps=700"], 0.3, status=2
+    ),
+    "preview": start(f"mode=preview, {OF_IMPORTS}", ["mode=preview"], 0.45),
+    "train": start(f"mode=train train.steps=10, whole command, {OF_IMPORTS}", TEN, 1.3),
+    "search": start(
+        f"a default search up to its first update, {OF_IMPORTS}",
+        [CPU, "study.name=search-{number}"],
+        target=1.2,
+        status=130,
+        until=startup.FIRST_UPDATE,
+    ),
     "serial": serial,
     "recording": recording,
     "fused": fused,

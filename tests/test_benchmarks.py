@@ -11,7 +11,7 @@ from itertools import count, islice
 import pytest
 import torch
 
-from benchmarks import bench, gpu, plain, table
+from benchmarks import bench, gpu, plain, startup, table
 from benchmarks.command import Engine, Run, recorded
 from benchmarks.peer import Timing
 from benchmarks.table import Figure
@@ -205,6 +205,16 @@ def test_a_core_is_kept_busy_while_it_is_asked_for(monkeypatch):
     assert bench.report("A CPU", {"fused": measure}, ["fused"], bench.asked("", bench.MEASURES)) == 0
     assert machines == ["A CPU, beside a busy process"]
     assert started[0].poll() is not None
+
+
+def test_the_start_of_a_command_is_timed_up_to_its_end_or_to_a_line(tmp_path):
+    assert startup.command(tmp_path, ["warmup.steps=700"], status=2) > 0
+    shown = startup.command(tmp_path, ["--cfg", "job"], until="mode: ")
+    assert 0 < shown < startup.command(tmp_path, ["--cfg", "job"]) + 60
+    with pytest.raises(RuntimeError, match=r"(?s)--cfg job ended with status 0.*mode: search"):
+        startup.command(tmp_path, ["--cfg", "job"], status=2)
+    with pytest.raises(RuntimeError, match="ended with status 0"):
+        startup.command(tmp_path, ["--cfg", "job"], until="no such line")
 
 
 def test_a_measure_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_path, capsys):

@@ -1,0 +1,57 @@
+"""How long commands take before they train, as multiples of the time that the imports of their libraries take."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+IMPORTS = "import torch, mlflow, optuna"
+TIMEOUT = 300
+
+FIRST_UPDATE = "engine: "
+"""Beginning of the line that is printed when an engine is ready for its first update."""
+
+
+def imports() -> float:
+    """Return the seconds that a Python process needs to import torch, MLflow and Optuna."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=TIMEOUT)
+    return time.perf_counter() - began
+
+
+def command(folder: Path, arguments: Sequence[str], status: int = 0, until: str | None = None) -> float:
+    """Return the seconds that a command takes.
+
+    Args:
+        folder: where it is called; its databases stay there for the next call.
+        status: exit status that it must have.
+        until: beginning of a line of its output, up to which the seconds are counted and after which the command is
+            interrupted; None for the whole command.
+
+    Raises:
+        RuntimeError: if it ends with another status, or without that line.
+    """
+    call = [sys.executable, "-u", "-m", "sweep", *arguments]
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        call, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    lines, seconds = [], None
+    for line in process.stdout:
+        lines.append(line)
+        if until is not None and seconds is None and line.startswith(until):
+            seconds = time.perf_counter() - began
+            process.send_signal(signal.SIGINT)
+    ended = process.wait(TIMEOUT)
+    if until is None:
+        seconds = time.perf_counter() - began
+    if ended != status or seconds is None:
+        said = "".join(lines)[-3000:]
+        raise RuntimeError(f"sweep {' '.join(arguments)} ended with status {ended}:\n{said}")
+    return seconds
