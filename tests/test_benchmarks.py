@@ -207,10 +207,8 @@ def test_a_core_is_kept_busy_while_it_is_asked_for(monkeypatch):
     assert started[0].poll() is not None
 
 
-def test_the_start_of_a_command_is_timed_up_to_its_end_or_to_a_line(tmp_path):
+def test_the_start_of_a_command_is_timed_and_its_status_checked(tmp_path):
     assert startup.command(tmp_path, ["warmup.steps=700"], status=2) > 0
-    shown = startup.command(tmp_path, ["--cfg", "job"], until="mode: ")
-    assert 0 < shown < startup.command(tmp_path, ["--cfg", "job"]) + 60
     with pytest.raises(RuntimeError, match=r"(?s)--cfg job ended with status 0.*mode: search"):
         startup.command(tmp_path, ["--cfg", "job"], status=2)
     with pytest.raises(RuntimeError, match="ended with status 0"):
