@@ -46,8 +46,8 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "optuna": "proposals",
     "mlflow": "tracking",
-    "hydra": "cli",
-    "omegaconf": "cli",
+    "hydra": "requests",
+    "omegaconf": "requests",
     "matplotlib": "report",
 }
 
