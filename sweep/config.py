@@ -301,9 +301,13 @@ class RunConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The part of the recorded configuration that changes results; see `identity`."""
-        components = (self.model, *(series.optimizer.component for series in self.series), self.dataset.component)
-        theirs = [c.key for c in components if shadowing({c.key: c.target}, c.trusted)]
+        theirs = [c.key for c in self.components if shadowing({c.key: c.target}, c.trusted)]
         return identity(self.resolved, theirs)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What is named by an import path: the model, the optimizers, the data set."""
+        return self.model, *(series.optimizer.component for series in self.series), self.dataset.component
 
     def label(self, group: str) -> str:
         """Return the option that was chosen of a group, also of `critic.schedule` and the like."""

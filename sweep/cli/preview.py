@@ -71,6 +71,8 @@ def _previewed(command: Command) -> dict[str, RunConfig]:
         parts = [_label(key, value) for key, value in zip(lists, values, strict=True)]
         runs[" ".join(parts) or "lr"] = build.run_config(command.composer.compose([*chosen.values(), *request.plain]))
     for run in runs.values():
+        for component in run.components if command.names_code else ():  # others are known, and take seconds to import
+            component.check()
         if run.train.steps != next(iter(runs.values())).train.steps:
             raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
     return runs

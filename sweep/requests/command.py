@@ -30,6 +30,12 @@ class Command:
     request: Request
     flags: tuple[str, ...]
 
+    @property
+    def names_code(self) -> bool:
+        """Whether it may name code, or arguments of code, that our own configuration does not have."""
+        given = any("_target_" in text or text.startswith("+") for text in self.request.plain)
+        return given or self.composer.config_dir is not None
+
     def compose(self) -> DictConfig:
         """The configuration; of a choice among groups, that of the first options."""
         return self.composer.compose(self.request.first)
