@@ -32,6 +32,7 @@ SMALL = ("train.device=cpu", "train.steps=60", "train.eval_every=20", "engine=se
 SEARCH = (*SMALL, "study.n_trials=6")
 LONGER = ("train.device=cpu", "engine=serial", "train.steps=200", "train.eval_every=20")
 FUSED = (*SMALL[:-1], "engine=fused", "engine.slots=4", "train.precision=float64", "train.compile=false")
+JOINED = "schedule.pieces={hold: {name: constant}, fall: {name: cosine, decay_steps: 700, factor: 0.5}}"
 NARROW = ("model.generator_hidden=[32]", "model.critic_hidden=[32]")
 
 CASES: Mapping[str, Sequence[Sequence[str]]] = {
@@ -115,7 +116,7 @@ CASES: Mapping[str, Sequence[Sequence[str]]] = {
     "bf16": [(*SMALL, "mode=train", "train.precision=bf16", "train.steps=20")],
     "preview": [
         ("mode=preview", "schedule=exponential,cosine,wsd,one_cycle,plateau", "warmup=linear"),
-        ("mode=preview", "schedule=joined", "train.steps=1000"),
+        ("mode=preview", "schedule=joined", "schedule.boundaries=[300]", JOINED, "train.steps=1000"),
         ("mode=preview", "schedule.decay_rate=0.5,0.9", "schedule.staircase=true"),
     ],
     "report": [(*SEARCH, "sampler=random"), ("mode=report",)],
@@ -172,6 +173,7 @@ def _answers(folder: Path, command: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 VOLATILE = (
+    (r", \d+:\d\d left", ""),
     (r"\d+(\.\d+)?(e-?\d+)? ?(s|ms|min|h)\b", "<time>"),
     (r"[\d,.]+ (updates a second|updates/s)", "<speed>"),
     (r"\b[0-9a-f]{32}\b", "<run>"),
