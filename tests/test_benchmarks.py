@@ -195,8 +195,15 @@ def test_a_core_is_kept_busy_while_it_is_asked_for(monkeypatch):
         bench.table, "save", lambda machine, *given: machines.append(machine) or table.ROOT / "result.md"
     )
     monkeypatch.setattr("sys.argv", ["bench", "--busy"])
-    start = subprocess.Popen
-    monkeypatch.setattr(bench.subprocess, "Popen", lambda command: started.append(start(command)) or started[0])
+    begin = subprocess.Popen
+
+    def noted(command, **options):
+        process = begin(command, **options)
+        if "while True: pass" in command:
+            started.append(process)
+        return process
+
+    monkeypatch.setattr(bench.subprocess, "Popen", noted)
 
     def measure(rounds):
         assert started[0].poll() is None

@@ -69,7 +69,8 @@ def _carry_out(command: Command) -> int:
     datasets = command.request.datasets
     if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))
-    check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
+    if not command.names_code:  # a user's code would be imported
+        check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
     if mode in ("search", "compare"):
         forking.prepare()
     if sys.stdout.isatty():

@@ -33,7 +33,7 @@ class Command:
     @property
     def names_code(self) -> bool:
         """Whether it may name code, or arguments of code, that our own configuration does not have."""
-        given = any("_target_" in text or text.startswith("+") for text in self.request.plain)
+        given = any("_target_" in text or text.startswith(("+", "trusted=")) for text in self.request.plain)
         return given or self.composer.config_dir is not None
 
     def compose(self) -> DictConfig:

@@ -261,13 +261,15 @@ def test_keys_that_the_target_accepts_stay_and_so_do_those_of_the_configuration_
 def test_a_key_that_was_given_is_refused_and_not_left_out(theirs: Path, overrides: list[str]) -> None:
     key = overrides[0].lstrip("+").partition("=")[0]
     with pytest.raises(InvalidValueError, match=rf"^{key}=.*is not a key of torch\.nn\.LazyLinear"):
-        build.run_config(Composer(str(theirs)).compose(["model._target_=torch.nn.LazyLinear", *overrides]))
+        build.run_config(
+            Composer(str(theirs)).compose(["model._target_=torch.nn.LazyLinear", *overrides])
+        ).model.check()
 
 
 def test_a_wrong_key_of_a_file_is_refused_as_ever(theirs: Path) -> None:
     (theirs / "model" / "wrong.yaml").write_text("_target_: torch.nn.LazyLinear\ndepth: 3\n")
     with pytest.raises(InvalidValueError, match=r"^model\.depth=3: is not a key"):
-        build.run_config(Composer(str(theirs)).compose(["model=wrong"]))
+        build.run_config(Composer(str(theirs)).compose(["model=wrong"])).model.check()
 
 
 def test_a_name_that_was_given_stays(theirs: Path) -> None:
