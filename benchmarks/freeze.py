@@ -106,7 +106,7 @@ CASES: Mapping[str, Sequence[Sequence[str]]] = {
         (*LONGER, "mode=train", "model=wgan", *NARROW, "train.steps=60"),
         (*SEARCH, "model=wgan_gp", *NARROW, "study.n_trials=3", "critic.schedule=cosine"),
     ],
-    "workers": [(*LONGER, "mode=train", "train.workers=2", "model.dropout=0.2")],
+    "workers": [(*LONGER, "engine=auto", "mode=train", "train.workers=2", "model.dropout=0.2")],
     "more_steps": [
         (*LONGER, "mode=train", "train.more_steps=70"),
         (*LONGER, "mode=train", "train.more_steps=130"),
@@ -205,7 +205,7 @@ def _told(database: Path) -> bool:
 
 
 VOLATILE_TAGS = ("sweep.engine", "sweep.seconds", "mlflow.user", "mlflow.source.name", "mlflow.source.git.commit")
-VOLATILE_TAGS += ("mlflow.parentRunId", "sweep.study_run", "sweep.owner")
+VOLATILE_TAGS += ("mlflow.parentRunId", "sweep.study_run", "sweep.owner", "sweep.key")
 VOLATILE_METRICS = ("seconds",)
 
 
