@@ -203,7 +203,9 @@ def proposals(rounds: int) -> Figure:
     )
 
 
-def start(measure: str, arguments: Sequence[str], target: float, status: int = 0, until: str | None = None) -> Measure:
+def start(
+    key: str, measure: str, arguments: Sequence[str], target: float, status: int = 0, until: str | None = None
+) -> Measure:
     """Return the measure of how long a command takes, in multiples of its libraries' imports.
 
     Args:
@@ -226,7 +228,6 @@ def start(measure: str, arguments: Sequence[str], target: float, status: int = 0
         ratios = [own / imports for own, imports in pairs]
         own, imports = median(own for own, _ in pairs), median(imports for _, imports in pairs)
         detail = f"{own:.2f} s against {imports:.2f} s (imports); rounds {listed(ratios)}"
-        key = next(key for key, measure in MEASURES.items() if measure is taken)
         return Figure(key, measure, median(ratios), target, at_most=True, startup="included", detail=detail)
 
     return taken
@@ -236,13 +237,14 @@ OF_IMPORTS = "in multiples of importing torch, MLflow and Optuna"
 TEN = ("mode=train", "train.steps=10", CPU)
 
 MEASURES: Mapping[str, Measure] = {
-    "help": start(f"--help, {OF_IMPORTS}", ["--help"], 0.25),
+    "help": start("help", f"--help, {OF_IMPORTS}", ["--help"], 0.25),
     "refused": start(
-        f"a value that the configuration alone refuses, {OF_IMPORTS}", ["warmup.steps=700"], 0.3, status=2
+        "refused", f"a value that the configuration alone refuses, {OF_IMPORTS}", ["warmup.steps=700"], 0.3, status=2
     ),
-    "preview": start(f"mode=preview, {OF_IMPORTS}", ["mode=preview"], 0.45),
-    "train": start(f"mode=train train.steps=10, whole command, {OF_IMPORTS}", TEN, 1.3),
+    "preview": start("preview", f"mode=preview, {OF_IMPORTS}", ["mode=preview"], 0.45),
+    "train": start("train", f"mode=train train.steps=10, whole command, {OF_IMPORTS}", TEN, 1.3),
     "search": start(
+        "search",
         f"a default search up to its first update, {OF_IMPORTS}",
         [CPU, "study.name=search-{number}"],
         target=1.2,

@@ -1,4 +1,4 @@
-"""How long commands take before they train, as multiples of the time that the imports of their libraries take."""
+"""Measure the start-up of commands, and the time that Python needs to import their libraries."""
 
 import os
 import signal

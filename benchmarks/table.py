@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BUSY = ", beside a busy process"
-"""What the name of a machine ends with while one of its cores is kept busy."""
+"""The suffix of a machine's name in results that were measured beside a busy process."""
 
 
 def measured_commit() -> str:

@@ -1,4 +1,7 @@
-"""What the program does: typed requests in, typed results out. It knows no command line, no Hydra, no terminal."""
+"""Carry out searches, trainings and comparisons: each function takes a typed plan and returns a typed result.
+
+Nothing here reads a command line, uses Hydra, or prints.
+"""
 
 from sweep.app.comparison import ComparisonResult, compare
 from sweep.app.files import comparison_files, report_folder, study_files, write

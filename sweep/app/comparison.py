@@ -1,4 +1,4 @@
-"""Comparisons: every schedule tuned alike, the best of each trained on the same fresh seeds, then the verdict."""
+"""Compare schedules: tune each with the same budget, train the best of each on the same fresh seeds, and judge."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ from sweep.validation import refuse_difference
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison has come to.
+    """The result of a comparison.
 
     Args:
         record: the comparison with its studies and final runs, as recorded.
@@ -190,7 +190,7 @@ def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, front: Fro
             carry_out(opened, store, run, front, stop, later)
         except HopelessError as error:
             failed = True
-            front.say(f"tuning {family.label} ends: {error}; the same command goes on with it")
+            front.say(f"tuning {family.label} ends: {error}; the same command resumes it")
     return failed
 
 

@@ -1,4 +1,7 @@
-"""What an application shows to whoever uses it, and what it asks: the command line, or a notebook."""
+"""The interface through which searches, trainings and comparisons show their progress and learn of interrupts.
+
+The command line implements it.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +13,7 @@ from sweep.core import Monitor
 
 @dataclass(frozen=True)
 class Watched:
-    """Trainings whose progress is shown together.
+    """A group of trainings whose progress is shown together.
 
     Args:
         metric, minimize: what trials are judged by.
@@ -37,7 +40,7 @@ class Watched:
 
 
 class Front(Protocol):
-    """Where an application shows what it does."""
+    """Shows messages and progress, and reports requests to interrupt the work."""
 
     def say(self, text: str) -> None:
         """Show one or several lines."""

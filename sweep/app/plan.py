@@ -1,4 +1,4 @@
-"""What is planned: everything typed and checked, its identity and its name."""
+"""The plans of searches, trainings and comparisons: typed and checked, with their identities and names."""
 
 import hashlib
 import json

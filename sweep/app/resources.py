@@ -1,4 +1,4 @@
-"""What an application works with: an engine, checkpoints, the store of its record."""
+"""Create the engine, the checkpoints and the store that a search or a training uses."""
 
 import hashlib
 from collections.abc import Callable

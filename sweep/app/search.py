@@ -1,4 +1,4 @@
-"""Searches: opened, recorded and carried out. A search has one study, a comparison one for each schedule."""
+"""Open, record and carry out searches. A search has one study, a comparison has one for each schedule."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from sweep.validation import InvalidValueError, without_passwords
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search has come to.
+    """The result of a search.
 
     Args:
         record: the study with its trials, as recorded; None of one that was interrupted.

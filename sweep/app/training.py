@@ -1,4 +1,4 @@
-"""A single training, recorded as a run of its own."""
+"""Carry out a single training, which is recorded as a run of its own."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from sweep.validation import InvalidValueError
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training has come to.
+    """The result of a training.
 
     Args:
         trial: what was trained.
         store: where it is recorded.
         run_id: of its run; None of one that was interrupted.
-        result: how it has ended; None of one that was interrupted.
+        result: how it ended; None of one that was interrupted.
         kept: updates completed in the checkpoint of one that was interrupted, 0 without one.
     """
 

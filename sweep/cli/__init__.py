@@ -1,4 +1,4 @@
-"""The command line: composes, builds typed configuration and space, chooses the mode, shows errors."""
+"""The command line: read arguments, carry out the mode, show results and errors."""
 
 from sweep.cli.main import main
 

@@ -177,7 +177,7 @@ class Display:
 
 
 class Terminal:
-    """A front of applications on standard output."""
+    """Shows messages and progress on standard output."""
 
     def __init__(self) -> None:
         self.console = console()

@@ -1,1 +1,1 @@
-"""Requests: overrides, as on the command line, become plans. The only package that knows Hydra and OmegaConf."""
+"""Turn overrides, as on the command line, into plans. The only package that uses Hydra and OmegaConf."""
