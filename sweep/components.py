@@ -184,6 +184,8 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
         top = target.partition(".")[0]
         if module_name is not None:
             rule = f"is no class or function of {module_name}"
+            if packages is trusted and callable(found) and (home := _module_of(found)) and not _within(home, trusted):
+                rule += f"; {module_name} imports it from {home}, whose package must be trusted too"
         elif top in EXTRAS:
             rule = f"is not installed; pip install {top}"
         else:

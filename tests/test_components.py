@@ -197,6 +197,13 @@ def test_a_trusted_package_is_called(package):
     assert package.exists()
 
 
+def test_what_a_trusted_module_imports_from_elsewhere_is_refused_with_the_place_it_comes_from(package, tmp_path):
+    (tmp_path / "myaliases.py").write_text("from mynets import net as same\n")
+    with pytest.raises(InvalidValueError, match="myaliases imports it from mynets, whose package must be trusted too"):
+        Component("model", "myaliases.same", {}, trusted=("myaliases",)).check()
+    Component("model", "myaliases.same", {}, trusted=("myaliases", "mynets")).check()
+
+
 def test_trust_is_in_packages_not_in_beginnings_of_names(package):
     with refused(r"model\._target_"):
         Component("model", "mynets.net", {}, trusted=("my",)).check()

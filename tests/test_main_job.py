@@ -251,7 +251,9 @@ def test_a_searched_key_with_an_invalid_default_an_element_of_a_list_and_tags_on
     optimizer = ["optimizer=adam", "optimizer.betas.1=interval(0.9,0.999)", "optimizer.lr=0.01"]
     given = [*schedule, *optimizer, "train.steps=3", "model.hidden=[8]", "sampler=random", "engine=serial"]
     for total, team in ((1, "vision"), (2, "audio")):
-        answer = sweep(*given, f"study.n_trials={total}", f"tracking.tags={{team: {team}, ticket: 7}}")
+        tags = [f"tracking.tags={{team: {team}, ticket: 7}}"] if total == 1 else ["tracking.tags.team=audio"]
+        tags += [] if total == 1 else ["+tracking.tags.ticket=7"]
+        answer = sweep(*given, f"study.n_trials={total}", *tags)
         assert answer.status == 0, answer.err
     assert "betas.1" in answer.out
     assert [run.data.tags["team"] for run in runs(folder, "study")] == ["vision"]

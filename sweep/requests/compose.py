@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -79,9 +79,10 @@ class Composer:
         """Return overrides that mean the same to Hydra.
 
         `critic.schedule=cosine` is `schedule@critic.schedule=cosine`, `experiment=a` is `+experiment=a`, and
-        `experiment=null` chooses none. A schedule without a space of its name gets that of its family.
+        `experiment=null` chooses none. `tracking.tags.team=vision` is `++tracking.tags.team=vision`. A schedule without
+        a space of its name gets that of its family.
         """
-        written = tuple(new for text in overrides for new in self._choosing_experiment(option_of_critic(text)))
+        written = tuple(new for text in overrides for new in self._written_for_hydra(option_of_critic(text)))
         if any(read(text).key_or_group == "space" for text in written):
             return written
         try:
@@ -94,9 +95,11 @@ class Composer:
             return (*written, f"space={family if f'{family}.yaml' in self._files_of('space') else 'none'}")
         return written
 
-    def _choosing_experiment(self, text: str) -> list[str]:
-        """Return what an override of the group experiment is to Hydra, or any other override as it is."""
+    def _written_for_hydra(self, text: str) -> list[str]:
+        """Return what an override of the group experiment or of a tag is to Hydra, or any other override as it is."""
         override = read(text)
+        if override.key_or_group.startswith("tracking.tags.") and override.type is OverrideType.CHANGE:
+            return [f"++{text}"]  # tags have the names that the user likes
         if override.key_or_group != EXPERIMENT or override.package is not None:
             return [text]
         listed = self._hydra(()).hydra.runtime.choices  # by a primary configuration of the user's
@@ -349,8 +352,6 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
     if (elements := elements_of(config, parent)) is not None:
         return elements
     siblings = OmegaConf.select(config, parent) if parent else config
-    if parent == "tracking.tags":
-        return f"no such tag; +{key}={value} adds it"
     if _has(siblings, leaf) and OmegaConf.is_missing(siblings, leaf):
         return f"{key} has no value that could be removed; it must be given: {key}=..."
     if OmegaConf.is_dict(siblings) and not _has(siblings, leaf):
