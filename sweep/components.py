@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
-from sweep.validation import InvalidValueError
 
 OWN_MODELS = "sweep.models"
 """The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""

@@ -10,9 +10,9 @@ from sweep import durable
 from sweep.comparison import Comparison, as_csv, as_json, counted
 from sweep.config import ReportConfig
 from sweep.core import ComparisonRecord, FamilyRecord, Reader, Rows, StudyRecord, TrialRecord
+from sweep.errors import InvalidValueError
 from sweep.proposals import importances
 from sweep.report.page import DRAWN, comparison_page, study_page
-from sweep.validation import InvalidValueError
 
 LONGEST = 100
 """Characters of the name of a folder."""

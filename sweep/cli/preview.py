@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from itertools import product, zip_longest
 from pathlib import Path
 
-from sweep.cli.console import console, say
 from sweep.cli.exits import DONE
 from sweep.config import RunConfig
+from sweep.errors import InvalidValueError
 from sweep.report.figures import curve_picture, curves_picture
 from sweep.report.text import figures_table, figures_text, heading, scaling, warnings
 from sweep.requests import build, spaces
 from sweep.requests.command import Command
 from sweep.schedules import key_figures
-from sweep.validation import InvalidValueError
+from sweep.terminal.console import console, say
 
 
 def preview(command: Command) -> int:

@@ -6,14 +6,16 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.console import say
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
+from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 from sweep.report.standings import comparison_table
 from sweep.report.text import counts, failures, study_table, train_command
 from sweep.requests.build import ui_config
 from sweep.requests.command import Command
+from sweep.terminal.console import say
 from sweep.tracking import (
     HOST,
     Store,
@@ -25,7 +27,6 @@ from sweep.tracking import (
     trainings_page,
     trials_page,
 )
-from sweep.validation import InvalidValueError, without_passwords
 
 BEST = 10
 """Trials in the table."""

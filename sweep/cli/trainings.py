@@ -3,7 +3,6 @@
 import sys
 
 from sweep import app
-from sweep.cli.display import Terminal
 from sweep.cli.exits import DONE, FAILED, INTERRUPTED
 from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
 from sweep.core import Status
@@ -11,6 +10,7 @@ from sweep.report.text import figures_text
 from sweep.requests.command import Command
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.schedules import key_figures
+from sweep.terminal.display import Terminal
 
 
 def search(command: Command) -> int:

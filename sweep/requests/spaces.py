@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import RunConfig, identity
+from sweep.errors import InvalidValueError
 from sweep.requests.build import (
     engine_config,
     pruner_config,
@@ -25,7 +26,6 @@ from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError
 
 OF_ONE = (*DECAYS, "half_life")
 """Spaces that are of one schedule; one of the user's own may name keys of several."""

@@ -24,9 +24,9 @@ from sweep.core import (
     StudyRecord,
     TrialRecord,
 )
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event
 from sweep.tracking.store import Store, numbered
-from sweep.validation import InvalidValueError
 
 T = TypeVar("T")
 

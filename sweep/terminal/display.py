@@ -9,12 +9,12 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from sweep.app import Watched
-from sweep.cli.console import console, say
-from sweep.cli.interrupt import interruptible
 from sweep.core import Progress, Result, Status, Trial
 from sweep.report.describe import short
 from sweep.report.text import measured, number, warnings
 from sweep.schedules import Event
+from sweep.terminal.console import console, say
+from sweep.terminal.interrupt import interruptible
 
 QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
