@@ -75,3 +75,7 @@ class EngineLostError(EngineError):
     def __init__(self, text: str, kind: str = "ended") -> None:
         super().__init__(text)
         self.kind = kind
+
+
+class TrainingFailedError(RuntimeError):
+    """The code of a model, optimizer or data set raised an error in training. The text has the frames of that code."""

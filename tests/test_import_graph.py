@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "durable": set(),
     "output": set(),
     "schedules": set(),
-    "components": {"tracebacks"},
+    "given": set(),
+    "components": {"given", "tracebacks"},
     "config": {"components", "schedules"},
     "core": {"config", "schedules"},
     "space": {"config", "core"},
@@ -37,15 +38,19 @@ MAY_IMPORT = {
     "report": {"comparison", "config", "core", "schedules"},
     "app": {
         "checkpoints", "comparison", "config", "core", "data", "database", "durable", "proposals", "report",
-        "space", "study", "tracking", "training",
+        "schedules", "space", "study", "tracking", "training",
     },
     "requests": {
-        "app", "components", "config", "data", "proposals", "schedules", "space", "training",
+        "app", "components", "config", "data", "given", "proposals", "report", "schedules", "space", "training",
     },
     "terminal": {"app", "core", "forking", "report", "schedules"},
     "cli": {
         "app", "comparison", "config", "core", "database", "forking", "output", "proposals", "report", "requests",
         "schedules", "terminal", "tracking",
+    },
+    "library": {
+        "app", "comparison", "config", "core", "forking", "given", "report", "requests", "schedules",
+        "terminal", "tracking",
     },
     "__main__": {"cli"},
 }  # fmt: skip

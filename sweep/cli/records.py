@@ -4,13 +4,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from subprocess import TimeoutExpired
 
-from sweep.app import comparison_files, report_folder, study_files, write
+from sweep.app.files import comparison_files, report_folder, study_files, write
+from sweep.app.records import recorded
 from sweep.cli.exits import DONE
 from sweep.cli.show import (
     address,
     comparison_links,
     links,
-    recorded,
     show_comparison,
     show_study,
     training_links,

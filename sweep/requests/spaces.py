@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import RunConfig, identity
 from sweep.errors import InvalidValueError
+from sweep.given import is_given
 from sweep.requests.build import (
     engine_config,
     pruner_config,
@@ -88,10 +89,15 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
 
 
 def _with_values(config: DictConfig, request: Request) -> DictConfig:
-    """The configuration with a value of every searched key that has none: it may be what it cannot do without."""
+    """Return the configuration with a value of each searched key that has none.
+
+    It may be a value that the group cannot do without, or a key of an object that was given in Python: its
+    configuration has only those keys that are given.
+    """
     filled = config.copy()
     for key, override in request.sweeps.items():
-        if _has(config, key) and OmegaConf.select(config, key) is None:
+        known = _has(config, key) or is_given(OmegaConf.select(config, f"{key.rpartition('.')[0]}._target_"))
+        if known and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 

@@ -3,13 +3,17 @@
 from rich.console import Console
 
 
-def console() -> Console:
-    """Return a console on standard output: as wide as the terminal, and 160 columns where there is none.
+def console(stderr: bool = False) -> Console:
+    """Return a console as wide as the terminal, and of 160 columns without a terminal.
 
     It prints names as they are: `[...]` is no markup, and `:name:` no emoji.
+
+    Args:
+        stderr: whether it writes to standard error, and not to standard output.
     """
-    plain = Console(markup=False, emoji=False, highlight=False)
-    return plain if plain.is_terminal else Console(markup=False, emoji=False, highlight=False, width=160)
+    plain = Console(markup=False, emoji=False, highlight=False, stderr=stderr)
+    wide = Console(markup=False, emoji=False, highlight=False, stderr=stderr, width=160)
+    return plain if plain.is_terminal else wide
 
 
 def say(out: Console, text: str) -> None:

@@ -140,6 +140,10 @@ class MlflowReader:
         """The single trainings, newest first."""
         return [_trial(run) for run in self.store.search({"sweep.kind": "train"})]
 
+    def training(self, run_id: str) -> TrialRecord:
+        """Return the training of a run."""
+        return _trial(self.store.run(run_id))
+
     def rows(self, run_id: str, series: str = "") -> Rows:
         lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))
         steps = np.array([m.step for m in lr], dtype=np.int64)

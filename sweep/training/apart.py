@@ -126,13 +126,8 @@ class EngineProcess:
         train = self._work.like[0].train
         others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
         pipes = [other.pipe for other in others]
-        self._process = forking.context().Process(
-            target=serve,
-            args=(theirs, config, self._data, self._device, self._work, pipes),
-            name="sweep-engine",
-            daemon=True,
-        )
-        self._process.start()
+        sent = (theirs, config, self._data, self._device, self._work, pipes)
+        self._process = forking.begin(serve, sent, "sweep-engine")
         self._workers = [other.process for other in others]
         for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
             pipe.close()
