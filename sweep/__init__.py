@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweep.library.calls import compare, load, preview, search, train
-    from sweep.library.results import Comparison, Preview, Study, Trial
+    from sweep.library.calls import compare, load, search, train
+    from sweep.library.preview import Preview, preview
+    from sweep.library.results import Comparison, Study, Trial
     from sweep.library.schedule import schedule
     from sweep.library.values import choice, interval, loguniform
 
@@ -35,8 +36,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "calls": ("compare", "load", "preview", "search", "train"),
-    "results": ("Comparison", "Preview", "Study", "Trial"),
+    "calls": ("compare", "load", "search", "train"),
+    "preview": ("Preview", "preview"),
+    "results": ("Comparison", "Study", "Trial"),
     "schedule": ("schedule",),
     "values": ("choice", "interval", "loguniform"),
 }

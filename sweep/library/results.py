@@ -1,18 +1,15 @@
-"""What the functions of the library return: studies, trials, comparisons, previews."""
+"""What the functions of the library return: studies, trials, comparisons."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.app.preview import PreviewResult
 from sweep.comparison import Comparison as OnDataset
 from sweep.comparison import as_rows
 from sweep.config import TrackingConfig
 from sweep.core import ComparisonRecord, Status, StudyRecord, TrialRecord
 from sweep.errors import InvalidValueError
-from sweep.schedules import KeyFigures
-from sweep.schedules.family import Floats
 from sweep.tracking import MlflowReader, open_store
 
 if TYPE_CHECKING:
@@ -215,33 +212,6 @@ class Comparison:
 
         names = ["dataset", "schedule", "test_mean", "test_ci_low", "test_ci_high", "difference_mean", "p_holm"]
         return f"<p>{html.escape(self.verdict)}</p>{self.to_frame()[names].to_html(index=False)}"
-
-
-@dataclass(frozen=True, repr=False)
-class Preview:
-    """Curves of configurations that were not trained."""
-
-    _result: PreviewResult
-
-    @property
-    def curves(self) -> Mapping[str, Floats]:
-        """Label -> the rates of the updates 0..T-1, float64 [T]. The curve of a single configuration is `lr`."""
-        return self._result.curves
-
-    @property
-    def figures(self) -> Mapping[str, KeyFigures]:
-        """Label -> the key figures of the curve: peak, end, half-life, and the step at which it stalls."""
-        return self._result.figures
-
-    def to_frame(self) -> "pd.DataFrame":
-        """Return the curves as a table: index `step`, a column for each curve."""
-        import pandas as pd
-
-        frame = pd.DataFrame({label: pd.Series(curve) for label, curve in self.curves.items()})
-        return frame.rename_axis("step")
-
-    def __repr__(self) -> str:
-        return f"<Preview of {', '.join(self.curves)}>"
 
 
 def _store(tracking: TrackingConfig) -> Any:
