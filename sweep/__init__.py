@@ -1,3 +1,56 @@
-"""Learning-rate-schedule searches: exact, comparable, recorded step by step."""
+"""Learning-rate-schedule searches: exact, comparable, recorded step by step.
+
+>>> import sweep
+>>> study = sweep.search(["schedule=cosine", "train.steps=200"])
+>>> study.best.values, study.best.metrics["val_loss"]
+
+The names below are loaded when they are first used, so that `import sweep` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweep.library.calls import compare, load, search, train
+    from sweep.library.preview import Preview, preview
+    from sweep.library.results import Comparison, Study, Trial
+    from sweep.library.schedule import schedule
+    from sweep.library.values import choice, interval, loguniform
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "Preview",
+    "Study",
+    "Trial",
+    "choice",
+    "compare",
+    "interval",
+    "load",
+    "loguniform",
+    "preview",
+    "schedule",
+    "search",
+    "train",
+]
+
+_MODULES = {
+    "calls": ("compare", "load", "search", "train"),
+    "preview": ("Preview", "preview"),
+    "results": ("Comparison", "Study", "Trial"),
+    "schedule": ("schedule",),
+    "values": ("choice", "interval", "loguniform"),
+}
+"""Module of `sweep.library` -> the public names that it defines."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"sweep.library.{module}"), name)
+    raise AttributeError(f"module 'sweep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

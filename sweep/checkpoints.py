@@ -14,7 +14,7 @@ from typing import Any
 
 from sweep import durable
 from sweep.core import Checkpoint, Evaluation, Snapshot, Trial
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 MAGIC = b"sweep checkpoint 1\n"
 SUFFIX = ".checkpoint"

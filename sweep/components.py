@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sweep import given
+from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
-from sweep.validation import InvalidValueError
 
 OWN_MODELS = "sweep.models"
 """The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
@@ -56,6 +57,14 @@ class Component:
     def __post_init__(self) -> None:
         _check_place(f"{self.key}._target_", self.target, OWN_PACKAGES + self.trusted)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the code of an object that was given in Python along to another process, unless it is a data set.
+
+        Only this process loads the data.
+        """
+        code = given.pickled(self.key, self.target) if given.is_given(self.target) and self.key != "dataset" else None
+        return _unpickled, (self.key, self.target, self.arguments, self.trusted, code)
+
     def check(self) -> None:
         """Import the target, and refuse arguments that it has no parameters for.
 
@@ -81,8 +90,8 @@ class Component:
 
     @property
     def is_trusted(self) -> bool:
-        """Return whether the target is code of a trusted package, and not of OWN_PACKAGES."""
-        return bool(self.trusted) and _find(self.key, self.target, self.trusted)[1]
+        """Return whether the target is code of a trusted package or was given in Python, and is not of OWN_PACKAGES."""
+        return (bool(self.trusted) or given.is_given(self.target)) and _find(self.key, self.target, self.trusted)[1]
 
     @property
     def own_target(self) -> str:
@@ -124,6 +133,14 @@ class Component:
         return Component(f"{self.key}.{name}", value["_target_"], arguments, self.trusted).build()
 
 
+def _unpickled(
+    key: str, target: str, arguments: Mapping[str, Any], trusted: tuple[str, ...], code: bytes | None
+) -> Component:
+    if code is not None:
+        given.restore(target, code)
+    return Component(key, target, arguments, trusted)
+
+
 def _copied(value: Any) -> Any:
     """Return a copy of nested mappings and lists; anything else is the same object."""
     if isinstance(value, Mapping):
@@ -144,7 +161,8 @@ def own_folder(name: str) -> Path:
 def locate(key: str, target: Any, trusted: tuple[str, ...] = ()) -> Any:
     """Return the class or function at an import path, if it belongs to OWN_PACKAGES or a trusted package.
 
-    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it. A path
+    Nothing else is imported on the way, and what a trusted module merely imported is not reached through it. The target
+    of an object that was given in Python leads to the object. A path
     that exists both in OWN_PACKAGES and in a trusted package means the trusted one.
 
     Raises:
@@ -173,6 +191,8 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
     """Return what `locate` returns, and whether it belongs to a trusted package."""
     key = f"{key}._target_"
     _check_place(key, target, OWN_PACKAGES + trusted)
+    if given.is_given(target):
+        return given.find(key, target), True
     first = None
     for packages, import_module in ((trusted, _import_trusted), (OWN_PACKAGES, _import_own)):
         if not _within(target, packages):
@@ -197,7 +217,7 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
 
 def _check_place(key: str, target: Any, packages: tuple[str, ...]) -> None:
     """Refuse what is no import path within the packages."""
-    if not isinstance(target, str) or not _within(target, packages):
+    if not isinstance(target, str) or not (_within(target, packages) or given.is_given(target)):
         raise InvalidValueError(key, target, f"must be in {', '.join(packages)}; trusted=[package] adds one")
 
 

@@ -9,8 +9,9 @@ from posixpath import normpath
 from typing import Any, Literal
 
 from sweep.components import Component, shadowing
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
-from sweep.validation import InvalidValueError, boolean, one_of, real, whole
+from sweep.validation import boolean, one_of, real, whole
 
 ENERGY_DISTANCE = "val_energy_distance"
 """What a GAN is judged by, and nothing else is."""

@@ -30,7 +30,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sweep.validation import InvalidValueError
+from sweep.errors import GivenUpError, InvalidValueError, LeaseLostError, StorageFullError, UnavailableError
 
 BUSY = 1.0
 """Seconds that a connection waits for a lock by itself: Python hears no signal meanwhile."""
@@ -160,26 +160,6 @@ def schema_version(uri: str) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-
-
-class UnavailableError(RuntimeError):
-    """A database that is locked, or whose connection broke.
-
-    No SQLAlchemyError, since Optuna tries again by itself after one: deaf to signals, and blindly where a connection
-    broke while a transaction was committed.
-    """
-
-
-class GivenUpError(UnavailableError):
-    """A database was locked for longer than a command that is interrupted may wait."""
-
-
-class StorageFullError(OSError):
-    """There is no room left to write to."""
-
-
-class LeaseLostError(RuntimeError):
-    """What a process would write that somebody else has taken over from. Its text says who."""
 
 
 def tell_at_once(engine: Engine) -> None:

@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-IMPORTED = ("sweep.training", "torch._dynamo", "sweep.cli")
-"""Also what the first optimizer imports, and the command line that a process begins with."""
+IMPORTED = ("sweep.training", "torch._dynamo")
+"""Also what the first optimizer imports."""
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that interrupt a command, which ends its processes itself. A batch system sends SIGUSR1 as a warning, and a
@@ -67,6 +70,22 @@ def prepare() -> None:
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin(target: Callable[..., None], args: Sequence[Any], name: str) -> BaseProcess:
+    """Start a process for training, which ends with this one.
+
+    It does not run the main script of this one, as processes of `multiprocessing` do: a script that calls this library
+    outside of `if __name__ == "__main__"` would call it again there. What is sent to the process needs no script.
+    """
+    process: BaseProcess = context().Process(target=target, args=args, name=name, daemon=True)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
 
 
 def context() -> Any:

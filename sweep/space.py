@@ -7,7 +7,7 @@ from typing import Any
 
 from sweep.config import RunConfig
 from sweep.core import Value
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from sweep import checkpoints as module
 from sweep.checkpoints import MAGIC, CheckpointFiles
 from sweep.core import Checkpoint, Evaluation, Snapshot, Trial
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 LARGEST = 100_000
 FLIPS = 1000 if os.environ.get("SWEEP_FAULTS") == "long" else 150

@@ -9,8 +9,8 @@ import torch
 
 from models.mlp import MLP
 from sweep.components import Component, locate, recorded_target
+from sweep.errors import InvalidValueError
 from sweep.training.optimizers import Lion
-from sweep.validation import InvalidValueError
 from tests.test_config import run_config
 
 SGD = Component("optimizer", "torch.optim.SGD", {"momentum": 0.9})

@@ -8,13 +8,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from sweep.config import RunConfig
+from sweep.errors import InvalidValueError
 from sweep.proposals import pruner, sampler
 from sweep.requests import build, spaces
 from sweep.requests.compose import Composer, resolved
 from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.validation import InvalidValueError
 from tests.conftest import ROOT
 
 register_resolvers()

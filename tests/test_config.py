@@ -17,8 +17,8 @@ from sweep.config import (
     TrackingConfig,
     TrainConfig,
 )
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.validation import InvalidValueError
 
 SGD = Component("optimizer", "torch.optim.SGD", {"momentum": 0.9})
 DIGITS = Component("dataset", "sweep.data.sources.digits", {})

@@ -13,19 +13,8 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from sweep.database import (
-    GRACE,
-    Cell,
-    GivenUpError,
-    LeaseLostError,
-    Patience,
-    UnavailableError,
-    WriteAheadConnection,
-    fence,
-    file_of,
-    locked,
-    same_database,
-)
+from sweep.database import GRACE, Cell, Patience, WriteAheadConnection, fence, file_of, locked, same_database
+from sweep.errors import GivenUpError, LeaseLostError, UnavailableError
 from sweep.proposals.ledger import Ledger
 from sweep.proposals.store import _storage
 

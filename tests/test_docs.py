@@ -3,6 +3,10 @@
 import runpy
 from pathlib import Path
 
+import nbformat
+from nbclient import NotebookClient
+
+import sweep
 from sweep.requests.build import run_config
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers
@@ -40,3 +44,19 @@ def test_readme_names_every_schedule_and_warmup() -> None:
     rows = "".join(line.partition("|")[2].partition("|")[0] for line in section.splitlines() if line.startswith("|"))
     assert {name for name in DECAYS if name not in rows} == set()
     assert {name for name in WARMUPS if f"`{name}`" not in section} == set()
+
+
+def test_the_notebook_runs_and_shows_tables_and_pictures(folder: Path) -> None:
+    """Its kernel works in an empty folder; progress is drawn as HTML, and no cell writes to standard error."""
+    notebook = nbformat.read(ROOT / "docs" / "library.ipynb", as_version=4)
+    names = {name for name in sweep.__all__ if f"sweep.{name}(" in str(notebook)}
+    assert names == {"search", "compare", "preview", "load", "schedule", "interval", "loguniform", "choice"}
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    shown = [output.data for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 2
+    html = "\n".join(data["text/html"] for data in shown if "text/html" in data)
+    assert "seed   5  complete" in html
+    assert html.count("<table") == 2
+    assert "<progress" not in html  # the bar goes when the trainings are done

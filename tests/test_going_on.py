@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweep.checkpoints import CheckpointFiles
-from sweep.cli.display import Display
+from sweep.terminal.display import Display
 from tests.conftest import SMALL
 
 TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup.steps=10", "model.dropout=0.2"]

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from sweep.cli.console import console, say
-from sweep.cli.interrupt import ending_at_signals, interruptible
 from sweep.output import protect
+from sweep.terminal.console import console, say
+from sweep.terminal.interrupt import ending_at_signals, interruptible
 from tests.conftest import ROOT, SMALL, Answer, start
 from tests.test_main_job import runs
 

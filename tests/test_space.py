@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from sweep.errors import InvalidValueError
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError
 
 
 def of_horizon(steps):

@@ -6,8 +6,8 @@ import textwrap
 import pytest
 import torch
 
+from sweep.errors import InvalidValueError
 from sweep.tracebacks import LONGEST_LINE, MOST_FRAMES, refusal, summary, user_frames, user_traceback
-from sweep.validation import InvalidValueError
 
 SOURCE = """
     import json

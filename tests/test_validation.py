@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from sweep.validation import InvalidValueError, boolean, one_of, real, whole
+from sweep.errors import InvalidValueError
+from sweep.validation import boolean, one_of, real, whole
 
 
 def test_a_refusal_names_the_key_the_value_and_the_rule():

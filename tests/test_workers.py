@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sweep.config import RunConfig
+from sweep.errors import InvalidValueError
 from sweep.requests import build
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS
-from sweep.validation import InvalidValueError
 from tests.conftest import SMALL, Answer
 from tests.test_engines import account
 from tests.test_main_job import runs

@@ -15,19 +15,11 @@ from sweep.app.search import Search, carry_out, check, check_store, open_search,
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
-from sweep.proposals import HopelessError, check_study
+from sweep.errors import HopelessError, RemovedError
+from sweep.proposals import check_study
 from sweep.report.describe import as_params, describe
 from sweep.report.figures import samples_picture
-from sweep.tracking import (
-    ComparisonRun,
-    FinalRuns,
-    Hooks,
-    MlflowReader,
-    MlflowRecorder,
-    RemovedError,
-    Store,
-    open_store,
-)
+from sweep.tracking import ComparisonRun, FinalRuns, Hooks, MlflowReader, MlflowRecorder, Store, open_store
 from sweep.training import Work
 from sweep.validation import refuse_difference
 

@@ -10,9 +10,9 @@ from sweep import durable
 from sweep.comparison import Comparison, as_csv, as_json, counted
 from sweep.config import ReportConfig
 from sweep.core import ComparisonRecord, FamilyRecord, Reader, Rows, StudyRecord, TrialRecord
+from sweep.errors import InvalidValueError
 from sweep.proposals import importances
 from sweep.report.page import DRAWN, comparison_page, study_page
-from sweep.validation import InvalidValueError
 
 LONGEST = 100
 """Characters of the name of a folder."""
@@ -56,13 +56,18 @@ def folder_name(name: str) -> str:
     return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same
 
 
+def report_path(config: ReportConfig, name: str) -> Path:
+    """Return where the report of a study or comparison is, if there is one."""
+    return Path(config.dir) / folder_name(name) / "report.html"
+
+
 def report_folder(config: ReportConfig, name: str) -> Path:
-    """The folder of a report, made where there is none.
+    """Return the folder of a report, and create it if there is none.
 
     Raises:
         InvalidValueError: names report.dir where it cannot be written.
     """
-    folder = Path(config.dir) / folder_name(name)
+    folder = report_path(config, name).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

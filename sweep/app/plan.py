@@ -19,9 +19,9 @@ from sweep.config import (
     TrackingConfig,
 )
 from sweep.data import Dataset
+from sweep.errors import InvalidValueError
 from sweep.report.describe import flatten
 from sweep.space import Space
-from sweep.validation import InvalidValueError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Trial
 from sweep.data import Dataset
-from sweep.database import UnavailableError
+from sweep.errors import UnavailableError
 from sweep.tracking import Hooks, Store, open_store
 from sweep.training import Account, EngineProcess, Work, choose_device, largest_checkpoint
 

@@ -14,14 +14,15 @@ from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
+from sweep.errors import InvalidValueError, RemovedError
+from sweep.passwords import without_passwords
 from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.report.describe import as_params, describe
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
-from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, RemovedError, Store, StudyRun, fence_store, open_store
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
 from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
 from sweep.training import check as check_trainable
-from sweep.validation import InvalidValueError, without_passwords
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
 from sweep.core import Checkpoint, Result, Status, Trial
+from sweep.errors import InvalidValueError
 from sweep.report.describe import describe, training_name
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
 from sweep.tracking import Hooks, MlflowRecorder, Store, TrainingRuns, open_store, recorded_run
 from sweep.training import Work, check, choose_device
-from sweep.validation import InvalidValueError
 
 
 @dataclass(frozen=True)

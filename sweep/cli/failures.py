@@ -3,10 +3,16 @@
 import errno
 
 from sweep.cli.exits import FAILED, INTERRUPTED
-from sweep.database import GivenUpError, StorageFullError, UnavailableError, causes, lost_lease
-from sweep.proposals import HopelessError
-from sweep.tracking import RemovedError, SpoolInUseError
-from sweep.training import EngineError
+from sweep.database import causes, lost_lease
+from sweep.errors import (
+    EngineError,
+    GivenUpError,
+    HopelessError,
+    RemovedError,
+    SpoolInUseError,
+    StorageFullError,
+    UnavailableError,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a quota."""

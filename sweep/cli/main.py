@@ -11,15 +11,17 @@ from types import TracebackType
 
 from sweep import forking
 from sweep.cli.exits import DONE, INTERRUPTED, REFUSED
-from sweep.cli.interrupt import ending_at_signals, ignore_signals
+from sweep.errors import InvalidValueError
 from sweep.output import protect
+from sweep.passwords import without_passwords
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
 from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
 from sweep.requests.spaces import check_alone
-from sweep.validation import InvalidValueError, one_of, without_passwords
+from sweep.terminal.interrupt import ending_at_signals, ignore_signals
+from sweep.validation import one_of
 
 MODES = {
     "search": "trainings", "train": "trainings", "compare": "trainings", "preview": "preview", "report": "records",

@@ -4,15 +4,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from subprocess import TimeoutExpired
 
-from sweep.app import comparison_files, report_folder, study_files, write
-from sweep.cli.console import console, say
+from sweep.app.files import comparison_files, report_folder, study_files, write
+from sweep.app.records import recorded
 from sweep.cli.exits import DONE
-from sweep.cli.interrupt import interruptible
 from sweep.cli.show import (
     address,
     comparison_links,
     links,
-    recorded,
     show_comparison,
     show_study,
     training_links,
@@ -21,11 +19,13 @@ from sweep.cli.show import (
 from sweep.comparison import compare as compared
 from sweep.config import TrackingConfig
 from sweep.core import ComparisonRecord
+from sweep.errors import InvalidValueError
 from sweep.requests import build
 from sweep.requests.command import Command
 from sweep.requests.plan import make_comparison, make_plan
+from sweep.terminal.console import console, say
+from sweep.terminal.interrupt import interruptible
 from sweep.tracking import Hooks, MlflowReader, Store, open_store, serving
-from sweep.validation import InvalidValueError
 
 STATISTICS = ("trials", "confidence", "target", "test")
 """Keys of compare that a report can be of without another training."""

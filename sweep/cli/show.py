@@ -6,14 +6,16 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from sweep.cli.console import say
 from sweep.comparison import Comparison
 from sweep.config import ENERGY_DISTANCE, TrackingConfig
-from sweep.core import ComparisonRecord, Reader, StudyRecord, TrialRecord
+from sweep.core import ComparisonRecord, StudyRecord, TrialRecord
+from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 from sweep.report.standings import comparison_table
 from sweep.report.text import counts, failures, study_table, train_command
 from sweep.requests.build import ui_config
 from sweep.requests.command import Command
+from sweep.terminal.console import say
 from sweep.tracking import (
     HOST,
     Store,
@@ -25,30 +27,11 @@ from sweep.tracking import (
     trainings_page,
     trials_page,
 )
-from sweep.validation import InvalidValueError, without_passwords
 
 BEST = 10
 """Trials in the table."""
 COMPARED = 4
 """Trials that the links compare: as many as the legend of MLflow's charts has room for."""
-
-
-def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord:
-    """The study or comparison of that name, or the one begun last.
-
-    Raises:
-        InvalidValueError: names study.name if it is not recorded.
-    """
-    names = reader.names()
-    wanted = name or (names[0] if names else "")
-    found = reader.comparison(wanted) or reader.study(wanted)
-    if found is None:
-        rule = f"is not recorded; recorded are {', '.join(names)}" if names else "no study is recorded yet"
-        raise InvalidValueError("study.name", name, rule)
-    if isinstance(found, ComparisonRecord) and not found.families:
-        rule = "is a comparison that was interrupted as it began; the same command goes on"
-        raise InvalidValueError("study.name", found.name, rule)
-    return found
 
 
 def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:

@@ -2,8 +2,9 @@
 
 import sys
 
-from sweep import app
-from sweep.cli.display import Terminal
+from sweep.app.comparison import compare as carry_out_comparison
+from sweep.app.search import search as carry_out_search
+from sweep.app.training import train as carry_out_training
 from sweep.cli.exits import DONE, FAILED, INTERRUPTED
 from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
 from sweep.core import Status
@@ -11,13 +12,15 @@ from sweep.report.text import figures_text
 from sweep.requests.command import Command
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.schedules import key_figures
+from sweep.terminal.console import console
+from sweep.terminal.terminal import Terminal
 
 
 def search(command: Command) -> int:
     """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
-    plan, front = make_plan(command), Terminal()
+    plan, front = make_plan(command), Terminal(console())
     base = address(command, plan.tracking)
-    result = app.search(plan, front)
+    result = carry_out_search(plan, front)
     if result.record is None or result.report is None:
         front.say(f"interrupted: {result.told} of {result.total} trials are recorded; the same command goes on")
         return INTERRUPTED
@@ -30,9 +33,9 @@ def search(command: Command) -> int:
 
 def train(command: Command) -> int:
     """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
-    plan, front = make_training(command), Terminal()
+    plan, front = make_training(command), Terminal(console())
     base, run = address(command, plan.tracking), plan.run
-    ended = app.train(plan, front)
+    ended = carry_out_training(plan, front)
     if ended.result is None or ended.run_id is None:
         front.say(f"interrupted: the same command goes on from step {ended.kept}")
         return INTERRUPTED
@@ -53,9 +56,9 @@ def train(command: Command) -> int:
 
 def compare(command: Command) -> int:
     """Compare schedules, then show for each data set the table and the verdict."""
-    plan, front = make_comparison(command), Terminal()
+    plan, front = make_comparison(command), Terminal(console())
     base = address(command, plan.first.tracking)
-    result = app.compare(plan, front)
+    result = carry_out_comparison(plan, front)
     if result.report is None:
         front.say(f"interrupted: {result.left} trainings are left; the same command goes on")
         return INTERRUPTED

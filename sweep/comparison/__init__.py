@@ -1,6 +1,6 @@
 """The comparison of schedules: its protocol, and its statistics. Knows nothing of Optuna, MLflow or tensors."""
 
-from sweep.comparison.files import as_csv, as_json, best_parameters
+from sweep.comparison.files import as_csv, as_json, as_rows, best_parameters
 from sweep.comparison.protocol import counted, final_trials, finals, fresh_seeds, judged_by, winner
 from sweep.comparison.ranking import Difference
 from sweep.comparison.result import Comparison, Profile, Standing, compare, profile
@@ -14,6 +14,7 @@ __all__ = [
     "Standing",
     "as_csv",
     "as_json",
+    "as_rows",
     "best_parameters",
     "compare",
     "counted",

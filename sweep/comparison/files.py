@@ -14,12 +14,17 @@ from sweep.core import ComparisonRecord, FinalRecord, Status
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """A row for each family; numbers in full precision, inf for never, empty where there is none."""
-    rows = [_row(comparison, standing) for comparison in comparisons for standing in comparison.standings]
+    rows = as_rows(comparisons)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(row | {"best_parameters": json.dumps(row["best_parameters"])} for row in rows)
     return text.getvalue()
+
+
+def as_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Return the rows of comparison.csv as mappings, the families of each data set in the order of their ranks."""
+    return [_row(comparison, standing) for comparison in comparisons for standing in comparison.standings]
 
 
 def as_json(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> str:

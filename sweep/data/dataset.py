@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sweep.config import DatasetConfig
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 SPLITS = ("train", "val", "test")
 

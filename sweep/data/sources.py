@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 Arrays = Mapping[str, np.ndarray]
 

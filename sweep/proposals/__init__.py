@@ -2,13 +2,12 @@
 
 from sweep.proposals.importance import importances
 from sweep.proposals.lease import Lease
-from sweep.proposals.proposer import HopelessError, OptunaProposer
+from sweep.proposals.proposer import OptunaProposer
 from sweep.proposals.pruners import pruner
 from sweep.proposals.samplers import grid_size, history_free, sampler
 from sweep.proposals.store import check_storage, check_study, open_study
 
 __all__ = [
-    "HopelessError",
     "Lease",
     "OptunaProposer",
     "check_storage",

@@ -17,8 +17,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial
 
 from sweep.core import Value
+from sweep.errors import InvalidValueError
 from sweep.space import Branch, Dimension, Space
-from sweep.validation import InvalidValueError
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

@@ -19,9 +19,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sweep.database import Cell, LeaseLostError, Patience, end_suspended, fence, locked
+from sweep.database import Cell, Patience, end_suspended, fence, locked
+from sweep.errors import InvalidValueError, LeaseLostError
 from sweep.proposals.store import attribute, rdb
-from sweep.validation import InvalidValueError
 
 KEY = "sweep.lease"
 """User attribute of a study: who searches it."""

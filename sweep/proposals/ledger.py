@@ -13,7 +13,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import bindparam, delete, insert, text
 
-from sweep.database import Patience, UnavailableError
+from sweep.database import Patience
+from sweep.errors import UnavailableError
 from sweep.proposals.store import rdb
 
 INTERMEDIATE = TrialIntermediateValueModel.__table__

@@ -4,7 +4,7 @@ import inspect
 from typing import Any, TypeVar
 
 from sweep.config import Choice
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 T = TypeVar("T")
 

@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import GIVEN_UP, Evaluation, Failure, Result, Status, Trial
 from sweep.database import Patience
+from sweep.errors import HopelessError, InvalidValueError
 from sweep.proposals.distributions import Fit, choices, draw
 from sweep.proposals.ledger import Ledger
 from sweep.proposals.pruners import BranchStudy
 from sweep.proposals.samplers import grid_size, history_free, sampler
 from sweep.schedules import Event
 from sweep.space import Branch, Space
-from sweep.validation import InvalidValueError
 
 ATTEMPTS = "sweep.attempts"
 """User attribute: how often the training of the trial was begun since its last checkpoint, without the times when it
@@ -40,10 +40,6 @@ MOST_FAILURES = 20
 
 Where all trials fail, it must end. Where 70 % of a space fail, so many in a row happen by chance once in 1,250 times.
 """
-
-
-class HopelessError(RuntimeError):
-    """Many trials have failed one after another: the next one would probably fail too."""
 
 
 class OptunaProposer:

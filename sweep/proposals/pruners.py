@@ -15,8 +15,9 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import Choice
+from sweep.errors import InvalidValueError
 from sweep.proposals.options import build
-from sweep.validation import InvalidValueError, one_of
+from sweep.validation import one_of
 
 CLASSES: Mapping[str, type[BasePruner]] = {
     "none": NopPruner,

@@ -26,10 +26,11 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
 from sweep.config import SamplerConfig
+from sweep.errors import InvalidValueError
 from sweep.proposals.distributions import distributions, grid_values
 from sweep.proposals.options import build
 from sweep.space import Space
-from sweep.validation import InvalidValueError, one_of
+from sweep.validation import one_of
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp: said in their documentation
 warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes: it learns from the pruning alone

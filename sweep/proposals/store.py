@@ -18,15 +18,16 @@ from sweep.database import (
     BUSY,
     Cell,
     Patience,
-    UnavailableError,
     WriteAheadConnection,
     check_database,
     file_of,
     is_database,
     tell_at_once,
 )
+from sweep.errors import InvalidValueError, UnavailableError
+from sweep.passwords import without_passwords
 from sweep.space import Space
-from sweep.validation import InvalidValueError, refuse_difference, without_passwords
+from sweep.validation import refuse_difference
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -26,10 +26,11 @@ from sweep.config import (
     TrainConfig,
     UiConfig,
 )
+from sweep.errors import InvalidValueError
 from sweep.requests.compose import Composer, resolved
 from sweep.requests.horizon import remaining
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
-from sweep.validation import InvalidValueError, boolean
+from sweep.validation import boolean
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
+from sweep.passwords import without_passwords
 from sweep.requests.build import training_of
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import Request
-from sweep.validation import without_passwords
 
 NOT_REPEATED = (
     "mode", "study", "sampler", "pruner", "space", "engine", "compare", "tracking", "report", "preview", "ui",

@@ -19,10 +19,11 @@ from yaml import YAMLError
 
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
+from sweep.errors import InvalidValueError
+from sweep.given import is_given, name_of
 from sweep.requests.expressions import read
 from sweep.requests.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
-from sweep.validation import InvalidValueError
 
 SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
@@ -82,7 +83,9 @@ class Composer:
         `experiment=null` chooses none. `tracking.tags.team=vision` is `++tracking.tags.team=vision`. A schedule without
         a space of its name gets that of its family.
         """
-        written = tuple(new for text in overrides for new in self._written_for_hydra(option_of_critic(text)))
+        open_groups = [f"{group}." for group in OWN_KEYS if any(_gives(text, group) for text in overrides)]
+        open_groups.append("tracking.tags.")  # whose keys have the names that the user likes
+        written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
             return written
         try:
@@ -95,11 +98,15 @@ class Composer:
             return (*written, f"space={family if f'{family}.yaml' in self._files_of('space') else 'none'}")
         return written
 
-    def _written_for_hydra(self, text: str) -> list[str]:
-        """Return what an override of the group experiment or of a tag is to Hydra, or any other override as it is."""
+    def _for_hydra(self, text: str, open_groups: Sequence[str]) -> list[str]:
+        """Return what an override means to Hydra.
+
+        Args:
+            open_groups: beginnings of keys that the composed configuration need not have.
+        """
         override = read(text)
-        if override.key_or_group.startswith("tracking.tags.") and override.type is OverrideType.CHANGE:
-            return [f"++{text}"]  # tags have the names that the user likes
+        if override.key_or_group.startswith(tuple(open_groups)) and override.type is OverrideType.CHANGE:
+            return [f"++{text}"]
         if override.key_or_group != EXPERIMENT or override.package is not None:
             return [text]
         listed = self._hydra(()).hydra.runtime.choices  # by a primary configuration of the user's
@@ -183,8 +190,12 @@ class Composer:
 
     @contextmanager
     def _initialized(self) -> Iterator[None]:
-        with initialize_config_dir(self.places[0], version_base="1.3"):
-            yield
+        theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # of a program that uses Hydra
+        try:
+            with initialize_config_dir(self.places[0], version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = theirs
 
     @property
     def _folders(self) -> list[Path]:
@@ -243,6 +254,12 @@ def option_of_critic(text: str) -> str:
     return f"{override.key_or_group.removeprefix('critic.')}@{text}" if names_option else text
 
 
+def _gives(text: str, group: str) -> bool:
+    """Return whether an override names an object that was given in Python as the target of a group."""
+    key, _, value = text.partition("=")
+    return key == f"{group}._target_" and is_given(value)
+
+
 def _options(composed: DictConfig) -> dict[str, str]:
     """Return the option that is chosen of each group, by the key of the group: `schedule`, `critic.schedule`."""
     options = {}
@@ -271,8 +288,8 @@ def _recorded_options(config: DictConfig, options: Mapping[str, str], given: Col
 def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> None:
     """Let a group fit a `_target_` that was given in place of that of its option.
 
-    The keys of the option that the target does not accept are removed, unless they were given. The name becomes that of
-    the target.
+    The keys of the option that the target does not accept are removed, unless they were given; of an object that was
+    given in Python all of them. The name becomes that of the target.
     """
     part = OmegaConf.select(config, group)
     target = part.get("_target_")
@@ -285,11 +302,11 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
     except Exception:  # whatever code of the user's raises as it is imported: it raises again where it is used
         return
     for key in [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]:
-        is_given = any(f"{text}.".startswith(f"{group}.{key}.") for text in given)
-        if not is_given and not component.takes(str(key)):
+        key_is_given = any(f"{text}.".startswith(f"{group}.{key}.") for text in given)
+        if not key_is_given and (is_given(target) or not component.takes(str(key))):
             del part[key]
     if f"{group}.name" not in given:
-        part.name = target.rpartition(".")[2]
+        part.name = name_of(target) if is_given(target) else target.rpartition(".")[2]
 
 
 def _leaves(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

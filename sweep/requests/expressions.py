@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS, Updates
 from sweep.space import Dimension
-from sweep.validation import InvalidValueError
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""

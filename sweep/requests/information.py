@@ -8,10 +8,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import hydra
 
+from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.scan import check_words
-from sweep.validation import InvalidValueError, without_passwords
 
 ASKS = frozenset(
     ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
 from sweep.data import load
+from sweep.errors import InvalidValueError
 from sweep.proposals import grid_size
 from sweep.requests import build, spaces
 from sweep.requests.command import Command, repeating
-from sweep.validation import InvalidValueError
 
 
 def make_plan(command: Command) -> Plan:

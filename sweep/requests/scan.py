@@ -16,7 +16,8 @@ import yaml
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.validation import InvalidValueError, hide
+from sweep.errors import InvalidValueError
+from sweep.passwords import hide
 
 LARGEST = 2**20
 """Bytes of a file."""

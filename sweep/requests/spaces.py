@@ -8,6 +8,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import RunConfig, identity
+from sweep.errors import InvalidValueError
+from sweep.given import is_given
 from sweep.requests.build import (
     engine_config,
     pruner_config,
@@ -25,7 +27,6 @@ from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
-from sweep.validation import InvalidValueError
 
 OF_ONE = (*DECAYS, "half_life")
 """Spaces that are of one schedule; one of the user's own may name keys of several."""
@@ -88,10 +89,15 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
 
 
 def _with_values(config: DictConfig, request: Request) -> DictConfig:
-    """The configuration with a value of every searched key that has none: it may be what it cannot do without."""
+    """Return the configuration with a value of each searched key that has none.
+
+    It may be a value that the group cannot do without, or a key of an object that was given in Python: its
+    configuration has only those keys that are given.
+    """
     filled = config.copy()
     for key, override in request.sweeps.items():
-        if _has(config, key) and OmegaConf.select(config, key) is None:
+        known = _has(config, key) or is_given(OmegaConf.select(config, f"{key.rpartition('.')[0]}._target_"))
+        if known and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import InvalidValueError
 
 
 class Decay(ABC):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import InvalidValueError, boolean, real, whole
+from sweep.validation import boolean, real, whole
 
 
 @dataclass(frozen=True)

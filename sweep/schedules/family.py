@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.validation import InvalidValueError, whole
+from sweep.errors import InvalidValueError
+from sweep.validation import whole
 
 Floats = NDArray[np.float64]
 """A float64 array of any shape."""

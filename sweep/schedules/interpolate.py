@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, shared
 from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
-from sweep.validation import InvalidValueError, one_of, real
+from sweep.validation import one_of, real
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Decay
 from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
 from sweep.schedules.reaction import Reaction
-from sweep.validation import InvalidValueError, real
+from sweep.validation import real
 
 
 @dataclass(frozen=True)

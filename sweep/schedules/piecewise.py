@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
-from sweep.validation import InvalidValueError, one_of, real
+from sweep.validation import one_of, real
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from typing import overload
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Decay
 from sweep.schedules.family import Floats
 from sweep.schedules.plateau import Plateau
 from sweep.schedules.reaction import NEVER, Event, Memory, Reaction
 from sweep.schedules.until_error import UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
-from sweep.validation import InvalidValueError, real
+from sweep.validation import real
 
 NO_WARMUP = NoWarmup()
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, progress
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import InvalidValueError, real, whole
+from sweep.validation import real, whole
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.family import Updates
 from sweep.schedules.reaction import NEVER, Memory, Reaction
 from sweep.schedules.warmup import ConstantWarmup, Warmup
-from sweep.validation import InvalidValueError, real
+from sweep.validation import real
 
 
 @dataclass(frozen=True)

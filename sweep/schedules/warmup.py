@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import InvalidValueError, boolean, one_of, real, whole
+from sweep.validation import boolean, one_of, real, whole
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import InvalidValueError, one_of, real, whole
+from sweep.validation import one_of, real, whole
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from sweep.tracking.open_run import recorded_run
 from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
-from sweep.tracking.spool import SpoolInUseError
-from sweep.tracking.store import RemovedError, Store, open_store
+from sweep.tracking.store import Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
@@ -31,8 +30,6 @@ __all__ = [
     "MlflowReader",
     "MlflowRecorder",
     "ParentRun",
-    "RemovedError",
-    "SpoolInUseError",
     "Store",
     "StudyRun",
     "TrainingRuns",

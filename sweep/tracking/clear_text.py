@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from mlflow.utils.credentials import read_mlflow_creds
 from requests.utils import get_netrc_auth
 
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 
 def check_clear_text(uri: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
-from sweep.database import LeaseLostError
+from sweep.errors import LeaseLostError
 from sweep.tracking.bulk import Change, Files, Points, Texts, now_ms
 from sweep.tracking.locks import Hooks
 from sweep.tracking.rest import RefusedError, Server, metrics_of, texts_of

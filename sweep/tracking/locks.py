@@ -11,7 +11,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from sweep.database import BUSY, Patience, StorageFullError, UnavailableError, causes
+from sweep.database import BUSY, Patience, causes
+from sweep.errors import StorageFullError, UnavailableError
 
 
 @dataclass

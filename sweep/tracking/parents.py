@@ -10,8 +10,9 @@ from typing import Protocol
 from mlflow.entities import Run
 
 from sweep.core import Trial
+from sweep.errors import RemovedError
 from sweep.tracking.bulk import Change, now_ms, point
-from sweep.tracking.store import RemovedError, Store, names_of, numbered
+from sweep.tracking.store import Store, names_of, numbered
 from sweep.tracking.texts import metric_name
 
 

@@ -24,9 +24,9 @@ from sweep.core import (
     StudyRecord,
     TrialRecord,
 )
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event
 from sweep.tracking.store import Store, numbered
-from sweep.validation import InvalidValueError
 
 T = TypeVar("T")
 
@@ -139,6 +139,10 @@ class MlflowReader:
     def trainings(self) -> list[TrialRecord]:
         """The single trainings, newest first."""
         return [_trial(run) for run in self.store.search({"sweep.kind": "train"})]
+
+    def training(self, run_id: str) -> TrialRecord:
+        """Return the training of a run."""
+        return _trial(self.store.run(run_id))
 
     def rows(self, run_id: str, series: str = "") -> Rows:
         lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))

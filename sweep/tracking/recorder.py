@@ -7,6 +7,7 @@ import numpy as np
 from mlflow.entities import Run
 
 from sweep.core import GIVEN_UP, Description, Evaluation, Progress, Result, Rows, Status, Trial
+from sweep.errors import RemovedError
 from sweep.schedules import Event
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
@@ -14,7 +15,7 @@ from sweep.tracking.parents import Parent
 from sweep.tracking.reader import REASON, MlflowReader
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, key_after
-from sweep.tracking.store import RemovedError, Store, impatient, names_of
+from sweep.tracking.store import Store, impatient, names_of
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sweep import durable
-from sweep.database import StorageFullError
+from sweep.errors import SpoolInUseError, StorageFullError
 
 MAGIC = b"sweep spool 1\n"
 DIGEST = hashlib.sha256().digest_size
@@ -31,10 +31,6 @@ Blob = bytes | memoryview
 
 class DamagedError(ValueError):
     """A file of a spool is not what was written."""
-
-
-class SpoolInUseError(RuntimeError):
-    """Another command delivers what is in a spool. Its text, one line, says who and what can be done."""
 
 
 @dataclass(frozen=True)

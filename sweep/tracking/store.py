@@ -26,16 +26,8 @@ from mlflow.version import VERSION
 from sqlalchemy.exc import NoResultFound
 
 from sweep.config import TrackingConfig
-from sweep.database import (
-    LeaseLostError,
-    UnavailableError,
-    WriteAheadConnection,
-    causes,
-    check_database,
-    file_of,
-    is_database,
-    schema_version,
-)
+from sweep.database import WriteAheadConnection, causes, check_database, file_of, is_database, schema_version
+from sweep.errors import InvalidValueError, LeaseLostError, RemovedError, UnavailableError
 from sweep.tracking.bulk import Change, DatabaseWriter, Files, Texts, Writer
 from sweep.tracking.clear_text import check_clear_text
 from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
@@ -44,7 +36,6 @@ from sweep.tracking.relocation import relocate_artifacts
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, ClientWriter
 from sweep.tracking.texts import joined_run, run_name, split
-from sweep.validation import InvalidValueError
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -52,14 +43,6 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prin
 
 
 T = TypeVar("T")
-
-
-class RemovedError(RuntimeError):
-    """A run, or the experiment, does not exist any more: it was deleted in MLflow and then removed by `mlflow gc`."""
-
-    def __init__(self, name: str, kind: str = "run") -> None:
-        super().__init__(f"{kind} {name} was removed from MLflow for good while it is written to")
-        self.name = name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from sweep.validation import InvalidValueError, without_passwords
+from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 
 HOST = "127.0.0.1"
 START_LIMIT = 120

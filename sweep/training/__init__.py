@@ -1,6 +1,6 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
-from sweep.training.apart import EngineError, EngineProcess
+from sweep.training.apart import EngineProcess
 from sweep.training.base_engine import largest_checkpoint
 from sweep.training.batches import steps_per_epoch
 from sweep.training.choice import Work, check, refuse_unstackable
@@ -12,7 +12,6 @@ from sweep.training.served import Account
 __all__ = [
     "CPU",
     "Account",
-    "EngineError",
     "EngineProcess",
     "FusedEngine",
     "NotStackableError",

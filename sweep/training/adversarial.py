@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Split
+from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
 from sweep.training.base_engine import EVALUATION_BATCH, on_host
@@ -21,7 +22,6 @@ from sweep.training.optimizers import Optimizer
 from sweep.training.portable import refuse_unstorable
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import global_steps
-from sweep.validation import InvalidValueError
 
 SAMPLES = 64
 """Examples of an evaluation that are given as its samples."""

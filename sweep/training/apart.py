@@ -17,10 +17,11 @@ from sweep import forking
 from sweep.config import EngineConfig
 from sweep.core import Failure, Progress, Status, Trial
 from sweep.data import Dataset
+from sweep.errors import EngineError, EngineLostError
+from sweep.passwords import without_passwords
 from sweep.training.choice import Work
 from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
-from sweep.validation import without_passwords
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
@@ -30,24 +31,6 @@ GRACE = 1.0
 
 HALT = 4.0
 """Seconds in which it is waited for that all trainings stop and give their states."""
-
-
-class EngineError(RuntimeError):
-    """The training failed, or its process ended."""
-
-
-class EngineLostError(EngineError):
-    """An engine cannot train any more, and another one may.
-
-    Args:
-        kind: "ended" where its process has, "memory" where that was too small, "worker" where a data-parallel worker
-            is lost, "shared" where an update of several trials raised an error, "spent" where a trial has failed and
-            the next one needs a new process.
-    """
-
-    def __init__(self, text: str, kind: str = "ended") -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 @dataclass
@@ -143,13 +126,8 @@ class EngineProcess:
         train = self._work.like[0].train
         others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
         pipes = [other.pipe for other in others]
-        self._process = forking.context().Process(
-            target=serve,
-            args=(theirs, config, self._data, self._device, self._work, pipes),
-            name="sweep-engine",
-            daemon=True,
-        )
-        self._process.start()
+        sent = (theirs, config, self._data, self._device, self._work, pipes)
+        self._process = forking.begin(serve, sent, "sweep-engine")
         self._workers = [other.process for other in others]
         for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
             pipe.close()

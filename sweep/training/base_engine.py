@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Split
+from sweep.errors import InvalidValueError
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
 from sweep.training.contents import Contents, changes, described, named, restore, same
@@ -22,7 +23,6 @@ from sweep.training.generators import seed_generators
 from sweep.training.model import silenced
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TrainState, initial_state
-from sweep.validation import InvalidValueError
 
 EVALUATION_BATCH = 4096
 """Examples evaluated at once."""

@@ -304,8 +304,7 @@ def begin_workers(data: Dataset, device: torch.device, precision: str, workers: 
     for rank in range(1, workers):
         ours, theirs = forking.context().Pipe()
         args = (theirs, rank, workers, data, str(device_of(device, rank)), precision)
-        process = forking.context().Process(target=work, args=args, name=f"sweep-worker-{rank}", daemon=True)
-        process.start()
+        process = forking.begin(work, args, f"sweep-worker-{rank}")
         theirs.close()
         begun.append(Worker(process, ours))
     return begun

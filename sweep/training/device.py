@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sweep.config import TrainConfig
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 """The type of parameters and data; bf16 computes in bfloat16 by autocast over float32 parameters."""

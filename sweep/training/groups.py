@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sweep.components import Component
 from sweep.config import OptimizerConfig
+from sweep.errors import InvalidValueError
 from sweep.training.optimizers import Optimizer, TwoWeights
-from sweep.validation import InvalidValueError
 
 BIAS_AND_NORM = "bias_and_norm"
 """The parameters with at most one dimension: biases, and the scales and shifts of normalizations."""

@@ -13,9 +13,9 @@ from torch.nn.parameter import is_lazy
 
 from sweep.config import RunConfig
 from sweep.data import Dataset
+from sweep.errors import InvalidValueError
 from sweep.training.device import CPU
 from sweep.training.generators import seed_generators
-from sweep.validation import InvalidValueError
 
 LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 """The layouts that a buffer may have; a parameter must be strided."""

@@ -12,6 +12,7 @@ from torch import nn
 from sweep.config import RunConfig
 from sweep.core import Snapshot, Trial
 from sweep.data import Dataset
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event
 from sweep.training.contents import (
     Contents,
@@ -28,7 +29,6 @@ from sweep.training.device import DTYPES
 from sweep.training.generators import RandomState
 from sweep.training.optimizers import load_exactly
 from sweep.training.state import TrainState, initial_state
-from sweep.validation import InvalidValueError
 
 CONTENT = {
     "model", "optimizer", "random", "average", "events", "memories", "mistakes", "seen", "global_step", "critic",

@@ -21,13 +21,13 @@ from sweep import forking
 from sweep.config import EngineConfig
 from sweep.core import Failure, Progress, Status, Trial
 from sweep.data import Dataset
+from sweep.errors import InvalidValueError
 from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
 from sweep.training.choice import Chosen, Work, choose
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
-from sweep.validation import InvalidValueError
 
 MOMENT = 0.05
 """Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""

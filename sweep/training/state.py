@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.data import Dataset
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.average import initial_average
 from sweep.training.batches import Batches
@@ -15,7 +16,6 @@ from sweep.training.generators import RandomState
 from sweep.training.groups import build_optimizer
 from sweep.training.model import build_model
 from sweep.training.optimizers import Optimizer, TwoWeights
-from sweep.validation import InvalidValueError
 
 TRAIN_ERROR = "train_error"
 """1 - accuracy on the training batches since the last regular evaluation; only where a reaction watches it."""

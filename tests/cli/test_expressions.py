@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
+from sweep.errors import InvalidValueError
 from sweep.requests.expressions import dimension, parse, read
 from sweep.space import Dimension
-from sweep.validation import InvalidValueError
 
 OF_LISTS = {"milestones": "multistep", "values": "piecewise", "knots": "interpolate"}
 """Keys that are lists -> the schedule that has them."""

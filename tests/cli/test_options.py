@@ -10,6 +10,7 @@ import yaml
 from mlflow import MlflowClient
 
 from sweep.core import Trial
+from sweep.errors import InvalidValueError
 from sweep.report.describe import describe
 from sweep.requests import build
 from sweep.requests.command import Command, repeating
@@ -17,7 +18,6 @@ from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import Plan, make_comparison, make_plan
 from sweep.requests.resolvers import register_resolvers
-from sweep.validation import InvalidValueError
 from tests.conftest import SMALL, Answer
 from tests.test_main_job import history, runs
 

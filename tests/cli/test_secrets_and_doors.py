@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweep.validation import InvalidValueError, without_passwords
+from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 from tests.conftest import ROOT, SMALL, Answer
 
 SECRET = "hunter2-in-the-uri"

@@ -12,7 +12,7 @@ from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.data.dataset import _load
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 CALLS: list[int] = []
 

@@ -10,7 +10,7 @@ from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.data.sources import arrays, breast_cancer, digits, quadratic
-from sweep.validation import InvalidValueError
+from sweep.errors import InvalidValueError
 
 
 class Payload:

@@ -21,14 +21,14 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from sweep.config import TrackingConfig
-from sweep.database import Cell, LeaseLostError, UnavailableError, locked, lost_lease
+from sweep.database import Cell, locked, lost_lease
+from sweep.errors import InvalidValueError, LeaseLostError, UnavailableError
 from sweep.proposals import lease as module
 from sweep.proposals.lease import KEY, Lease
 from sweep.proposals.store import _storage, attribute, rdb
 from sweep.tracking.bulk import Change, point
 from sweep.tracking.fencing import LEASE_TAG, fence_store
 from sweep.tracking.store import open_store
-from sweep.validation import InvalidValueError
 from tests.proposals.other import Other
 from tests.test_postgresql import server
 

@@ -11,15 +11,15 @@ import optuna
 import pytest
 
 from sweep.core import Evaluation, Failure, Result, Status, Trial
-from sweep.database import Patience, UnavailableError
-from sweep.proposals import HopelessError, OptunaProposer, history_free, open_study, pruner, samplers
+from sweep.database import Patience
+from sweep.errors import HopelessError, InvalidValueError, UnavailableError
+from sweep.proposals import OptunaProposer, history_free, open_study, pruner, samplers
 from sweep.proposals.proposer import MOST_FAILURES
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import Plan, make_plan
 from sweep.requests.resolvers import register_resolvers
-from sweep.validation import InvalidValueError
 
 register_resolvers()
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from sweep.errors import InvalidValueError
 from sweep.proposals import open_study, pruner
-from sweep.validation import InvalidValueError
 from tests.proposals.test_proposals import finish, plan, proposer
 
 

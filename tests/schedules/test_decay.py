@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, Schedule
-from sweep.validation import InvalidValueError
 from tests.schedules.examples import figures_of
 
 LR = 0.3

@@ -7,9 +7,9 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from torch.optim import lr_scheduler
 
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from sweep.validation import InvalidValueError
 from tests.schedules.examples import figures_of
 from tests.schedules.test_decay import torch_rates
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Event, Schedule
-from sweep.validation import InvalidValueError
 from tests.schedules.examples import figures_of
 
 LR = 0.4

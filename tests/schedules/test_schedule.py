@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Schedule
-from sweep.validation import InvalidValueError
 from tests.schedules.examples import FAMILIES, WARMING
 
 STEPS = 100

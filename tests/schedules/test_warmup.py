@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Schedule
-from sweep.validation import InvalidValueError
 
 LR = 0.3
 HALVING = DECAYS["exponential"](decay_rate=0.5, decay_steps=1)  # factor 2 ** -s: tells every step from its neighbours

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sweep.core import Description, Evaluation, Result, Rows, Status, Trial
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event
 from sweep.tracking import ComparisonRun, FinalRuns, MlflowReader, MlflowRecorder, Store, StudyRun, bulk
-from sweep.validation import InvalidValueError
 
 ASKED = {"trials": 2, "seeds": 2, "first_seed": 1, "confidence": 0.95, "target": None, "test": "t"}
 

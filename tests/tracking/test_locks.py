@@ -13,7 +13,7 @@ import pytest
 
 from sweep import database as waiting
 from sweep.config import TrackingConfig
-from sweep.database import StorageFullError, UnavailableError
+from sweep.errors import StorageFullError, UnavailableError
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, open_store
 from sweep.tracking.bulk import Change, Points
 from sweep.tracking.locks import Hooks

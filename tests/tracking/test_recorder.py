@@ -9,21 +9,11 @@ import numpy as np
 import pytest
 
 from sweep.core import Description, Evaluation, Failure, Result, Rows, Status, Trial
+from sweep.errors import InvalidValueError, RemovedError
 from sweep.schedules import Event
-from sweep.tracking import (
-    MlflowReader,
-    MlflowRecorder,
-    RemovedError,
-    Store,
-    StudyRun,
-    TrainingRuns,
-    bulk,
-    recorded_run,
-    server,
-)
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
 from sweep.tracking.bulk import Change, Points, point
 from sweep.tracking.open_run import OpenRun
-from sweep.validation import InvalidValueError
 
 
 def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:

@@ -16,14 +16,14 @@ from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
 from sweep.core import Result, Status
-from sweep.database import LeaseLostError, StorageFullError
+from sweep.errors import LeaseLostError, SpoolInUseError, StorageFullError
 from sweep.tracking import MlflowRecorder, Store, delivery, fence_store, open_store, spool
 from sweep.tracking.bulk import Change, Points, Writer
 from sweep.tracking.delivery import SpooledWriter
 from sweep.tracking.locks import Hooks
 from sweep.tracking.rest import NoAnswerError, RefusedError, Server
 from sweep.tracking.server import ClientWriter, key_after
-from sweep.tracking.spool import Spool, SpoolInUseError
+from sweep.tracking.spool import Spool
 from tests.tracking.proxy import Proxy, faults, first, proxying
 from tests.tracking.test_recorder import describe, study_run, trial, updates
 

@@ -12,6 +12,7 @@ from torch import nn
 from sweep.components import Component
 from sweep.config import CriticConfig
 from sweep.core import Status, Trial
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import NotStackableError, check, refuse_unstackable
 from sweep.training.adversarial import (
@@ -25,7 +26,6 @@ from sweep.training.adversarial import (
 )
 from sweep.training.batches import permutation
 from sweep.training.device import CPU
-from sweep.validation import InvalidValueError
 from tests.training.user_models import own
 
 SMALL = Component("model", "models.wgan.WGAN", {"generator_hidden": [32], "critic_hidden": [32], "latent": 8})

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sweep.config import TrainConfig
+from sweep.errors import InvalidValueError
 from sweep.training import choose_device
-from sweep.validation import InvalidValueError
 
 
 def choose(device, precision="float32"):

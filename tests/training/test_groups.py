@@ -6,8 +6,8 @@ from torch import nn
 
 from sweep.components import Component
 from sweep.config import OptimizerConfig
+from sweep.errors import InvalidValueError
 from sweep.training.groups import build_optimizer, recorded_group, set_rate
-from sweep.validation import InvalidValueError
 
 MOMENTUM = Component("optimizer", "torch.optim.SGD", {"momentum": 0.9})
 

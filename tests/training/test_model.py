@@ -15,12 +15,12 @@ from torch import nn
 from sweep.components import Component
 from sweep.config import CriticConfig, EngineConfig
 from sweep.core import Trial
+from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, check, refuse_unstackable
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.choice import choose
 from sweep.training.model import build_model, silenced
-from sweep.validation import InvalidValueError
 from tests.conftest import start
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from sweep.components import Component
 from sweep.core import Status
+from sweep.errors import InvalidValueError
 from sweep.training import SerialEngine
-from sweep.validation import InvalidValueError
 
 
 def engine(data, precision="float32"):

@@ -12,12 +12,12 @@ from torch import nn
 
 from sweep.components import Component
 from sweep.core import Snapshot
+from sweep.errors import InvalidValueError
 from sweep.training import CPU, NotStackableError, SerialEngine, largest_checkpoint, refuse_unstackable
 from sweep.training.contents import changes, contents, restore, same, storable
 from sweep.training.device import DTYPES
 from sweep.training.portable import packed, read, unpacked
 from sweep.training.state import initial_state
-from sweep.validation import InvalidValueError
 from tests.training.test_going_on import gone_on, resealed, run
 from tests.training.test_snapshots import assert_equal, assert_same, content, cut_by_chance
 from tests.training.test_snapshots import train as train_in_parts

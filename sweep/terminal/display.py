@@ -1,16 +1,11 @@
-"""What a person sees while a search runs: a live line in a terminal, plain lines elsewhere."""
+"""The progress of trainings as text: a line for each trial that ends, and what is in training now."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
-from sweep.app import Watched
-from sweep.cli.console import console, say
-from sweep.cli.interrupt import interruptible
+from sweep.app.front import Watched
 from sweep.core import Progress, Result, Status, Trial
 from sweep.report.describe import short
 from sweep.report.text import measured, number, warnings
@@ -20,11 +15,32 @@ QUIET = 10.0
 """Seconds between two plain lines about the same trial."""
 
 
-class Display:
-    """Shows trials as they start, progress and end."""
+class Bar(AbstractContextManager["Bar"], Protocol):
+    """Shows what is in training now in a place that is redrawn."""
 
-    def __init__(self, console: Console, watched: Watched) -> None:
-        self.console, self.metric, self.total = console, watched.metric, watched.total
+    def show(self, covered: int, total: int, training: str, state: str, left: str) -> None:
+        """Redraw.
+
+        Args:
+            covered: updates that are completed.
+            total: updates that are completed in the end.
+            training: what is in training.
+            state: its step and losses.
+            left: the time that is left, `0:17`; empty as long as there is no estimate.
+        """
+
+
+class Display:
+    """Shows trials as they start, progress and end.
+
+    Args:
+        say: shows lines.
+        bar: None where nothing can be redrawn: then lines about what is in training appear every QUIET seconds.
+    """
+
+    def __init__(self, watched: Watched, say: Callable[[str], None], bar: Bar | None) -> None:
+        self.say, self._bar = say, bar
+        self.metric, self.total = watched.metric, watched.total
         self.done, self.steps = watched.done, watched.steps
         self._sign, self._best, self._single = 1 if watched.minimize else -1, watched.best, watched.single
         self._finals, self._later = watched.finals, watched.later
@@ -40,33 +56,21 @@ class Display:
         self.events: dict[int, Sequence[Event]] = {}
         """All so far of each trial."""
         self._span, self._first, self._before = watched.steps - watched.first, watched.first, 0
-        self._live = console.is_interactive  # a terminal that can move its cursor
         self._said = time.monotonic()
         self._began: float | None = None
         """When the first trial reached something: what came before is no measure of what is to come."""
         self._ended = 0
-        self._bar = Bar(
-            TextColumn("{task.fields[trial]}", markup=False),
-            BarColumn(bar_width=8),
-            TextColumn("{task.fields[state]}", markup=False),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("", total=self._uncovered, trial="starting", state="")
+        self._doing, self._at = "starting", ""
 
     def __enter__(self) -> "Display":
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.__enter__()
+        self._draw()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        say(self.console, text)
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
 
     def started(self, trial: Trial) -> None:
         self._begun[trial.number] = self._first if trial.state is None else trial.state.step
@@ -93,9 +97,9 @@ class Display:
         if progress.evaluation is not None:
             self._metrics = progress.evaluation.metrics
         self._show(trial, step)
-        if not self._live and progress.status is None and time.monotonic() - self._said >= QUIET:
+        if self._bar is None and progress.status is None and time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            self.say(f"{self._training(trial)}  {self._state(step)}{self._left()}")
+            self.say(f"{self._training(trial)}  {self._state(step)}{self._left_text()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
         if self._finals or self._single or result.status is not Status.FAILED:  # of a search others take its place
@@ -110,7 +114,7 @@ class Display:
                 self.say("warning: the warmup has not ended: the training error stayed above its bound")
         else:
             self._say_trial(trial, result, step)
-        self._bar.update(self._task, completed=self._covered, total=self._covered + self._uncovered)
+        self._draw()
 
     def _say_trial(self, trial: Trial, result: Result, step: int) -> None:
         drawn = "" if self._finals else " ".join(short(key, value) for key, value in trial.values.items())
@@ -124,7 +128,7 @@ class Display:
         events += "  warmup did not end" if result.status is Status.COMPLETE and self._warming(trial) else ""
         line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
         line = line.rstrip()
-        self.say(line if self._live else f"{line}  [{self.done}/{self.total}{self._left()}]")
+        self.say(line if self._bar is not None else f"{line}  [{self.done}/{self.total}{self._left_text()}]")
         if result.failure is not None:
             self.say(f"  {result.failure.reason}")
 
@@ -139,8 +143,13 @@ class Display:
         return self._best is None or self._sign * value < self._sign * self._best[0]
 
     def _show(self, trial: Trial, step: int) -> None:
-        text = "training" if self._single else f"{self.done}/{self.total} done  {self._training(trial)}"
-        self._bar.update(self._task, completed=self._covered, trial=text, state=self._state(step))
+        self._doing = "training" if self._single else f"{self.done}/{self.total} done  {self._training(trial)}"
+        self._at = self._state(step)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._bar is not None:
+            self._bar.show(self._covered, self._covered + self._uncovered, self._doing, self._at, self._left())
 
     def _training(self, trial: Trial) -> str:
         """What is in training: a trial, or how many."""
@@ -156,14 +165,16 @@ class Display:
         return "  ".join(parts)
 
     def _left(self) -> str:
-        """The time left, at the pace so far; nothing where that says little yet."""
-        if self._began is None or not self._uncovered:
-            return ""
+        """Return the time left at the pace so far; nothing as long as that is no estimate."""
         covered = self._covered - self._before
-        if covered < self._span / 2:
+        if self._began is None or not self._uncovered or covered < self._span / 2:
             return ""
         seconds = round((time.monotonic() - self._began) / covered * self._uncovered)
-        return f", {seconds // 60}:{seconds % 60:02d} left"
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+    def _left_text(self) -> str:
+        left = self._left()
+        return f", {left} left" if left else ""
 
     @property
     def _covered(self) -> int:
@@ -174,25 +185,6 @@ class Display:
     def _uncovered(self) -> int:
         begun = sum(step - self._first for step in self._steps.values())
         return (max(self.total - self.done, 0) + self._later) * self._span - begun
-
-
-class Terminal:
-    """Shows messages and progress on standard output."""
-
-    def __init__(self) -> None:
-        self.console = console()
-        self.display: Display | None = None
-        """What showed the last trainings."""
-
-    def say(self, text: str) -> None:
-        say(self.console, text)
-
-    def watch(self, watched: Watched) -> Display:
-        self.display = Display(self.console, watched)
-        return self.display
-
-    def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        return interruptible(self.say)
 
 
 def _counts(metric: str) -> bool:

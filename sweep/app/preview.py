@@ -1,0 +1,70 @@
+"""Compute the curves of configurations without training them."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from sweep.config import RunConfig
+from sweep.report.figures import curve_picture, curves_picture
+from sweep.schedules import KeyFigures, key_figures
+from sweep.schedules.family import Floats
+
+
+@dataclass(frozen=True)
+class PreviewPlan:
+    """A preview.
+
+    Args:
+        runs: label -> configuration; all have the same horizon. A single one may have an empty label.
+        path: of the csv file, beside which a picture is written; None writes nothing.
+    """
+
+    runs: Mapping[str, RunConfig]
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class PreviewResult:
+    """The curves of a preview.
+
+    Args:
+        curves: column -> the rates of the updates 0..T-1, float64 [T]. A column is named after the label of the
+            configuration, and after the optimizer where a training has two.
+        figures: column -> the key figures of its curve.
+        picture: the file beside the csv file; None if nothing was written.
+    """
+
+    curves: Mapping[str, Floats]
+    figures: Mapping[str, KeyFigures]
+    picture: Path | None
+
+
+def preview(plan: PreviewPlan) -> PreviewResult:
+    """Compute the curves, and write them as csv (`step`, then a column for each curve) and as a picture."""
+    drawn = {
+        _column(label, series.name): (series.schedule, run.train.steps * series.updates)
+        for label, run in plan.runs.items()
+        for series in run.series
+    }
+    curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
+    figures = {column: key_figures(curves[column], drawn[column][0].constant_half_life) for column in drawn}
+    return PreviewResult(curves, figures, None if plan.path is None else _write(plan.path, curves, figures))
+
+
+def _write(path: Path, curves: Mapping[str, Floats], figures: Mapping[str, KeyFigures]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")
+        csv.writer(file).writerows([("step", *curves), *((step, *row) for step, row in enumerate(rows))])
+    picture = path.with_suffix(".png")
+    if len(curves) == 1:
+        ((column, curve),) = curves.items()
+        picture.write_bytes(curve_picture(curve, figures[column]))
+    else:
+        picture.write_bytes(curves_picture(curves))
+    return picture
+
+
+def _column(label: str, series: str) -> str:
+    return " ".join(filter(None, [label, f"{series}lr" if series or not label else ""]))

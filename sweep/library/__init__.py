@@ -1,0 +1,12 @@
+"""The functions and result types of `import sweep`.
+
+Each function turns its arguments into a plan, as the command line does with its own, and has `app` carry it out.
+"""
+
+import sys
+import warnings
+
+if "IPython" in sys.modules:
+    with warnings.catch_warnings():  # Optuna and MLflow import it, and it warns in a notebook without ipywidgets
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import tqdm.auto  # noqa: F401

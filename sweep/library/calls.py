@@ -1,0 +1,147 @@
+"""The functions of the library that train or read the record: each carries out a mode of the command line."""
+
+from pathlib import Path
+
+from sweep import forking
+from sweep.app.comparison import compare as carry_out_comparison
+from sweep.app.files import report_path
+from sweep.app.records import recorded
+from sweep.app.search import search as carry_out_search
+from sweep.app.training import train as carry_out_training
+from sweep.comparison import compare as compared
+from sweep.core import ComparisonRecord, Status
+from sweep.errors import InvalidValueError, TrainingFailedError
+from sweep.library.command import Data, Model, command_of
+from sweep.library.results import Comparison, Study, Trial
+from sweep.library.values import Overrides
+from sweep.requests import build
+from sweep.requests.plan import make_comparison, make_plan, make_training
+from sweep.terminal.fronts import front
+from sweep.tracking import MlflowReader, open_store
+
+
+def search(
+    overrides: Overrides = (),
+    *,
+    model: Model | None = None,
+    dataset: Data | None = None,
+    config_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Study:
+    """Search for the best schedule: train trials until `study.n_trials` have ended, as `python -m sweep` does.
+
+    >>> sweep.search({"schedule": "cosine", "optimizer.lr": sweep.loguniform(1e-3, 1), "train.steps": 300})
+
+    A search that was interrupted resumes with the same call, and one that is done returns at once what it found.
+
+    Args:
+        overrides: texts `key=value`, or key -> value.
+        model: what is trained instead of the configured model.
+        dataset: the data instead of the configured data set.
+        config_dir: a folder of further configuration files.
+        progress: whether to show messages and progress, on standard error or in the notebook.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out; nothing is written then.
+        HopelessError: if the trials fail one after another.
+        KeyboardInterrupt: if it was interrupted; what was trained is kept.
+    """
+    with command_of("search", overrides, model, dataset, config_dir) as command:
+        plan = make_plan(command)
+        forking.prepare()
+        result = carry_out_search(plan, front(progress))
+    if result.record is None:
+        raise KeyboardInterrupt(
+            f"{result.told} of {result.total} trials are recorded; the same call resumes the search"
+        )
+    return Study(result.record, plan.tracking, result.report)
+
+
+def train(
+    overrides: Overrides = (),
+    *,
+    model: Model | None = None,
+    dataset: Data | None = None,
+    config_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Trial:
+    """Train one configuration, as `python -m sweep mode=train` does.
+
+    >>> trial = sweep.train(["schedule=wsd", "optimizer.lr=0.1"])
+    >>> trial.rows()["lr"].plot()
+
+    A training that was interrupted resumes with the same call. A search's best trial is trained again by
+    `sweep.train({**overrides, **study.best.values})`, with the overrides of the search that are no search dimension.
+
+    Args:
+        overrides, model, dataset, config_dir, progress: as for `search`.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out; nothing is written then.
+        TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
+        KeyboardInterrupt: if it was interrupted; what was trained is kept.
+    """
+    with command_of("train", overrides, model, dataset, config_dir) as command:
+        plan = make_training(command)
+        ended = carry_out_training(plan, front(progress))
+    if ended.result is None or ended.run_id is None:
+        raise KeyboardInterrupt(f"the training is kept at step {ended.kept}; the same call resumes it")
+    if ended.result.status is Status.FAILED:
+        failure = ended.result.failure
+        raise TrainingFailedError("the training failed" if failure is None else failure.details or failure.reason)
+    return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
+
+
+def compare(
+    overrides: Overrides = (),
+    *,
+    model: Model | None = None,
+    dataset: Data | None = None,
+    config_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare schedules: tune each with the same budget, train the best of each on the same seeds, and judge.
+
+    >>> found = sweep.compare({"compare.schedules": ["cosine", "wsd"], "compare.trials": 8, "compare.seeds": 5})
+    >>> print(found.verdict)
+
+    Args:
+        overrides, model, dataset, config_dir, progress: as for `search`.
+
+    Raises:
+        InvalidValueError: names what cannot be carried out; nothing is written then.
+        KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
+    """
+    with command_of("compare", overrides, model, dataset, config_dir) as command:
+        plan = make_comparison(command)
+        forking.prepare()
+        result = carry_out_comparison(plan, front(progress))
+    if result.report is None:
+        raise KeyboardInterrupt(f"{result.left} trainings are left; the same call resumes the comparison")
+    return Comparison(result.record, result.comparisons, plan.first.tracking, result.report)
+
+
+def load(
+    name: str | None = None, overrides: Overrides = (), *, config_dir: str | Path | None = None
+) -> Study | Comparison:
+    """Return a study or comparison that is recorded.
+
+    Args:
+        name: its name; None for the one that was begun last.
+        overrides, config_dir: as for `search`; they say where it is recorded: `tracking.uri`, `tracking.experiment`.
+
+    Raises:
+        InvalidValueError: if it is not recorded.
+    """
+    with command_of("report", overrides, None, None, config_dir) as command:
+        config = command.compose()
+        tracking, report = build.tracking_config(config), build.report_config(config)
+    store = open_store(tracking, create=False)
+    if store is None:
+        raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment} yet")
+    found = recorded(MlflowReader(store), name)
+    path = report_path(report, found.name)
+    written = path if path.is_file() else None
+    if isinstance(found, ComparisonRecord):
+        return Comparison(found, compared(found), tracking, written)
+    return Study(found, tracking, written)

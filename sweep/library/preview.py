@@ -1,0 +1,62 @@
+"""Curves without training. Needs neither PyTorch nor MLflow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweep.app.preview import PreviewPlan, PreviewResult
+from sweep.app.preview import preview as compute_curves
+from sweep.library.command import command_of
+from sweep.library.values import Overrides
+from sweep.requests.preview import make_preview
+from sweep.schedules import KeyFigures
+from sweep.schedules.family import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, repr=False)
+class Preview:
+    """Curves of configurations that were not trained."""
+
+    _result: PreviewResult
+
+    @property
+    def curves(self) -> Mapping[str, Floats]:
+        """Label -> the rates of the updates 0..T-1, float64 [T]. The curve of a single configuration is `lr`."""
+        return self._result.curves
+
+    @property
+    def figures(self) -> Mapping[str, KeyFigures]:
+        """Label -> the key figures of the curve: peak, end, half-life, and the step at which it stalls."""
+        return self._result.figures
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the curves as a table: index `step`, a column for each curve."""
+        import pandas as pd
+
+        frame = pd.DataFrame({label: pd.Series(curve) for label, curve in self.curves.items()})
+        return frame.rename_axis("step")
+
+    def __repr__(self) -> str:
+        return f"<Preview of {', '.join(self.curves)}>"
+
+
+def preview(overrides: Overrides = (), *, config_dir: str | Path | None = None) -> Preview:
+    """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
+
+    >>> sweep.preview({"schedule": sweep.choice("cosine", "wsd"), "train.steps": 300}).to_frame().plot()
+
+    Args:
+        overrides, config_dir: as for `search`. Files are written only if `preview.path` is given.
+
+    Raises:
+        InvalidValueError: names what cannot be drawn.
+    """
+    with command_of("preview", overrides, None, None, config_dir) as command:
+        plan = make_preview(command)
+        if "preview.path" not in command.request.keys:
+            plan = PreviewPlan(plan.runs, None)
+        return Preview(compute_curves(plan))

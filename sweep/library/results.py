@@ -1,0 +1,226 @@
+"""What the functions of the library return: studies, trials, comparisons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.comparison import Comparison as OnDataset
+from sweep.comparison import as_rows
+from sweep.config import TrackingConfig
+from sweep.core import ComparisonRecord, Status, StudyRecord, TrialRecord
+from sweep.errors import InvalidValueError
+from sweep.tracking import MlflowReader, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, repr=False)
+class Trial:
+    """A training that is recorded: a trial of a study, a final run, or a single training."""
+
+    _record: TrialRecord
+    _tracking: TrackingConfig
+
+    @property
+    def number(self) -> int | None:
+        """Its number in its study; None of a single training."""
+        return self._record.number
+
+    @property
+    def status(self) -> str | None:
+        """`complete`, `pruned`, `diverged` or `failed`; None while it is trained, and if it was interrupted."""
+        return None if self._record.status is None else str(self._record.status)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the search drew: key -> value, group -> option."""
+        return dict(self._record.values)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric: `loss`, `lr`, `global_step`, `val_loss`, ..."""
+        return dict(self._record.metrics)
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The whole configuration, flattened with dots, as text."""
+        return dict(self._record.params)
+
+    @property
+    def half_life(self) -> float | None:
+        """Updates in which the rate halves from its peak; None if it never does."""
+        return self._record.half_life
+
+    @property
+    def reason(self) -> str | None:
+        """The reason for which it has failed."""
+        return self._record.reason
+
+    @property
+    def run_id(self) -> str:
+        """Of its run in MLflow."""
+        return self._record.run_id
+
+    def rows(self) -> "pd.DataFrame":
+        """Return the record of its updates: index `step`, columns `lr` and `loss`.
+
+        Row s has the rate that update s used and the loss of its batch before the update, s from 0. A training with two
+        optimizers has `G_lr`, `G_loss`, `D_lr` and `D_loss`, empty where an optimizer has fewer updates.
+        """
+        import pandas as pd
+
+        reader = MlflowReader(_store(self._tracking))
+        frames = []
+        for series in self._record.series or [""]:
+            rows = reader.rows(self.run_id, series)
+            columns = {f"{series}lr": rows.lr, f"{series}loss": rows.loss}
+            frames.append(pd.DataFrame(columns, index=pd.Index(rows.steps, name="step")))
+        return pd.concat(frames, axis=1)
+
+    def __repr__(self) -> str:
+        number = "" if self.number is None else f" {self.number}"
+        measured = {name: value for name, value in self.metrics.items() if "val_" in name or "test_" in name}
+        return f"<Trial{number} {self.status} {measured} {self.values or ''}>".replace(" >", ">")
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A search that is recorded.
+
+    Args:
+        report: the file of its report; None if there is none on this machine.
+    """
+
+    _record: StudyRecord
+    _tracking: TrackingConfig
+    report: Path | None
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def metric(self) -> str:
+        """What its trials are judged by."""
+        return self._record.metric
+
+    @property
+    def minimize(self) -> bool:
+        """Whether a smaller value of the metric is better."""
+        return self._record.minimize
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in the order of their numbers."""
+        return [Trial(trial, self._tracking) for trial in self._record.trials]
+
+    @property
+    def best(self) -> Trial:
+        """The complete trial with the best value of the metric; of equals the earliest.
+
+        Raises:
+            LookupError: if no trial is complete.
+        """
+        if not self._record.ranked:
+            raise LookupError(f"no trial of study {self.name} is complete")
+        return Trial(self._record.ranked[0], self._tracking)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a table with a row for each trial: index `trial`; status, metrics of the evaluation, drawn values."""
+        import pandas as pd
+
+        rows = [
+            {
+                "status": trial.status,
+                **{name: value for name, value in trial.metrics.items() if "val_" in name},
+                **trial.values,
+                "half_life": trial.half_life,
+            }
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows, index=pd.Index([trial.number for trial in self.trials], name="trial"))
+
+    def __repr__(self) -> str:
+        complete = sum(trial.status is Status.COMPLETE for trial in self._record.trials)
+        return f"<Study {self.name}: {len(self._record.trials)} trials, {complete} complete>"
+
+    def _repr_html_(self) -> str:
+        ascending = self.minimize
+        frame = self.to_frame()
+        if self.metric in frame:
+            frame = frame.sort_values(self.metric, ascending=ascending, kind="stable")
+        return str(frame.head(10).to_html())
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """A comparison of schedules that is recorded.
+
+    Args:
+        report: the file of its report; None if there is none on this machine.
+    """
+
+    _record: ComparisonRecord
+    _on: Sequence[OnDataset]
+    _tracking: TrackingConfig
+    report: Path | None
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def verdict(self) -> str:
+        """What has been shown, and what has not, in plain words; with several data sets a line for each."""
+        if len(self._on) == 1:
+            return self._on[0].verdict
+        return "\n".join(f"{found.dataset}: {found.verdict}" for found in self._on)
+
+    @property
+    def studies(self) -> dict[tuple[str, str], Study]:
+        """(data set, schedule) -> the search that tuned the schedule."""
+        return {
+            (family.dataset, family.schedule): Study(family.study, self._tracking, None)
+            for family in self._record.families
+        }
+
+    @property
+    def finals(self) -> dict[tuple[str, str], list[Trial]]:
+        """(data set, schedule) -> the final runs of the best trial, in the order of their seeds."""
+        return {
+            (family.dataset, family.schedule): [Trial(final.run, self._tracking) for final in family.finals]
+            for family in self._record.families
+        }
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the table that comparison.csv holds: a row for each schedule on each data set, best first.
+
+        Columns: rank, trials and seeds, the best parameters, mean and interval of the validation and the test metric
+        and of the difference to the best, its p, corrected and not, and the updates and seconds to the target.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(as_rows(self._on))
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self.name}: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        names = ["dataset", "schedule", "test_mean", "test_ci_low", "test_ci_high", "difference_mean", "p_holm"]
+        return f"<p>{html.escape(self.verdict)}</p>{self.to_frame()[names].to_html(index=False)}"
+
+
+def _store(tracking: TrackingConfig) -> Any:
+    """Open the store in which something is recorded.
+
+    Raises:
+        InvalidValueError: names tracking.uri if the record is not there any more.
+    """
+    store = open_store(tracking, create=False)
+    if store is None:
+        raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment}")
+    return store

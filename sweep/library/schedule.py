@@ -1,0 +1,68 @@
+"""A schedule by its name, as a function of the step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweep.errors import InvalidValueError
+from sweep.library.values import as_texts
+from sweep.requests.build import run_config
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
+from sweep.schedules import Schedule
+
+HORIZONS = (4800, 9600)
+"""A schedule that is the same for both does not depend on the horizon."""
+
+
+def schedule(
+    name: str,
+    *,
+    lr: float,
+    steps: int | None = None,
+    warmup: str | int | Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> Schedule:
+    """Return a schedule: the one that a training with this configuration uses.
+
+    >>> rate = sweep.schedule("exponential", lr=0.1, decay_rate=0.96, decay_steps=100, staircase=True)
+    >>> rate(100)
+    0.096
+    >>> rate.curve(1000)  # the rates of the updates 0..999, float64 [1000]
+
+    Args:
+        name: a family of `conf/schedule`: constant, exponential, cosine, wsd, ...
+        lr: the base rate, > 0.
+        steps: the horizon T. It may be left out if the schedule does not depend on it.
+        warmup: nothing, a number of updates of linear warmup, the name of a warmup of `conf/warmup`, or a mapping:
+            `{"name": "polynomial", "steps": 50, "power": 2}`.
+        keys: of the family, as in `conf/schedule`. Those that are left out have the values there.
+
+    Raises:
+        InvalidValueError: names what cannot be right.
+    """
+    register_resolvers()
+    texts = [f"schedule={name}", *as_texts({"optimizer.lr": lr}), *_warmup(warmup)]
+    texts += as_texts({f"schedule.{key}": value for key, value in keys.items()})
+    if steps is not None:
+        return _composed(texts, steps)
+    one, other = (_composed(texts, horizon) for horizon in HORIZONS)
+    if one != other:
+        raise InvalidValueError("steps", None, f"must be given, because schedule={name} depends on the horizon")
+    return one
+
+
+def _composed(texts: list[str], steps: int) -> Schedule:
+    return run_config(Composer().compose([*texts, *as_texts({"train.steps": steps})])).schedule
+
+
+def _warmup(warmup: str | int | Mapping[str, Any] | None) -> list[str]:
+    if warmup is None:
+        return ["warmup=none"]
+    if isinstance(warmup, str):
+        return [f"warmup={warmup}"]
+    if isinstance(warmup, Mapping):
+        if "name" not in warmup:
+            raise InvalidValueError("warmup", dict(warmup), "must have a name: {'name': 'linear', 'steps': 100}")
+        keys = {f"warmup.{key}": value for key, value in warmup.items() if key != "name"}
+        return [f"warmup={warmup['name']}", *as_texts(keys)]
+    return ["warmup=linear", *as_texts({"warmup.steps": warmup})]

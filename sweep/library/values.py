@@ -1,0 +1,163 @@
+"""The values of overrides in Python: what is searched, and plain values as text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sweep.errors import InvalidValueError
+from sweep.report.text import as_override, is_group
+from sweep.requests.expressions import read
+from sweep.validation import one_of, real
+
+Overrides = Sequence[str] | Mapping[str, Any]
+"""What a call changes of the configuration: texts `key=value` as on the command line, or key -> value.
+
+In a mapping a text is what stands behind the `=` on the command line. Other values are numbers, True, False, None,
+lists, mappings, paths, and what `interval`, `loguniform` and `choice` return. `{"train": {"steps": 100}}` means
+`{"train.steps": 100}`.
+"""
+
+Unit = Literal["updates", "fraction", "epochs"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The values of a key that a search draws from."""
+
+    def text(self, key: str) -> str:
+        """Return the expression that means them on the command line."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Interval(Searched):
+    """Numbers low <= x <= high, drawn uniformly, or uniformly in log x; whole numbers if both ends are."""
+
+    low: float
+    high: float
+    log: bool
+    unit: str
+
+    def __post_init__(self) -> None:
+        one_of("unit", self.unit, ("updates", "fraction", "epochs"))
+        for name, value in (("low", self.low), ("high", self.high)):
+            real(name, value)
+        if not self.low < self.high:
+            raise InvalidValueError("high", self.high, f"must be > low={self.low}")
+        if self.log:
+            real("low", self.low, above=0)
+
+    def text(self, key: str) -> str:
+        tags = [*(["log"] if self.log else []), *([self.unit] if self.unit != "updates" else [])]
+        expression = f"interval({as_override(self.low)},{as_override(self.high)})"
+        return f"tag({','.join(tags)},{expression})" if tags else expression
+
+
+@dataclass(frozen=True)
+class Options(Searched):
+    """A list of values."""
+
+    options: tuple[Any, ...]
+
+    def text(self, key: str) -> str:
+        texts = [value_text(option, is_group(key)) for option in self.options]
+        return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) takes no null
+
+
+def interval(low: float, high: float, *, unit: Unit = "updates") -> Searched:
+    """Search low <= x <= high, uniformly; whole numbers if both ends are whole numbers.
+
+    Args:
+        unit: of a key that counts updates: "updates", or "fraction" (of the horizon) or "epochs", which become whole
+            updates.
+
+    Raises:
+        InvalidValueError: names the end or the unit that cannot be right.
+    """
+    return Interval(low, high, False, unit)
+
+
+def loguniform(low: float, high: float, *, unit: Unit = "updates") -> Searched:
+    """Search 0 < low <= x <= high, uniformly in log x; whole numbers if both ends are whole numbers.
+
+    Args:
+        unit: as for `interval`.
+
+    Raises:
+        InvalidValueError: names the end or the unit that cannot be right.
+    """
+    return Interval(low, high, True, unit)
+
+
+def choice(*options: Any) -> Searched:
+    """Search among these values, or among these options of a group: `{"schedule": choice("cosine", "wsd")}`.
+
+    Raises:
+        InvalidValueError: if there is none.
+    """
+    if not options:
+        raise InvalidValueError("choice", "()", "must have at least one option")
+    return Options(options)
+
+
+def as_texts(overrides: Overrides) -> list[str]:
+    """Return overrides as texts `key=value`.
+
+    Raises:
+        InvalidValueError: names what is no override.
+    """
+    if isinstance(overrides, str):
+        raise InvalidValueError("overrides", overrides, "must be a list of texts or a mapping, not one text")
+    if not isinstance(overrides, Mapping):
+        for text in overrides:
+            if not isinstance(text, str):
+                raise InvalidValueError("overrides", text, "must be a text key=value; a mapping takes other values")
+        return list(overrides)
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and "." not in key:
+            flat |= {f"{key}.{inner}": within for inner, within in value.items()}
+        else:
+            flat[key] = value
+    return [f"{key}={_text(key, value)}" for key, value in flat.items()]
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, Searched):
+        return value.text(key)
+    if not isinstance(value, str):
+        return value_text(value)
+    try:
+        read(f"{key}={value}")
+    except InvalidValueError:
+        return as_override(value)  # a path with blanks, say, which the command line would want quoted
+    return value
+
+
+def value_text(value: Any, option: bool = False) -> str:
+    """Return a value as an override has it; of a group, the `option` as it is.
+
+    Raises:
+        InvalidValueError: if there is no such text.
+    """
+    plain = _plain(value)
+    return as_override(plain, option)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as one that an override can have."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    rule = "must be a text, number, True, False, None, list or mapping, or what interval, loguniform or choice return"
+    raise InvalidValueError("overrides", repr(value), rule)

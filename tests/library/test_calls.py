@@ -1,0 +1,306 @@
+"""The functions of the library as a user's script or notebook calls them."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+import sweep
+from sweep.cli import main
+from sweep.errors import InvalidValueError, TrainingFailedError
+from tests.conftest import ROOT, SMALL
+
+pytestmark = pytest.mark.usefixtures("folder", "copied_database")
+
+QUICK = {"train.steps": 40, "train.eval_every": 20, "train.device": "cpu"}
+
+
+class Linear(nn.Module):
+    """A model that a script defines."""
+
+    def __init__(self, input_shape: tuple[int, ...], n_outputs: int, width: int = 8) -> None:
+        super().__init__()
+        n_inputs = int(np.prod(input_shape))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, n_outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Raising(Linear):
+    """A model whose own code fails while it is trained."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = getattr(self, "seen", 0) + self.training
+        if self.seen > 15:
+            raise RuntimeError("the head exploded")
+        return super().forward(x)
+
+
+def points() -> dict[str, np.ndarray]:
+    """Return 300 points of two classes."""
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    return {"x": x, "y": (x[:, 0] > 0).astype(int)}
+
+
+def run_script(folder: Path, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that has no `if __name__ == "__main__"`."""
+    (folder / "script.py").write_text(textwrap.dedent(source))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, env=env, timeout=300)
+
+
+def test_a_search_equals_that_of_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = sweep.search(
+        {**QUICK, "model.hidden": [8], "sampler": "random", "study.n_trials": 3, "engine": "serial"}, progress=False
+    )
+    assert capsys.readouterr().out == ""
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+    assert {trial.status for trial in study.trials} == {"complete"}
+    frame = study.to_frame()
+    assert study.best.metrics["val_loss"] == frame["val_loss"].min()
+    assert study.best.values.keys() == {
+        "schedule.decay_rate", "schedule.decay_steps", "warmup.steps", "optimizer.lr",
+    }  # fmt: skip
+    assert study.report is not None
+    assert study.report.is_file()
+    assert (folder / "optuna.db").is_file()
+    stored = optuna.load_study(study_name=study.name, storage="sqlite:///optuna.db")
+    assert stored.best_trial.number == study.best.number
+
+    assert main([*SMALL, "sampler=random", "study.n_trials=3", "engine=serial"]) == 0  # the same study, which is done
+    assert f"{study.name}: 3 of 3 trials done" in capsys.readouterr().out
+
+    more = sweep.search([*SMALL, "sampler=random", "study.n_trials=4", "engine=serial"], progress=False)
+    assert more.name == study.name
+    assert len(more.trials) == 4
+    loaded = sweep.load(study.name)
+    assert isinstance(loaded, sweep.Study)
+    assert loaded.to_frame().equals(more.to_frame())
+    assert sweep.load().name == study.name
+    assert "val_loss" in loaded._repr_html_()
+
+    again = sweep.train({**QUICK, "model.hidden": [8], **more.best.values}, progress=False)
+    assert again.metrics["val_loss"] == more.best.metrics["val_loss"]
+    assert (again.rows() == more.best.rows()).all(axis=None)
+
+
+def test_a_training_gives_its_rows_and_metrics() -> None:
+    trial = sweep.train([*SMALL, "schedule=cosine", "warmup=none", "optimizer.lr=0.2"], progress=False)
+    rows = trial.rows()
+    assert list(rows.columns) == ["lr", "loss"]
+    assert list(rows.index) == list(range(40))
+    assert rows["lr"].to_numpy() == pytest.approx(sweep.schedule("cosine", lr=0.2, steps=40).curve(40), rel=1e-6)
+    assert trial.status == "complete"
+    assert trial.number is None
+    assert trial.metrics["global_step"] == 40
+    assert trial.params["schedule.name"] == "cosine"
+    assert "complete" in repr(trial)
+    run = mlflow.MlflowClient("sqlite:///mlflow.db").get_run(trial.run_id)
+    assert run.data.metrics["val_loss"] == trial.metrics["val_loss"]
+
+
+def test_a_model_and_arrays_of_a_script_are_searched() -> None:
+    """The class has a key that is searched; the best trial can be trained again."""
+    given = {**QUICK, "sampler": "random", "engine": "serial"}
+    searched = {"model.width": sweep.choice(4, 8), "optimizer.lr": sweep.loguniform(1e-3, 1)}
+    study = sweep.search(
+        {**given, **searched, "study.n_trials": 3, "space": "none", "warmup": "none"},
+        model=Linear,
+        dataset=points(),
+        progress=False,
+    )
+    assert study.name.startswith("arrays-Linear-momentum-exponential-")
+    assert {trial.values["model.width"] for trial in study.trials} <= {4, 8}
+    assert study.trials[0].params["model._target_"].startswith("python.Linear_")
+    again = sweep.train(
+        {**QUICK, "warmup": "none", **study.best.values}, model=Linear, dataset=points(), progress=False
+    )
+    assert again.metrics["val_loss"] == study.best.metrics["val_loss"]
+
+
+def test_a_training_of_a_given_model_is_that_of_the_same_class_by_its_import_path() -> None:
+    texts = ["train.steps=30", "train.device=cpu", "schedule=constant", "optimizer.lr=0.1", "warmup=none"]
+    given = sweep.train([*texts, "model.width=5"], model=Linear, progress=False)
+    named = sweep.train(
+        [*texts, "+model.width=5", f"model._target_={__name__}.Linear", "trusted=[tests]"], progress=False
+    )
+    assert (given.rows() == named.rows()).all(axis=None)
+    assert given.metrics["val_loss"] == named.metrics["val_loss"]
+
+
+def test_a_data_set_is_a_function_a_pair_or_a_mapping() -> None:
+    losses = [
+        sweep.train({**QUICK, "model.hidden": [4]}, dataset=data, progress=False).metrics["val_loss"]
+        for data in (points, points(), (points()["x"], points()["y"]), lambda: points())
+    ]
+    assert len(set(losses)) == 1
+
+
+def test_the_fused_engine_trains_a_given_model() -> None:
+    texts = {**QUICK, "sampler": "random", "study.n_trials": 4, "train.precision": "float64", "engine.slots": 2}
+    fused = sweep.search({**texts, "engine": "fused", "train.compile": False}, model=Linear, progress=False)
+    del texts["engine.slots"]
+    serial = sweep.search(
+        {**texts, "engine": "serial", "tracking.experiment": "other", "study.name": "other"},
+        model=Linear,
+        progress=False,
+    )
+    assert fused.to_frame()["val_loss"].to_numpy() == pytest.approx(serial.to_frame()["val_loss"].to_numpy(), rel=1e-9)
+
+
+def test_a_comparison_gives_its_verdict_and_table() -> None:
+    texts = {"compare.schedules": ["constant", "cosine"], "compare.trials": 2, "compare.seeds": 3}
+    found = sweep.compare({**QUICK, **texts}, model=Linear, dataset=points, progress=False)
+    assert "cosine" in found.verdict
+    frame = found.to_frame()
+    assert set(frame["schedule"]) == {"constant", "cosine"}
+    assert list(frame["rank"]) == [1, 2]
+    assert found.report is not None
+    assert found.report.is_file()
+    assert {len(finals) for finals in found.finals.values()} == {3}
+    assert {len(study.trials) for study in found.studies.values()} == {2}
+    loaded = sweep.load(found.name)
+    assert isinstance(loaded, sweep.Comparison)
+    assert loaded.verdict == found.verdict
+    assert loaded.to_frame().equals(frame)
+    assert "<table" in loaded._repr_html_()
+
+
+def test_a_preview_gives_curves_and_writes_nothing(folder: Path) -> None:
+    drawn = sweep.preview(
+        {"schedule": sweep.choice("cosine", "linear"), "warmup": "none", "train.steps": 50, "optimizer.lr": 0.1}
+    )
+    assert list(drawn.curves) == ["cosine", "linear"]
+    assert drawn.to_frame().shape == (50, 2)
+    assert (drawn.curves["cosine"] == sweep.schedule("cosine", lr=0.1, steps=50).curve(50)).all()
+    assert drawn.figures["linear"].peak == pytest.approx(0.1)
+    assert list(folder.iterdir()) == []
+    sweep.preview(["preview.path=here.csv", "train.steps=5"])
+    assert (folder / "here.csv").read_text().startswith("step,lr\n")
+
+
+def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:
+    with pytest.raises(TrainingFailedError, match=r"(?s)test_calls\.py.*the head exploded"):
+        sweep.train(QUICK, model=Raising, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sweep.search({"train.steps": 0}), "train.steps=0: must be an integer >= 1"),
+        (lambda: sweep.search(["train.stepz=5"]), "train.stepz=5: no such key"),
+        (lambda: sweep.train({"optimizer.lr": sweep.interval(0.1, 1)}), "mode=train trains one configuration"),
+        (lambda: sweep.search(["mode=train"]), "mode=train: is for the command line"),
+        (lambda: sweep.search(model=Linear(input_shape=(4,), n_outputs=2)), "because each trial trains its own"),
+        (lambda: sweep.search(model=3), "model=3: must be a class or function"),
+        (lambda: sweep.search(dataset=[1, 2, 3]), "dataset=list: must be arrays"),
+        (lambda: sweep.search({"model.depth": 3}, model=Linear), "model.depth=3: is not a key of"),
+        (lambda: sweep.search(model="resnet200"), "model=resnet200: is not there"),
+        (lambda: sweep.search(dataset={"x": [[1.0]]}), "must give x and y"),
+        (lambda: sweep.load("nothing"), "holds no experiment sweep yet"),
+        (lambda: sweep.train(["dataset=digits,breast_cancer"]), "dataset=digits,breast_cancer: cannot be searched"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_and_writes_nothing(call, message: str, folder: Path) -> None:
+    with pytest.raises(InvalidValueError) as error:
+        call()
+    assert message in str(error.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_script_without_a_guard_defines_its_model_and_calls_twice(folder: Path) -> None:
+    """Nothing of the script runs twice; its progress is on standard error, in plain lines."""
+    source = """
+        import torch, sweep
+        print("the script begins")
+        class Net(torch.nn.Module):
+            def __init__(self, n_outputs, width=4):
+                super().__init__()
+                self.net = torch.nn.Sequential(
+                    torch.nn.Flatten(), torch.nn.LazyLinear(width), torch.nn.ReLU(), torch.nn.LazyLinear(n_outputs))
+            def forward(self, x):
+                return self.net(x)
+        quick = {"train.steps": 20, "sampler": "random", "study.n_trials": 2}
+        one = sweep.search(quick, model=Net)
+        two = sweep.search({**quick, "model.width": 6}, model=Net)
+        print(one.best.status, two.best.status, one.name != two.name)
+        print(sweep.train(["train.steps=20"], model=lambda n_outputs: Net(n_outputs)).status)
+    """
+    done = run_script(folder, source)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["the script begins", "complete complete True", "complete"]
+    assert "[2/2]" in done.stderr
+
+
+def test_a_script_in_a_folder_with_the_names_of_ours_and_in_a_program_that_uses_hydra(folder: Path) -> None:
+    for name in ("conf", "models", "configs"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    (folder / "conf" / "config.yaml").write_text("alpha: 1\n")
+    source = """
+        import hydra, sweep
+        @hydra.main(config_path="conf", config_name="config", version_base="1.3")
+        def run(config):
+            assert config.alpha == 1
+            print(sweep.train(["train.steps=10"], progress=False).status)
+            print(hydra.core.global_hydra.GlobalHydra.instance().is_initialized())
+        run()
+    """
+    done = run_script(folder, source)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["complete", "True"]
+
+
+def test_importing_is_quick_and_changes_nothing(folder: Path) -> None:
+    source = """
+        import logging, os, signal, sys, warnings
+        before = [os.umask(0o22), sys.excepthook, list(warnings.filters), dict(os.environ), signal.getsignal(2)]
+        os.umask(before[0])
+        import sweep
+        assert sorted(set(dir(sweep)) & set(sweep.__all__)) == sorted(sweep.__all__)
+        heavy = {"torch", "mlflow", "optuna", "hydra", "pandas", "numpy"} & set(sys.modules)
+        mask = os.umask(0o22)
+        os.umask(mask)
+        after = [mask, sys.excepthook, list(warnings.filters), dict(os.environ), signal.getsignal(2)]
+        print(heavy, before == after)
+    """
+    done = run_script(folder, source)
+    assert done.stdout.strip() == "set() True", done.stderr
+
+
+def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
+    source = """
+        import sweep
+        study = sweep.search({
+            "train.steps": 1200, "sampler": "random", "study.n_trials": 3, "engine": "serial", "model.hidden": [8],
+            "train.checkpoint_seconds": 0.2, "study.name": "long",
+        })
+        print([trial.metrics["global_step"] for trial in study.trials])
+    """
+    (folder / "script.py").write_text(textwrap.dedent(source))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "script.py"], stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "trial   0  complete" in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(60) != 0
+    assert "KeyboardInterrupt: " in said
+    assert "the same call resumes" in said
+    again = run_script(folder, source)
+    assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
+    assert "trial   0" not in again.stderr
