@@ -487,13 +487,19 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+SAMPLERS = ("tpe", "random", "grid", "qmc", "cmaes", "gp")
+CONDITIONAL = ("tpe", "random")
+"""Samplers that can search a space in which a choice decides which parameters there are."""
+
+
 @dataclass(frozen=True)
 class SamplerConfig(Choice):
-    """A sampler and the seed of its proposals, >= 0."""
+    """A sampler, one of SAMPLERS, and the seed of its proposals, >= 0."""
 
     seed: int = 0
 
     def __post_init__(self) -> None:
+        one_of("name", self.name, SAMPLERS)
         whole("seed", self.seed, at_least=0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from sweep.config import RunConfig
+from sweep.config import CONDITIONAL, RunConfig
 from sweep.core import Value
 from sweep.errors import InvalidValueError
 
@@ -148,6 +148,17 @@ class Space:
     def conditional(self) -> bool:
         """Whether a choice decides which parameters there are."""
         return bool(self.groups)
+
+    def check_sampler(self, name: str) -> None:
+        """Refuse a sampler that cannot search a choice among groups, if there is one.
+
+        Raises:
+            InvalidValueError: names the sampler.
+        """
+        if self.conditional and name not in CONDITIONAL:
+            choice = ", ".join(f"{group}={','.join(options)}" for group, options in self.groups.items())
+            rule = f"cannot search a choice among groups ({choice}); {' and '.join(CONDITIONAL)} can"
+            raise InvalidValueError("sampler", name, rule)
 
     def branch(self, selection: Mapping[str, Any]) -> Branch:
         """The branch of a choice for every group."""

@@ -26,19 +26,14 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
 from sweep.config import SamplerConfig
-from sweep.errors import InvalidValueError
 from sweep.proposals.distributions import distributions, grid_values
 from sweep.proposals.options import build
 from sweep.space import Space
-from sweep.validation import one_of
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp: said in their documentation
 warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes: it learns from the pruning alone
 
 _truncnorm._log_ndtr = log_ndtr  # Optuna evaluates it number by number: among 500 trials, half the time of a proposal
-
-CONDITIONAL = ("tpe", "random")
-"""Samplers that can search a space in which a choice decides which parameters there are."""
 
 HISTORY_FREE = ("random", "qmc", "grid")
 """Samplers whose proposal n does not depend on the results of others."""
@@ -84,11 +79,7 @@ def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
     Raises:
         InvalidValueError: if it has no such option, or cannot search this space.
     """
-    one_of("sampler.name", config.name, ("tpe", "random", "grid", "qmc", "cmaes", "gp"))
-    if space.conditional and config.name not in CONDITIONAL:
-        choice = ", ".join(f"{group}={','.join(options)}" for group, options in space.groups.items())
-        rule = f"cannot search a choice among groups ({choice}); {' and '.join(CONDITIONAL)} can"
-        raise InvalidValueError("sampler", config.name, rule)
+    space.check_sampler(config.name)
     mixed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
     if config.name == "tpe":
         tpe = build("sampler", config, _TPE, seed=mixed, group=space.conditional)

@@ -41,6 +41,8 @@ def answer(information: Sequence[str], composer: Composer, overrides: Sequence[s
     if {"--shell-completion", "-sc"} & set(information):
         plain = list(overrides)
         check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # which Hydra composes as they are
+    elif not overrides and composer.config_dir is None and composer.config_name == "config":
+        plain = []  # our own configuration can be composed, and composing it to make sure would double the time
     else:
         asked = parse(overrides).first
         composer.compose(asked)  # refuses what Hydra would end with status 1

@@ -60,7 +60,9 @@ def check_alone(composer: Composer, request: Request, mode: str) -> None:
     if mode == "train" and not request.searched:
         run_config(config)
     elif mode == "search":
-        for branch in space(composer, request).branches:
+        searched = space(composer, request)
+        searched.check_sampler(sampler_config(config).name)
+        for branch in searched.branches:
             for _ in branch.extremes():  # each is built, and refused if it cannot be right
                 pass
 
