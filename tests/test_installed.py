@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,45 @@ def test_a_wheel_installs_one_package_with_conf_and_models_below_it(tmp_path: Pa
     )
     answer = subprocess.run([sys.executable, "-P", "-c", located], cwd=folder, env=env, capture_output=True, text=True)
     assert answer.stdout.split() == ["sweep.models.mlp", str(built / "sweep" / "conf")], answer.stderr
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """An environment in which a wheel of this checkout is installed, with the dependencies of this environment."""
+    pytest.importorskip("setuptools")
+    source = tmp_path / "source"
+    for name in ("conf", "models", "sweep"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "bdist_wheel"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=False)
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    shutil.unpack_archive(wheel, packages, "zip")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return tmp_path / "env" / "bin" / "python"
+
+
+def test_a_wheel_searches_by_command_and_by_library_beside_files_with_the_names_of_ours(
+    installed: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    for name in ("conf/config.yaml", "conf/__init__.py", "models/__init__.py", "sweep.yaml"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("evil: 1\n" if name.endswith("yaml") else NOBODY_ASKED)
+    small = ["train.steps=20", "train.device=cpu", "sampler=random", "study.n_trials=2"]
+    (work / "script.py").write_text(
+        f"import sweep\nstudy = sweep.search({['schedule=cosine', *small]}, progress=False)\n"
+        "print(sweep.__file__, study.best.status, study.report.is_file())\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for command in (["-m", "sweep", *small], ["script.py"]):
+        answer = subprocess.run([installed, *command], cwd=work, env=env, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+    file, *found = answer.stdout.split()
+    assert Path(file).is_relative_to(installed.parents[1])
+    assert found == ["complete", "True"]
+    assert not list(work.rglob("*.ran"))
+    assert (next(installed.parents[1].rglob("site-packages")) / "sweep" / "py.typed").is_file()

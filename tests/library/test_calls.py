@@ -304,3 +304,38 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     again = run_script(folder, source)
     assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
     assert "trial   0" not in again.stderr
+
+
+def test_the_training_process_imports_nothing_of_searches_and_records(folder: Path) -> None:
+    """Nor anything of the configuration and of the command line, in a whole search by either interface."""
+    (folder / "listing.py").write_text(
+        textwrap.dedent("""
+            import os, sys, torch
+            class Net(torch.nn.Module):
+                def __init__(self, n_outputs):
+                    super().__init__()
+                    self.layer = torch.nn.Linear(64, n_outputs)
+                def forward(self, x):
+                    with open(f"modules.{os.getpid()}", "w") as file:
+                        file.write("\\n".join(sys.modules))
+                    return self.layer(x.flatten(1))
+        """)
+    )
+    small = ["train.steps=20", "sampler=random", "study.n_trials=2"]
+    by_command = ["-m", "sweep", *small, "model._target_=listing.Net", "trusted=[listing]"]
+    (folder / "script.py").write_text(
+        f"import sweep\nfrom listing import Net\nsweep.search({small}, model=Net, progress=False)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    foreign = {"hydra", "omegaconf", "optuna", "mlflow", "sqlalchemy", "pandas", "matplotlib", "rich"}
+    ours = {f"sweep.{name}" for name in ("app", "cli", "library", "proposals", "report", "requests", "tracking")}
+    for command in (by_command, ["script.py"]):
+        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        listed = [set(file.read_text().split("\n")) for file in folder.glob("modules.*")]
+        trainers = [modules for modules in listed if "optuna" not in modules]
+        assert len(trainers) == 1, "the other process plans and records"
+        assert "torch" in trainers[0]
+        assert not trainers[0] & (foreign | ours)
+        for file in folder.glob("modules.*"):
+            file.unlink()
