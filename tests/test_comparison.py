@@ -579,3 +579,19 @@ def test_a_search_writes_a_report_too(sweep: Callable[..., Answer], folder: Path
     page.unlink()
     assert sweep("mode=report").status == 0
     assert page.read_bytes() == before
+
+
+def test_the_engine_is_measured_once_for_all_searches_and_final_runs(
+    sweep: Callable[..., Answer], folder: Path
+) -> None:
+    small = ["compare.schedules=[constant,cosine]", "compare.trials=4", "compare.seeds=3", "train.compile=false"]
+    answer = sweep(*SMALL, "mode=compare", *small, "engine=fused")
+    assert answer.status == 0, answer.err
+    said = [line for line in answer.out.splitlines() if line.startswith("engine: ")]
+    assert len(said) == 4
+    assert "as measured before" not in said[0]
+    assert all("as measured before" in line for line in said[1:])
+    assert [line.split()[2] for line in said] == ["4", "4", "3", "3"], "slots: no more than trials"
+    accounts = [json.loads(run.data.tags["sweep.engine"]) for run in runs(folder, "study")]
+    assert {account["name"] for account in accounts} == {"fused"}
+    assert not any("measured" in account for account in accounts)

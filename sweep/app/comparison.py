@@ -10,7 +10,7 @@ from sweep import study
 from sweep.app.files import comparison_files, report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import ComparisonPlan, Family, refusals_of
-from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, settle, store_of
 from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
@@ -68,10 +68,11 @@ def _compare(
     families = f"{len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)"
     front.say(f"comparison {plan.name}: {families}")
     try:
-        failed = _tune(plan, searches, store, front, stop)
+        engines = Engines(front.say, stop)
+        failed = _tune(plan, searches, store, front, stop, engines)
         if not stop():
             settle(store, stop)
-            _train_finals(_finals_left(plan, searches, run), run, front, stop)
+            _train_finals(_finals_left(plan, searches, run), run, front, stop, engines)
         settle(store, stop)
         recorded = _recorded(run)
         comparisons = compared(recorded)
@@ -162,7 +163,14 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store) -> Compa
     return run
 
 
-def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, front: Front, stop: Callable[[], bool]) -> bool:
+def _tune(
+    plan: ComparisonPlan,
+    searches: list[Search],
+    store: Store,
+    front: Front,
+    stop: Callable[[], bool],
+    engines: Engines,
+) -> bool:
     """Carry out the searches; of one that has no trials left, the run may still have to be ended.
 
     Returns:
@@ -179,7 +187,7 @@ def _tune(plan: ComparisonPlan, searches: list[Search], store: Store, front: Fro
         if not opened.done:
             front.say(f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
         try:
-            carry_out(opened, store, run, front, stop, later)
+            carry_out(opened, store, run, front, stop, engines, later)
         except HopelessError as error:
             failed = True
             front.say(f"tuning {family.label} ends: {error}; the same command resumes it")
@@ -214,7 +222,9 @@ def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRu
     return left
 
 
-def _train_finals(left: list[_Finals], run: ComparisonRun, front: Front, stop: Callable[[], bool]) -> None:
+def _train_finals(
+    left: list[_Finals], run: ComparisonRun, front: Front, stop: Callable[[], bool], engines: Engines
+) -> None:
     """Train the final runs of family after family."""
     for index, of_family in enumerate(left):
         if stop() or not of_family.trials:
@@ -233,7 +243,7 @@ def _train_finals(left: list[_Finals], run: ComparisonRun, front: Front, stop: C
         checkpoints = checkpoints_of(like, plan.data, name, study_run, front.say, search.lease.check)
         work = Work([like], total, learns=False)
         with (
-            engine_of(plan.engine, plan.data, work, config.max_retries, front.say, stop) as engine,
+            engines.start(plan.engine, plan.data, work, config.max_retries) as engine,
             front.watch(watched) as monitor,
         ):
             study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, monitor, judged, stop)

@@ -1,7 +1,9 @@
 """Create the engine, the checkpoints and the store that a search or a training uses."""
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sweep.app.files import folder_name
@@ -11,39 +13,75 @@ from sweep.core import Trial
 from sweep.data import Dataset
 from sweep.errors import UnavailableError
 from sweep.tracking import Hooks, Store, open_store
-from sweep.training import Account, EngineProcess, Work, choose_device, largest_checkpoint
+from sweep.training import Account, EngineProcess, Measured, Work, choose_device, largest_checkpoint
 
 SETTLING = 60.0
 """Seconds that a tracking server may make no progress while it is waited for."""
 
 
-def engine_of(
-    config: EngineConfig,
-    data: Dataset,
-    work: Work,
-    retries: int,
-    say: Callable[[str], None],
-    interrupted: Callable[[], bool],
-    on_begun: Callable[[Trial], None] = lambda trial: None,
-) -> EngineProcess:
-    """Return the engine that trains on a data set; it says what it is.
+OF_SPEED = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
+"""Keys of train that the speed of an update depends on."""
+
+
+@dataclass
+class Engines:
+    """Starts the engines of one command. Each kind of training is measured once.
 
     Args:
-        work: what is to be trained.
-        retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
-        on_begun: told each trial when its training begins.
+        say: told which engine is used, and why.
+        interrupted: asked while an engine is chosen.
     """
-    return EngineProcess(
-        config,
-        data,
-        choose_device(work.like[0].train),
-        work,
-        on_chosen=lambda account: say(engine_text(account)),
-        on_begun=on_begun,
-        interrupted=interrupted,
-        retries=retries,
-        say=say,
-    )
+
+    say: Callable[[str], None]
+    interrupted: Callable[[], bool]
+    _measured: dict[str, Measured] = field(default_factory=dict)
+
+    def start(
+        self,
+        config: EngineConfig,
+        data: Dataset,
+        work: Work,
+        retries: int,
+        on_begun: Callable[[Trial], None] = lambda trial: None,
+    ) -> EngineProcess:
+        """Return an engine that trains on a data set.
+
+        Args:
+            work: what is to be trained.
+            retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
+            on_begun: told each trial when its training begins.
+        """
+        kind = _kind(config, data, work)
+
+        def chosen(account: Account) -> None:
+            self.say(engine_text(account))
+            if account.measured is not None:
+                self._measured[kind] = account.measured
+
+        return EngineProcess(
+            config,
+            data,
+            choose_device(work.like[0].train),
+            work,
+            on_chosen=chosen,
+            on_begun=on_begun,
+            interrupted=self.interrupted,
+            retries=retries,
+            say=self.say,
+            known=self._measured.get(kind),
+        )
+
+
+def _kind(config: EngineConfig, data: Dataset, work: Work) -> str:
+    """Return what the speed of a training depends on: data, models, optimizers and batches, but no rates."""
+    parts = {
+        json.dumps(
+            [run.resolved["model"], run.optimizer.component.target, run.average.name]
+            + [getattr(run.train, key) for key in OF_SPEED]
+        )
+        for run in work.like
+    }
+    return json.dumps([asdict(config), data.digest, sorted(parts)])
 
 
 def checkpoints_of(

@@ -10,7 +10,7 @@ from sweep import study
 from sweep.app.files import report_folder, study_files, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import Plan
-from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, settle, store_of
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
@@ -106,7 +106,7 @@ def _search(opened: Search, store: Store, front: Front, interrupted: Callable[[]
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
     front.say(f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    carry_out(opened, store, run, front, interrupted)
+    carry_out(opened, store, run, front, interrupted, Engines(front.say, interrupted))
     if interrupted() and not opened.done:
         return SearchResult(None, None, proposer.told, proposer.total, len(proposer.failed))
     settle(store, interrupted)
@@ -213,7 +213,13 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
 
 
 def carry_out(
-    opened: Search, store: Store, run: StudyRun, front: Front, interrupted: Callable[[], bool], later: int = 0
+    opened: Search,
+    store: Store,
+    run: StudyRun,
+    front: Front,
+    interrupted: Callable[[], bool],
+    engines: Engines,
+    later: int = 0,
 ) -> None:
     """Train trials until the total is reached or the search is interrupted; record an account of the engine.
 
@@ -240,7 +246,7 @@ def carry_out(
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
             with (
-                engine_of(plan.engine, plan.data, work, retries, say, interrupted, proposer.begun) as engine,
+                engines.start(plan.engine, plan.data, work, retries, proposer.begun) as engine,
                 front.watch(watched) as monitor,
             ):
                 study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from sweep import study
 from sweep.app.front import Front, Watched
 from sweep.app.plan import TrainingPlan
-from sweep.app.resources import checkpoints_of, engine_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, settle, store_of
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
 from sweep.core import Checkpoint, Result, Status, Trial
@@ -75,7 +75,7 @@ def train(plan: TrainingPlan, front: Front) -> TrainingResult:
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
         engine, work = _alone(plan.engine), Work([run], 1, learns=False)
         with (
-            engine_of(engine, data, work, judged.max_retries, front.say, interrupted) as trains,
+            Engines(front.say, interrupted).start(engine, data, work, judged.max_retries) as trains,
             front.watch(watched) as monitor,
         ):
             study.run(proposer, trains, recorder, checkpoints, monitor, judged.metric, interrupted)

@@ -3,7 +3,7 @@
 from sweep.training.apart import EngineProcess
 from sweep.training.base_engine import largest_checkpoint
 from sweep.training.batches import steps_per_epoch
-from sweep.training.choice import Work, check, refuse_unstackable
+from sweep.training.choice import Measured, Work, check, refuse_unstackable
 from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine
@@ -14,6 +14,7 @@ __all__ = [
     "Account",
     "EngineProcess",
     "FusedEngine",
+    "Measured",
     "NotStackableError",
     "SerialEngine",
     "Work",

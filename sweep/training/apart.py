@@ -19,7 +19,7 @@ from sweep.core import Failure, Progress, Status, Trial
 from sweep.data import Dataset
 from sweep.errors import EngineError, EngineLostError
 from sweep.passwords import without_passwords
-from sweep.training.choice import Work
+from sweep.training.choice import Measured, Work
 from sweep.training.data_parallel import begin_workers
 from sweep.training.served import Account, serve
 
@@ -92,6 +92,7 @@ class EngineProcess:
         interrupted: asked while that is waited for.
         retries: how often a trial is tried again.
         say: told why an engine takes the place of another.
+        known: what was measured when an engine was chosen for other work with the same model and data.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class EngineProcess:
         interrupted: Callable[[], bool] = lambda: False,
         retries: int = 0,
         say: Callable[[str], None] = lambda text: None,
+        known: Measured | None = None,
     ) -> None:
+        self._known = known
         self._data, self._device, self._retries, self._say = data, str(device), retries, say
         self._work, self._interrupted = work, interrupted
         self._on_chosen, self._on_begun = on_chosen, on_begun
@@ -126,7 +129,7 @@ class EngineProcess:
         train = self._work.like[0].train
         others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
         pipes = [other.pipe for other in others]
-        sent = (theirs, config, self._data, self._device, self._work, pipes)
+        sent = (theirs, config, self._data, self._device, self._work, pipes, self._known)
         self._process = forking.begin(serve, sent, "sweep-engine")
         self._workers = [other.process for other in others]
         for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they

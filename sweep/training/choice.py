@@ -81,17 +81,38 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of a model, data set and machine when an engine was chosen: later choices need not repeat it.
+
+    Args:
+        alone: updates a second of the serial engine.
+        together: updates a second of the fused engine; 0 where trials cannot be trained at once.
+        slots, threads, compiled: of the fused engine that was fastest.
+        why: what is said of the choice.
+    """
+
+    alone: float
+    together: float = 0.0
+    slots: int = 1
+    threads: int = ALL_THREADS
+    compiled: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Chosen:
     """An engine, and why it is that one.
 
     Args:
         compiled: whether its updates are compiled.
         why: for a person, one line.
+        measured: what was measured to choose it; None if nothing had to be.
     """
 
     engine: SerialEngine | FusedEngine
     compiled: bool
     why: str
+    measured: Measured | None = None
 
     @property
     def name(self) -> str:
@@ -109,12 +130,18 @@ class Chosen:
 
 @silenced()
 def choose(
-    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection] = ()
+    config: EngineConfig,
+    data: Dataset,
+    device: torch.device,
+    work: Work,
+    others: Sequence[Connection] = (),
+    known: Measured | None = None,
 ) -> Chosen:
-    """The engine that was asked for; of engine=auto the one that is faster for this work.
+    """Return the engine that was asked for; of engine=auto the one that is faster for this work.
 
     Args:
         others: to further workers, which the data-parallel engine trains with; no other has any.
+        known: what was measured for other work with the same model, data set and machine.
 
     Raises:
         NotStackableError: if engine=fused is asked for what cannot be stacked.
@@ -122,15 +149,17 @@ def choose(
     if others:
         shared = DataParallelEngine(data, device, work.like[0].train.precision, others)
         return Chosen(shared, False, backend(device))
-    chooser = _Chooser(config, data, device, work)
+    chooser = _Chooser(config, data, device, work, known)
     if config.name == "serial":
         return chooser.serial("as asked for")
     return chooser.fused() if config.name == "fused" else chooser.auto()
 
 
 class _Chooser:
-    def __init__(self, config: EngineConfig, data: Dataset, device: torch.device, work: Work) -> None:
-        self.config, self.device, self.work = config, device, work
+    def __init__(
+        self, config: EngineConfig, data: Dataset, device: torch.device, work: Work, known: Measured | None
+    ) -> None:
+        self.config, self.device, self.work, self.known = config, device, work, known
         self.precision = work.like[0].train.precision
         self.data = BaseEngine(data, device, self.precision).data  # placed once, for all that are tried
         self.asked = work.like[0].train.compile
@@ -149,29 +178,59 @@ class _Chooser:
         if wanted is None and work.fair_slots < FEWEST:
             learning = ": its sampler learns from each" if work.learns else ""
             return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
+        if self.known is not None:
+            return self._as_measured(self.known)
         serial = SerialEngine(self.data, self.device, self.precision)
         alone = serial.rate(self.probe, 10, PROBE_ROUNDS)
         if wanted is None and work.updates / alone < SHORT:
-            return self.serial(f"{work.updates:,} updates are done sooner than another engine could be tried")
+            return self._too_short()
         try:
             refuse_unstackable(self.data, self.device, work.like)
             chosen, together = self._fastest_fused()
         except NotStackableError as error:
-            return self.serial(str(error))
+            return replace(self.serial(str(error)), measured=Measured(alone, why=str(error)))
         except Exception as error:  # whatever a device or a model finds to refuse
             return self.serial(f"many at once could not be tried: {_first_line(error)}")
         updates = min(MOST_PROBED // PROBE_ROUNDS, max(10, int(alone * 0.1)))  # 0.1 s, and at least ten
         alone = max(alone, serial.rate(self.probe, updates, PROBE_ROUNDS))
         said = f"{_pace(together)} updates a second, {_pace(alone)} one trial at a time"
+        measured = Measured(alone, together, chosen.slots, self.threads, chosen.compiled, said)
         if together * work.filled(chosen.slots) < 1.1 * alone:
-            return self.serial(f"{chosen.slots} trials at once are not faster: {said}")
+            return replace(self.serial(f"{chosen.slots} trials at once are not faster: {said}"), measured=measured)
         torch.set_num_threads(self.threads)
-        return replace(chosen, why="; ".join([said, *filter(None, [chosen.why])]))
+        return replace(chosen, why="; ".join([said, *filter(None, [chosen.why])]), measured=measured)
+
+    def _as_measured(self, known: Measured) -> Chosen:
+        """Choose by what was measured before."""
+        work = self.work
+        if self.config.slots is None and work.updates / known.alone < SHORT:
+            return self._too_short()
+        if not known.together:
+            return self.serial(known.why)
+        slots = self.config.slots or min(known.slots, work.fair_slots)
+        together = known.together * min(slots / known.slots, 1.0)
+        if together * work.filled(slots) < 1.1 * known.alone:
+            return self.serial(f"{slots} trials at once are not faster: {known.why}")
+        try:
+            return self._stacked(known, slots)
+        except (NotStackableError, RuntimeError) as error:  # of other configurations than those that were measured
+            return self.serial(f"many at once could not be tried: {_first_line(error)}")
+
+    def _stacked(self, known: Measured, slots: int) -> Chosen:
+        engine = FusedEngine(self.data, self.device, self.precision, slots, self.work.like, compiled=known.compiled)
+        torch.set_num_threads(known.threads)
+        return Chosen(engine, known.compiled, f"as measured before: {known.why}", known)
+
+    def _too_short(self) -> Chosen:
+        return self.serial(f"{self.work.updates:,} updates are done sooner than another engine could be tried")
 
     def fused(self) -> Chosen:
+        if self.known is not None:
+            return self._stacked(self.known, min(self.known.slots, self.work.trials))
         chosen, rate = self._fastest_fused()
         why = "as asked for" if self.config.slots is not None else f"{_pace(rate)} updates a second"
-        return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]))
+        measured = Measured(0.0, rate, chosen.slots, self.threads, chosen.compiled, why)
+        return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]), measured=measured)
 
     def _fastest_fused(self) -> tuple[Chosen, float]:
         """The fused engine with the slots that are fastest, compiled where that is repaid; its updates a second."""

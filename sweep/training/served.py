@@ -24,7 +24,7 @@ from sweep.data import Dataset
 from sweep.errors import InvalidValueError
 from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
-from sweep.training.choice import Chosen, Work, choose
+from sweep.training.choice import Chosen, Measured, Work, choose
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
@@ -52,6 +52,7 @@ class Account:
         busy: share of the slots' updates that were made for a trial, while there were trials to start.
         waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
             last trial was started.
+        measured: what was measured to choose the engine.
     """
 
     name: str = ""
@@ -64,9 +65,11 @@ class Account:
     seconds: float = 0.0
     busy: float = 1.0
     waited: float = 0.0
+    measured: Measured | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return what is recorded of it."""
+        return {key: value for key, value in asdict(self).items() if key != "measured"}
 
 
 class SharedUpdateError(RuntimeError):
@@ -78,12 +81,19 @@ class SpentError(RuntimeError):
 
 
 def serve(
-    pipe: Connection, config: EngineConfig, data: Dataset, device: str, work: Work, others: Sequence[Connection] = ()
+    pipe: Connection,
+    config: EngineConfig,
+    data: Dataset,
+    device: str,
+    work: Work,
+    others: Sequence[Connection] = (),
+    known: Measured | None = None,
 ) -> None:
-    """The engine's process: choose, then train what is handed over.
+    """Choose an engine, then train what is handed over: the engine's process.
 
     Args:
         others: to the data-parallel workers beside this process.
+        known: what was measured before.
     """
     protect()
     forking.restore_environment()
@@ -94,9 +104,10 @@ def serve(
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = _choose(config, data, torch.device(device), work, others)
+        chosen = _choose(config, data, torch.device(device), work, others, known)
         prepared = time.monotonic() - began
         account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
+        account.measured = chosen.measured
         pipe.send(("chosen", account))
         _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
     except BrokenPipeError:
@@ -108,11 +119,16 @@ def serve(
 
 
 def _choose(
-    config: EngineConfig, data: Dataset, device: torch.device, work: Work, others: Sequence[Connection]
+    config: EngineConfig,
+    data: Dataset,
+    device: torch.device,
+    work: Work,
+    others: Sequence[Connection],
+    known: Measured | None,
 ) -> Chosen:
     """Choose an engine. Where trying the others raises an error, it is the serial one: there one trial alone fails."""
     try:
-        return choose(config, data, device, work, others)
+        return choose(config, data, device, work, others, known)
     except BaseException as error:
         if config.name == "serial" or others or out_of_memory(error):
             raise

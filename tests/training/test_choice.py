@@ -131,6 +131,41 @@ def test_without_a_compiler_it_goes_on_and_says_so(digits, work, rates):
     assert chosen.why.endswith("1,000 one trial at a time; could not be compiled (no working C++ compiler)")
 
 
+def test_what_was_measured_is_not_measured_again(digits, work, rates, monkeypatch):
+    """Other work with the same model gets the engine that suits its number of trials and updates."""
+    rates(1000, {8: 3000.0, 16: 5000.0}, {16: 9000.0})
+    first = choose(AUTO, digits, CPU, work())
+    assert first.measured is not None
+    assert (first.measured.alone, first.measured.together) == (1000, 9000)
+
+    def measuring(*args, **keys):
+        raise AssertionError("it is measured again")
+
+    monkeypatch.setattr(SerialEngine, "rate", measuring)
+    monkeypatch.setattr(FusedEngine, "rate", measuring)
+    monkeypatch.setattr("sweep.training.choice.refuse_unstackable", measuring)
+    again = choose(AUTO, digits, CPU, work(), known=first.measured)
+    assert (again.name, again.slots, again.compiled, again.measured) == ("fused", 16, True, first.measured)
+    assert again.why == f"as measured before: {first.why}"
+    fewer = choose(AUTO, digits, CPU, work(10), known=first.measured)
+    assert (fewer.name, fewer.slots) == ("fused", 10)
+    assert choose(AUTO, digits, CPU, work(3), known=first.measured).name == "serial"
+    assert choose(AUTO, digits, CPU, work(64, steps=50), known=first.measured).why.startswith("3,200 updates are done")
+    slow = replace(first.measured, together=2000)
+    assert choose(AUTO, digits, CPU, work(33, learns=True), known=slow).why.startswith(
+        "4 trials at once are not faster"
+    )
+
+
+def test_a_model_that_cannot_be_stacked_is_not_tried_again(digits, work, monkeypatch):
+    given = work(model=Component("model", f"{__name__}.Asking", {}, (__name__,)))
+    first = choose(AUTO, digits, CPU, given)
+    assert (first.name, first.measured.together) == ("serial", 0)
+    monkeypatch.setattr("sweep.training.choice.refuse_unstackable", None)
+    again = choose(AUTO, digits, CPU, given, known=first.measured)
+    assert (again.name, again.why) == ("serial", first.why)
+
+
 def test_auto_is_never_slower_than_serial(digits, work, rates):
     rates(1000, {8: 900.0, 16: 1050.0}, {16: 1050.0})
     chosen = choose(AUTO, digits, CPU, work())
