@@ -58,26 +58,33 @@ class Component:
         _check_place(f"{self.key}._target_", self.target, OWN_PACKAGES + self.trusted)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Take the code of an object that was given in Python along to another process, unless it is a data set.
-
-        Only this process loads the data.
-        """
-        code = given.pickled(self.key, self.target) if given.is_given(self.target) and self.key != "dataset" else None
-        return _unpickled, (self.key, self.target, self.arguments, self.trusted, code)
+        """Take the code of an object that was given in Python along to another process."""
+        return _unpickled, (self.key, self.target, self.arguments, self.trusted, self._code())
 
     def check(self) -> None:
-        """Import the target, and refuse arguments that it has no parameters for.
+        """Import the target; refuse arguments that it has no parameters for, and what another process cannot get.
 
         Raises:
             InvalidValueError: names `key`._target_ or the argument.
         """
         parameters = self._parameters()
+        self._code()
         for name, value in self.arguments.items():
             if not self.takes(name):
                 allowed = ", ".join(parameters) or "no arguments"
                 raise InvalidValueError(
                     f"{self.key}.{name}", value, f"is not a key of {self.target}, which has {allowed}"
                 )
+
+    def _code(self) -> bytes | None:
+        """Return the code of an object that was given in Python; None of a data set, which this process alone loads.
+
+        Raises:
+            InvalidValueError: names the key if the object cannot be pickled.
+        """
+        if self.key == "dataset" or not given.is_given(self.target):
+            return None
+        return given.pickled(self.key, self.target)
 
     def accepts(self, name: str) -> bool:
         """Return whether the target has a parameter of that name."""
@@ -111,10 +118,10 @@ class Component:
             MemoryError: if it does: that is no fault of the arguments.
         """
         self.check()
-        given = {name: value for name, value in provided.items() if self.accepts(name)}
+        accepted = {name: value for name, value in provided.items() if self.accepts(name)}
         arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
         try:
-            return locate(self.key, self.target, self.trusted)(*positional, **given, **arguments)
+            return locate(self.key, self.target, self.trusted)(*positional, **accepted, **arguments)
         except InvalidValueError as error:
             raise error.under(self.key) from error
         except MemoryError:
@@ -124,7 +131,12 @@ class Component:
             raise InvalidValueError(self.key, _call_text(self), rule) from error
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(locate(self.key, self.target, self.trusted)).parameters
+        found = locate(self.key, self.target, self.trusted)
+        try:
+            return inspect.signature(found).parameters
+        except (ValueError, TypeError) as error:  # of some classes that are written in C
+            rule = f"cannot be called: its parameters are not known ({error})"
+            raise InvalidValueError(f"{self.key}._target_", self.target, rule) from error
 
     def _nested(self, name: str, value: Any) -> Any:
         if not (isinstance(value, Mapping) and "_target_" in value):

@@ -15,7 +15,7 @@ class InvalidValueError(ValueError):
         return type(self), (self.key, _shown(self.value), self.rule)
 
     def under(self, prefix: str) -> "InvalidValueError":
-        """The same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
+        """Return the same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
         return InvalidValueError(f"{prefix}.{self.key}", self.value, self.rule)
 
 

@@ -3,12 +3,11 @@
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import spawn
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 IMPORTED = ("sweep.training", "torch._dynamo")
@@ -28,24 +27,30 @@ cores, in updates a second on an idle machine and beside a busy process: two thr
 sleep 339 and 252, one thread 277 and 265. Shorter spinning (GOMP_SPINCOUNT=4000: 373 and 217) lies between the two.
 """
 
+OURS = "sweep-"
+"""What the names of our processes begin with."""
+
 SET_HERE = "set by sweep"
 """The value of PYTHONSAFEPATH where this module has set it. Python only asks whether it has a value."""
 
 
 @contextmanager
-def _safe_path() -> Iterator[None]:
-    """Let a Python process that is started meanwhile import nothing from the working directory.
+def _environment() -> Iterator[None]:
+    """Set for the server what it needs when it starts, and nothing for other programs that this process starts.
 
-    Its files may be called sweep, torch or signal. A clone of ours is an exception, because it may not be installed.
+    It imports nothing from the working directory, whose files may be called sweep, torch or signal. A clone of ours is
+    an exception, because it may not be installed.
     """
-    if "PYTHONSAFEPATH" in os.environ or Path.cwd() == Path(__file__).absolute().parents[1]:
-        yield
-        return
-    os.environ["PYTHONSAFEPATH"] = SET_HERE
+    wanted = dict(PASSIVE_WAITING)  # OpenMP reads them when torch is loaded
+    if Path.cwd() != Path(__file__).absolute().parents[1]:
+        wanted["PYTHONSAFEPATH"] = SET_HERE
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ["PYTHONSAFEPATH"]
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def restore_environment() -> None:
@@ -54,11 +59,9 @@ def restore_environment() -> None:
         del os.environ["PYTHONSAFEPATH"]
 
 
-@_safe_path()
+@_environment()
 def prepare() -> None:
     """Start the server unless it runs; it imports in the background."""
-    for name, value in PASSIVE_WAITING.items():
-        os.environ.setdefault(name, value)  # inherited by the server, which loads OpenMP with torch
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing import forkserver, resource_tracker
 
@@ -75,17 +78,33 @@ def prepare() -> None:
 def begin(target: Callable[..., None], args: Sequence[Any], name: str) -> BaseProcess:
     """Start a process for training, which ends with this one.
 
-    It does not run the main script of this one, as processes of `multiprocessing` do: a script that calls this library
-    outside of `if __name__ == "__main__"` would call it again there. What is sent to the process needs no script.
+    Args:
+        name: of the process; it begins with OURS.
     """
     process: BaseProcess = context().Process(target=target, args=args, name=name, daemon=True)
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
+    with _without_main_script():
         process.start()
-    finally:
-        sys.modules["__main__"] = main
     return process
+
+
+@contextmanager
+def _without_main_script() -> Iterator[None]:
+    """Let our processes that are started meanwhile not run the main script of this one.
+
+    `multiprocessing` has a process run it, and a script that calls this library outside of
+    `if __name__ == "__main__"` would call it again there. What is sent to our processes needs no script.
+    """
+    prepared = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        data = prepared(name)
+        return {key: value for key, value in data.items() if not (name.startswith(OURS) and "init_main" in key)}
+
+    spawn.get_preparation_data = without_main
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = prepared
 
 
 def context() -> Any:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "study": {"core", "schedules"},
     "tracking": {"config", "core", "database", "durable", "schedules"},
     "comparison": {"core"},
-    "report": {"comparison", "config", "core", "schedules"},
+    "report": {"comparison", "config", "core", "given", "schedules"},
     "app": {
         "checkpoints", "comparison", "config", "core", "data", "database", "durable", "proposals", "report",
         "schedules", "space", "study", "tracking", "training",

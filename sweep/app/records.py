@@ -1,7 +1,12 @@
 """Find what is recorded."""
 
+from difflib import get_close_matches
+
 from sweep.core import ComparisonRecord, Reader, StudyRecord
 from sweep.errors import InvalidValueError
+
+LISTED = 10
+"""Names that are listed, the latest."""
 
 
 def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord:
@@ -14,9 +19,12 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
     wanted = name or (names[0] if names else "")
     found = reader.comparison(wanted) or reader.study(wanted)
     if found is None:
-        rule = f"is not recorded; recorded are {', '.join(names)}" if names else "no study is recorded yet"
+        near = get_close_matches(wanted, names, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        latest = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+        rule = f"is not recorded{hint}; recorded are {latest}" if names else "no study is recorded yet"
         raise InvalidValueError("study.name", name, rule)
     if isinstance(found, ComparisonRecord) and not found.families:
-        rule = "is a comparison that was interrupted as it began; the same command goes on"
+        rule = "is a comparison that was interrupted as it began; the same command resumes it"
         raise InvalidValueError("study.name", found.name, rule)
     return found

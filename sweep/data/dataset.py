@@ -112,9 +112,13 @@ TEST = frozenset({"x_test", "y_test"})
 
 
 def _as_arrays(given: Any) -> dict[str, np.ndarray]:
-    """The arrays of the mapping that a data set gave; what has another name is none of ours."""
+    """Return the arrays of the mapping, or of the pair (x, y), that a data set gave; other names are left out."""
+    if isinstance(given, tuple | list) and len(given) == 2:
+        given = {"x": given[0], "y": given[1]}
     if not hasattr(given, "items"):
-        raise InvalidValueError("dataset._target_", type(given).__name__, "must give a mapping of arrays")
+        raise InvalidValueError(
+            "dataset._target_", type(given).__name__, "must give a mapping of arrays, or a pair (x, y)"
+        )
     arrays = {str(name): _array(str(name), value) for name, value in given.items() if name in WHOLE | REQUIRED | TEST}
     if arrays.keys() not in (WHOLE, REQUIRED, REQUIRED | TEST):
         rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test"

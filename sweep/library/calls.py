@@ -32,12 +32,23 @@ def search(
 
     >>> sweep.search({"schedule": "cosine", "optimizer.lr": sweep.loguniform(1e-3, 1), "train.steps": 300})
 
-    A search that was interrupted resumes with the same call, and one that is done returns at once what it found.
+    A search that was interrupted resumes with the same call, and a finished search returns its result at once. Other
+    code of the model, or other data, is another study. Everything is stored in the working directory: `mlflow.db`,
+    `optuna.db`, `reports` and `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`, `train.checkpoint_dir`).
+
+    What the configuration searches by itself (the keys of the schedule, `warmup.steps`, `optimizer.lr`) is searched
+    unless it gets a value; `space=none` searches only what is given. `python -m sweep --help` lists all keys.
 
     Args:
-        overrides: texts `key=value`, or key -> value.
-        model: what is trained instead of the configured model.
-        dataset: the data instead of the configured data set.
+        overrides: texts `key=value`, or key -> value; what is searched is made by `interval`, `loguniform`, `choice`.
+        model: a class or function that returns a new torch.nn.Module, or the name of a configured model. It gets
+            `input_shape` (of an example) and `n_outputs` if it has parameters of these names; its other parameters are
+            keys: `{"model.width": 32}`.
+        dataset: arrays {"x": [n, ...], "y": [n]}, or x_train, y_train, x_val, y_val and perhaps x_test, y_test; a pair
+            (x, y); a function that returns one of these, whose parameters are keys of `dataset`; or the name of a
+            configured data set. Whole numbers y are classes, others a regression. 20 % are kept for validation and
+            20 % for the test (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features
+            are standardized (`dataset.standardize`).
         config_dir: a folder of further configuration files.
         progress: whether to show messages and progress, on standard error or in the notebook.
 
@@ -70,8 +81,9 @@ def train(
     >>> trial = sweep.train(["schedule=wsd", "optimizer.lr=0.1"])
     >>> trial.rows()["lr"].plot()
 
-    A training that was interrupted resumes with the same call. A search's best trial is trained again by
-    `sweep.train({**overrides, **study.best.values})`, with the overrides of the search that are no search dimension.
+    A training that was interrupted resumes with the same call. The best trial of a search whose overrides are a mapping
+    is trained again by `sweep.train({**overrides, **study.best.values}, model=..., dataset=...)`: what it drew replaces
+    what was searched.
 
     Args:
         overrides, model, dataset, config_dir, progress: as for `search`.

@@ -1,5 +1,6 @@
 """The command that means the same as a call."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,29 +30,47 @@ Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
 def command_of(
     mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, config_dir: str | Path | None
 ) -> Iterator[Command]:
-    """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
+    """Give the command that means the same as a call. Objects of the call are found as long as the context lasts.
+
+    A refusal within the context is raised without the errors of Hydra and OmegaConf that led to it.
+    """
+    try:
+        with _given_objects(mode, overrides, model, dataset) as texts:
+            request = parse(texts)
+            if request.datasets and mode not in OF_COMPARISONS:
+                check_searchable("dataset", ",".join(request.datasets))
+            folder = None if config_dir is None else str(config_dir)
+            flags = () if folder is None else ("--config-dir", folder)
+            yield Command(Composer(folder), request, flags)
+    except InvalidValueError as error:
+        raise error from None
+
+
+@contextmanager
+def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset: Data | None) -> Iterator[list[str]]:
+    """Give all overrides of a call as texts, with targets for its objects."""
     register_resolvers()
     texts, objects = [f"mode={mode}"], {}
-    for group, value in (("model", _checked_model(model)), ("dataset", dataset)):
+    for group, value in (("model", _checked_model(model)), ("dataset", _named(dataset))):
         if isinstance(value, str):
             texts.append(f"{group}={value}")
         elif value is not None:
-            target = given.target_of(value)
-            objects[target] = value if callable(value) else _returning(value)
+            target = given.target_of(group, value)
+            objects[target] = functools.partial(_returned, value) if isinstance(value, Mapping) else value
             texts += ["dataset=arrays"] if group == "dataset" else []
             texts.append(f"{group}._target_={target}")
+    given_groups = [group for group, value in (("model", model), ("dataset", dataset)) if value is not None]
     for text in as_texts(overrides):
+        key = read(text).key_or_group
+        group = key.removesuffix("._target_")
+        if group in given_groups:
+            raise InvalidValueError(key, text.partition("=")[2], f"is given twice: as an override, and as {group}=...")
         if read(text).key_or_group == "mode":
             rule = "is for the command line; in Python each mode is a function"
             raise InvalidValueError("mode", text.partition("=")[2], rule)
         texts.append(text)
-    request = parse(texts)
-    if request.datasets and mode not in OF_COMPARISONS:
-        check_searchable("dataset", ",".join(request.datasets))
-    folder = None if config_dir is None else str(config_dir)
-    flags = () if folder is None else ("--config-dir", folder)
     with given.registered(objects):
-        yield Command(Composer(folder), request, flags)
+        yield texts
 
 
 def _checked_model(model: Model | None) -> Model | None:
@@ -63,13 +82,15 @@ def _checked_model(model: Model | None) -> Model | None:
     return model
 
 
-def _returning(arrays: Mapping[str, Any] | Sequence[Any]) -> Callable[[], Mapping[str, Any]]:
-    """Return a function that returns these arrays by their names."""
-    if isinstance(arrays, Mapping):
-        named = arrays
-    elif isinstance(arrays, tuple | list) and len(arrays) == 2:
-        named = {"x": arrays[0], "y": arrays[1]}
-    else:
-        rule = "must be arrays {'x': ..., 'y': ...}, a pair (x, y), a function that returns such a mapping, or a name"
-        raise InvalidValueError("dataset", type(arrays).__name__, rule)
-    return lambda: named
+def _named(dataset: Data | None) -> str | Callable[..., Any] | Mapping[str, Any] | None:
+    """Return a pair of arrays by their names, and anything else that may be a data set as it is."""
+    if dataset is None or isinstance(dataset, str | Mapping) or callable(dataset):
+        return dataset
+    if isinstance(dataset, tuple | list) and len(dataset) == 2:
+        return {"x": dataset[0], "y": dataset[1]}
+    rule = "must be arrays {'x': ..., 'y': ...}, a pair (x, y), a function that returns such a mapping, or a name"
+    raise InvalidValueError("dataset", type(dataset).__name__, rule)
+
+
+def _returned(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    return arrays

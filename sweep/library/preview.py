@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sweep.app.preview import PreviewPlan, PreviewResult
 from sweep.app.preview import preview as compute_curves
-from sweep.library.command import command_of
+from sweep.library.command import Data, command_of
 from sweep.library.values import Overrides
 from sweep.requests.preview import make_preview
 from sweep.schedules import KeyFigures
@@ -44,18 +44,19 @@ class Preview:
         return f"<Preview of {', '.join(self.curves)}>"
 
 
-def preview(overrides: Overrides = (), *, config_dir: str | Path | None = None) -> Preview:
+def preview(overrides: Overrides = (), *, dataset: Data | None = None, config_dir: str | Path | None = None) -> Preview:
     """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
 
     >>> sweep.preview({"schedule": sweep.choice("cosine", "wsd"), "train.steps": 300}).to_frame().plot()
 
     Args:
-        overrides, config_dir: as for `search`. Files are written only if `preview.path` is given.
+        overrides, dataset, config_dir: as for `search`. Of the data only the length of an epoch matters. Files are
+            written only if `preview.path` is given.
 
     Raises:
         InvalidValueError: names what cannot be drawn.
     """
-    with command_of("preview", overrides, None, None, config_dir) as command:
+    with command_of("preview", overrides, None, dataset, config_dir) as command:
         plan = make_preview(command)
         if "preview.path" not in command.request.keys:
             plan = PreviewPlan(plan.runs, None)

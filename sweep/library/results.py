@@ -10,6 +10,7 @@ from sweep.comparison import as_rows
 from sweep.config import TrackingConfig
 from sweep.core import ComparisonRecord, Status, StudyRecord, TrialRecord
 from sweep.errors import InvalidValueError
+from sweep.report.text import counts
 from sweep.tracking import MlflowReader, open_store
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Trial:
 
     @property
     def number(self) -> int | None:
-        """Its number in its study; None of a single training."""
+        """The number in its study; None for a single training."""
         return self._record.number
 
     @property
@@ -49,6 +50,12 @@ class Trial:
         return dict(self._record.params)
 
     @property
+    def seed(self) -> int | None:
+        """Its `train.seed`; the final runs of a comparison differ in it."""
+        seed = self._record.param("train.seed")
+        return None if seed is None else int(seed)
+
+    @property
     def half_life(self) -> float | None:
         """Updates in which the rate halves from its peak; None if it never does."""
         return self._record.half_life
@@ -60,7 +67,7 @@ class Trial:
 
     @property
     def run_id(self) -> str:
-        """Of its run in MLflow."""
+        """The id of its MLflow run."""
         return self._record.run_id
 
     def rows(self) -> "pd.DataFrame":
@@ -118,13 +125,13 @@ class Study:
 
     @property
     def best(self) -> Trial:
-        """The complete trial with the best value of the metric; of equals the earliest.
+        """The complete trial with the best value of the metric; on a tie, the earliest.
 
         Raises:
             LookupError: if no trial is complete.
         """
         if not self._record.ranked:
-            raise LookupError(f"no trial of study {self.name} is complete")
+            raise LookupError(f"no trial of study {self.name} is complete ({counts(self._record.trials)})")
         return Trial(self._record.ranked[0], self._tracking)
 
     def to_frame(self) -> "pd.DataFrame":

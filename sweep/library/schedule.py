@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweep.errors import InvalidValueError
-from sweep.library.values import as_texts
+from sweep.library.values import Searched, as_texts
 from sweep.requests.build import run_config
 from sweep.requests.compose import Composer
+from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import Schedule
 
@@ -41,6 +42,9 @@ def schedule(
         InvalidValueError: names what cannot be right.
     """
     register_resolvers()
+    for key, value in {"name": name, "lr": lr, "warmup": warmup, **keys}.items():
+        if isinstance(value, Searched) or (isinstance(value, str) and "${epochs:" in value):
+            raise InvalidValueError(key, value, "must be a value: nothing is searched here, and there is no data set")
     texts = [f"schedule={name}", *as_texts({"optimizer.lr": lr}), *_warmup(warmup)]
     texts += as_texts({f"schedule.{key}": value for key, value in keys.items()})
     if steps is not None:
@@ -52,6 +56,8 @@ def schedule(
 
 
 def _composed(texts: list[str], steps: int) -> Schedule:
+    for key, value in parse(texts).searched.items():
+        raise InvalidValueError(key, value, "must be a value: nothing is searched here")
     return run_config(Composer().compose([*texts, *as_texts({"train.steps": steps})])).schedule
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
-from sweep.requests.expressions import read
+from sweep.requests.expressions import GROUPS, read
+from sweep.requests.scan import CRITIC_GROUPS
 from sweep.validation import one_of, real
 
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any] | None
 """What a call changes of the configuration: texts `key=value` as on the command line, or key -> value.
 
 In a mapping a text is what stands behind the `=` on the command line. Other values are numbers, True, False, None,
@@ -34,12 +35,13 @@ class Searched:
 
 @dataclass(frozen=True)
 class Interval(Searched):
-    """Numbers low <= x <= high, drawn uniformly, or uniformly in log x; whole numbers if both ends are."""
+    """Numbers low <= x <= high, drawn uniformly, or uniformly in log x."""
 
     low: float
     high: float
     log: bool
     unit: str
+    integer: bool
 
     def __post_init__(self) -> None:
         one_of("unit", self.unit, ("updates", "fraction", "epochs"))
@@ -53,6 +55,8 @@ class Interval(Searched):
     def text(self, key: str) -> str:
         tags = [*(["log"] if self.log else []), *([self.unit] if self.unit != "updates" else [])]
         expression = f"interval({as_override(self.low)},{as_override(self.high)})"
+        if self.integer:
+            expression = f"int({expression})"
         return f"tag({','.join(tags)},{expression})" if tags else expression
 
 
@@ -67,29 +71,30 @@ class Options(Searched):
         return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) takes no null
 
 
-def interval(low: float, high: float, *, unit: Unit = "updates") -> Searched:
-    """Search low <= x <= high, uniformly; whole numbers if both ends are whole numbers.
+def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
+    """Search low <= x <= high, uniformly.
 
     Args:
+        integer: whether to draw whole numbers. Keys that count updates or examples get whole numbers anyway.
         unit: of a key that counts updates: "updates", or "fraction" (of the horizon) or "epochs", which become whole
             updates.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
     """
-    return Interval(low, high, False, unit)
+    return Interval(_plain(low), _plain(high), False, unit, integer)
 
 
-def loguniform(low: float, high: float, *, unit: Unit = "updates") -> Searched:
-    """Search 0 < low <= x <= high, uniformly in log x; whole numbers if both ends are whole numbers.
+def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
+    """Search 0 < low <= x <= high, uniformly in log x.
 
     Args:
-        unit: as for `interval`.
+        integer, unit: as for `interval`.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
     """
-    return Interval(low, high, True, unit)
+    return Interval(_plain(low), _plain(high), True, unit, integer)
 
 
 def choice(*options: Any) -> Searched:
@@ -109,6 +114,8 @@ def as_texts(overrides: Overrides) -> list[str]:
     Raises:
         InvalidValueError: names what is no override.
     """
+    if overrides is None:
+        return []
     if isinstance(overrides, str):
         raise InvalidValueError("overrides", overrides, "must be a list of texts or a mapping, not one text")
     if not isinstance(overrides, Mapping):
@@ -116,13 +123,28 @@ def as_texts(overrides: Overrides) -> list[str]:
             if not isinstance(text, str):
                 raise InvalidValueError("overrides", text, "must be a text key=value; a mapping takes other values")
         return list(overrides)
+    return [f"{key}={_text(key, value)}" for key, value in _flat(overrides).items()]
+
+
+OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "space", "sampler", "pruner", "engine")
+"""Groups that have options."""
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the keys of mappings of groups in place of the groups.
+
+    `{"optimizer": {"name": "adam", "lr": 0.1}}` chooses an option: `{"optimizer": "adam", "optimizer.lr": 0.1}`.
+    """
     flat: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and "." not in key:
-            flat |= {f"{key}.{inner}": within for inner, within in value.items()}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and is_group(key):
+            within = {f"{key}.{inner}": of_inner for inner, of_inner in value.items()}
+            if key in OPTIONS and "name" in value:
+                within = {key: within.pop(f"{key}.name"), **within}
+            flat |= _flat(within)
         else:
             flat[key] = value
-    return [f"{key}={_text(key, value)}" for key, value in flat.items()]
+    return flat
 
 
 def _text(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
+from sweep.given import PACKAGE, name_of
 from sweep.schedules import KeyFigures, Plateau, key_figures
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
@@ -136,6 +137,8 @@ def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
     """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss.
 
+    For a study with objects that were given in Python it is a call in Python.
+
     What the trial drew is added to the command of the study. Older records do not hold what was drawn: of these, every
     searched key is added that the trial has.
     """
@@ -144,7 +147,24 @@ def train_command(study: StudyRecord, trial: TrialRecord) -> str:
     else:
         recorded = {key: trial.param(key) for key in study.searched}
         drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
+    if f"._target_={PACKAGE}." in study.command:
+        return _train_call([*shlex.split(study.command), *drawn])
     return " ".join(filter(None, ["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]))
+
+
+def _train_call(texts: Sequence[str]) -> str:
+    """Return the call that means the same as these flags and overrides; objects have the names that they were given."""
+    texts, keywords = list(texts), []
+    if texts[:1] == ["--config-dir"]:
+        keywords.append(f"config_dir={texts[1]!r}")
+        del texts[:2]
+    for group in ("dataset", "model"):
+        for text in [text for text in texts if text.startswith(f"{group}._target_={PACKAGE}.")]:
+            texts.remove(text)
+            keywords.insert(0, f"{group}={name_of(text.partition('=')[2])}")
+            if group == "dataset":
+                texts.remove("dataset=arrays")
+    return f"sweep.train([{', '.join(map(repr, texts))}], {', '.join(keywords)})"
 
 
 def is_group(key: str) -> bool:

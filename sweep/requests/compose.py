@@ -1,5 +1,6 @@
 """Compose configurations with Hydra."""
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
 """Groups with a `_target_`, and those of their keys that are no arguments of it."""
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Hydra has one state for all threads."""
+
+
 @dataclass(frozen=True)
 class Composer:
     """Composes configurations.
@@ -84,7 +89,7 @@ class Composer:
         a space of its name gets that of its family.
         """
         open_groups = [f"{group}." for group in OWN_KEYS if any(_gives(text, group) for text in overrides)]
-        open_groups.append("tracking.tags.")  # whose keys have the names that the user likes
+        open_groups.append("tracking.tags.")  # whose keys are free
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
             return written
@@ -190,12 +195,13 @@ class Composer:
 
     @contextmanager
     def _initialized(self) -> Iterator[None]:
-        theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # of a program that uses Hydra
-        try:
-            with initialize_config_dir(self.places[0], version_base="1.3"):
-                yield
-        finally:
-            GlobalHydra.instance().hydra = theirs
+        with _ONE_AT_A_TIME:
+            theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # of a program that uses Hydra
+            try:
+                with initialize_config_dir(self.places[0], version_base="1.3"):
+                    yield
+            finally:
+                GlobalHydra.instance().hydra = theirs
 
     @property
     def _folders(self) -> list[Path]:
@@ -369,6 +375,10 @@ def _rule(key: str, value: str, config: DictConfig, error: HydraException) -> st
     if (elements := elements_of(config, parent)) is not None:
         return elements
     siblings = OmegaConf.select(config, parent) if parent else config
+    if siblings is None:
+        top = key.partition(".")[0]
+        near = [] if _has(config, top) else get_close_matches(top, list(map(str, config)), n=1)
+        return f"no such key (did you mean {near[0]}{key.removeprefix(top)}?)" if near else "no such key"
     if _has(siblings, leaf) and OmegaConf.is_missing(siblings, leaf):
         return f"{key} has no value that could be removed; it must be given: {key}=..."
     if OmegaConf.is_dict(siblings) and not _has(siblings, leaf):

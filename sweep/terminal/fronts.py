@@ -1,5 +1,6 @@
 """The front of a call in Python: on standard error, in a notebook, or none."""
 
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,15 +12,15 @@ from sweep.terminal.interrupt import interruptible
 from sweep.terminal.notebook import Notebook
 from sweep.terminal.terminal import Terminal
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that interrupt a call. A program has its own handlers of others."""
+
 
 def front(progress: bool) -> Front:
-    """Return what shows messages and progress; with progress=False nothing is shown.
-
-    The first interrupt ends the work in order, the second one raises KeyboardInterrupt.
-    """
+    """Return what shows messages and progress; with progress=False nothing is shown."""
     if not progress:
         return Silent()
-    return Notebook(interrupt) if in_notebook() else Terminal(console(stderr=True), interrupt)
+    return Notebook(interrupts) if in_notebook() else Terminal(console(stderr=True), interrupts)
 
 
 def in_notebook() -> bool:
@@ -29,8 +30,13 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def interrupt() -> None:
-    raise KeyboardInterrupt
+def interrupts(say: Callable[[str], None]) -> AbstractContextManager[Callable[[], bool]]:
+    """Let the first signal stop the work after saving; the second one raises KeyboardInterrupt."""
+    return interruptible(say, _interrupt, SIGNALS)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt("stopped at once; the same call resumes from what was saved before")
 
 
 class Silent:
@@ -43,4 +49,4 @@ class Silent:
         return Display(watched, self.say, None)
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        return interruptible(self.say, interrupt)
+        return interrupts(self.say)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -32,7 +32,9 @@ def ignore_signals() -> None:
 
 @contextmanager
 def interruptible(
-    say: Callable[[str], None], at_once: Callable[[], None] | None = None
+    say: Callable[[str], None],
+    at_once: Callable[[], None] | None = None,
+    signals: Collection[signal.Signals] = SIGNALS,
 ) -> Iterator[Callable[[], bool]]:
     """Give a function that returns whether a signal was received.
 
@@ -42,6 +44,7 @@ def interruptible(
     Args:
         say: shows a line when the first signal is received.
         at_once: called at a second signal instead of ending the process.
+        signals: that are handled.
     """
     received: list[int] = []
 
@@ -52,7 +55,7 @@ def interruptible(
         if len(received) == 1:
             say("stopping: what is in training is kept where it stands; once more stops at once")
 
-    with _handled(note):
+    with _handled(note, signals):
         yield lambda: bool(received)
 
 
@@ -64,11 +67,13 @@ def _leave() -> None:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def _handled(
+    handler: Callable[[int, FrameType | None], Any], signals: Collection[signal.Signals] = SIGNALS
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
         yield
         return
-    handled = [number for number in SIGNALS if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    handled = [number for number in signals if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]  # nohup
     before = {number: signal.signal(number, handler) for number in handled}
     try:
         yield

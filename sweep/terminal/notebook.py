@@ -1,8 +1,7 @@
-"""Messages and progress in a notebook: a bar and the latest lines, in one output that is redrawn."""
+"""Messages and progress in a notebook: a bar above all lines, in one output that is redrawn."""
 
 import html
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -10,48 +9,51 @@ from typing import Any
 
 from sweep.app.front import Watched
 from sweep.terminal.display import Display
-from sweep.terminal.interrupt import interruptible
+from sweep.terminal.terminal import Interrupts
 
-LINES = 8
-"""Lines that are shown."""
 REDRAWN = 0.2
-"""Seconds between two redrawings of the bar."""
+"""Seconds between two redrawings while trainings are watched."""
+
+SCROLLED = "max-height: 12em; overflow: auto; display: flex; flex-direction: column-reverse"
+"""Style of a box that shows its end, and the rest when it is scrolled."""
 
 
 class Notebook:
     """Shows messages and progress as an output of a notebook's cell.
 
     Args:
-        at_once: called at the second request to interrupt.
+        interrupts: makes the context of `Front.interruptible`.
     """
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        self._at_once = at_once
-        self._lines: deque[str] = deque(maxlen=LINES)
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
+        self._lines: list[str] = []
         self._bar = ""
         self._output: Any = None
         self._drawn = 0.0
 
     def say(self, text: str) -> None:
-        self._lines.extend(line for line in text.splitlines() if line)
+        self._lines += [line for line in text.splitlines() if line]
         self._draw()
 
     def watch(self, watched: Watched) -> Display:
         return Display(watched, self.say, _Bar(self._show))
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        return interruptible(self.say, self._at_once)
+        return self._interrupts(self.say)
 
     def _show(self, bar: str) -> None:
         self._bar = bar
-        if not bar or time.monotonic() - self._drawn >= REDRAWN:
-            self._draw()
+        self._draw()
 
     def _draw(self) -> None:
         from IPython.display import HTML, display  # only a notebook comes here
 
+        if self._bar and time.monotonic() - self._drawn < REDRAWN:
+            return
         self._drawn = time.monotonic()
-        shown = HTML(f"{self._bar}<pre>{html.escape(chr(10).join(self._lines))}</pre>")
+        lines = html.escape("\n".join(self._lines))
+        shown = HTML(f'{self._bar}<div style="{SCROLLED}"><pre>{lines}</pre></div>')
         if self._output is None:
             self._output = display(shown, display_id=True)
         else:

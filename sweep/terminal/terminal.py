@@ -5,23 +5,26 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from sweep.app.front import Watched
 from sweep.terminal.console import say
 from sweep.terminal.display import Display
 from sweep.terminal.interrupt import interruptible
 
+Interrupts = Callable[[Callable[[str], None]], AbstractContextManager[Callable[[], bool]]]
+"""Takes what shows a line; gives a context whose value tells whether an interrupt was requested."""
+
 
 class Terminal:
     """Shows messages and progress on a console.
 
     Args:
-        at_once: called at the second request to interrupt; by default it ends the process.
+        interrupts: makes the context of `Front.interruptible`.
     """
 
-    def __init__(self, console: Console, at_once: Callable[[], None] | None = None) -> None:
-        self.console, self._at_once = console, at_once
+    def __init__(self, console: Console, interrupts: Interrupts = interruptible) -> None:
+        self.console, self._interrupts = console, interrupts
         self.display: Display | None = None
         """What showed the last trainings."""
 
@@ -33,23 +36,22 @@ class Terminal:
         return self.display
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        return interruptible(self.say, self._at_once)
+        return self._interrupts(self.say)
 
 
 class _Bar:
-    """A bar of rich. It goes when the trainings are done."""
+    """A bar of rich. It is removed when the trainings are done."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.fields[training]}", markup=False),
             BarColumn(bar_width=8),
             TextColumn("{task.fields[state]}", markup=False),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("", training="", state="")
+        self._task = self._progress.add_task("", training="", state="", left="")
 
     def __enter__(self) -> "_Bar":
         self._progress.start()
@@ -61,4 +63,5 @@ class _Bar:
         self._progress.stop()
 
     def show(self, covered: int, total: int, training: str, state: str, left: str) -> None:
-        self._progress.update(self._task, completed=covered, total=total, training=training, state=state)
+        left = f"{left} left" if left else ""
+        self._progress.update(self._task, completed=covered, total=total, training=training, state=state, left=left)

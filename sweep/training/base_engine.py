@@ -19,7 +19,7 @@ from sweep.tracebacks import refusal
 from sweep.training.contents import Contents, changes, described, named, restore, same
 from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
-from sweep.training.generators import seed_generators
+from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TrainState, initial_state
@@ -319,6 +319,7 @@ def on_host(losses: Tensor) -> np.ndarray:
 
 
 @silenced()
+@generators_kept()
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
     """Return a number of bytes that no checkpoint of such a training exceeds."""
     state = initial_state(config, config.train.seed, data, CPU, DTYPES[config.train.precision])

@@ -19,7 +19,7 @@ from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
-from sweep.training.generators import RandomState
+from sweep.training.generators import RandomState, generators_kept
 from sweep.training.model import silenced
 from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
@@ -324,6 +324,7 @@ def one_by_one(config: RunConfig) -> type[SerialEngine]:
     return SerialEngine if config.critic is None else AdversarialEngine
 
 
+@generators_kept()
 def check(data: Dataset, configs: Sequence[RunConfig], silent: bool = False) -> None:
     """Try what trainings of one kind need, on the CPU, without training.
 
@@ -340,6 +341,7 @@ def check(data: Dataset, configs: Sequence[RunConfig], silent: bool = False) -> 
 
 
 @silenced()
+@generators_kept()
 def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunConfig]) -> None:
     """Try whether trials of these configurations can be trained in one step, and give what they give alone.
 

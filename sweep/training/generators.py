@@ -1,6 +1,8 @@
 """The random generators that a model of the user's may draw from: torch's, Python's and NumPy's global ones."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,16 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restore the global generators of the CPU afterwards: a user's program may draw from them."""
+    before = RandomState.capture(torch.device("cpu"))
+    try:
+        yield
+    finally:
+        before.restore(torch.device("cpu"))
 
 
 @dataclass

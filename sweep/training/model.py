@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -43,6 +44,10 @@ def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
     return model
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Descriptors are of all threads: two that redirect them at once would leave them redirected."""
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
     """Discard what user code writes to standard output and standard error in a with block, warnings included.
@@ -52,6 +57,7 @@ def silenced() -> Iterator[None]:
     keeps its stream.
     """
     with ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             try:
                 stream.flush()

@@ -1,11 +1,16 @@
 """The functions of the library as a user's script or notebook calls them."""
 
+import html
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -127,6 +132,13 @@ def test_a_model_and_arrays_of_a_script_are_searched() -> None:
         {**QUICK, "warmup": "none", **study.best.values}, model=Linear, dataset=points(), progress=False
     )
     assert again.metrics["val_loss"] == study.best.metrics["val_loss"]
+    assert study.report is not None
+    shown = html.unescape(study.report.read_text())
+    assert "python -m sweep mode=train" not in shown, "a command line has no such objects"
+    calls = re.findall(r"sweep\.train\(.*?dataset=arrays\)", shown)
+    best = next(call for call in calls if repr(study.best.values["optimizer.lr"]) in call)
+    copied = eval(best, {"sweep": sweep, "Linear": Linear, "arrays": points()})
+    assert copied.metrics["val_loss"] == study.best.metrics["val_loss"]
 
 
 def test_a_training_of_a_given_model_is_that_of_the_same_class_by_its_import_path() -> None:
@@ -139,10 +151,19 @@ def test_a_training_of_a_given_model_is_that_of_the_same_class_by_its_import_pat
     assert given.metrics["val_loss"] == named.metrics["val_loss"]
 
 
+def test_a_refusal_shows_no_errors_of_hydra() -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"^optimzer\.lr=0\.1: no such key \(did you mean optimizer\.lr\?\)"
+    ) as error:
+        sweep.search({"optimzer.lr": 0.1})
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
+
+
 def test_a_data_set_is_a_function_a_pair_or_a_mapping() -> None:
     losses = [
         sweep.train({**QUICK, "model.hidden": [4]}, dataset=data, progress=False).metrics["val_loss"]
-        for data in (points, points(), (points()["x"], points()["y"]), lambda: points())
+        for data in (points, points(), (points()["x"], points()["y"]), lambda: tuple(points().values()))
     ]
     assert len(set(losses)) == 1
 
@@ -304,6 +325,7 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     again = run_script(folder, source)
     assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
     assert "trial   0" not in again.stderr
+    assert "trial   1  goes on from step" in again.stderr
 
 
 def test_the_training_process_imports_nothing_of_searches_and_records(folder: Path) -> None:
@@ -339,3 +361,74 @@ def test_the_training_process_imports_nothing_of_searches_and_records(folder: Pa
         assert not trainers[0] & (foreign | ours)
         for file in folder.glob("modules.*"):
             file.unlink()
+
+
+def test_a_call_leaves_the_state_of_the_program_as_it_was() -> None:
+    """Generators, signal handlers, the environment, and the resolvers and the state of Hydra."""
+
+    def handler(number: int, frame: object) -> None:
+        pass
+
+    before_handler = signal.signal(signal.SIGUSR1, handler)
+    try:
+        torch.manual_seed(11)
+        np.random.seed(12)
+        before = dict(os.environ)
+        expected = (torch.rand(3), np.random.rand(3))
+        torch.manual_seed(11)
+        np.random.seed(12)
+        sweep.train(QUICK, model=Linear, progress=False)
+        drawn = (torch.rand(3), np.random.rand(3))
+        assert torch.equal(drawn[0], expected[0])
+        assert (drawn[1] == expected[1]).all()
+        assert {key: os.environ.get(key) for key in before} == before
+        assert "OMP_WAIT_POLICY" not in os.environ.keys() - before.keys()
+        assert signal.getsignal(signal.SIGUSR1) is handler
+    finally:
+        signal.signal(signal.SIGUSR1, before_handler)
+
+
+def test_calls_in_threads_do_not_disturb_each_other() -> None:
+    def call(seed: int) -> str:
+        texts = {**QUICK, "train.seed": seed, "train.checkpoint_dir": f"checkpoints{seed}"}
+        return str(sweep.train(texts, model=Linear, progress=False).status)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(call, [1, 2])) == ["complete", "complete"]
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"model": "cnn"}, {"model": "cnn,mlp"}, {"model._target_": "models.mlp.MLP"}, {"dataset": "digits"}]
+)
+def test_what_is_given_as_an_object_and_as_an_override_is_refused(overrides: dict[str, str]) -> None:
+    with pytest.raises(InvalidValueError, match="is given twice: as an override, and as"):
+        sweep.search(overrides, model=Linear, dataset=points)
+
+
+def test_a_model_that_cannot_be_sent_is_refused_before_anything_is_written(folder: Path) -> None:
+    lock = threading.Lock()
+
+    class Locked(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with lock:
+                return super().forward(x)
+
+    with pytest.raises(InvalidValueError, match=r"^model=Locked: cannot be sent to the process that trains"):
+        sweep.search(QUICK, model=Locked)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_model_of_a_module_that_another_process_cannot_import(folder: Path) -> None:
+    source = (
+        "import torch\nclass Net(torch.nn.Linear):\n"
+        "    def __init__(self, n_outputs): super().__init__(64, n_outputs)\n"
+        "    def forward(self, x): return super().forward(x.flatten(1))\n"
+    )
+    (folder / "somewhere").mkdir()
+    (folder / "somewhere" / "nets.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("unfindable_nets", folder / "somewhere" / "nets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["unfindable_nets"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert sweep.train(QUICK, model=module.Net, progress=False).status == "complete"

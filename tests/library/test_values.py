@@ -34,6 +34,8 @@ from sweep.requests.expressions import parse, read
             sweep.loguniform(0.01, 0.5, unit="epochs"),
             "schedule.decay_steps=tag(log,epochs,interval(0.01,0.5))",
         ),
+        ("model.width", sweep.interval(4, 16, integer=True), "model.width=int(interval(4,16))"),
+        ("model.width", sweep.loguniform(4, np.int64(64), integer=True), "model.width=tag(log,int(interval(4,64)))"),
         ("schedule", sweep.choice("cosine", "wsd"), "schedule=cosine,wsd"),
         ("model.width", sweep.choice(8), "model.width=choice(8)"),
         ("model.hidden", sweep.choice([8], [8, 4]), "model.hidden=[8],[8,4]"),
@@ -48,6 +50,13 @@ def test_a_value_becomes_the_text_of_the_command_line(key: str, value: object, t
 def test_a_mapping_of_a_group_is_that_of_its_keys() -> None:
     given = {"train": {"steps": 100, "seed": 3}, "optimizer": "adam"}
     assert as_texts(given) == ["train.steps=100", "train.seed=3", "optimizer=adam"]
+
+
+def test_a_name_in_the_mapping_of_a_group_chooses_its_option() -> None:
+    given = {"optimizer": {"name": "adam", "lr": 0.1}, "study": {"name": "mine"}}
+    assert as_texts(given) == ["optimizer=adam", "optimizer.lr=0.1", "study.name=mine"]
+    critic = {"critic": {"optimizer": {"name": "adam", "lr": sweep.loguniform(0.1, 1)}}}
+    assert as_texts(critic) == ["critic.optimizer=adam", "critic.optimizer.lr=tag(log,interval(0.1,1))"]
 
 
 def test_texts_stay_as_they_are() -> None:
