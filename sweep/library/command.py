@@ -65,7 +65,7 @@ def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset
         group = key.removesuffix("._target_")
         if group in given_groups:
             raise InvalidValueError(key, text.partition("=")[2], f"is given twice: as an override, and as {group}=...")
-        if read(text).key_or_group == "mode":
+        if key == "mode":
             rule = "is for the command line; in Python each mode is a function"
             raise InvalidValueError("mode", text.partition("=")[2], rule)
         texts.append(text)
