@@ -21,7 +21,7 @@ from sweep.requests.build import (
     study_config,
     tracking_config,
 )
-from sweep.requests.compose import Composer, elements_of, resolved
+from sweep.requests.compose import OWN_KEYS, Composer, elements_of, resolved
 from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
@@ -97,9 +97,9 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     configuration has only those keys that are given.
     """
     filled = config.copy()
+    given = tuple(f"{group}." for group in OWN_KEYS if is_given(OmegaConf.select(config, f"{group}._target_")))
     for key, override in request.sweeps.items():
-        known = _has(config, key) or is_given(OmegaConf.select(config, f"{key.rpartition('.')[0]}._target_"))
-        if known and OmegaConf.select(config, key) is None:
+        if (_has(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 
