@@ -78,7 +78,7 @@ def test_every_sampler_and_pruner_builds_with_its_options() -> None:
 
 @pytest.mark.parametrize("schedule", sorted(DECAYS))
 def test_the_space_of_every_schedule_holds_for_any_horizon(schedule: str) -> None:
-    for steps in (1, 2, 3, 5, 10, 600, 12345):
+    for steps in (1, 3, 12345):
         request = parse([f"schedule={schedule}", f"train.steps={steps}", *MUST_BE_GIVEN.get(schedule, [])])
         (branch,) = spaces.space(Composer(), request).branches
         assert all(config.train.steps == steps for config in branch.extremes())

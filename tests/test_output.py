@@ -284,7 +284,7 @@ def test_a_terminal_that_is_closed_interrupts_a_search(folder: Path) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         place = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
         command = [sys.executable, "-m", "sweep", *SMALL, "engine=serial", "study.n_trials=1", "train.steps=1000000"]
-        command += ["train.eval_every=1000000", "schedule=constant"]
+        command += ["train.eval_every=1000000", "schedule=constant", "train.checkpoint_seconds=0.5"]
         os.execve(sys.executable, command, place)
     said = b""
     while not re.search(rb"step [1-9]\d*/", said) and select.select([terminal], [], [], 120)[0]:

@@ -75,10 +75,10 @@ def endure(bench: Bench, case: Case, random: Random, number: int, twice: bool, s
     return done
 
 
-SIGNALS = [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGUSR1, False)]
-SIGNALS += (
-    [(signal.SIGINT, True), (signal.SIGUSR1, True), (signal.SIGHUP, False), (signal.SIGHUP, True)] if LONG else []
-)
+SIGNALS = [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False)]
+if LONG:
+    SIGNALS += [(signal.SIGINT, True), (signal.SIGHUP, False), (signal.SIGHUP, True)]
+    SIGNALS += [(signal.SIGUSR1, False), (signal.SIGUSR1, True)]
 
 
 @pytest.mark.parametrize("cases", [CASES, (WORKERS_TPE,)], ids=["serial and fused", "two workers"])
