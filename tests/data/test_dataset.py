@@ -495,9 +495,14 @@ def test_no_examples_are_refused(tmp_path):
         load_arrays(tmp_path, x=np.ones((0, 3)), y=np.ones(0, dtype=int))
 
 
-def test_what_is_no_mapping_is_refused():
+def test_what_is_no_mapping_and_no_pair_is_refused():
     with refused("dataset._target_"):
-        load_here(given, {"arrays": [1, 2]})
+        load_here(given, {"arrays": [1, 2, 3]})
+
+
+def test_a_pair_is_x_and_y():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), [0, 1] * 20
+    assert load_here(given, {"arrays": (x, y)}).digest == load_here(given, {"arrays": {"x": x, "y": y}}).digest
 
 
 def test_a_missing_file_is_refused_by_the_key_of_the_configuration(tmp_path):
