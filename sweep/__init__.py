@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweep.library.calls import compare, load, search, train
-    from sweep.library.preview import Preview, preview
-    from sweep.library.results import Comparison, Study, Trial
-    from sweep.library.schedule import schedule
-    from sweep.library.values import choice, interval, loguniform
+    from sweep.api.calls import compare, load, search, train
+    from sweep.api.preview import Preview, preview
+    from sweep.api.results import Comparison, Study, Trial
+    from sweep.api.schedule import schedule
+    from sweep.api.values import choice, interval, loguniform
 
 __version__ = "0.1.0"
 
@@ -42,13 +42,13 @@ _MODULES = {
     "schedule": ("schedule",),
     "values": ("choice", "interval", "loguniform"),
 }
-"""Module of `sweep.library` -> the public names that it defines."""
+"""Module of `sweep.api` -> the public names that it defines."""
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"sweep.library.{module}"), name)
+            return getattr(import_module(f"sweep.api.{module}"), name)
     if name == "errors":
         return import_module("sweep.errors")
     raise AttributeError(f"module 'sweep' has no attribute {name!r}")

@@ -28,7 +28,7 @@ sleep 339 and 252, one thread 277 and 265. Shorter spinning (GOMP_SPINCOUNT=4000
 """
 
 OURS = "sweep-"
-"""What the names of our processes begin with."""
+"""Prefix of the names of our processes."""
 
 SET_HERE = "set by sweep"
 """The value of PYTHONSAFEPATH where this module has set it. Python only asks whether it has a value."""

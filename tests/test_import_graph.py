@@ -48,7 +48,7 @@ MAY_IMPORT = {
         "app", "comparison", "config", "core", "database", "forking", "output", "proposals", "report", "requests",
         "schedules", "terminal", "tracking",
     },
-    "library": {
+    "api": {
         "app", "comparison", "config", "core", "forking", "given", "report", "requests", "schedules",
         "terminal", "tracking",
     },

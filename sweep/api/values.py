@@ -14,9 +14,9 @@ from sweep.requests.scan import CRITIC_GROUPS
 from sweep.validation import one_of, real
 
 Overrides = Sequence[str] | Mapping[str, Any] | None
-"""What a call changes of the configuration: texts `key=value` as on the command line, or key -> value.
+"""Overrides of the configuration: strings `key=value` as on the command line, or a mapping from keys to values.
 
-In a mapping a text is what stands behind the `=` on the command line. Other values are numbers, True, False, None,
+In a mapping, a string is the text after `=` on the command line. Other values are numbers, True, False, None,
 lists, mappings, paths, and what `interval`, `loguniform` and `choice` return. `{"train": {"steps": 100}}` means
 `{"train.steps": 100}`.
 """

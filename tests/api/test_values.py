@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import sweep
+from sweep.api.values import as_texts
 from sweep.errors import InvalidValueError
-from sweep.library.values import as_texts
 from sweep.requests.expressions import parse, read
 
 

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from sweep import forking
+from sweep.api.command import Data, Model, command_of
+from sweep.api.results import Comparison, Study, Trial
+from sweep.api.values import Overrides
 from sweep.app.comparison import compare as carry_out_comparison
 from sweep.app.files import report_path
 from sweep.app.records import recorded
@@ -11,9 +14,6 @@ from sweep.app.training import train as carry_out_training
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Status
 from sweep.errors import InvalidValueError, TrainingFailedError
-from sweep.library.command import Data, Model, command_of
-from sweep.library.results import Comparison, Study, Trial
-from sweep.library.values import Overrides
 from sweep.requests import build
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.terminal.fronts import front
@@ -32,12 +32,14 @@ def search(
 
     >>> sweep.search({"schedule": "cosine", "optimizer.lr": sweep.loguniform(1e-3, 1), "train.steps": 300})
 
-    A search that was interrupted resumes with the same call, and a finished search returns its result at once. Other
-    code of the model, or other data, is another study. Everything is stored in the working directory: `mlflow.db`,
-    `optuna.db`, `reports` and `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`, `train.checkpoint_dir`).
+    A search that was interrupted resumes with the same call, and a finished search returns its result at once. If the
+    code of the model or the data changes, the call starts another study. Results are stored in the working directory:
+    `mlflow.db`, `optuna.db`, `reports` and `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`,
+    `train.checkpoint_dir`).
 
-    What the configuration searches by itself (the keys of the schedule, `warmup.steps`, `optimizer.lr`) is searched
-    unless it gets a value; `space=none` searches only what is given. `python -m sweep --help` lists all keys.
+    By default the search draws the keys of the schedule, `warmup.steps` and `optimizer.lr`. An override with a plain
+    value fixes a key; `space=none` searches only the keys given as search dimensions. `python -m sweep --help` lists
+    all keys.
 
     Args:
         overrides: texts `key=value`, or key -> value; what is searched is made by `interval`, `loguniform`, `choice`.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.api.values import Searched, as_texts
 from sweep.errors import InvalidValueError
-from sweep.library.values import Searched, as_texts
 from sweep.requests.build import run_config
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse

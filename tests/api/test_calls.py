@@ -350,7 +350,7 @@ def test_the_training_process_imports_nothing_of_searches_and_records(folder: Pa
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     foreign = {"hydra", "omegaconf", "optuna", "mlflow", "sqlalchemy", "pandas", "matplotlib", "rich"}
-    ours = {f"sweep.{name}" for name in ("app", "cli", "library", "proposals", "report", "requests", "tracking")}
+    ours = {f"sweep.{name}" for name in ("app", "cli", "api", "proposals", "report", "requests", "tracking")}
     for command in (by_command, ["script.py"]):
         done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the functions of the library return: studies, trials, comparisons."""
+"""Result types of the library: studies, trials, comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Trial:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the search drew: key -> value, group -> option."""
+        """The values that the search drew: key -> value, group -> option."""
         return dict(self._record.values)
 
     @property
@@ -110,7 +110,7 @@ class Study:
 
     @property
     def metric(self) -> str:
-        """What its trials are judged by."""
+        """The name of the metric that ranks its trials."""
         return self._record.metric
 
     @property
@@ -180,7 +180,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What has been shown, and what has not, in plain words; with several data sets a line for each."""
+        """The conclusion in words: which differences are significant and which are not; one line per data set."""
         if len(self._on) == 1:
             return self._on[0].verdict
         return "\n".join(f"{found.dataset}: {found.verdict}" for found in self._on)

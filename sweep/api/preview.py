@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweep.api.command import Data, command_of
+from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult
 from sweep.app.preview import preview as compute_curves
-from sweep.library.command import Data, command_of
-from sweep.library.values import Overrides
 from sweep.requests.preview import make_preview
 from sweep.schedules import KeyFigures
 from sweep.schedules.family import Floats

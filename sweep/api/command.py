@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep import given
+from sweep.api.values import Overrides, as_texts
 from sweep.errors import InvalidValueError
-from sweep.library.values import Overrides, as_texts
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse, read
