@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def copied_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def copy(file: Path) -> None:
         if not template.exists():
             create(template)
-        new = file.with_name(f"{file.name}.copy")
+        new = file.with_name(f"{file.name}.{threading.get_ident()}.copy")  # two threads may create it
         shutil.copy(template, new)
         os.replace(new, file)
 
