@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ def copied_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def copy(file: Path) -> None:
         if not template.exists():
             create(template)
-        new = file.with_name(f"{file.name}.{threading.get_ident()}.copy")  # two threads may create it
+        new = file.with_name(f"{file.name}.copy")
         shutil.copy(template, new)
         os.replace(new, file)
 

@@ -393,6 +393,7 @@ def test_calls_in_threads_do_not_disturb_each_other() -> None:
         texts = {**QUICK, "train.seed": seed, "train.checkpoint_dir": f"checkpoints{seed}"}
         return str(sweep.train(texts, model=Linear, progress=False).status)
 
+    call(0)  # creates the databases
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(call, [1, 2])) == ["complete", "complete"]
 
