@@ -22,6 +22,7 @@ from sweep.config import SamplerConfig
 from sweep.core import Evaluation, Result, Status
 from sweep.proposals import OptunaProposer, open_study, pruner
 from sweep.proposals.distributions import distributions
+from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
@@ -68,7 +69,8 @@ def measure(
     register_resolvers()
     with TemporaryDirectory() as folder:
         overrides = [f"study.storage=sqlite:///{folder}/optuna.db", "study.n_trials=1000000"]
-        plan = make_plan(Command(Composer(), parse(overrides), ()))
+        with own_trainer():
+            plan = make_plan(Command(Composer(), parse(overrides), ()))
         for size in sizes:
             _fill(_study(plan), plan, size)
             for name in samplers:

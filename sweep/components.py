@@ -98,7 +98,7 @@ class Component:
     @property
     def is_trusted(self) -> bool:
         """Return whether the target is code of a trusted package or was given in Python, and is not of OWN_PACKAGES."""
-        return (bool(self.trusted) or given.is_given(self.target)) and _find(self.key, self.target, self.trusted)[1]
+        return given.is_given(self.target) or _is_theirs(self.key, self.target, self.trusted)
 
     @property
     def own_target(self) -> str:
@@ -189,9 +189,9 @@ def shadowing(targets: Mapping[str, str], trusted: tuple[str, ...]) -> list[str]
     Args:
         targets: configuration group -> import path.
     """
-    if not trusted:
-        return []
-    return [key for key, target in targets.items() if _within(target, OWN_PACKAGES) and _find(key, target, trusted)[1]]
+    return [
+        key for key, target in targets.items() if _within(target, OWN_PACKAGES) and _is_theirs(key, target, trusted)
+    ]
 
 
 def recorded_target(target: str) -> str:
@@ -225,6 +225,13 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
         first = first or InvalidValueError(key, target, rule)
     assert first is not None
     raise first
+
+
+def _is_theirs(key: str, target: str, trusted: tuple[str, ...]) -> bool:
+    """Return whether a target is code of a trusted package. It is imported only if it may be one of ours as well."""
+    if not _within(target, trusted):
+        return False
+    return not _within(target, OWN_PACKAGES) or _find(key, target, trusted)[1]
 
 
 def _check_place(key: str, target: Any, packages: tuple[str, ...]) -> None:

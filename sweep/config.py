@@ -118,6 +118,14 @@ With its default, such a key is no part of the identity: studies and trainings o
 """
 
 
+def steps_per_epoch(n_examples: int, batch_size: int, drop_last: bool = False) -> int:
+    """Return the number of updates of one epoch, at least 1.
+
+    It is ceil(n_examples / batch_size), and floor(n_examples / batch_size) if the smaller last batch is left out.
+    """
+    return max(n_examples // batch_size, 1) if drop_last else -(-n_examples // batch_size)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training: T = `steps` updates of `batch_size` examples, evaluated every `eval_every` and at the end.

@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ("sweep.training", "torch._dynamo")
-"""Also what the first optimizer imports."""
+PRELOADED = "sweep.training.preloaded"
+"""The module that the server imports."""
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that interrupt a command, which ends its processes itself. A batch system sends SIGUSR1 as a warning, and a
@@ -65,7 +65,7 @@ def prepare() -> None:
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing import forkserver, resource_tracker
 
-        multiprocessing.set_forkserver_preload(list(IMPORTED))
+        multiprocessing.set_forkserver_preload([PRELOADED])
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # both processes inherit the mask
         try:
             resource_tracker.ensure_running()

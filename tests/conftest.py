@@ -16,6 +16,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
+from sweep.requests.asking import own_trainer
 
 if TYPE_CHECKING:
     from tests.faults.harness import Zygote
@@ -89,6 +90,13 @@ def sweep_in(copied_database: None) -> Callable[..., Answer]:
         return Answer(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
     return carry_out
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_trainer() -> Iterator[None]:
+    """Answers questions of tests that read requests without a command; it is started by the first question."""
+    with own_trainer():
+        yield
 
 
 @pytest.fixture(scope="session")

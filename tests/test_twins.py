@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from sweep.training import EngineProcess
+from sweep.pool import PooledEngine
 from tests.conftest import SMALL, Answer
 from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt, record, trials
@@ -26,13 +26,13 @@ METRICS = ("lr", "loss", "val_loss", "val_accuracy", "global_step")
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the trials that the engine is given."""
     given: list[int] = []
-    begin = EngineProcess.start
+    begin = PooledEngine.start
 
     def start(self, trial, *rest):  # type: ignore[no-untyped-def]
         given.append(trial.number)
         begin(self, trial, *rest)
 
-    monkeypatch.setattr(EngineProcess, "start", start)
+    monkeypatch.setattr(PooledEngine, "start", start)
     return given
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sweep import forking
 from sweep.api.command import Data, Model, command_of
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -15,6 +14,7 @@ from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Status
 from sweep.errors import InvalidValueError, TrainingFailedError
 from sweep.requests import build
+from sweep.requests.asking import asked
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.terminal.fronts import front
 from sweep.tracking import MlflowReader, open_store
@@ -61,8 +61,7 @@ def search(
     """
     with command_of("search", overrides, model, dataset, config_dir) as command:
         plan = make_plan(command)
-        forking.prepare()
-        result = carry_out_search(plan, front(progress))
+        result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
         raise KeyboardInterrupt(
             f"{result.told} of {result.total} trials are recorded; the same call resumes the search"
@@ -97,7 +96,7 @@ def train(
     """
     with command_of("train", overrides, model, dataset, config_dir) as command:
         plan = make_training(command)
-        ended = carry_out_training(plan, front(progress))
+        ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:
         raise KeyboardInterrupt(f"the training is kept at step {ended.kept}; the same call resumes it")
     if ended.result.status is Status.FAILED:
@@ -128,8 +127,7 @@ def compare(
     """
     with command_of("compare", overrides, model, dataset, config_dir) as command:
         plan = make_comparison(command)
-        forking.prepare()
-        result = carry_out_comparison(plan, front(progress))
+        result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:
         raise KeyboardInterrupt(f"{result.left} trainings are left; the same call resumes the comparison")
     return Comparison(result.record, result.comparisons, plan.first.tracking, result.report)

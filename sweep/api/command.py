@@ -10,6 +10,7 @@ from typing import Any
 from sweep import given
 from sweep.api.values import Overrides, as_texts
 from sweep.errors import InvalidValueError
+from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse, read
@@ -35,7 +36,7 @@ def command_of(
     A refusal within the context is raised without the errors of Hydra and OmegaConf that led to it.
     """
     try:
-        with _given_objects(mode, overrides, model, dataset) as texts:
+        with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
             request = parse(texts)
             if request.datasets and mode not in OF_COMPARISONS:
                 check_searchable("dataset", ",".join(request.datasets))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sweep import study
-from sweep.app.files import comparison_files, report_folder, write
+from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import ComparisonPlan, Family, refusals_of
 from sweep.app.resources import Engines, checkpoints_of, settle, store_of
@@ -16,11 +16,12 @@ from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.errors import HopelessError, RemovedError
+from sweep.messages import Work
+from sweep.pool import Trainer
 from sweep.proposals import check_study
 from sweep.report.describe import as_params, describe
 from sweep.report.figures import samples_picture
 from sweep.tracking import ComparisonRun, FinalRuns, Hooks, MlflowReader, MlflowRecorder, Store, open_store
-from sweep.training import Work
 from sweep.validation import refuse_difference
 
 
@@ -43,13 +44,13 @@ class ComparisonResult:
     failed: bool = False
 
 
-def compare(plan: ComparisonPlan, front: Front) -> ComparisonResult:
+def compare(plan: ComparisonPlan, front: Front, trainer: Trainer) -> ComparisonResult:
     """Compare schedules: tune each, train the final runs, write the report.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
     """
-    _check_families(plan)
+    _check_families(plan, trainer)
     recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(front.say))
     _refuse_other(plan, recorded_before)  # before any study is created
     with front.interruptible() as stop, ExitStack() as opened:
@@ -57,18 +58,22 @@ def compare(plan: ComparisonPlan, front: Front) -> ComparisonResult:
         check_store(searches, recorded_before, plan.first.tracking)
         first = plan.first
         store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, front.say, stop)
-        return _compare(plan, searches, store, front, stop)
+        return _compare(plan, searches, store, front, stop, Engines(trainer, front.say, stop))
 
 
 def _compare(
-    plan: ComparisonPlan, searches: list[Search], store: Store, front: Front, stop: Callable[[], bool]
+    plan: ComparisonPlan,
+    searches: list[Search],
+    store: Store,
+    front: Front,
+    stop: Callable[[], bool],
+    engines: Engines,
 ) -> ComparisonResult:
     folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store)
     families = f"{len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)"
     front.say(f"comparison {plan.name}: {families}")
     try:
-        engines = Engines(front.say, stop)
         failed = _tune(plan, searches, store, front, stop, engines)
         if not stop():
             settle(store, stop)
@@ -79,6 +84,8 @@ def _compare(
         if stop() and (left := sum(comparison.missing for comparison in comparisons)):
             _end(run, searches, "KILLED")
             return ComparisonResult(recorded, comparisons, None, left)
+        from sweep.app.reports import comparison_files
+
         files = comparison_files(MlflowReader(store), recorded, comparisons, plan.first.study.storage)
         write(files, folder)
         _publish(run, comparisons, files)
@@ -134,11 +141,11 @@ def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
         refuse_difference(plan.name, {key: stored[key] for key in common}, {key: asked[key] for key in common})
 
 
-def _check_families(plan: ComparisonPlan) -> None:
+def _check_families(plan: ComparisonPlan, trainer: Trainer) -> None:
     """Try everything that could be refused later."""
     for index, family in enumerate(plan.families):
         with refusals_of(family.schedule):
-            check(family.plan, silent=index > 0)
+            check(family.plan, trainer, silent=index > 0)
 
 
 def _record(plan: ComparisonPlan, searches: list[Search], store: Store) -> ComparisonRun:
@@ -231,7 +238,7 @@ def _train_finals(
             continue
         family, search, total = of_family.family, of_family.search, len(of_family.trials)
         config, horizon = search.plan.study, search.plan.first.train.steps
-        judged = judged_by(config.metric, tested=len(search.plan.data.test) > 0)
+        judged = judged_by(config.metric, tested=search.plan.data.n_test > 0)
         study_run = search.run(run.store).run_id
         parent = FinalRuns(run, study_run, of_family.of, judged, f"{family.dataset}/{family.schedule}")
         recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture)
@@ -240,10 +247,10 @@ def _train_finals(
         front.say(f"final runs of {family.label}, as its trial {of_family.of}: {total}")
         plan, like = family.plan, of_family.trials[0].config
         name = f"{plan.name}.finals-{of_family.of}"
-        checkpoints = checkpoints_of(like, plan.data, name, study_run, front.say, search.lease.check)
+        checkpoints = checkpoints_of(engines.trainer, like, name, study_run, front.say, search.lease.check)
         work = Work([like], total, learns=False)
         with (
-            engines.start(plan.engine, plan.data, work, config.max_retries) as engine,
+            engines.start(plan.engine, work, config.max_retries) as engine,
             front.watch(watched) as monitor,
         ):
             study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, monitor, judged, stop)

@@ -18,8 +18,8 @@ from sweep.config import (
     StudyConfig,
     TrackingConfig,
 )
-from sweep.data import Dataset
 from sweep.errors import InvalidValueError
+from sweep.messages import Facts
 from sweep.report.describe import flatten
 from sweep.space import Space
 
@@ -43,7 +43,7 @@ class Plan:
     pruner: Choice
     space: Space
     first: RunConfig
-    data: Dataset
+    data: Facts
     options: Mapping[str, str]
     command: str
 
@@ -104,7 +104,7 @@ class TrainingPlan:
     study: StudyConfig
     tracking: TrackingConfig
     engine: EngineConfig
-    data: Dataset
+    data: Facts
 
 
 @dataclass(frozen=True)

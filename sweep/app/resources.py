@@ -10,10 +10,10 @@ from sweep.app.files import folder_name
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Trial
-from sweep.data import Dataset
 from sweep.errors import UnavailableError
+from sweep.messages import Account, Measured, Work
+from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
-from sweep.training import Account, EngineProcess, Measured, Work, choose_device, largest_checkpoint
 
 SETTLING = 60.0
 """Seconds that a tracking server may make no progress while it is waited for."""
@@ -28,10 +28,12 @@ class Engines:
     """Starts the engines of one command. Each kind of training is measured once.
 
     Args:
+        trainer: the process that they train in.
         say: told which engine is used, and why.
         interrupted: asked while an engine is chosen.
     """
 
+    trainer: Trainer
     say: Callable[[str], None]
     interrupted: Callable[[], bool]
     _measured: dict[str, Measured] = field(default_factory=dict)
@@ -39,29 +41,27 @@ class Engines:
     def start(
         self,
         config: EngineConfig,
-        data: Dataset,
         work: Work,
         retries: int,
         on_begun: Callable[[Trial], None] = lambda trial: None,
-    ) -> EngineProcess:
-        """Return an engine that trains on a data set.
+    ) -> PooledEngine:
+        """Return an engine.
 
         Args:
             work: what is to be trained.
             retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
             on_begun: told each trial when its training begins.
         """
-        kind = _kind(config, data, work)
+        kind = self._kind(config, work)
 
         def chosen(account: Account) -> None:
             self.say(engine_text(account))
             if account.measured is not None:
                 self._measured[kind] = account.measured
 
-        return EngineProcess(
+        return PooledEngine(
+            self.trainer,
             config,
-            data,
-            choose_device(work.like[0].train),
             work,
             on_chosen=chosen,
             on_begun=on_begun,
@@ -71,22 +71,21 @@ class Engines:
             known=self._measured.get(kind),
         )
 
-
-def _kind(config: EngineConfig, data: Dataset, work: Work) -> str:
-    """Return what the speed of a training depends on: data, models, optimizers and batches, but no rates."""
-    parts = {
-        json.dumps(
-            [run.resolved["model"], run.optimizer.component.target, run.average.name]
-            + [getattr(run.train, key) for key in OF_SPEED]
-        )
-        for run in work.like
-    }
-    return json.dumps([asdict(config), data.digest, sorted(parts)])
+    def _kind(self, config: EngineConfig, work: Work) -> str:
+        """Return what the speed of a training depends on: data, models, optimizers and batches, but no rates."""
+        parts = {
+            json.dumps(
+                [run.resolved["model"], run.optimizer.component.target, run.average.name]
+                + [getattr(run.train, key) for key in OF_SPEED]
+            )
+            for run in work.like
+        }
+        return json.dumps([asdict(config), self.trainer.facts(work.like[0].dataset).digest, sorted(parts)])
 
 
 def checkpoints_of(
+    trainer: Trainer,
     run: RunConfig,
-    data: Dataset,
     name: str,
     of: str,
     say: Callable[[str], None],
@@ -95,13 +94,14 @@ def checkpoints_of(
     """Return where the checkpoints of a study or training are.
 
     Args:
+        trainer: knows how large they can be.
         run: a configuration like those that are trained.
         name: of the folder.
         of: what they are of.
         check: raises where this process may not write.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name)
-    return CheckpointFiles(folder, of, largest_checkpoint(run, data), say, check)
+    return CheckpointFiles(folder, of, trainer.largest_checkpoint(run), say, check)
 
 
 def engine_text(account: Account) -> str:

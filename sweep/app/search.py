@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep import study
-from sweep.app.files import report_folder, study_files, write
+from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import Plan
 from sweep.app.resources import Engines, checkpoints_of, settle, store_of
@@ -15,14 +15,14 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
 from sweep.errors import InvalidValueError, RemovedError
+from sweep.messages import Work
 from sweep.passwords import without_passwords
+from sweep.pool import Trainer
 from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.report.describe import as_params, describe
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
 from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, StudyRun, fence_store, open_store
-from sweep.training import CPU, NotStackableError, Work, choose_device, refuse_unstackable
-from sweep.training import check as check_trainable
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class Search:
         self.lease.release()
 
 
-def search(plan: Plan, front: Front) -> SearchResult:
+def search(plan: Plan, front: Front, trainer: Trainer) -> SearchResult:
     """Carry out a search: train trials until the total is reached, then write the report.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         HopelessError: if the trials fail one after another.
     """
-    check(plan)
+    check(plan, trainer)
     recorded_before = open_store(
         plan.tracking, create=False, hooks=Hooks(front.say)
     )  # refused before a study is created
@@ -98,15 +98,17 @@ def search(plan: Plan, front: Front) -> SearchResult:
     with front.interruptible() as interrupted, open_search(plan, front.say, interrupted) as opened:
         check_store([opened], recorded_before, plan.tracking)
         store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, front.say, interrupted)
-        return _search(opened, store, front, interrupted)
+        return _search(opened, store, front, interrupted, Engines(trainer, front.say, interrupted))
 
 
-def _search(opened: Search, store: Store, front: Front, interrupted: Callable[[], bool]) -> SearchResult:
+def _search(
+    opened: Search, store: Store, front: Front, interrupted: Callable[[], bool], engines: Engines
+) -> SearchResult:
     plan, proposer = opened.plan, opened.proposer
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
     front.say(f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
-    carry_out(opened, store, run, front, interrupted, Engines(front.say, interrupted))
+    carry_out(opened, store, run, front, interrupted, engines)
     if interrupted() and not opened.done:
         return SearchResult(None, None, proposer.told, proposer.total, len(proposer.failed))
     settle(store, interrupted)
@@ -114,6 +116,8 @@ def _search(opened: Search, store: Store, front: Front, interrupted: Callable[[]
     recorded = reader.study(plan.name)
     if recorded is None:
         raise RemovedError(plan.name)
+    from sweep.app.reports import study_files
+
     files = study_files(reader, recorded, plan.study.storage)
     write(files, folder)
     run.attach(files)
@@ -128,7 +132,7 @@ def refuse_taken(store: Store | None, name: str, kind: str) -> None:
         raise InvalidValueError("study.name", name, f"is the name of a {kind}; choose another name")
 
 
-def check(plan: Plan, silent: bool = False) -> None:
+def check(plan: Plan, trainer: Trainer, silent: bool = False) -> None:
     """Try everything that could be refused later. Writes nothing.
 
     Args:
@@ -140,15 +144,12 @@ def check(plan: Plan, silent: bool = False) -> None:
     if plan.first.train.more_steps is not None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
-    choose_device(plan.first.train)
+    trainer.check_device(plan.first)
     for index, branch in enumerate(plan.space.branches):
         plan.study.check_metric(branch.first, plan.data.classification)
-        check_trainable(plan.data, list(branch.extremes()), silent=silent or index > 0)
+        trainer.check(list(branch.extremes()), silent=silent or index > 0)
     if plan.engine.name == "fused":
-        try:
-            refuse_unstackable(plan.data, CPU, extremes(plan))
-        except NotStackableError as error:
-            raise InvalidValueError("engine", "fused", f"{error}; engine=serial trains them one by one") from error
+        trainer.refuse_unstackable(extremes(plan))
     sampler(plan.sampler, plan.space, 0)
     pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
     if same_database(plan.study.storage, plan.tracking.uri):
@@ -227,7 +228,7 @@ def carry_out(
         later: trainings that come after the search, for the time left.
     """
     proposer, plan, say = opened.proposer, opened.plan, front.say
-    checkpoints = checkpoints_of(plan.first, plan.data, plan.name, opened.uid, say, opened.lease.check)
+    checkpoints = checkpoints_of(engines.trainer, plan.first, plan.name, opened.uid, say, opened.lease.check)
     metric, best, horizon = plan.study.metric, run.best, plan.first.train.steps
     run.reopen()
     try:
@@ -246,7 +247,7 @@ def carry_out(
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
             with (
-                engines.start(plan.engine, plan.data, work, retries, proposer.begun) as engine,
+                engines.start(plan.engine, work, retries, proposer.begun) as engine,
                 front.watch(watched) as monitor,
             ):
                 study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted)

@@ -11,11 +11,12 @@ from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
 from sweep.core import Checkpoint, Result, Status, Trial
 from sweep.errors import InvalidValueError
+from sweep.messages import Work
+from sweep.pool import Trainer
 from sweep.report.describe import describe, training_name
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
 from sweep.tracking import Hooks, MlflowRecorder, Store, TrainingRuns, open_store, recorded_run
-from sweep.training import Work, check, choose_device
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TrainingResult:
     kept: int = 0
 
 
-def train(plan: TrainingPlan, front: Front) -> TrainingResult:
+def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     """Train one configuration through the same loop as a search, and keep the state that it ends with.
 
     A training that was interrupted, has not reached its horizon, or is asked for more steps, goes on from there.
@@ -46,12 +47,12 @@ def train(plan: TrainingPlan, front: Front) -> TrainingResult:
         InvalidValueError: names what cannot be carried out; nothing is written then.
     """
     run, data, tracking, judged = plan.run, plan.data, plan.tracking, plan.study
-    choose_device(run.train)
-    check(data, [run])
+    trainer.check_device(run)
+    trainer.check([run])
     judged.check_metric(run, data.classification)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
     name = training_name(trial, data.digest)
-    checkpoints = checkpoints_of(run, data, name, name, front.say)
+    checkpoints = checkpoints_of(trainer, run, name, name, front.say)
     with checkpoints.claimed(), front.interruptible() as interrupted:
         trial, checkpoint = _going_on(trial, checkpoints)
         goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
@@ -75,7 +76,7 @@ def train(plan: TrainingPlan, front: Front) -> TrainingResult:
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
         engine, work = _alone(plan.engine), Work([run], 1, learns=False)
         with (
-            Engines(front.say, interrupted).start(engine, data, work, judged.max_retries) as trains,
+            Engines(trainer, front.say, interrupted).start(engine, work, judged.max_retries) as trains,
             front.watch(watched) as monitor,
         ):
             study.run(proposer, trains, recorder, checkpoints, monitor, judged.metric, interrupted)

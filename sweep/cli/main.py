@@ -1,6 +1,7 @@
 """From arguments to an exit status."""
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ from sweep.cli.exits import DONE, INTERRUPTED, REFUSED
 from sweep.errors import InvalidValueError
 from sweep.output import protect
 from sweep.passwords import without_passwords
+from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if argv is None:
             ignore_signals()  # nothing is left to be interrupted, and the status is to say so
+            gc.freeze()  # otherwise Python looks for garbage among all modules for a second before it exits
 
 
 def _main(arguments: list[str]) -> int:
@@ -52,11 +55,12 @@ def _main(arguments: list[str]) -> int:
     try:
         _import_from_here(trusting=any(text.lstrip("+").startswith("trusted=") for text in overrides))
         composer = Composer(flags.config_dir, flags.config_name)
-        if information:
-            return DONE if answer(information, composer, overrides) else REFUSED
-        command = Command(composer, parse(overrides), _given(flags))
-        with ending_at_signals():
-            return _carry_out(command)
+        with own_trainer():
+            if information:
+                return DONE if answer(information, composer, overrides) else REFUSED
+            command = Command(composer, parse(overrides), _given(flags))
+            with ending_at_signals():
+                return _carry_out(command)
     except InvalidValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
@@ -71,9 +75,8 @@ def _carry_out(command: Command) -> int:
     datasets = command.request.datasets
     if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))
-    if not command.names_code:  # a user's code would be imported
-        check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
-    if mode in ("search", "compare"):
+    check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
+    if mode in ("search", "train", "compare"):
         forking.prepare()
     if sys.stdout.isatty():
         print("starting ...", flush=True)

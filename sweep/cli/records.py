@@ -4,8 +4,9 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from subprocess import TimeoutExpired
 
-from sweep.app.files import comparison_files, report_folder, study_files, write
+from sweep.app.files import report_folder, write
 from sweep.app.records import recorded
+from sweep.app.reports import comparison_files, study_files
 from sweep.cli.exits import DONE
 from sweep.cli.show import (
     address,

@@ -9,6 +9,7 @@ from sweep.cli.exits import DONE, FAILED, INTERRUPTED
 from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
 from sweep.core import Status
 from sweep.report.text import figures_text
+from sweep.requests.asking import asked
 from sweep.requests.command import Command
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.schedules import key_figures
@@ -20,7 +21,7 @@ def search(command: Command) -> int:
     """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
     plan, front = make_plan(command), Terminal(console())
     base = address(command, plan.tracking)
-    result = carry_out_search(plan, front)
+    result = carry_out_search(plan, front, asked())
     if result.record is None or result.report is None:
         front.say(f"interrupted: {result.told} of {result.total} trials are recorded; the same command goes on")
         return INTERRUPTED
@@ -35,7 +36,7 @@ def train(command: Command) -> int:
     """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
     plan, front = make_training(command), Terminal(console())
     base, run = address(command, plan.tracking), plan.run
-    ended = carry_out_training(plan, front)
+    ended = carry_out_training(plan, front, asked())
     if ended.result is None or ended.run_id is None:
         front.say(f"interrupted: the same command goes on from step {ended.kept}")
         return INTERRUPTED
@@ -58,7 +59,7 @@ def compare(command: Command) -> int:
     """Compare schedules, then show for each data set the table and the verdict."""
     plan, front = make_comparison(command), Terminal(console())
     base = address(command, plan.first.tracking)
-    result = carry_out_comparison(plan, front)
+    result = carry_out_comparison(plan, front, asked())
     if result.report is None:
         front.say(f"interrupted: {result.left} trainings are left; the same command goes on")
         return INTERRUPTED

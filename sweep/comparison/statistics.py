@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import gammaln
+import scipy  # its subpackages are imported when they are used: it takes a second
 
 RESAMPLES = 9999
 """Of a bootstrap."""
@@ -39,7 +38,7 @@ def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = stats.bootstrap(
+            found = scipy.stats.bootstrap(
                 (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method=method, rng=0
             ).confidence_interval
         if np.isfinite([found.low, found.high]).all():
@@ -59,7 +58,7 @@ def paired_p(differences: np.ndarray, test: str) -> float:
     if not differences.any():
         return 1.0
     if test == "wilcoxon":
-        return float(stats.wilcoxon(differences).pvalue)
+        return float(scipy.stats.wilcoxon(differences).pvalue)
     return 0.0 if np.ptp(differences) == 0 else float(_t_test(differences).pvalue)
 
 
@@ -75,7 +74,7 @@ def _t_test(differences: np.ndarray) -> Any:
     """SciPy's; of differences that are the same but for rounding it would warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return stats.ttest_1samp(differences, 0.0)
+        return scipy.stats.ttest_1samp(differences, 0.0)
 
 
 def smallest_p(n_pairs: int, test: str) -> float:
@@ -119,9 +118,9 @@ def seeds_needed(differences: np.ndarray, level: float, power: float) -> int | N
 
 def _power(n: int, effect: float, level: float) -> float:
     """How often a two-sided t test of n differences with this mean / deviation rejects that their mean is 0."""
-    bound, shift = stats.t.isf(level / 2, n - 1), np.sqrt(n) * effect
-    other_tail = np.nan_to_num(stats.nct.cdf(-bound, n - 1, shift))  # far from 0 SciPy has no number for it
-    return float(stats.nct.sf(bound, n - 1, shift) + other_tail)
+    bound, shift = scipy.stats.t.isf(level / 2, n - 1), np.sqrt(n) * effect
+    other_tail = np.nan_to_num(scipy.stats.nct.cdf(-bound, n - 1, shift))  # far from 0 SciPy has no number for it
+    return float(scipy.stats.nct.sf(bound, n - 1, shift) + other_tail)
 
 
 def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarray:
@@ -144,7 +143,7 @@ def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarra
     k, rank = np.arange(1, n + 1)[:, None], np.arange(len(values))[None, :]
     possible = n - rank >= k
     left = np.where(possible, n - rank - k, 0)
-    log_draws = gammaln(n - rank) - gammaln(k) - gammaln(left + 1)
+    log_draws = scipy.special.gammaln(n - rank) - scipy.special.gammaln(k) - scipy.special.gammaln(left + 1)
     weights = np.where(
         possible, np.exp(log_draws - log_draws.max(axis=1, keepdims=True, where=possible, initial=-np.inf)), 0.0
     )

@@ -1,18 +1,22 @@
 """From arrays to splits that training can use: checked, split, standardized, on a device."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 
+from sweep.arrays import TEST, as_arrays
 from sweep.config import DatasetConfig
 from sweep.errors import InvalidValueError
+from sweep.messages import Facts
 
 SPLITS = ("train", "val", "test")
+
+BLOCK = 2**23
+"""Numbers that are converted at once: a data set in float64 takes eight times as much memory as one in bytes."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,80 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __getitem__(self, rows: slice) -> "Split":
+        return Split(self.inputs[rows], self.targets[rows])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the inputs of one example."""
+        return tuple(self.inputs.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSplit:
+    """Examples in the types in which they were loaded. Tensors are made of them when they are asked for.
+
+    Args:
+        x: [N, *input_shape], of this split and perhaps of others.
+        y: [N] labels, or [N, n_outputs] numbers.
+        rows: of the examples of this split; all of them if it is a slice.
+        scaling: mean and deviation, each [*input_shape], with which the inputs are standardized.
+        label: whether targets are labels.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    rows: np.ndarray | slice
+    scaling: tuple[np.ndarray, np.ndarray] | None
+    label: bool
+
+    def __len__(self) -> int:
+        return len(self.x[self.rows]) if isinstance(self.rows, slice) else len(self.rows)
+
+    def __getitem__(self, rows: slice) -> Split:
+        """Return some of the examples in float64."""
+        return self._selected(rows).in_type(torch.float64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the inputs of one example."""
+        return self.x.shape[1:]
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Return the inputs in float64."""
+        return self.in_type(torch.float64).inputs
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Return the targets, labels as int64 and numbers as float64."""
+        labels = np.asarray(self.y[self.rows], dtype=np.int64 if self.label else np.float64)
+        return torch.from_numpy(np.array(labels, order="C"))
+
+    def in_type(self, dtype: torch.dtype) -> Split:
+        """Return the examples with inputs, and targets that are numbers, of a floating type; each is computed in
+        float64 and then rounded.
+        """
+        inputs = torch.empty((len(self), *self.shape), dtype=dtype)
+        step = max(BLOCK // max(int(np.prod(self.shape)), 1), 1)
+        for first in range(0, len(self), step):
+            block = self._selected(slice(first, first + step))
+            values = block.x[block.rows].astype(np.float64)
+            if self.scaling is not None:
+                mean, deviation = self.scaling
+                values = (values - mean) / deviation
+            inputs[first : first + step] = torch.from_numpy(values)
+        targets = self.targets
+        return Split(inputs, targets if self.label else targets.to(dtype))
+
+    def _selected(self, rows: slice) -> "StoredSplit":
+        if isinstance(self.rows, slice):
+            return replace(self, x=self.x[self.rows][rows], y=self.y[self.rows][rows], rows=slice(None))
+        return replace(self, rows=self.rows[rows])
+
+
+Examples = Split | StoredSplit
 
 
 @dataclass(frozen=True)
@@ -37,35 +115,51 @@ class Dataset:
         digest: of the arrays before splitting: other data, other digest.
     """
 
-    train: Split
-    val: Split
-    test: Split
+    train: Examples
+    val: Examples
+    test: Examples
     n_outputs: int
     classification: bool
     digest: str
+    _placed: "dict[tuple[torch.device, torch.dtype], Dataset]" = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.inputs.shape[1:])
+        return self.train.shape
+
+    @property
+    def facts(self) -> Facts:
+        """Return what others are told of it."""
+        sizes = len(self.train), len(self.val), len(self.test)
+        return Facts(*sizes, self.n_outputs, self.classification, self.digest)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
-        """The data set in a floating type, on the device if it takes less than half of the memory free there."""
+        """Return the data set in a floating type, on the device if it takes less than half of the memory free there.
 
-        def moved(split: Split) -> Split:
-            targets = split.targets if self.classification else split.targets.to(dtype)
-            return Split(split.inputs.to(dtype), targets)
+        The last one that was placed is kept: engines that follow one another share it.
+        """
+        if (device, dtype) not in self._placed:
+            splits = [_in_type(split, dtype, self.classification) for split in (self.train, self.val, self.test)]
+            size = sum(t.nbytes for split in splits for t in (split.inputs, split.targets))
+            fits = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
+            if fits:
+                splits = [Split(split.inputs.to(device), split.targets.to(device)) for split in splits]
+            train, val, test = splits
+            self._placed.clear()
+            self._placed[device, dtype] = replace(self, train=train, val=val, test=test)
+        return self._placed[device, dtype]
 
-        splits = [moved(split) for split in (self.train, self.val, self.test)]
-        size = sum(t.nbytes for split in splits for t in (split.inputs, split.targets))
-        fits = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
-        if fits:
-            splits = [Split(split.inputs.to(device), split.targets.to(device)) for split in splits]
-        train, val, test = splits
-        return replace(self, train=train, val=val, test=test)
+
+def _in_type(split: Examples, dtype: torch.dtype, labels: bool) -> Split:
+    if isinstance(split, StoredSplit):
+        return split.in_type(dtype)
+    return Split(split.inputs.to(dtype), split.targets if labels else split.targets.to(dtype))
 
 
 def load(config: DatasetConfig) -> Dataset:
-    """Load, check, split and standardize a data set, on the CPU in float64. The same configuration is loaded once.
+    """Load, check, split and standardize a data set. The same configuration is loaded once.
 
     Raises:
         InvalidValueError: names the key of `dataset` or the array that cannot be right.
@@ -88,104 +182,29 @@ class _Hashable:
 
 @lru_cache(maxsize=4)
 def _load(key: _Hashable) -> Dataset:
-    config = key.config
-    arrays = _checked(_as_arrays(config.component.build()))
-    digest = _digest(arrays)
-    classification = arrays["y" if "y" in arrays else "y_train"].dtype.kind in "iu"
-    splits = _split(arrays, config)
-    if config.standardize:
-        splits = _standardized(splits)
-    n_outputs = _check_labels(splits, config) if classification else _width(splits)
-    tensors = {
-        name: Split(
-            torch.from_numpy(np.array(x, dtype=np.float64)),
-            torch.from_numpy(np.array(y, dtype=np.int64 if classification else np.float64)),
-        )
-        for name, (x, y) in splits.items()
-    }
-    return Dataset(**tensors, n_outputs=n_outputs, classification=classification, digest=digest)
+    return dataset_of(as_arrays(key.config.component.build()), key.config)
 
 
-WHOLE = frozenset({"x", "y"})
-REQUIRED = frozenset({"x_train", "y_train", "x_val", "y_val"})
-TEST = frozenset({"x_test", "y_test"})
+def dataset_of(arrays: Mapping[str, np.ndarray], config: DatasetConfig) -> Dataset:
+    """Check, split and standardize the arrays of a data set.
 
-
-def _as_arrays(given: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of the mapping, or of the pair (x, y), that a data set gave; other names are left out."""
-    if isinstance(given, tuple | list) and len(given) == 2:
-        given = {"x": given[0], "y": given[1]}
-    if not hasattr(given, "items"):
-        raise InvalidValueError(
-            "dataset._target_", type(given).__name__, "must give a mapping of arrays, or a pair (x, y)"
-        )
-    arrays = {str(name): _array(str(name), value) for name, value in given.items() if name in WHOLE | REQUIRED | TEST}
-    if arrays.keys() not in (WHOLE, REQUIRED, REQUIRED | TEST):
-        rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test"
-        raise InvalidValueError("dataset", ", ".join(map(str, given)) or "nothing", rule)
-    return arrays
-
-
-def _array(name: str, given: Any) -> np.ndarray:
-    """Return an array of what a data set gives: a NumPy array, a tensor, a DataFrame, or lists of such or of numbers.
-
-    Python objects that are numbers become an array of numbers; floating types that NumPy does not have (bfloat16)
-    become float32.
+    Args:
+        arrays: x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test.
 
     Raises:
-        InvalidValueError: names `dataset.name` if some values are missing, or the examples have different shapes.
+        InvalidValueError: names the key of `dataset` or the array that cannot be right.
     """
-    key, kind = f"dataset.{name}", type(given).__name__
-    if not (hasattr(given, "__array__") or hasattr(given, "__array_interface__") or isinstance(given, Sequence)):
-        rule = "must be an array of numbers [examples, ...]"
-        hint = "; .toarray() or .to_dense() makes one of it" if "sparse" in type(given).__module__ else ""
-        raise InvalidValueError(key, kind, rule + hint)
-    if isinstance(given, np.ma.MaskedArray) and (masked := int(np.sum(given.mask))):
-        rule = "must have a value everywhere: fill them, or leave the examples out"
-        raise InvalidValueError(key, f"{masked} masked values", rule)
-    try:
-        array = np.asarray(_without_tensors(given))
-        if array.dtype == object and array.ndim:
-            array = np.asarray(_without_tensors(array.tolist()))
-    except (ValueError, TypeError, RuntimeError) as error:
-        if "inhomogeneous" in str(error):
-            raise InvalidValueError(key, _lengths(given), "all examples must have the same shape") from error
-        raise InvalidValueError(key, kind, f"cannot be read as an array of numbers: {error}") from error
-    if array.dtype == object:
-        strange = [value for value in array.flat if not isinstance(value, (bool, int, float))]
-        found = f"a value of type {type(strange[0]).__name__}" if strange else "an integer beyond 64 bits"
-        raise InvalidValueError(key, found, "must hold numbers")
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
-            array = array.astype(np.float64)  # the padding of a longdouble is arbitrary, and would be in the digest
-    return array
-
-
-def _without_tensors(given: Any) -> Any:
-    """Return what is given with arrays in place of its tensors."""
-    if isinstance(given, torch.Tensor):
-        tensor = given.detach().cpu()
-        wide = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
-        return (tensor.float() if wide else tensor).numpy()
-    if isinstance(given, (list, tuple)) and any(isinstance(value, (torch.Tensor, list, tuple)) for value in given):
-        return [_without_tensors(value) for value in given]
-    return given
-
-
-def _lengths(given: Any) -> str:
-    """Return the lengths that differ among nested sequences, at the first level at which they do."""
-    level, found = [given], ["length"]
-    while len(found) == 1 and found[0].startswith("length"):
-        level = [inner for outer in level for inner in outer]
-        found = list(dict.fromkeys(map(_length, level)))
-    return ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-
-
-def _length(given: Any) -> str:
-    try:
-        return "a text" if isinstance(given, (str, bytes)) else f"length {len(given)}"
-    except TypeError:  # also of an array without dimensions
-        return "a single value"
+    arrays = _checked({name: np.array(array) for name, array in arrays.items()})  # the user's may be changed later
+    digest = _digest(arrays)
+    labels = arrays["y" if "y" in arrays else "y_train"].dtype.kind in "iu"
+    if not labels:  # a target [n] becomes [n, 1]
+        arrays |= {name: y.reshape(len(y), int(np.prod(y.shape[1:]))) for name, y in arrays.items() if name[0] == "y"}
+    splits = _split(arrays, config, labels)
+    if config.standardize:
+        scaling = _scaling(splits["train"])
+        splits = {name: replace(split, scaling=scaling) for name, split in splits.items()}
+    n_outputs = _check_labels(splits, config) if labels else int(splits["train"].y.shape[1])
+    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -199,7 +218,7 @@ def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise InvalidValueError(f"dataset.{name}", f"shape {array.shape}", "must hold at least one example")
         if array.ndim == 1 and name.startswith("x"):
             raise InvalidValueError(f"dataset.{name}", f"shape {array.shape}", "must be [examples, features...]")
-        if not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             raise InvalidValueError(f"dataset.{name}", f"NaN or infinity in example {row}", "must be finite numbers")
     for name, array in arrays.items():
@@ -216,12 +235,15 @@ def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _split(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(x, y) of each split: as given, or cut from one permutation of all examples."""
+def _split(arrays: Mapping[str, np.ndarray], config: DatasetConfig, labels: bool) -> dict[str, StoredSplit]:
+    """Return the splits: as given, or cut from one permutation of all examples."""
     if "x" not in arrays:
         nothing = {name: arrays[name.replace("test", "train")][:0] for name in TEST}
-        arrays = nothing | arrays
-        return {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS}
+        arrays = nothing | dict(arrays)
+        return {
+            split: StoredSplit(arrays[f"x_{split}"], arrays[f"y_{split}"], slice(None), None, labels)
+            for split in SPLITS
+        }
     n = len(arrays["x"])
     order = np.random.default_rng(config.split_seed).permutation(n)
     n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction)
@@ -229,23 +251,36 @@ def _split(arrays: dict[str, np.ndarray], config: DatasetConfig) -> dict[str, tu
         rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
         raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
     parts = np.split(order, [n - n_val - n_test, n - n_test])
-    return {split: (arrays["x"][part], arrays["y"][part]) for split, part in zip(SPLITS, parts, strict=True)}
+    return {
+        split: StoredSplit(arrays["x"], arrays["y"], part, None, labels)
+        for split, part in zip(SPLITS, parts, strict=True)
+    }
 
 
-def _standardized(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(x - mean) / deviation per feature, both over the training split; a constant feature becomes 0 there."""
-    train = splits["train"][0].astype(np.float64)
-    constant = (train == train[0]).all(axis=0)  # its deviation may be a rounding error instead of 0
-    mean = np.where(constant, train[0], train.mean(axis=0))
-    scale = np.where(constant, 1.0, train.std(axis=0))
-    return {name: ((x - mean) / scale, y) for name, (x, y) in splits.items()}
+def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each feature over the training split, with which (x - mean) / deviation is 0 for a
+    constant one.
+    """
+    flat = train.x.reshape(len(train.x), int(np.prod(train.shape)))
+    mean, deviation = np.empty(flat.shape[1]), np.empty(flat.shape[1])
+    step = max(BLOCK // max(len(train), 1), 2)  # the sum over a single column would be formed in another order
+    for first in range(0, flat.shape[1], step):
+        begin = max(min(first, flat.shape[1] - 2), 0)
+        some = slice(begin, first + step)
+        block = flat[train.rows, some].astype(np.float64)
+        constant = (block == block[0]).all(axis=0)  # its deviation may be a rounding error instead of 0
+        mean[some] = np.where(constant, block[0], block.mean(axis=0))
+        deviation[some] = np.where(constant, 1.0, block.std(axis=0))
+    shape = train.shape
+    return mean.reshape(shape), deviation.reshape(shape)
 
 
-def _check_labels(splits: dict[str, tuple[np.ndarray, np.ndarray]], config: DatasetConfig) -> int:
+def _check_labels(splits: Mapping[str, StoredSplit], config: DatasetConfig) -> int:
     """The number of classes; refuses labels that are not 0..C-1."""
-    if splits["train"][1].ndim != 1:
-        raise InvalidValueError("dataset.y", f"shape {splits['train'][1].shape}", "labels must be [examples]")
-    labels = np.concatenate([y for _, y in splits.values()])
+    if splits["train"].y.ndim != 1:
+        shape = (len(splits["train"]), *splits["train"].y.shape[1:])
+        raise InvalidValueError("dataset.y", f"shape {shape}", "labels must be [examples]")
+    labels = np.concatenate([split.y[split.rows] for split in splits.values()])
     n_classes = config.n_classes or int(labels.max()) + 1
     outside = labels[(labels < 0) | (labels >= n_classes)]
     if outside.size:
@@ -257,18 +292,11 @@ def _check_labels(splits: dict[str, tuple[np.ndarray, np.ndarray]], config: Data
     return n_classes
 
 
-def _width(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
-    """The width of a regression's target; a target [n] becomes [n, 1]."""
-    for name, (x, y) in splits.items():
-        splits[name] = (x, y.reshape(len(y), int(np.prod(y.shape[1:]))))
-    return int(splits["train"][1].shape[1])
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """Of names, shapes, types and contents, before standardizing."""
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a digest of names, shapes, types and contents, before standardizing."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.tobytes())
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from contextlib import suppress
 
 import optuna
-from optuna.importance import get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -58,5 +57,5 @@ def _importances(direction: StudyDirection, trials: list[FrozenTrial], label: st
         with suppress(ValueError):  # another program has queued it with values that Optuna itself does not accept
             study.add_trial(trial)
     wanted = [name for name in trials[0].params if _is_group(name) == (label is None)]
-    found = get_param_importances(study, params=wanted) if wanted else {}
+    found = optuna.importance.get_param_importances(study, params=wanted) if wanted else {}
     return {name.removeprefix(f"{label}."): importance for name, importance in found.items()}

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Collection, Mapping
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sweep.schedules import KeyFigures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, VERMILION = "#0072b2", "#d55e00"
 COLOURS = (BLUE, "#e69f00", "#009e73", VERMILION, "#cc79a7", "#56b4e9", "#000000", "#8c6d1f")

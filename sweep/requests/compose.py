@@ -22,6 +22,7 @@ from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
 from sweep.given import is_given, name_of
+from sweep.requests.asking import asked
 from sweep.requests.expressions import read
 from sweep.requests.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
@@ -301,16 +302,16 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
     target = part.get("_target_")
     if not isinstance(target, str):
         return  # which is refused where it is used
-    try:
-        component = Component(group, target, {}, tuple(config.trusted))
-    except InvalidValueError:
-        raise
-    except Exception:  # whatever code of the user's raises as it is imported: it raises again where it is used
-        return
-    for key in [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]:
-        key_is_given = any(f"{text}.".startswith(f"{group}.{key}.") for text in given)
-        if not key_is_given and (is_given(target) or not component.takes(str(key))):
-            del part[key]
+    of_option = [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]
+    chosen = [key for key in of_option if not any(f"{text}.".startswith(f"{group}.{key}.") for text in given)]
+    component = Component(group, target, {}, tuple(config.trusted))
+    if chosen and not is_given(target):
+        accepted = asked().accepted(component, list(map(str, chosen)))
+        if accepted is None:  # the user's code raises an error as it is imported, and again where it is used
+            return
+        chosen = [key for key in chosen if str(key) not in accepted]
+    for key in chosen:
+        del part[key]
     if f"{group}.name" not in given:
         part.name = name_of(target) if is_given(target) else target.rpartition(".")[2]
 

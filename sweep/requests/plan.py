@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
-from sweep.data import load
 from sweep.errors import InvalidValueError
 from sweep.proposals import grid_size
 from sweep.requests import build, spaces
+from sweep.requests.asking import asked
 from sweep.requests.command import Command, repeating
 
 
@@ -31,7 +31,7 @@ def make_plan(command: Command) -> Plan:
         pruner=build.pruner_config(config),
         space=space,
         first=first,
-        data=load(first.dataset),
+        data=asked().facts(first.dataset),
         options={group: option for group, option in config.options.items() if group in build.OF_STUDIES},
         command=repeating(command),
     )
@@ -49,7 +49,7 @@ def make_training(command: Command) -> TrainingPlan:
     config = command.compose()
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
-    return TrainingPlan(run, study, tracking, engine, load(run.dataset))
+    return TrainingPlan(run, study, tracking, engine, asked().facts(run.dataset))
 
 
 def make_comparison(command: Command) -> ComparisonPlan:

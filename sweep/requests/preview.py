@@ -9,6 +9,7 @@ from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.report.text import heading
 from sweep.requests import build, spaces
+from sweep.requests.asking import asked
 from sweep.requests.command import Command
 
 
@@ -35,8 +36,8 @@ def make_preview(command: Command) -> PreviewPlan:
     if len(runs) == 1:
         runs = dict(zip([""], runs.values(), strict=True))
     for run in runs.values():
-        for component in run.components if command.names_code else ():  # others are known, and take seconds to import
-            component.check()
+        if command.names_code:  # others are known
+            asked().check_components(run.components)
         if run.train.steps != next(iter(runs.values())).train.steps:
             raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
     return PreviewPlan(runs, path)

@@ -5,7 +5,8 @@ from typing import Any
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
-from sweep.config import ENERGY_DISTANCE
+from sweep.config import ENERGY_DISTANCE, steps_per_epoch
+from sweep.requests.asking import asked
 from sweep.requests.build import dataset_config
 from sweep.requests.expressions import whole_updates
 from sweep.requests.horizon import critic_updates, horizon, is_critics, optimizes, remaining
@@ -74,10 +75,7 @@ def epoch_length(config: DictConfig, key: str) -> float:
 
     Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
     """
-    from sweep.data import load  # these import torch, which --help and --cfg do without
-    from sweep.training import steps_per_epoch
-
     whole("train.batch_size", config.train.batch_size, at_least=1)
-    n_train, drop_last = len(load(dataset_config(config)).train), config.train.get("drop_last", False)
+    n_train, drop_last = asked().facts(dataset_config(config)).n_train, config.train.get("drop_last", False)
     batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
     return batches if is_critics(key) else batches / (critic_updates(config) or 1)

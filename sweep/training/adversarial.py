@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
-from sweep.data import Dataset, Split
+from sweep.data import Dataset, Examples
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
@@ -106,7 +106,7 @@ class AdversarialEngine(SerialEngine):
         slot.state.global_step, gan.parts.global_step = begin + kept[0], begin * n + kept[1]
         return float(in_order[made - 1])
 
-    def _evaluate(self, slot: Slot, splits: Mapping[str, Split]) -> Evaluation:
+    def _evaluate(self, slot: Slot, splits: Mapping[str, Examples]) -> Evaluation:
         gan, state = _Gan(self, slot), slot.state
         state.model.eval()
         with evaluated_weights(gan.parts.generator, state.optimizer):
@@ -114,7 +114,7 @@ class AdversarialEngine(SerialEngine):
             samples = gan.samples(SAMPLES).float().cpu().numpy()
         return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state), samples)
 
-    def _distance(self, name: str, split: Split, gan: "_Gan") -> float:
+    def _distance(self, name: str, split: Examples, gan: "_Gan") -> float:
         """The energy distance between a split and as many generated examples."""
         real = split.inputs.to(self.device)
         if name not in self._within:  # which is half of the work, and the same at every evaluation

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
-from sweep.data import Dataset, Split
+from sweep.data import Dataset, Examples
 from sweep.errors import InvalidValueError
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
@@ -291,7 +291,7 @@ class BaseEngine:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
-    def splits(self, trial: Trial, step: int) -> dict[str, Split]:
+    def splits(self, trial: Trial, step: int) -> dict[str, Examples]:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
         tested = trial.final and step == trial.last and len(self.data.test) > 0
         return {"val": self.data.val} | ({"test": self.data.test} if tested else {})

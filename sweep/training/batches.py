@@ -6,15 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.data import Split
-
-
-def steps_per_epoch(n_examples: int, batch_size: int, drop_last: bool = False) -> int:
-    """Return the number of updates of one epoch, at least 1.
-
-    It is ceil(n_examples / batch_size), and floor(n_examples / batch_size) if the smaller last batch is left out.
-    """
-    return max(n_examples // batch_size, 1) if drop_last else -(-n_examples // batch_size)
+from sweep.config import steps_per_epoch
+from sweep.data import Examples
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -48,7 +41,9 @@ class Batches:
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, drop_last: bool = False) -> None:
+    def __init__(
+        self, split: Examples, batch_size: int, seed: int, device: torch.device, drop_last: bool = False
+    ) -> None:
         self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
         self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
@@ -72,7 +67,7 @@ class Batches:
         return moved(inputs, self.device), moved(targets, self.device)
 
 
-def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def in_order(split: Examples, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the (inputs, targets) of a split on the device, in order, at most `size` examples at a time.
 
     They are copies, as the batches of `Batches` are: a model may write into what it receives.

@@ -12,7 +12,8 @@ import torch
 
 from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
-from sweep.data import Dataset, Split
+from sweep.data import Dataset
+from sweep.messages import Measured, Work
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
@@ -43,60 +44,10 @@ fast beside another busy process (with forking.PASSIVE_WAITING).
 """
 PROBE_ROUNDS = 3
 """How often a rate is measured. The best round counts: other processes can only make a round slower."""
-SHARE = 8
-"""Of the trials of a sampler that learns, at most an n-th are trained at once (and as many again asked ahead)."""
 MOST_PROBED = 2000
 """Updates of one trial that are tried at most."""
 ON_CPU, ON_GPU = (8, 16), (32, 128, 512)
 """Slots to try. More than 16 are faster on a CPU, but its other cores do not record them as fast."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be trained.
-
-    Args:
-        like: configurations at the ends of all that is searched.
-        trials: still to be trained.
-        learns: whether proposals depend on results.
-    """
-
-    like: Sequence[RunConfig]
-    trials: int
-    learns: bool
-
-    @property
-    def updates(self) -> int:
-        """Of all trials together."""
-        return self.trials * self.like[0].train.steps
-
-    @property
-    def fair_slots(self) -> int:
-        """The most slots that leave a sampler that learns something to learn from."""
-        return max(self.trials // SHARE if self.learns else self.trials, 1)
-
-    def filled(self, slots: int) -> float:
-        """Part of the slots that are in use when trials of one length are trained in rounds, the last one not full."""
-        return self.trials / (slots * -(-self.trials // slots))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of a model, data set and machine when an engine was chosen: later choices need not repeat it.
-
-    Args:
-        alone: updates a second of the serial engine.
-        together: updates a second of the fused engine; 0 where trials cannot be trained at once.
-        slots, threads, compiled: of the fused engine that was fastest.
-        why: what is said of the choice.
-    """
-
-    alone: float
-    together: float = 0.0
-    slots: int = 1
-    threads: int = ALL_THREADS
-    compiled: bool = False
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,14 +170,15 @@ class _Chooser:
     def _stacked(self, known: Measured, slots: int) -> Chosen:
         engine = FusedEngine(self.data, self.device, self.precision, slots, self.work.like, compiled=known.compiled)
         torch.set_num_threads(known.threads)
-        return Chosen(engine, known.compiled, f"as measured before: {known.why}", known)
+        why = known.why if self.config.slots is not None else f"as measured before: {known.why}"
+        return Chosen(engine, known.compiled, why, known)
 
     def _too_short(self) -> Chosen:
         return self.serial(f"{self.work.updates:,} updates are done sooner than another engine could be tried")
 
     def fused(self) -> Chosen:
         if self.known is not None:
-            return self._stacked(self.known, min(self.known.slots, self.work.trials))
+            return self._stacked(self.known, self.config.slots or min(self.known.slots, self.work.trials))
         chosen, rate = self._fastest_fused()
         why = "as asked for" if self.config.slots is not None else f"{_pace(rate)} updates a second"
         measured = Measured(0.0, rate, chosen.slots, self.threads, chosen.compiled, why)
@@ -358,8 +310,8 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     n = min(len(data.train), 2 * batch + len(data.train) % batch)
     small = replace(
         data,
-        train=Split(data.train.inputs[:n], data.train.targets[:n]),
-        val=Split(data.val.inputs[:64], data.val.targets[:64]),
+        train=data.train[:n],
+        val=data.val[:64],
     )
     trials = [Trial(number, _short(like[0]), number, keeps_state=True) for number in (0, 1)]
     serial = SerialEngine(small, device, exact)

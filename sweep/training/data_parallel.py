@@ -16,7 +16,6 @@ import signal
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
 from multiprocessing.connection import Connection, wait
@@ -34,7 +33,7 @@ from sweep.core import Failure, Trial
 from sweep.data import Dataset
 from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
-from sweep.training.device import out_of_memory
+from sweep.training.device import CPU, DTYPES, out_of_memory
 from sweep.training.dropout import update_key
 from sweep.training.generators import RandomState, seed_generators
 from sweep.training.model import silenced
@@ -199,7 +198,7 @@ class DataParallelEngine(ShardEngine):
     """Worker 0.
 
     Args:
-        others: to the processes of the workers from 1 on, which do as they are told (`begin_workers`).
+        others: to the processes of the workers from 1 on, which do as they are told (`work`).
 
     Raises:
         WorkerLostError: by all that trains, once one of them is gone.
@@ -210,12 +209,13 @@ class DataParallelEngine(ShardEngine):
     def __init__(self, data: Dataset, device: torch.device, precision: str, others: Sequence[Connection]) -> None:
         self._others = others
         Finalize(self, _close, args=(others,), exitpriority=1)  # they end with this, whoever still refers to it
+        shared = data.place(CPU, DTYPES[precision])  # is moved to shared memory: all workers on the CPU hold it once
         with TemporaryDirectory(prefix="sweep-") as folder:
-            self._tell("join", folder)
+            self._tell("join", shared, device, precision, 1 + len(others), folder)
             for pipe in others:
                 pipe.poll(None)
                 self._hear(pipe)  # that it is about to
-            super().__init__(data, device, precision, 0, 1 + len(others), folder)
+            super().__init__(shared, device, precision, 0, 1 + len(others), folder)
 
     def start(self, trial: Trial) -> None:
         super().start(trial)
@@ -286,32 +286,8 @@ def _close(pipes: Sequence[Connection]) -> None:
         pipe.close()
 
 
-@dataclass(frozen=True)
-class Worker:
-    """A process of a worker other than the first.
-
-    Args:
-        pipe: to it. It ends when all that hold this end of it have closed it, or are gone.
-    """
-
-    process: Any
-    pipe: Connection
-
-
-def begin_workers(data: Dataset, device: torch.device, precision: str, workers: int) -> list[Worker]:
-    """The workers from 1 on, who wait to be told to join."""
-    begun = []
-    for rank in range(1, workers):
-        ours, theirs = forking.context().Pipe()
-        args = (theirs, rank, workers, data, str(device_of(device, rank)), precision)
-        process = forking.begin(work, args, f"sweep-worker-{rank}")
-        theirs.close()
-        begun.append(Worker(process, ours))
-    return begun
-
-
-def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, precision: str) -> None:
-    """A worker's process: do what worker 0 says, for as long as it is there."""
+def work(pipe: Connection, rank: int) -> None:
+    """Do what worker 0 says, for as long as it is there: the main function of a worker's process."""
     protect()
     forking.restore_environment()
     for name in forking.SIGNALS:
@@ -319,11 +295,12 @@ def work(pipe: Connection, rank: int, workers: int, data: Dataset, device: str, 
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(pipe, inbox), daemon=True).start()
     try:
-        if device.startswith("cuda"):
+        _, data, first, precision, workers, folder = inbox.get()
+        device = device_of(first, rank)
+        if device.type == "cuda":
             torch.cuda.set_device(device)
-        _, folder = inbox.get()
         pipe.send(("here", ""))
-        engine = ShardEngine(data, torch.device(device), precision, rank, workers, folder)
+        engine = ShardEngine(data, device, precision, rank, workers, folder)
         while True:
             told, *given = inbox.get()
             getattr(engine, told)(*given)

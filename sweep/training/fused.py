@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
-from sweep.data import Dataset, Split
+from sweep.data import Dataset, Examples
 from sweep.schedules import Event, Memory
 from sweep.training.average import average_decay
 from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
@@ -415,7 +415,7 @@ class FusedEngine(BaseEngine):
 
     def _evaluate(self, stack: Stack, slots: Sequence[int], name: str, averaged: bool) -> dict[int, dict[str, float]]:
         """Mean loss over a split, and the accuracy of a classification, of these slots."""
-        split: Split = getattr(self.data, name)
+        split: Examples = getattr(self.data, name)
         loss = torch.zeros(len(slots), device=self.device, dtype=self.dtype)
         right = torch.zeros(len(slots), device=self.device)
         at_once = max(1, EVALUATION_BATCH // len(slots))

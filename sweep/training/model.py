@@ -138,7 +138,7 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
     model.to(CPU)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not is_lazy(buffer)]
-    examples = data.train.inputs[:2].to(CPU, torch.get_default_dtype(), copy=True)
+    examples = data.train[:2].inputs.to(CPU, torch.get_default_dtype(), copy=True)
     model.eval()
     try:
         with torch.no_grad():

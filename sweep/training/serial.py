@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
-from sweep.data import Dataset, Split
+from sweep.data import Dataset, Examples
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
 from sweep.training.batches import in_order
@@ -186,7 +186,7 @@ class SerialEngine(BaseEngine):
         """Whether to stop before the next update."""
         return self.pause()
 
-    def _evaluate(self, slot: Slot, splits: Mapping[str, Split]) -> Evaluation:
+    def _evaluate(self, slot: Slot, splits: Mapping[str, Examples]) -> Evaluation:
         """The metrics on the splits, those of the averaged weights with _ema, and the global step.
 
         Weights and optimizer are left as they were.
@@ -203,7 +203,7 @@ class SerialEngine(BaseEngine):
         return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state))
 
     @torch.no_grad()
-    def _measure(self, model: nn.Module, splits: Mapping[str, Split]) -> dict[str, float]:
+    def _measure(self, model: nn.Module, splits: Mapping[str, Examples]) -> dict[str, float]:
         """Mean loss over each split, and the accuracy of a classification: val_loss, val_accuracy, test_loss, ..."""
         model.eval()
         metrics = {}

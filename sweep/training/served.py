@@ -1,30 +1,23 @@
-"""The process that an engine has to itself: it trains what its owner hands over, and tells what is reached.
+"""Trains what the coordinator hands over with one engine, and tells what is reached.
 
 An error that is raised by the code of a trial is the failure of that trial alone; the others are trained.
 """
 
 import os
 import queue
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
-
-from sweep import forking
-from sweep.config import EngineConfig
 from sweep.core import Failure, Progress, Status, Trial
-from sweep.data import Dataset
 from sweep.errors import InvalidValueError
-from sweep.output import protect
+from sweep.messages import Account
 from sweep.tracebacks import summary, user_traceback
-from sweep.training.choice import Chosen, Measured, Work, choose
+from sweep.training.choice import Chosen
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
@@ -36,42 +29,6 @@ MOST_ROWS = 1_000_000
 """Updates after which states are given, so that no more rows than these wait in memory for a checkpoint."""
 
 
-@dataclass
-class Account:
-    """What an engine did, up to the last trial that was started.
-
-    Args:
-        name: serial, fused or data_parallel.
-        slots: trials at once.
-        workers: processes that share each batch.
-        compiled: whether updates were compiled.
-        why: of the choice.
-        prepared: seconds of building, trying and compiling.
-        updates: recorded ones.
-        seconds: from the first update to when everything was recorded.
-        busy: share of the slots' updates that were made for a trial, while there were trials to start.
-        waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
-            last trial was started.
-        measured: what was measured to choose the engine.
-    """
-
-    name: str = ""
-    slots: int = 0
-    workers: int = 1
-    compiled: bool = False
-    why: str = ""
-    prepared: float = 0.0
-    updates: int = 0
-    seconds: float = 0.0
-    busy: float = 1.0
-    waited: float = 0.0
-    measured: Measured | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what is recorded of it."""
-        return {key: value for key, value in asdict(self).items() if key != "measured"}
-
-
 class SharedUpdateError(RuntimeError):
     """Trials that are trained in one update could not be trained: which of them has failed is not known."""
 
@@ -80,63 +37,7 @@ class SpentError(RuntimeError):
     """A trial has failed, and another one needs a new process."""
 
 
-def serve(
-    pipe: Connection,
-    config: EngineConfig,
-    data: Dataset,
-    device: str,
-    work: Work,
-    others: Sequence[Connection] = (),
-    known: Measured | None = None,
-) -> None:
-    """Choose an engine, then train what is handed over: the engine's process.
-
-    Args:
-        others: to the data-parallel workers beside this process.
-        known: what was measured before.
-    """
-    protect()
-    forking.restore_environment()
-    for name in forking.SIGNALS:
-        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
-    try:
-        began = time.monotonic()
-        if device.startswith("cuda"):
-            torch.cuda.set_device(device)
-        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-        chosen = _choose(config, data, torch.device(device), work, others, known)
-        prepared = time.monotonic() - began
-        account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
-        account.measured = chosen.measured
-        pipe.send(("chosen", account))
-        _Server(pipe, chosen, account, work.like[0].train.checkpoint_seconds).run()
-    except BrokenPipeError:
-        os._exit(1)  # nobody is left to tell
-    except BaseException as error:
-        with suppress(OSError):
-            pipe.send(_last_words(error))
-            pipe.close()
-
-
-def _choose(
-    config: EngineConfig,
-    data: Dataset,
-    device: torch.device,
-    work: Work,
-    others: Sequence[Connection],
-    known: Measured | None,
-) -> Chosen:
-    """Choose an engine. Where trying the others raises an error, it is the serial one: there one trial alone fails."""
-    try:
-        return choose(config, data, device, work, others, known)
-    except BaseException as error:
-        if config.name == "serial" or others or out_of_memory(error):
-            raise
-        why = f"no other engine could be tried: {summary(error)}"
-    return replace(choose(EngineConfig("serial"), data, device, work), why=why)
-
-
-def _last_words(error: BaseException) -> tuple[str, Any]:
+def last_words(error: BaseException) -> tuple[str, Any]:
     """Return what the owner is told of an error: its kind, which says what the owner does then, and a text."""
     if out_of_memory(error):
         return "memory", f"out of memory ({summary(error)})"
@@ -151,57 +52,81 @@ def _last_words(error: BaseException) -> tuple[str, Any]:
     return "error", traceback.format_exc()
 
 
-class _Server:
-    """Trains in the main thread; another takes what the owner sends, so that the owner never waits to send.
+class Inbox:
+    """The messages of the coordinator. A thread takes them from the pipe, so that the coordinator never waits to send.
+
+    Attributes:
+        stopping: whether an engine is to stop at the next update, because it is to halt or to be released.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self.stopping = pipe, False
+        self._messages: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def next(self, block: bool = True, timeout: float | None = None) -> tuple[str, int, Any]:
+        """Return the next message: kind, ticket, content.
+
+        Raises:
+            queue.Empty: if there is none within the timeout.
+        """
+        kind, ticket, content = self._messages.get(block, timeout)
+        if kind == "unreadable":
+            raise content
+        return kind, ticket, content
+
+    def _take(self) -> None:
+        try:
+            while True:
+                message = self._pipe.recv()
+                self.stopping = self.stopping or message[0] in ("halt", "release")
+                self._messages.put(message)
+        except (EOFError, OSError):
+            os._exit(1)  # the coordinator is gone: what it has not recorded is trained again
+        except BaseException as error:  # a trial that cannot be unpickled
+            self._messages.put(("unreadable", 0, error))
+
+
+class EngineServer:
+    """Trains with one engine until it is released.
 
     Args:
         every: seconds between two states of a trial.
     """
 
-    def __init__(self, pipe: Connection, chosen: Chosen, account: Account, every: float) -> None:
-        self.pipe, self.engine, self.account, self.every = pipe, chosen.engine, account, every
+    def __init__(self, pipe: Connection, inbox: Inbox, chosen: Chosen, account: Account, every: float) -> None:
+        self.pipe, self.inbox, self.engine, self.account, self.every = pipe, inbox, chosen.engine, account, every
         self.engine.pause = self._pausing
         self.due = time.monotonic() + every
         self.unkept = 0
         """Updates that were told since states were, the last time."""
-        self.halting = False
+        self.halting = self.released = False
         self.waiting: list[tuple[int, Trial]] = []
         self.training: dict[int, tuple[int, Trial]] = {}
         """The trials in the engine by their number, each with its ticket."""
         self.first: float | None = None
         self.idle = 0.0
         self.expecting = True  # trials, for slots that are free
-        self.ended = False
-        self.inbox: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        try:
-            while True:
-                message = self.pipe.recv()
-                self.halting = self.halting or message[0] == "halt"
-                self.inbox.put(message)
-                if message[0] == "end":
-                    return
-        except (EOFError, OSError):
-            os._exit(1)  # the owner is gone: what it has not recorded is trained again
-        except BaseException as error:  # a trial that cannot be unpickled
-            self.inbox.put(("unreadable", 0, error))
 
     def run(self) -> None:
-        while not self.ended:
+        """Train what is handed over, until the coordinator wants no more of this engine."""
+        while True:
             self._read()
+            if self.released:
+                return
             if self.halting:
                 self._tell_states()
                 self.pipe.send(("halted", None))
+                while self.inbox.next()[0] != "release":
+                    pass
                 return
             self._fill()
             if self.engine.free < self.account.slots:
                 self._train()
 
     def _pausing(self) -> bool:
-        """Whether the engine is to stop at the next update: to give its states."""
-        return self.halting or time.monotonic() >= self.due
+        """Whether the engine is to stop at the next update: to give its states, or because it is released."""
+        return self.inbox.stopping or time.monotonic() >= self.due
 
     def _train(self) -> None:
         """To the nearest boundary or pause; tell what was reached, and where the trials stand when that is due."""
@@ -212,7 +137,7 @@ class _Server:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.halting:
+        if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.inbox.stopping:
             self._tell_states()
 
     def _tell_states(self) -> None:
@@ -277,11 +202,11 @@ class _Server:
     def _read(self) -> None:
         """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
         began = time.monotonic()
-        while not self.ended and not self.halting:
+        while not self.released and not self.halting:
             idle = not self.waiting and self.engine.free == self.account.slots
             wanting = self.expecting and len(self.waiting) < self.engine.free
             try:
-                message = self.inbox.get(block=idle or wanting, timeout=None if idle else MOMENT)
+                message = self.inbox.next(block=idle or wanting, timeout=None if idle else MOMENT)
             except queue.Empty:
                 self.expecting = False
                 break
@@ -291,10 +216,8 @@ class _Server:
 
     def _heed(self, kind: str, ticket: int, trial: Any) -> None:
         """Do what the owner says."""
-        if kind == "unreadable":
-            raise trial
-        if kind == "end":
-            self.ended = True
+        if kind == "release":
+            self.released = True
         elif kind == "start":
             self.waiting.append((ticket, trial))
         elif kind == "halt":

@@ -1,5 +1,7 @@
 """Bad input: exit status 2, one message that names key, value and rule, nothing written."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Answer
+from tests.conftest import ROOT, Answer
 
 
 @pytest.mark.parametrize(
@@ -287,12 +289,20 @@ def test_a_request_that_cannot_be_carried_out_is_refused(
 
 
 def test_an_extra_that_is_not_installed_is_refused_with_the_way_to_get_it(
-    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setitem(sys.modules, "schedulefree", None)
-    answer = sweep("optimizer=schedulefree")
-    assert answer.status == 2
-    assert answer.err.endswith("schedulefree.AdamWScheduleFree: is not installed; pip install schedulefree\n")
+    others = tmp_path_factory.mktemp("others")
+    (others / "schedulefree.py").write_text("raise ModuleNotFoundError(name='schedulefree')\n")
+    found = os.pathsep.join([str(others), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep", "optimizer=schedulefree"],
+        env=os.environ | {"PYTHONPATH": found},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("schedulefree.AdamWScheduleFree: is not installed; pip install schedulefree\n")
     assert _contents(folder) == {}
 
 

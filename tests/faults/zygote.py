@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sweep import forking
 from tests.faults import driver
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -150,7 +149,13 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
-    for name in ("sweep.cli.trainings", "sweep.cli.records", "sweep.cli.preview", *forking.IMPORTED):
+    for name in (
+        "sweep.cli.trainings",
+        "sweep.cli.records",
+        "sweep.cli.preview",
+        "sweep.training.trainer",
+        "torch._dynamo",
+    ):
         importlib.import_module(name)
     warm_up()
     gc.collect()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from sweep.config import steps_per_epoch
 from sweep.data import Split
-from sweep.training import steps_per_epoch
 from sweep.training.batches import Batches
 
 CPU = torch.device("cpu")

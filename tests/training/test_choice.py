@@ -8,7 +8,8 @@ from torch import nn
 
 from sweep.components import Component
 from sweep.config import EngineConfig
-from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, refuse_unstackable
+from sweep.messages import Work
+from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, refuse_unstackable
 from sweep.training.choice import choose
 
 AUTO, SERIAL, FUSED = EngineConfig("auto"), EngineConfig("serial"), EngineConfig("fused")

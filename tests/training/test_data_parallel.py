@@ -16,16 +16,17 @@ from torch import nn
 from sweep.components import Component
 from sweep.config import EngineConfig
 from sweep.core import Status
+from sweep.messages import Work
+from sweep.pool import PooledEngine, Trainer, begin_workers
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import CPU, EngineProcess, SerialEngine, Work
+from sweep.training import CPU, SerialEngine
 from sweep.training.data_parallel import (
     DataParallelEngine,
     WorkerFailedError,
     WorkerLostError,
-    begin_workers,
     device_of,
 )
-from tests.training.test_apart import DROPPING, ERRORS, Trapped, history, reached
+from tests.training.test_pool import DROPPING, ERRORS, Trapped, history, reached
 from tests.training.test_snapshots import NORMED, Noisy, assert_equal, content, eventful
 from tests.training.test_snapshots import train as train_in_parts
 from tests.training.workers import SHARED_WORKERS
@@ -42,7 +43,7 @@ def begun(digits):
     """A data-parallel engine over processes that no other test uses, and the processes of its other workers."""
 
     def make(workers):
-        others = begin_workers(digits, CPU, "float64", workers)
+        others = begin_workers(workers)
         return DataParallelEngine(digits, CPU, "float64", [w.pipe for w in others]), [w.process for w in others]
 
     return make
@@ -260,7 +261,7 @@ def test_what_fails_in_a_worker_is_raised_here(begun, make_trial):
 
 
 @pytest.fixture
-def apart(digits, make_trial):
+def apart(make_trial):
     """Data-parallel engines in processes of their own, which end with the test."""
     begun = []
 
@@ -268,16 +269,17 @@ def apart(digits, make_trial):
         like = make_trial(workers=workers, **keys).config
         like = replace(like, train=replace(like.train, checkpoint_seconds=seconds))
         work = Work([like], 8, learns=True)
-        begun.append(EngineProcess(EngineConfig("auto"), digits, CPU, work, retries=retries, say=say))
+        begun.append(PooledEngine(Trainer(), EngineConfig("auto"), work, retries=retries, say=say))
         return begun[-1]
 
     yield make
     for engine in begun:
         engine.close()
+        engine._trainer.close()
 
 
 def workers_of(engine):
-    return [process.pid for process in engine._workers]
+    return [worker.process.pid for worker in engine._workers]
 
 
 def test_it_is_chosen_for_several_workers_and_says_so(apart):
@@ -297,7 +299,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
 
     def kill():
         (worker,) = workers_of(engine)
-        os.kill(worker if victim == "worker" else engine._process.pid, signal.SIGKILL)
+        os.kill(worker if victim == "worker" else engine._trainer.pid, signal.SIGKILL)
 
     assert history(engine, trial, then=kill) == expected
     who = "a data-parallel worker" if victim == "worker" else "the training process"
@@ -336,7 +338,7 @@ class OneFails(nn.Module):
         return self.linear(x.flatten(1))
 
 
-@pytest.mark.parametrize("process", ["sweep-engine", "sweep-worker-1"])
+@pytest.mark.parametrize("process", ["sweep-trainer", "sweep-worker-1"])
 def test_an_error_in_one_process_is_the_failure_of_the_trial_and_the_next_is_trained(apart, make_trial, process):
     said, model = [], Component("model", f"{__name__}.OneFails", {"process": process}, OWN)
     engine = apart(model=model, retries=3, say=said.append)
@@ -360,7 +362,7 @@ def test_no_process_is_left(apart, make_trial, how):
     if how == "closed":
         engine.close()
     else:
-        os.kill(engine._process.pid, signal.SIGKILL)
+        os.kill(engine._trainer.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -16,8 +16,9 @@ from sweep.components import Component
 from sweep.config import CriticConfig, EngineConfig
 from sweep.core import Trial
 from sweep.errors import InvalidValueError
+from sweep.messages import Work
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, Work, check, refuse_unstackable
+from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, check, refuse_unstackable
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.choice import choose
 from sweep.training.model import build_model, silenced

@@ -7,7 +7,8 @@ import torch
 
 from sweep.core import Engine
 from sweep.data import Dataset
-from sweep.training.data_parallel import DataParallelEngine, begin_workers
+from sweep.pool import begin_workers
+from sweep.training.data_parallel import DataParallelEngine
 
 
 class SharedWorkers:
@@ -27,7 +28,7 @@ class SharedWorkers:
         if unused:
             original = unused.pop()
         else:
-            others = begin_workers(data, device, precision, workers)
+            others = begin_workers(workers)
             original = DataParallelEngine(data, device, precision, [other.pipe for other in others])
         engine = copy.copy(original)
         weakref.finalize(engine, unused.append, original).atexit = False

@@ -1,4 +1,4 @@
-"""An engine in a process of its own."""
+"""An engine in a training process."""
 
 import os
 import signal
@@ -15,15 +15,17 @@ from sweep import forking
 from sweep.components import Component
 from sweep.config import EngineConfig
 from sweep.core import Status
-from sweep.training import CPU, EngineProcess, SerialEngine, Work
+from sweep.messages import Work
+from sweep.pool import PooledEngine, Trainer
+from sweep.training import CPU, SerialEngine
 
 
 class Failing(nn.Module):
     """Raises an error in some place if it was built with the seed 1.
 
     Args:
-        how: init, forward, evaluation, exit, interrupt, left, which ends the process, or own, which is an error that
-            cannot be pickled; all but the first at a batch of a training or after it.
+        how: init, forward, evaluation, exit, interrupt, left, which ends the process, asleep, which does not come back,
+            or own, which is an error that cannot be pickled; all but the first at a batch of a training or after it.
         at: which batch.
     """
 
@@ -45,6 +47,8 @@ class Failing(nn.Module):
             sys.exit()
         if self.how == "interrupt":
             raise KeyboardInterrupt
+        if self.how == "asleep":
+            time.sleep(1000)
         if self.how == "left":
             os._exit(5)
         if self.how == "own":
@@ -63,7 +67,7 @@ def failing(how, **keys):
 
 
 @pytest.fixture
-def apart(digits, make_trial):
+def apart(make_trial):
     """Engines in processes of their own, which end with the test."""
     begun = []
 
@@ -73,12 +77,13 @@ def apart(digits, make_trial):
         keys = {"checkpoint_seconds": seconds, "seed": like_seed, "compile": False}
         like = replace(like, train=replace(like.train, **keys))
         work = Work([like], trials, learns)
-        begun.append(EngineProcess(EngineConfig(name, slots), digits, CPU, work, **given, **(of or {})))
+        begun.append(PooledEngine(Trainer(), EngineConfig(name, slots), work, **given, **(of or {})))
         return begun[-1]
 
     yield make
     for engine in begun:
         engine.close()
+        engine._trainer.close()
 
 
 @pytest.mark.parametrize(("name", "slots"), [("serial", None), ("fused", 3)])
@@ -205,7 +210,7 @@ def fails_alone(engine, make_trial, how):
 @pytest.mark.parametrize("how", REASONS)
 def test_an_error_is_the_failure_of_its_trial_alone(apart, make_trial, train, digits, how):
     engine = apart(learns=False, retries=3)
-    first = engine.account and engine._process.pid
+    first = engine.account and engine._trainer.pid
     failure, losses = fails_alone(engine, make_trial, how)
     assert failure.reason.startswith(REASONS[how])
     assert failure.reason.endswith(" in fail)")
@@ -214,7 +219,7 @@ def test_an_error_is_the_failure_of_its_trial_alone(apart, make_trial, train, di
     healthy = [make_trial(n, seed=n, model=failing(how), steps=300, eval_every=50) for n in (0, 2, 3)]
     expected = train(SerialEngine(digits, CPU, "float64"), *healthy)
     assert losses == {number: history.loss for number, history in expected.items()}
-    assert engine._process.pid == first  # nothing was begun anew
+    assert engine._trainer.pid == first  # nothing was begun anew
 
 
 def test_an_error_in_an_update_of_several_trials_is_the_failure_of_one(apart, make_trial, train, digits):
@@ -237,7 +242,7 @@ def test_a_model_that_cannot_be_built_is_the_failure_of_its_trial_alone(apart, m
     said = []
     engine = apart(name, slots, learns=False, model=failing("init"), say=said.append)
     failure, losses = fails_alone(engine, make_trial, "init")
-    assert failure.reason.startswith("model={how: init}: was refused by test_apart.Failing: KeyError: 'width' (")
+    assert failure.reason.startswith("model={how: init}: was refused by test_pool.Failing: KeyError: 'width' (")
     assert 'raise KeyError("width")' in failure.details
     assert [len(losses[number]) for number in losses] == [300] * 3
     assert (said, engine.account.name) == ([], name)
@@ -357,7 +362,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
     trial = make_trial(0, model=DROPPING, optimizer="adam", average=0.9, steps=1500, eval_every=50, precision="float32")
     expected = history(apart(precision="float32"), trial)
     engine = apart(seconds=seconds, retries=1, say=said.append, precision="float32")
-    found = history(engine, trial, then=lambda: os.kill(engine._process.pid, signal.SIGKILL))
+    found = history(engine, trial, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
     assert found == expected
     assert said == ["the training process was killed by signal 9: trial 0 is tried again"]
     assert engine.finished().name == "serial"
@@ -372,7 +377,7 @@ def test_one_with_states_goes_on_from_the_last(apart, make_trial):
     step = handed.trial.state.step
     assert handed.taken == {"": step}
     assert step > 0
-    os.kill(engine._process.pid, signal.SIGKILL)
+    os.kill(engine._trainer.pid, signal.SIGKILL)
     while not (found := [part for progress in reached(engine) for part in progress.rows]):
         pass
     assert found[0].first >= step
@@ -384,7 +389,7 @@ def test_many_at_once_go_on_with_fewer_at_once(apart, make_trial, train, digits)
     trials = [make_trial(number, seed=number, lr=0.02 * (number + 1), **keys) for number in range(5)]
     expected = train(SerialEngine(digits, CPU, "float64"), *trials)
     engine = apart("fused", 4, learns=False, seconds=0.5, say=said.append)
-    found = history(engine, *trials, then=lambda: os.kill(engine._process.pid, signal.SIGKILL))
+    found = history(engine, *trials, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
     assert said == ["the training process was killed by signal 9: going on with fewer than 4 trials at once"]
     assert (engine.account.name, engine.account.slots) == ("fused", 2)
     for number, (rows, evaluations, statuses) in found.items():
@@ -471,8 +476,8 @@ def test_one_that_has_gone_gives_what_it_gave_before(apart, make_trial):
     engine = apart()
     engine.start(make_trial(0, steps=100_000, eval_every=10))
     reached(engine)
-    os.kill(engine._process.pid, signal.SIGKILL)
-    engine._process.join()
+    os.kill(engine._trainer.pid, signal.SIGKILL)
+    engine._trainer._process.join()
     given = engine.snapshots()
     assert all(progress.state is None for progress in given)
 
@@ -511,20 +516,49 @@ def test_a_signal_of_the_terminal_does_not_end_it(apart, make_trial):
     engine.start(make_trial(0, steps=60, eval_every=10))
     reached(engine)
     for number in forking.SIGNALS:
-        os.kill(engine._process.pid, number)
+        os.kill(engine._trainer.pid, number)
     while engine.free == 0:
         (last,) = reached(engine)
     assert last.status is Status.COMPLETE
 
 
-def test_it_ends_when_it_is_closed(apart, make_trial):
+def test_a_process_whose_engine_is_closed_trains_with_the_next_one(apart, make_trial, digits, train):
+    engine = apart()
+    engine.start(make_trial(0, steps=1_000_000, eval_every=1_000_000))
+    engine.account  # noqa: B018 (waits until it is chosen)
+    first = engine._trainer.pid
+    engine.close()
+    trial = make_trial(1, steps=60, eval_every=20)
+    after = PooledEngine(engine._trainer, EngineConfig("fused", 2), replace(engine._work, like=[trial.config]))
+    expected = train(SerialEngine(digits, CPU, "float64"), trial)[1]
+    found = train(after, trial)[1]
+    assert engine._trainer.pid == first
+    assert found.loss == pytest.approx(expected.loss, rel=1e-9)
+
+
+def test_a_process_that_does_not_release_its_engine_is_replaced(apart, make_trial):
+    engine = apart()
+    engine.start(make_trial(0, model=failing("asleep", at=1), seed=1, steps=1000, eval_every=10))
+    until_asleep = time.monotonic() + 60
+    while not engine._live[1].begun and time.monotonic() < until_asleep:
+        engine.advance()
+    time.sleep(0.5)
+    first = engine._trainer.pid
+    engine.close()
+    assert engine._trainer.facts(make_trial(0).config.dataset).n_train == 1079
+    engine._trainer.check([make_trial(0).config])
+    assert engine._trainer.pid != first
+
+
+def test_its_trainer_ends_when_it_is_closed(apart, make_trial):
     engine = apart()
     engine.start(make_trial(0, steps=1_000_000, eval_every=1000))
     engine.account  # noqa: B018 (waits until it is chosen)
-    began = time.monotonic()
+    process, began = engine._trainer._process, time.monotonic()
     engine.close()
+    engine._trainer.close()
     assert time.monotonic() - began < 20
-    assert not engine._process.is_alive()
+    assert not process.is_alive()
 
 
 def test_its_account(apart, make_trial):

@@ -1,33 +1,23 @@
-"""An engine in a process of its own: neither it nor the record waits for the other's turn at the interpreter.
+"""An engine in a training process: neither it nor the record waits for the other's turn at the interpreter.
 
-The process that asks, records and tells hands over trials, more than there are slots, and takes what was reached. Pipes
-are bounded: an engine that is ahead of the record waits for it. It goes when its owner goes, however that happens; when
-it goes by itself, another takes its place.
+The process that asks, records and tells hands over trials, more than there are slots, and takes what was reached. When
+the training process ends by itself, another takes its place.
 """
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from sweep import forking
 from sweep.config import EngineConfig
 from sweep.core import Failure, Progress, Status, Trial
-from sweep.data import Dataset
-from sweep.errors import EngineError, EngineLostError
+from sweep.errors import EngineLostError
+from sweep.messages import Account, Measured, Work
 from sweep.passwords import without_passwords
-from sweep.training.choice import Measured, Work
-from sweep.training.data_parallel import begin_workers
-from sweep.training.served import Account, serve
+from sweep.pool.trainer import GRACE, Trainer, Worker, begin_workers
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
-
-GRACE = 1.0
-"""Seconds in which a process that is told to end may do so by itself."""
 
 HALT = 4.0
 """Seconds in which it is waited for that all trainings stop and give their states."""
@@ -72,8 +62,8 @@ class _Handed:
             self.trial = replace(self.trial, state=progress.state)
 
 
-class EngineProcess:
-    """An engine that trains in a process of its own. A context: the process ends with it.
+class PooledEngine:
+    """An engine in a training process. A context: the engine is released with it.
 
     Where the memory was too small, or the process has ended, another one trains fewer trials at once, each from its
     last state. If the process had only one slot, its trial is tried again, and has failed if that does not help.
@@ -83,10 +73,9 @@ class EngineProcess:
     at a time, each from its last state, and the one that raises the error fails alone.
 
     Args:
+        trainer: the process.
         config: which engine.
-        data: what all trials share.
-        device: where to train.
-        work: what is to be trained; how often states are kept.
+        work: what is to be trained, on which data and device; how often states are kept.
         on_chosen: told the account as soon as an engine is chosen.
         on_begun: told each trial when an engine begins to train it, once.
         interrupted: asked while that is waited for.
@@ -97,9 +86,8 @@ class EngineProcess:
 
     def __init__(
         self,
+        trainer: Trainer,
         config: EngineConfig,
-        data: Dataset,
-        device: torch.device,
         work: Work,
         on_chosen: Callable[[Account], None] = lambda account: None,
         on_begun: Callable[[Trial], None] = lambda trial: None,
@@ -108,8 +96,8 @@ class EngineProcess:
         say: Callable[[str], None] = lambda text: None,
         known: Measured | None = None,
     ) -> None:
-        self._known = known
-        self._data, self._device, self._retries, self._say = data, str(device), retries, say
+        self._trainer, self._known = trainer, known
+        self._retries, self._say = retries, say
         self._work, self._interrupted = work, interrupted
         self._on_chosen, self._on_begun = on_chosen, on_begun
         self._live: dict[int, _Handed] = {}
@@ -120,22 +108,22 @@ class EngineProcess:
         self._begin(config)
 
     def _begin(self, config: EngineConfig) -> None:
-        """A process with an engine, and nothing handed over."""
+        """Begin an engine, with nothing handed over."""
         self._config, self._sent = config, set[int]()
         self._account: Account | None = None
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
-        self._pipe, theirs = forking.context().Pipe()
-        train = self._work.like[0].train
-        others = begin_workers(self._data, torch.device(self._device), train.precision, train.workers)
-        pipes = [other.pipe for other in others]
-        sent = (theirs, config, self._data, self._device, self._work, pipes, self._known)
-        self._process = forking.begin(serve, sent, "sweep-engine")
-        self._workers = [other.process for other in others]
-        for pipe in (theirs, *pipes):  # the engine's: when it goes, so do they
+        train, data = self._work.like[0].train, self._work.like[0].dataset
+        facts = self._trainer.facts(data)
+        self._trainer.begin()
+        self._trainer.supply(data)
+        self._workers: list[Worker] = begin_workers(train.workers)
+        pipes = [other.pipe for other in self._workers]
+        self._trainer.send("begin", 0, (config, self._work, facts.digest, pipes, self._known))
+        for pipe in pipes:  # the engine's from now on: when it ends, so do they
             pipe.close()
 
-    def __enter__(self) -> "EngineProcess":
+    def __enter__(self) -> "PooledEngine":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -161,7 +149,7 @@ class EngineProcess:
 
     def _chosen(self, patience: float) -> bool:
         """Whether the engine is chosen; waits that many seconds for it."""
-        if self._account is None and self._pipe.poll(patience):
+        if self._account is None and self._trainer.poll(patience):
             _, self._account = self._receive()
             self._on_chosen(self._account)
         return self._account is not None
@@ -180,7 +168,7 @@ class EngineProcess:
 
     def _hand(self, ticket: int) -> None:
         self._sent.add(ticket)
-        self._send("start", ticket, self._live[ticket].trial)
+        self._trainer.send("start", ticket, self._live[ticket].trial)
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
@@ -192,7 +180,7 @@ class EngineProcess:
         for ticket in [ticket for ticket, live in self._live.items() if live.trial.number == trial.number]:
             del self._live[ticket]
             if ticket in self._sent:
-                self._send("stop", ticket, trial)
+                self._trainer.send("stop", ticket, trial)
 
     def advance(self) -> list[Progress]:
         """What was reached since, in its order, one boundary of a trial at a time; nothing after PATIENCE seconds.
@@ -201,7 +189,7 @@ class EngineProcess:
         """
         if self._live and self._ready():
             try:
-                while not (reached := self._taken()) and self._pipe.poll(PATIENCE):
+                while not (reached := self._taken()) and self._trainer.poll(PATIENCE):
                     self._hear()
                 if not reached:
                     self._check_workers()
@@ -218,8 +206,8 @@ class EngineProcess:
         deadline = time.monotonic() + HALT
         try:
             if self._chosen(0) and self._live:
-                self._send("halt", 0, None)
-                while not self._halted and self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                self._trainer.send("halt", 0, None)
+                while not self._halted and self._trainer.poll(max(0.0, deadline - time.monotonic())):
                     self._hear()
         except EngineLostError:
             pass  # what it has given until then is all there is
@@ -312,29 +300,21 @@ class EngineProcess:
         return account
 
     def close(self) -> None:
-        """End the process; what it was training is given up."""
-        with suppress(OSError):
-            self._pipe.send(("end", 0, None))
-        for process in (self._process, *self._workers):
-            process.join(GRACE)
-            process.kill()
-            process.join()
-        self._pipe.close()
+        """Release the engine; what it was training is given up."""
+        self._trainer.release()
+        for worker in self._workers:
+            worker.process.join(GRACE)
+            worker.process.kill()
+            worker.process.join()
+        self._workers = []
 
     def _receive(self) -> tuple[str, Any]:
         try:
-            kind, content = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._ended() from error
-        if kind == "refused":
-            raise content
-        if kind == "worker":
-            self._check_workers(GRACE)
-        if kind in ("memory", "worker", "shared", "spent"):
-            raise EngineLostError(without_passwords(content), kind)
-        if kind == "error":
-            raise EngineError(f"the training failed:\n{content}")
-        return kind, content
+            return self._trainer.receive()
+        except EngineLostError as error:
+            if error.kind == "worker":
+                self._check_workers(GRACE)
+            raise
 
     def _check_workers(self, patience: float = 0.0) -> None:
         """Notice a worker that was killed: nccl would wait for it until its time is up.
@@ -345,18 +325,7 @@ class EngineProcess:
         Raises:
             EngineLostError: if one was.
         """
-        for process in self._workers:
-            process.join(patience)
-            if (process.exitcode or 0) < 0:
-                raise EngineLostError(f"a data-parallel worker was killed by signal {-process.exitcode}")
-
-    def _send(self, kind: str, ticket: int, trial: Trial | None) -> None:
-        with suppress(OSError):  # it has ended; `advance` finds out how, and takes what it gave before
-            self._pipe.send((kind, ticket, trial))
-
-    def _ended(self) -> "EngineError":
-        self._process.join(1)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            return EngineLostError(f"the training process was killed by signal {-code}")
-        return EngineLostError(f"the training process ended with status {code}")
+        for worker in self._workers:
+            worker.process.join(patience)
+            if (worker.process.exitcode or 0) < 0:
+                raise EngineLostError(f"a data-parallel worker was killed by signal {-worker.process.exitcode}")

@@ -1,0 +1,113 @@
+"""The values that a coordinator and a trainer exchange, beside trials and what is reached of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweep.config import RunConfig
+
+SHARE = 8
+"""Of the trials of a sampler that learns, at most an n-th are trained at once (and as many again asked ahead)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Describes a data set to a process that does not hold it.
+
+    Args:
+        n_train, n_val, n_test: number of examples in each split.
+        n_outputs: number of classes, or width of the target of a regression.
+        classification: whether targets are labels.
+        digest: of the arrays before they are split.
+    """
+
+    n_train: int
+    n_val: int
+    n_test: int
+    n_outputs: int
+    classification: bool
+    digest: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained.
+
+    Args:
+        like: configurations at the ends of all that is searched.
+        trials: still to be trained.
+        learns: whether proposals depend on results.
+    """
+
+    like: Sequence[RunConfig]
+    trials: int
+    learns: bool
+
+    @property
+    def updates(self) -> int:
+        """Of all trials together."""
+        return self.trials * self.like[0].train.steps
+
+    @property
+    def fair_slots(self) -> int:
+        """The most slots that leave a sampler that learns something to learn from."""
+        return max(self.trials // SHARE if self.learns else self.trials, 1)
+
+    def filled(self, slots: int) -> float:
+        """Part of the slots that are in use when trials of one length are trained in rounds, the last one not full."""
+        return self.trials / (slots * -(-self.trials // slots))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model, data set and machine when an engine was chosen: later choices need not repeat it.
+
+    Args:
+        alone: updates a second of the serial engine.
+        together: updates a second of the fused engine; 0 where trials cannot be trained at once.
+        slots, threads, compiled: of the fused engine that was fastest.
+        why: what is said of the choice.
+    """
+
+    alone: float
+    together: float = 0.0
+    slots: int = 1
+    threads: int = 1
+    compiled: bool = False
+    why: str = ""
+
+
+@dataclass
+class Account:
+    """What an engine did, up to the last trial that was started.
+
+    Args:
+        name: serial, fused or data_parallel.
+        slots: trials at once.
+        workers: processes that share each batch.
+        compiled: whether updates were compiled.
+        why: of the choice.
+        prepared: seconds of building, trying and compiling.
+        updates: recorded ones.
+        seconds: from the first update to when everything was recorded.
+        busy: share of the slots' updates that were made for a trial, while there were trials to start.
+        waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
+            last trial was started.
+        measured: what was measured to choose the engine.
+    """
+
+    name: str = ""
+    slots: int = 0
+    workers: int = 1
+    compiled: bool = False
+    why: str = ""
+    prepared: float = 0.0
+    updates: int = 0
+    seconds: float = 0.0
+    busy: float = 1.0
+    waited: float = 0.0
+    measured: Measured | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is recorded of it."""
+        return {key: value for key, value in asdict(self).items() if key != "measured"}

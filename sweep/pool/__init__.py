@@ -1,0 +1,6 @@
+"""The coordinator's view of the processes that train. Does not import torch."""
+
+from sweep.pool.engine import PooledEngine
+from sweep.pool.trainer import Trainer, begin_workers
+
+__all__ = ["PooledEngine", "Trainer", "begin_workers"]

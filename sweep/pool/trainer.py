@@ -1,0 +1,264 @@
+"""A training process as its coordinator sees it: questions and their answers, messages to and from an engine.
+
+Pipes are bounded: an engine that is ahead of the record waits for it. The process ends when its coordinator ends,
+however that happens. When it ends by itself, the next question or engine starts another one.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sweep import forking
+from sweep.arrays import as_arrays
+from sweep.components import Component
+from sweep.config import DatasetConfig, RunConfig
+from sweep.errors import EngineError, EngineLostError
+from sweep.given import is_given
+from sweep.messages import Facts
+from sweep.passwords import without_passwords
+
+GRACE = 1.0
+"""Seconds in which a process that is told to end, or to release its engine, may do so by itself."""
+
+
+class Trainer:
+    """A training process. It is started by the first question. A context: the process ends with it.
+
+    Data, models and devices are known to this process alone; everything else asks it.
+    """
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._facts: dict[str, Facts] = {}
+        self._sent: set[str] = set()
+        """Targets of the data sets whose arrays this process was sent."""
+        self._released = True
+        """Whether the process has no engine, or has said that it dropped the last one."""
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Return the number of the process; None if there is none."""
+        return None if self._process is None else int(self._process.pid)
+
+    def facts(self, config: DatasetConfig) -> Facts:
+        """Load a data set, and describe it. The same configuration is loaded once.
+
+        Raises:
+            InvalidValueError: names the key of `dataset` or the array that cannot be right.
+        """
+        key = repr(config)
+        if key not in self._facts:
+            self._facts[key] = self._ask("facts", config, data=config)
+        return self._facts[key]
+
+    def accepted(self, component: Component, names: Sequence[str]) -> list[str] | None:
+        """Return those names that are parameters of what a component calls; None if its code cannot be imported.
+
+        Raises:
+            InvalidValueError: names the `_target_` if there is no such class or function.
+        """
+        found: list[str] | None = self._ask("accepted", component, names)
+        return found
+
+    def check_components(self, components: Sequence[Component]) -> None:
+        """Refuse components that cannot be called with their arguments.
+
+        Raises:
+            InvalidValueError: names the `_target_` or the argument.
+        """
+        self._ask("check_components", components)
+
+    def check_device(self, config: RunConfig) -> None:
+        """Refuse a device that is not there or cannot do what is asked for.
+
+        Raises:
+            InvalidValueError: names train.device, train.precision or train.workers.
+        """
+        self._ask("check_device", config)
+
+    def check(self, configs: Sequence[RunConfig], silent: bool = False) -> None:
+        """Try what trainings of one kind need, on the CPU, without training.
+
+        Args:
+            silent: whether to discard what the model of the first configuration prints, as that of the others is.
+
+        Raises:
+            InvalidValueError: names what cannot be trained.
+        """
+        self._ask("check", configs, silent, data=configs[0].dataset)
+
+    def refuse_unstackable(self, configs: Sequence[RunConfig]) -> None:
+        """Refuse engine=fused for trainings that cannot be made in one update.
+
+        Raises:
+            InvalidValueError: names the engine and says why.
+        """
+        self._ask("refuse_unstackable", configs, data=configs[0].dataset)
+
+    def largest_checkpoint(self, config: RunConfig) -> int:
+        """Return a number of bytes that no checkpoint of such a training exceeds."""
+        return int(self._ask("largest_checkpoint", config, data=config.dataset))
+
+    def begin(self) -> None:
+        """Start the process, unless it runs."""
+        self._wait_for_release()
+        if self._process is not None and not self._process.is_alive():
+            self.kill()
+        if self._process is None:
+            self._pipe, theirs = forking.context().Pipe()
+            self._process = forking.begin(_serve, (theirs,), "sweep-trainer")
+            theirs.close()
+            self._sent.clear()
+
+    def supply(self, config: DatasetConfig) -> None:
+        """Send the arrays of a data set that was given in Python, unless the process has them.
+
+        They are made by the process that the user's objects are in.
+        """
+        target = config.component.target
+        if is_given(target) and target not in self._sent:
+            self.begin()
+            self.send("ask", 0, ("take", (config, as_arrays(config.component.build()))))
+            self._sent.add(target)
+            self._facts[repr(config)] = self._answer()
+
+    def _ask(self, name: str, *arguments: Any, data: DatasetConfig | None = None) -> Any:
+        """Ask the process, and return the answer.
+
+        Args:
+            data: the data set that the answer depends on.
+
+        Raises:
+            InvalidValueError: if the answer is a refusal.
+            EngineError: if the process ends instead.
+        """
+        self.begin()
+        if data is not None:
+            self.supply(data)
+        self.send("ask", 0, (name, arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        return self.receive()[1]
+
+    def send(self, kind: str, ticket: int, content: Any) -> None:
+        """Send a message. One to a process that has ended is dropped: what it sent before is received first."""
+        assert self._pipe is not None
+        with suppress(OSError):
+            self._pipe.send((kind, ticket, content))
+
+    def poll(self, patience: float) -> bool:
+        """Wait that many seconds for a message; return whether there is one."""
+        assert self._pipe is not None
+        return self._pipe.poll(patience)
+
+    def receive(self) -> tuple[str, Any]:
+        """Wait for a message, and return its kind and content.
+
+        Raises:
+            InvalidValueError: if it is a refusal.
+            EngineLostError: if the process has ended, or can train no more.
+            EngineError: if it is a mistake of this program that ended the process, or the memory is too small for what
+                was asked.
+        """
+        assert self._pipe is not None
+        try:
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if kind == "refused":
+            raise content
+        if kind in ("memory", "worker", "shared", "spent"):
+            raise EngineLostError(without_passwords(content), kind)
+        if kind == "too large":
+            raise EngineError(without_passwords(content))
+        if kind == "error":
+            raise EngineError(f"the training failed:\n{content}")
+        return kind, content
+
+    def release(self) -> None:
+        """Tell the process to drop its engine. It is waited for before it is asked anything else."""
+        if self._pipe is not None:
+            self.send("release", 0, None)
+            self._released = False
+
+    def _wait_for_release(self) -> None:
+        """End the process if it does not drop its engine in time."""
+        if self._released or self._pipe is None:
+            return
+        self._released = True
+        deadline = time.monotonic() + GRACE
+        with suppress(Exception):  # whatever it still has to say of the engine, nobody waits for it
+            while self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                if self._pipe.recv()[0] == "released":
+                    return
+        self.kill()
+
+    def close(self) -> None:
+        """End the process; what it was training is given up."""
+        if self._pipe is not None:
+            self.send("end", 0, None)
+            self._process.join(GRACE)
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._pipe is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = self._pipe = None
+            self._released = True
+
+    def _ended(self) -> EngineLostError:
+        self._process.join(1)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return EngineLostError(f"the training process was killed by signal {-code}")
+        return EngineLostError(f"the training process ended with status {code}")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process of a data-parallel worker other than the first.
+
+    Args:
+        pipe: to it. It ends when all that hold this end of it have closed it, or are gone.
+    """
+
+    process: Any
+    pipe: Connection
+
+
+def begin_workers(workers: int) -> list[Worker]:
+    """Start the workers from 1 on, which wait to be told to join."""
+    begun = []
+    for rank in range(1, workers):
+        ours, theirs = forking.context().Pipe()
+        process = forking.begin(_work, (theirs, rank), f"sweep-worker-{rank}")
+        theirs.close()
+        begun.append(Worker(process, ours))
+    return begun
+
+
+def _serve(pipe: Connection) -> None:
+    """Import what only the training process needs, and run it."""
+    from sweep.training.trainer import serve
+
+    serve(pipe)
+
+
+def _work(pipe: Connection, rank: int) -> None:
+    from sweep.training.data_parallel import work
+
+    work(pipe, rank)
