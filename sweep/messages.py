@@ -18,6 +18,7 @@ class Facts:
         n_train, n_val, n_test: number of examples in each split.
         n_outputs: number of classes, or width of the target of a regression.
         classification: whether targets are labels.
+        input_shape: of one example.
         digest: of the arrays before they are split.
     """
 
@@ -26,6 +27,7 @@ class Facts:
     n_test: int
     n_outputs: int
     classification: bool
+    input_shape: tuple[int, ...]
     digest: str
 
 
@@ -85,7 +87,9 @@ class Account:
         name: serial, fused or data_parallel.
         slots: trials at once.
         workers: processes that share each batch.
-        compiled: whether updates were compiled.
+        compiled: whether updates are compiled.
+        compiles: whether they are to be compiled while they are made, after which compiled ones take over.
+        threads: that compute an update.
         why: of the choice.
         prepared: seconds of building, trying and compiling.
         updates: recorded ones.
@@ -100,6 +104,8 @@ class Account:
     slots: int = 0
     workers: int = 1
     compiled: bool = False
+    compiles: bool = False
+    threads: int = 1
     why: str = ""
     prepared: float = 0.0
     updates: int = 0
@@ -110,4 +116,4 @@ class Account:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is recorded of it."""
-        return {key: value for key, value in asdict(self).items() if key != "measured"}
+        return {key: value for key, value in asdict(self).items() if key not in ("compiles", "threads", "measured")}

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sweep-cache-")  # what is compiled is none of the user's
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
@@ -20,6 +22,11 @@ from sweep.requests.asking import own_trainer
 
 if TYPE_CHECKING:
     from tests.faults.harness import Zygote
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
 
 ROOT = Path(__file__).parent.parent
 

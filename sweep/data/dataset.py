@@ -133,7 +133,7 @@ class Dataset:
     def facts(self) -> Facts:
         """Return what others are told of it."""
         sizes = len(self.train), len(self.val), len(self.test)
-        return Facts(*sizes, self.n_outputs, self.classification, self.digest)
+        return Facts(*sizes, self.n_outputs, self.classification, self.input_shape, self.digest)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
         """Return the data set in a floating type, on the device if it takes less than half of the memory free there.

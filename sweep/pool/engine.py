@@ -14,7 +14,7 @@ from sweep.core import Failure, Progress, Status, Trial
 from sweep.errors import EngineLostError
 from sweep.messages import Account, Measured, Work
 from sweep.passwords import without_passwords
-from sweep.pool.trainer import GRACE, Trainer, Worker, begin_workers
+from sweep.pool.trainer import GRACE, Trainer, Worker, begin_compiling, begin_workers
 
 PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
@@ -105,6 +105,7 @@ class PooledEngine:
         self._given_up: list[Progress] = []
         self._tickets = 0
         self._first: float | None = None
+        self._compiler: Worker | None = None
         self._begin(config)
 
     def _begin(self, config: EngineConfig) -> None:
@@ -152,6 +153,9 @@ class PooledEngine:
         if self._account is None and self._trainer.poll(patience):
             _, self._account = self._receive()
             self._on_chosen(self._account)
+            if self._account.compiles:
+                facts = self._trainer.facts(self._work.like[0].dataset)
+                self._compiler = begin_compiling(self._work, self._account, facts)
         return self._account is not None
 
     def _ready(self) -> bool:
@@ -188,6 +192,7 @@ class PooledEngine:
         What the engine reaches meanwhile stays in the pipe.
         """
         if self._live and self._ready():
+            self._check_compiler()
             try:
                 while not (reached := self._taken()) and self._trainer.poll(PATIENCE):
                     self._hear()
@@ -225,8 +230,27 @@ class PooledEngine:
                 live.begun = True
                 self._on_begun(live.trial)
         else:
+            compiled = self._account is not None and self._account.compiled
             events, self._account, self._first = content
             self._reached += events
+            if self._account.compiled and not compiled:
+                self._say("engine: from here on the updates are compiled")
+            elif compiled and not self._account.compiled:
+                self._say("engine: the updates are not compiled from here on: they were not faster")
+
+    def _check_compiler(self) -> None:
+        """Let compiled updates take over when they are in the cache."""
+        compiler = self._compiler
+        if compiler is not None and (compiler.pipe.poll(0) or not compiler.process.is_alive()):
+            self._compiler = None
+            try:
+                reason = compiler.pipe.recv()
+            except EOFError:
+                reason = f"the process that compiles them ended with status {compiler.process.exitcode}"
+            if reason is None:
+                self._trainer.send("compile", 0, None)
+            else:
+                self._say(f"engine: the updates could not be compiled ({reason})")
 
     def _taken(self) -> list[Progress]:
         """The next of what was reached, up to the second boundary of one trial."""
@@ -302,6 +326,9 @@ class PooledEngine:
     def close(self) -> None:
         """Release the engine; what it was training is given up."""
         self._trainer.release()
+        if self._compiler is not None:
+            self._compiler.process.kill()
+            self._compiler = None
         for worker in self._workers:
             worker.process.join(GRACE)
             worker.process.kill()

@@ -17,7 +17,7 @@ from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError
 from sweep.given import is_given
-from sweep.messages import Facts
+from sweep.messages import Account, Facts, Work
 from sweep.passwords import without_passwords
 
 GRACE = 1.0
@@ -230,10 +230,10 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Worker:
-    """A process of a data-parallel worker other than the first.
+    """A process beside the trainer: a data-parallel worker other than the first, or one that compiles.
 
     Args:
-        pipe: to it. It ends when all that hold this end of it have closed it, or are gone.
+        pipe: to it. A data-parallel worker ends when all that hold this end of it have closed it, or are gone.
     """
 
     process: Any
@@ -251,11 +251,25 @@ def begin_workers(workers: int) -> list[Worker]:
     return begun
 
 
+def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
+    """Start a process that compiles the update of an engine, and then sends None, or why it cannot."""
+    ours, theirs = forking.context().Pipe()
+    process = forking.begin(_compile, (theirs, work, account.slots, account.threads, facts), "sweep-compiler")
+    theirs.close()
+    return Worker(process, ours)
+
+
 def _serve(pipe: Connection) -> None:
     """Import what only the training process needs, and run it."""
     from sweep.training.trainer import serve
 
     serve(pipe)
+
+
+def _compile(pipe: Connection, *arguments: Any) -> None:
+    from sweep.training.compiling import compile_ahead
+
+    compile_ahead(pipe, *arguments)
 
 
 def _work(pipe: Connection, rank: int) -> None:

@@ -56,6 +56,7 @@ class Chosen:
 
     Args:
         compiled: whether its updates are compiled.
+        compiles: whether they are to be compiled while they are made.
         why: for a person, one line.
         measured: what was measured to choose it; None if nothing had to be.
     """
@@ -64,6 +65,7 @@ class Chosen:
     compiled: bool
     why: str
     measured: Measured | None = None
+    compiles: bool = False
 
     @property
     def name(self) -> str:
@@ -138,6 +140,8 @@ class _Chooser:
         try:
             refuse_unstackable(self.data, self.device, work.like)
             chosen, together = self._fastest_fused()
+            if chosen.compiles and together * work.filled(chosen.slots) < 1.1 * alone:
+                chosen, together = self._compiled(chosen, together)  # which decides whether to fuse at all
         except NotStackableError as error:
             return replace(self.serial(str(error)), measured=Measured(alone, why=str(error)))
         except Exception as error:  # whatever a device or a model finds to refuse
@@ -171,7 +175,7 @@ class _Chooser:
         engine = FusedEngine(self.data, self.device, self.precision, slots, self.work.like, compiled=known.compiled)
         torch.set_num_threads(known.threads)
         why = known.why if self.config.slots is not None else f"as measured before: {known.why}"
-        return Chosen(engine, known.compiled, why, known)
+        return Chosen(engine, known.compiled, why, known, self._repays(engine, known.together))
 
     def _too_short(self) -> Chosen:
         return self.serial(f"{self.work.updates:,} updates are done sooner than another engine could be tried")
@@ -185,11 +189,27 @@ class _Chooser:
         return replace(chosen, why="; ".join([why, *filter(None, [chosen.why])]), measured=measured)
 
     def _fastest_fused(self) -> tuple[Chosen, float]:
-        """The fused engine with the slots that are fastest, compiled where that is repaid; its updates a second."""
+        """Return the fused engine with the slots that are fastest, and its updates a second.
+
+        With train.compile=true it is compiled, and where it is repaid on a GPU. On a CPU it is compiled while it trains
+        then, and the updates a second are those before.
+        """
         engine, rate = self._fastest_slots()
-        repays = LONG * max(1.0, len(engine.weights) / 16)
-        if self.asked is False or (self.asked == "auto" and self.work.updates / rate < repays):
-            return Chosen(engine, False, ""), rate
+        repays = self._repays(engine, rate)
+        chosen = Chosen(engine, False, "", compiles=repays and self.device.type == "cpu")
+        if self.asked is True or (repays and not chosen.compiles):
+            return self._compiled(chosen, rate)
+        return chosen, rate
+
+    def _repays(self, engine: FusedEngine, rate: float) -> bool:
+        """Return whether train.compile=auto compiles the updates of an engine that makes so many a second."""
+        long = LONG * max(1.0, len(engine.weights) / 16)
+        return self.asked == "auto" and self.work.updates / rate >= long
+
+    def _compiled(self, chosen: Chosen, rate: float) -> tuple[Chosen, float]:
+        """Return the engine with compiled updates, if it can be compiled and is faster; its updates a second."""
+        engine = replace(chosen, compiles=False).engine
+        assert isinstance(engine, FusedEngine)
         try:
             compiled = FusedEngine(self.data, self.device, self.precision, engine.slots, self.work.like, compiled=True)
             faster = self._rate(compiled)

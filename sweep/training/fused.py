@@ -107,6 +107,12 @@ class FusedEngine(BaseEngine):
         if like:
             self._prepare(like)
 
+    def compile(self, wanted: bool = True) -> None:
+        """Let the updates from here on be compiled, or not; trials may be in training. The next one takes seconds."""
+        self._compiled = wanted
+        if self._stack is not None:
+            self._stack.compile(wanted)
+
     @property
     def free(self) -> int:
         return sum(slot is None for slot in self._slots)
@@ -119,10 +125,10 @@ class FusedEngine(BaseEngine):
         """
         state = self.beginning(trial)
         structure = self._structure_of(trial.config, state)
-        if self._stack is None or (not any(self._slots) and structure != self._structure):
+        if self._stack is None or (not any(self._slots) and structure != self.structure):
             self._prepare([trial.config])
         assert self._stack is not None
-        _refuse_difference(self._structure, structure)
+        _refuse_difference(self.structure, structure)
         index, config = self._slots.index(None), trial.config
         self._stack.fill(index, state)
         given, own_rate = state.optimizer.param_groups, recorded_group(state.optimizer)
@@ -172,6 +178,17 @@ class FusedEngine(BaseEngine):
         return self._advance() if any(self._slots) else []
 
     @property
+    def stack(self) -> Stack:
+        """Return the trials in training; there must have been one."""
+        assert self._stack is not None
+        return self._stack
+
+    @property
+    def example(self) -> TrainState:
+        """Return a state of the structure that all of its trials have."""
+        return self._spare
+
+    @property
     def weights(self) -> Collection[str]:
         """The names of what is trained."""
         return () if self._stack is None else self._stack.params.keys()
@@ -204,9 +221,9 @@ class FusedEngine(BaseEngine):
         """Room for trials like these."""
         config = like[0]
         state = self.initial(config, config.train.seed)
-        self._structure = self._structure_of(config, state)
+        self.structure = self._structure_of(config, state)
         for other in like[1:]:
-            _refuse_difference(self._structure, self._structure_of(other, self.initial(other, other.train.seed)))
+            _refuse_difference(self.structure, self._structure_of(other, self.initial(other, other.train.seed)))
         shape = Shape(
             rule=rule_of(state.optimizer),
             groups=grouped(state),

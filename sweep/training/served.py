@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,6 +19,7 @@ from sweep.errors import InvalidValueError
 from sweep.messages import Account
 from sweep.tracebacks import summary, user_traceback
 from sweep.training.choice import Chosen
+from sweep.training.compiling import is_compiled
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
@@ -27,6 +29,10 @@ MOMENT = 0.05
 
 MOST_ROWS = 1_000_000
 """Updates after which states are given, so that no more rows than these wait in memory for a checkpoint."""
+
+
+TRIED = 1.0
+"""Seconds of compiled updates after which those that are slower than others are given up."""
 
 
 class SharedUpdateError(RuntimeError):
@@ -87,6 +93,18 @@ class Inbox:
             self._messages.put(("unreadable", 0, error))
 
 
+@dataclass
+class _Pace:
+    """How fast an engine makes updates, over all slots."""
+
+    updates: int = 0
+    seconds: float = 0.0
+
+    @property
+    def speed(self) -> float:
+        return self.updates / self.seconds if self.seconds else 0.0
+
+
 class EngineServer:
     """Trains with one engine until it is released.
 
@@ -107,6 +125,14 @@ class EngineServer:
         self.first: float | None = None
         self.idle = 0.0
         self.expecting = True  # trials, for slots that are free
+        self.pace = _Pace()
+        self.before: _Pace | None = None
+        """Of the updates before compiled ones took over, until it is known whether these are faster."""
+        self.compiling = False
+        """Whether the next update compiles itself."""
+        self.compiled_before = chosen.compiles and isinstance(self.engine, FusedEngine) and is_compiled(self.engine)
+        """Whether the update is in the cache of an earlier command, and is still to be taken from there."""
+        account.compiles = chosen.compiles and not self.compiled_before
 
     def run(self) -> None:
         """Train what is handed over, until the coordinator wants no more of this engine."""
@@ -133,12 +159,51 @@ class EngineServer:
         began, free = time.monotonic(), self.engine.free
         reached: Sequence[Progress] = ()
         with self._failing():
-            reached = self.engine.advance()
+            reached = self._advance()
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
+        if self.compiled_before and self.pace.seconds >= TRIED / 2:
+            self.compiled_before = False
+            self._take_over()
         if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.inbox.stopping:
             self._tell_states()
+
+    def _advance(self) -> Sequence[Progress]:
+        """Advance the engine; without compiled updates where these cannot be made, or are slower than others."""
+        engine, began = self.engine, time.monotonic()
+        if not isinstance(engine, FusedEngine):
+            return engine.advance()
+        offered = engine.use.offered
+        try:
+            reached = engine.advance()
+        except Exception:
+            if not self.compiling:
+                raise
+            self._compile(False)  # it has failed before its first update
+            return engine.advance()
+        if self.compiling:  # which took most of the time
+            self.compiling = False
+            return reached
+        self.pace.updates += engine.use.offered - offered
+        self.pace.seconds += time.monotonic() - began
+        if self.before is not None and self.pace.seconds >= TRIED:
+            if self.pace.speed < self.before.speed:
+                self._compile(False)
+            self.before = None
+        return reached
+
+    def _take_over(self) -> None:
+        """Let compiled updates take over. The next one takes seconds, and more if it is not in the cache."""
+        self._tell_states()
+        self._compile(True)
+
+    def _compile(self, wanted: bool) -> None:
+        """Let the updates from here on be compiled, or not."""
+        assert isinstance(self.engine, FusedEngine)
+        self.before, self.pace = (self.pace if wanted else None), _Pace()
+        self.compiling = self.account.compiled = wanted
+        self.engine.compile(wanted)
 
     def _tell_states(self) -> None:
         """Tell where the trials stand, one after another: each can be kept, however long the others take."""
@@ -222,6 +287,8 @@ class EngineServer:
             self.waiting.append((ticket, trial))
         elif kind == "halt":
             self.halting = True
+        elif kind == "compile":
+            self._take_over()
         elif ticket in dict(self.waiting):
             self.waiting = [(known, of) for known, of in self.waiting if known != ticket]
         elif trial.number in self.training and self.training[trial.number][0] == ticket:

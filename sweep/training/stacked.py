@@ -139,8 +139,11 @@ class Stack:
             grad_and_value(self._loss, has_aux=True), in_dims=(0, 0, 0, 0, 0 if shape.ragged else None, 0)
         )
         self.update: Callable[..., None] = self._update
-        if compiled:
-            self.update = _compiled(self._update)
+        self.compile(compiled)
+
+    def compile(self, wanted: bool) -> None:
+        """Let the updates from here on be compiled, or not. The first compiled one compiles them."""
+        self.update = _compiled(self._update) if wanted else self._update
 
     @torch.no_grad()
     def capture(self, inputs: Tensor, targets: Tensor) -> None:

@@ -24,6 +24,7 @@ from sweep.output import protect
 from sweep.tracebacks import summary
 from sweep.training.base_engine import largest_checkpoint
 from sweep.training.choice import Chosen, check, choose, refuse_unstackable
+from sweep.training.compiling import keep_compiled
 from sweep.training.device import ALL_THREADS, CPU, choose_device, out_of_memory
 from sweep.training.fused import NotStackableError
 from sweep.training.served import EngineServer, Inbox, last_words
@@ -35,7 +36,7 @@ def serve(pipe: Connection) -> None:
     forking.restore_environment()
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
+    keep_compiled()
     try:
         _Trainer(pipe).run()
     except BrokenPipeError:
@@ -149,10 +150,19 @@ class _Trainer:
             raise InvalidValueError("dataset._target_", first.dataset.component.target, rule)
         chosen = _choose(config, data, device, work, others, known)
         prepared = time.monotonic() - began
-        account = Account(chosen.name, chosen.slots, chosen.workers, chosen.compiled, chosen.why, prepared)
-        account.measured = chosen.measured
+        account = Account(
+            name=chosen.name,
+            slots=chosen.slots,
+            workers=chosen.workers,
+            compiled=chosen.compiled,
+            threads=torch.get_num_threads(),
+            why=chosen.why,
+            prepared=prepared,
+            measured=chosen.measured,
+        )
+        server = EngineServer(self._pipe, self._inbox, chosen, account, first.train.checkpoint_seconds)
         self._pipe.send(("chosen", account))
-        EngineServer(self._pipe, self._inbox, chosen, account, first.train.checkpoint_seconds).run()
+        server.run()
         del chosen
         gc.collect()  # engines refer to themselves
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -328,8 +328,9 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     assert "trial   1  goes on from step" in again.stderr
 
 
-def test_the_training_process_imports_nothing_of_searches_and_records(folder: Path) -> None:
-    """Nor anything of the configuration and of the command line, in a whole search by either interface."""
+@pytest.mark.parametrize("interface", ["command", "library"])
+def test_each_process_imports_only_what_it_needs_in_a_whole_search(folder: Path, interface: str) -> None:
+    """The coordinator never imports torch, and the training process nothing of configurations, searches and records."""
     (folder / "listing.py").write_text(
         textwrap.dedent("""
             import os, sys, torch
@@ -343,24 +344,25 @@ def test_the_training_process_imports_nothing_of_searches_and_records(folder: Pa
                     return self.layer(x.flatten(1))
         """)
     )
-    small = ["train.steps=20", "sampler=random", "study.n_trials=2"]
-    by_command = ["-m", "sweep", *small, "model._target_=listing.Net", "trusted=[listing]"]
-    (folder / "script.py").write_text(
-        f"import sweep\nfrom listing import Net\nsweep.search({small}, model=Net, progress=False)\n"
-    )
+    search = ["train.steps=20", "sampler=random", "study.n_trials=2", "model._target_=listing.Net", "trusted=[listing]"]
+    search += ["schedule.decay_steps=${epochs:1}"]  # the length of an epoch is a question too
+    call = {
+        "command": f"from sweep.cli.main import main; assert main({search}) == 0",
+        "library": f"import sweep; assert sweep.search({search}, progress=False).best",
+    }[interface]
+    listed = "import sys; open('modules.coordinator', 'w').write('\\n'.join(sys.modules))"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    foreign = {"hydra", "omegaconf", "optuna", "mlflow", "sqlalchemy", "pandas", "matplotlib", "rich"}
+    command = [sys.executable, "-c", f"{call}\n{listed}"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    coordinator = set((folder / "modules.coordinator").read_text().split("\n"))
+    assert {"hydra", "optuna", "mlflow"} <= coordinator
+    assert not coordinator & {"torch", "listing", "sweep.training"}
+    (trainer,) = [set(file.read_text().split("\n")) for file in folder.glob("modules.[0-9]*")]
+    assert "torch" in trainer
+    foreign = {"hydra", "omegaconf", "optuna", "mlflow", "sqlalchemy", "pandas", "matplotlib", "rich", "sklearn"}
     ours = {f"sweep.{name}" for name in ("app", "cli", "api", "proposals", "report", "requests", "tracking")}
-    for command in (by_command, ["script.py"]):
-        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        listed = [set(file.read_text().split("\n")) for file in folder.glob("modules.*")]
-        trainers = [modules for modules in listed if "optuna" not in modules]
-        assert len(trainers) == 1, "the other process plans and records"
-        assert "torch" in trainers[0]
-        assert not trainers[0] & (foreign | ours)
-        for file in folder.glob("modules.*"):
-            file.unlink()
+    assert not trainer & (foreign | ours)
 
 
 def test_a_call_leaves_the_state_of_the_program_as_it_was() -> None:

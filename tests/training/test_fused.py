@@ -261,6 +261,19 @@ def test_a_compiled_update_is_the_same_to_rounding(make_trial, train, digits, mo
         assert_same(together[number], history)
 
 
+def test_compiled_updates_take_over_in_the_middle_of_trainings(make_trial, train, digits):
+    trials = some(make_trial, 2, steps=60, eval_every=20, average=0.9)
+    engine, rows = fused(digits, slots=2), {trial.number: [] for trial in trials}
+    for trial in trials:
+        engine.start(trial)
+    for compiled in (False, True, False):
+        engine.compile(compiled)
+        for progress in engine.advance():
+            rows[progress.trial] += [loss for part in progress.rows for loss in part.loss]
+    for number, history in train(serial(digits), *trials).items():
+        assert rows[number] == pytest.approx(history.loss, rel=1e-9)
+
+
 # --- what cannot be stacked
 
 

@@ -71,10 +71,12 @@ def apart(make_trial):
     """Engines in processes of their own, which end with the test."""
     begun = []
 
-    def make(name="serial", slots=None, *, trials=8, learns=True, seconds=60.0, like_seed=99, of=None, **keys):
+    def make(
+        name="serial", slots=None, *, trials=8, learns=True, seconds=60.0, like_seed=99, compiled=False, of=None, **keys
+    ):
         given = {"retries": 0, "say": print} | {key: keys.pop(key) for key in ("retries", "say") if key in keys}
         like = make_trial(**keys).config
-        keys = {"checkpoint_seconds": seconds, "seed": like_seed, "compile": False}
+        keys = {"checkpoint_seconds": seconds, "seed": like_seed, "compile": compiled}
         like = replace(like, train=replace(like.train, **keys))
         work = Work([like], trials, learns)
         begun.append(PooledEngine(Trainer(), EngineConfig(name, slots), work, **given, **(of or {})))
@@ -559,6 +561,25 @@ def test_its_trainer_ends_when_it_is_closed(apart, make_trial):
     engine._trainer.close()
     assert time.monotonic() - began < 20
     assert not process.is_alive()
+
+
+def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial):
+    """First from another process that compiles them, then from what was compiled before."""
+    for before in (False, True):
+        said = []
+        engine = apart("fused", 2, trials=10**7, learns=False, compiled="auto", say=said.append)
+        assert (engine.account.compiled, engine.account.compiles) == (False, not before)
+        engine.start(make_trial(0, steps=10**7, eval_every=50))
+        rows, until, deadline = 0, None, time.monotonic() + 300
+        while until is None or rows < until:
+            assert time.monotonic() < deadline
+            for progress in reached(engine):
+                for part in progress.rows:
+                    assert part.first == rows
+                    rows += len(part.lr)
+            if engine.account.compiled and until is None:
+                until = rows + 500
+        assert said == ["engine: from here on the updates are compiled"]
 
 
 def test_its_account(apart, make_trial):

@@ -1,0 +1,117 @@
+"""Compiles the update of many trials in a process of its own, while another one trains with the same update as it is.
+
+What is compiled is kept in a cache on the disk, where the other process finds it. Compiling takes 10 to 20 seconds;
+from the cache it takes 3, of which most is tracing.
+"""
+
+import hashlib
+import inspect
+import os
+import platform
+import signal
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from sweep import forking
+from sweep.data import Dataset, Split
+from sweep.messages import Facts, Work
+from sweep.output import protect
+from sweep.tracebacks import summary
+from sweep.training.device import CPU
+from sweep.training.fused import FusedEngine
+from sweep.training.model import silenced
+
+
+def keep_compiled() -> None:
+    """Let torch keep what it compiles in the user's cache directory, unless another one is set.
+
+    By default torch keeps it in a temporary directory, which is empty after a restart of the machine.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "sweep" / "torch"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def is_compiled(engine: FusedEngine) -> bool:
+    """Return whether the update of an engine like this one was compiled before on this machine."""
+    marker = _marker(engine)
+    return marker is not None and marker.exists()
+
+
+def _marker(engine: FusedEngine) -> Path | None:
+    """Return the file that is in the cache if the update of such an engine is; None without a cache of ours.
+
+    Its name is a digest of what the update depends on, as far as can be told without tracing it. If the code of the
+    model has changed in another file than that of its modules, the update is compiled anew although the file is there.
+    """
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    model, stack = engine.example.model, engine.stack
+    sources = {_source(type(module)) for module in model.modules()}
+    machine = platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), torch.__version__
+    rule = stack.shape.rule
+    shape = {**vars(stack.shape), "rule": (type(rule).__qualname__, vars(rule))}
+    parts = [machine, sorted(sources), repr(model), shape, stack.slots, engine.structure, str(engine.dtype)]
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    return None if folder is None else Path(folder) / f"sweep-{digest}"
+
+
+def _source(kind: type) -> str:
+    """Return a digest of the file that a class is defined in; its name where there is none."""
+    try:
+        file = inspect.getsourcefile(kind)
+        assert file is not None
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (TypeError, OSError, AssertionError):  # of a notebook: the digest of the code is in the target
+        return kind.__qualname__
+
+
+def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts: Facts) -> None:
+    """Compile the update of a fused engine on a CPU: the main function of the process.
+
+    It sends None when the update is in the cache, or one line that says why it cannot be compiled.
+
+    Args:
+        work: what the engine trains.
+        slots, threads: of the engine.
+        facts: of its data. The process does not load them: only their shapes are compiled for.
+    """
+    protect()
+    forking.restore_environment()
+    for name in forking.SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    keep_compiled()
+    os.nice(5)  # the training goes first
+    torch.set_num_threads(threads)
+    first = work.like[0]
+    train = replace(first.train, steps=max(first.train.steps, 8))
+    try:
+        with silenced():
+            engine = FusedEngine(_of_shape(facts, train.batch_size), CPU, train.precision, slots, work.like, True)
+            engine.rate(replace(first, train=train), 1)
+            marker = _marker(engine)
+            if marker is not None:
+                marker.touch()
+    except Exception as error:  # whatever a compiler finds
+        _send(pipe, summary(error))
+    else:
+        _send(pipe, None)
+
+
+def _send(pipe: Connection, text: str | None) -> None:
+    with suppress(OSError):  # nobody waits for it any more
+        pipe.send(text)
+
+
+def _of_shape(facts: Facts, batch_size: int) -> Dataset:
+    """Return zeros in the shapes of a data set, with the same remainder of examples in the last batch of an epoch."""
+    n = min(facts.n_train, 2 * batch_size + facts.n_train % batch_size)
+    targets = torch.zeros(n, dtype=torch.int64) if facts.classification else torch.zeros(n, facts.n_outputs)
+    split = Split(torch.zeros(n, *facts.input_shape), targets)
+    return Dataset(split, split, split, facts.n_outputs, facts.classification, facts.digest)
