@@ -233,6 +233,32 @@ def start(
     return taken
 
 
+LONG_SEARCH = (CPU, "engine=fused", "sampler=random", "study.n_trials=4096", "study.name=search-{number}")
+
+
+def taking_over(key: str, measure: str, target: float, since: str, until: str, compiled_before: bool) -> Measure:
+    """Return the measure of the seconds between two lines of a search with the fused engine.
+
+    Args:
+        compiled_before: whether the first search, which is not counted, has compiled the update for the others.
+    """
+
+    def taken(rounds: int) -> Figure:
+        seconds = []
+        with tempfile.TemporaryDirectory() as place:
+            for number in range(compiled_before + rounds):
+                arguments = [argument.format(number=number) for argument in LONG_SEARCH]
+                folder = Path(place) / ("all" if compiled_before else str(number))
+                folder.mkdir(exist_ok=True)
+                lasts_until = startup.COMPILED if number < compiled_before else until
+                seconds.append(startup.command(folder, arguments, 130, lasts_until, since))
+        seconds = seconds[compiled_before:]
+        detail = f"rounds {listed(seconds)}"
+        return Figure(key, measure, median(seconds), target, unit="s", at_most=True, startup="included", detail=detail)
+
+    return taken
+
+
 OF_IMPORTS = "in multiples of importing torch, MLflow and Optuna"
 TEN = ("mode=train", "train.steps=10", CPU)
 
@@ -250,6 +276,25 @@ MEASURES: Mapping[str, Measure] = {
         target=1.2,
         status=130,
         until=startup.FIRST_UPDATE,
+    ),
+    "ready": taking_over(
+        "ready", "fused engine, until it makes its first update", 3, startup.STUDY, startup.FUSED, compiled_before=True
+    ),
+    "cold": taking_over(
+        "cold",
+        "fused engine, until compiled updates take over, on a machine that has compiled nothing",
+        15,
+        startup.FUSED,
+        startup.COMPILED,
+        compiled_before=False,
+    ),
+    "warm": taking_over(
+        "warm",
+        "fused engine, until compiled updates take over that were compiled before",
+        4,
+        startup.FUSED,
+        startup.COMPILED,
+        compiled_before=True,
     ),
     "serial": serial,
     "recording": recording,

@@ -15,6 +15,9 @@ TIMEOUT = 300
 FIRST_UPDATE = "engine: "
 """Beginning of the line that is printed when an engine is ready for its first update."""
 
+STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from here on the updates are compiled"
+"""Beginnings of the lines printed before an engine is chosen, when it is, and when compiled updates have taken over."""
+
 
 def imports() -> float:
     """Return the seconds that a Python process needs to import torch, MLflow and Optuna."""
@@ -23,20 +26,27 @@ def imports() -> float:
     return time.perf_counter() - began
 
 
-def command(folder: Path, arguments: Sequence[str], status: int = 0, until: str | None = None) -> float:
+def command(
+    folder: Path,
+    arguments: Sequence[str],
+    status: int = 0,
+    until: str | None = None,
+    since: str | None = None,
+) -> float:
     """Return the seconds that a command takes.
 
     Args:
-        folder: where it is called; its databases stay there for the next call.
+        folder: where it is called; its databases stay there for the next call, and what it compiles.
         status: exit status that it must have.
         until: beginning of a line of its output, up to which the seconds are counted and after which the command is
             interrupted; None for the whole command.
+        since: beginning of an earlier line, from which they are counted; None for the beginning of the command.
 
     Raises:
         RuntimeError: if it ends with another status, or without that line.
     """
     call = [sys.executable, "-u", "-m", "sweep", *arguments]
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(folder / "cache")}
     began = time.perf_counter()
     process = subprocess.Popen(
         call, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -45,6 +55,8 @@ def command(folder: Path, arguments: Sequence[str], status: int = 0, until: str 
     lines, seconds = [], None
     for line in process.stdout:
         lines.append(line)
+        if since is not None and line.startswith(since):
+            began, since = time.perf_counter(), None
         if until is not None and seconds is None and line.startswith(until):
             seconds = time.perf_counter() - began
             process.send_signal(signal.SIGINT)

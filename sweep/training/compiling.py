@@ -87,7 +87,6 @@ def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts:
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     keep_compiled()
-    os.nice(5)  # the training goes first
     torch.set_num_threads(threads)
     first = work.like[0]
     train = replace(first.train, steps=max(first.train.steps, 8))

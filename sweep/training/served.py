@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +31,9 @@ MOMENT = 0.05
 MOST_ROWS = 1_000_000
 """Updates after which states are given, so that no more rows than these wait in memory for a checkpoint."""
 
+
+PACED = 0.25
+"""Seconds of updates from which it is known how fast they are without being compiled."""
 
 TRIED = 1.0
 """Seconds of compiled updates after which those that are slower than others are given up."""
@@ -133,6 +137,8 @@ class EngineServer:
         self.compiled_before = chosen.compiles and isinstance(self.engine, FusedEngine) and is_compiled(self.engine)
         """Whether the update is in the cache of an earlier command, and is still to be taken from there."""
         account.compiles = chosen.compiles and not self.compiled_before
+        if chosen.compiles:  # the compiler is imported while the first updates are made
+            threading.Thread(target=import_module, args=("torch._inductor.compile_fx",), daemon=True).start()
 
     def run(self) -> None:
         """Train what is handed over, until the coordinator wants no more of this engine."""
@@ -163,7 +169,7 @@ class EngineServer:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        if self.compiled_before and self.pace.seconds >= TRIED / 2:
+        if self.compiled_before and self.pace.seconds >= PACED:
             self.compiled_before = False
             self._take_over()
         if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.inbox.stopping:
