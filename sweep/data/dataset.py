@@ -15,7 +15,7 @@ from sweep.messages import Facts
 
 SPLITS = ("train", "val", "test")
 
-BLOCK = 2**23
+BLOCK = 2**21
 """Numbers that are converted at once: a data set in float64 takes eight times as much memory as one in bytes."""
 
 

@@ -1,6 +1,7 @@
 """From arrays to splits: complete, disjoint, reproducible, standardized by the training split; and every refusal."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 
 from sweep.components import Component
 from sweep.config import DatasetConfig
-from sweep.data import load
+from sweep.data import dataset_of, load
 from sweep.data.dataset import _load
 from sweep.errors import InvalidValueError
 
@@ -551,3 +552,17 @@ def test_numbers_of_the_other_byte_order_are_read_or_refused(tmp_path, name):
     except InvalidValueError:
         return
     assert torch.equal(data.train.inputs, load_arrays(tmp_path, file="native", **arrays).train.inputs)
+
+
+def test_a_data_set_is_not_copied_into_float64():
+    """The arrays are copied once in their own type; what is computed in float64 is computed block by block."""
+    x = np.random.default_rng(0).integers(0, 256, (20_000, 40, 40), dtype=np.uint8)
+    config = DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}), standardize=True)
+    tracemalloc.start()  # which follows the memory of NumPy, not that of tensors
+    try:
+        placed = dataset_of({"x": x, "y": labels(20_000)}, config).place(torch.device("cpu"), torch.float32)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert placed.train.inputs.shape == (12_000, 40, 40)
+    assert peak < 4 * x.nbytes  # a copy in float64 alone would be eight times as large
