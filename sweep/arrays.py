@@ -1,4 +1,4 @@
-"""Turns what a data set gives into NumPy arrays. Does not import torch: only tensors of others are known to it."""
+"""Turns what a data set gives into NumPy arrays. It reads tensors too, but does not import torch for them."""
 
 import sys
 from collections.abc import Sequence

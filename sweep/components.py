@@ -77,7 +77,7 @@ class Component:
                 )
 
     def _code(self) -> bytes | None:
-        """Return the code of an object that was given in Python; None of a data set, which this process alone loads.
+        """Return the code of an object that was given in Python; None of a data set, whose arrays are sent instead.
 
         Raises:
             InvalidValueError: names the key if the object cannot be pickled.

@@ -12,10 +12,10 @@ SHARE = 8
 
 @dataclass(frozen=True)
 class Facts:
-    """Describes a data set to a process that does not hold it.
+    """Describes a data set to a process that has not loaded it.
 
     Args:
-        n_train, n_val, n_test: number of examples in each split.
+        n_train, n_test: number of examples in these splits.
         n_outputs: number of classes, or width of the target of a regression.
         classification: whether targets are labels.
         input_shape: of one example.
@@ -23,7 +23,6 @@ class Facts:
     """
 
     n_train: int
-    n_val: int
     n_test: int
     n_outputs: int
     classification: bool
@@ -47,7 +46,7 @@ class Work:
 
     @property
     def updates(self) -> int:
-        """Of all trials together."""
+        """Return the updates of all trials together."""
         return self.trials * self.like[0].train.steps
 
     @property
@@ -88,7 +87,8 @@ class Account:
         slots: trials at once.
         workers: processes that share each batch.
         compiled: whether updates are compiled.
-        compiles: whether they are to be compiled while they are made, after which compiled ones take over.
+        compiles: whether another process is to compile the update, after which compiled updates take over.
+        uncompiled: why compiled updates that had taken over were given up.
         threads: that compute an update.
         why: of the choice.
         prepared: seconds of building, trying and compiling.
@@ -105,6 +105,7 @@ class Account:
     workers: int = 1
     compiled: bool = False
     compiles: bool = False
+    uncompiled: str = ""
     threads: int = 1
     why: str = ""
     prepared: float = 0.0
@@ -116,4 +117,8 @@ class Account:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is recorded of it."""
-        return {key: value for key, value in asdict(self).items() if key not in ("compiles", "threads", "measured")}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("compiles", "uncompiled", "threads", "measured")
+        }

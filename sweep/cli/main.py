@@ -70,6 +70,21 @@ def _main(arguments: list[str]) -> int:
 
 
 def _carry_out(command: Command) -> int:
+    try:
+        return _in_mode(command)
+    except InvalidValueError:
+        raise
+    except Exception as error:
+        from sweep.cli.failures import explained
+
+        told = explained(error)
+        if told is None:
+            raise
+        print(f"sweep: {told[0]}", file=sys.stderr)
+        return told[1]
+
+
+def _in_mode(command: Command) -> int:
     mode = command.compose().get("mode")
     one_of("mode", mode, MODES)
     datasets = command.request.datasets
@@ -80,17 +95,7 @@ def _carry_out(command: Command) -> int:
         forking.prepare()
     if sys.stdout.isatty():
         print("starting ...", flush=True)
-    carry_out = getattr(import_module(f"sweep.cli.{MODES[mode]}"), mode)
-    try:
-        return int(carry_out(command))
-    except Exception as error:
-        from sweep.cli.failures import explained
-
-        told = explained(error)
-        if told is None:
-            raise
-        print(f"sweep: {told[0]}", file=sys.stderr)
-        return told[1]
+    return int(getattr(import_module(f"sweep.cli.{MODES[mode]}"), mode)(command))
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:

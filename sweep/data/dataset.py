@@ -132,7 +132,7 @@ class Dataset:
     @property
     def facts(self) -> Facts:
         """Return what others are told of it."""
-        sizes = len(self.train), len(self.val), len(self.test)
+        sizes = len(self.train), len(self.test)
         return Facts(*sizes, self.n_outputs, self.classification, self.input_shape, self.digest)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
@@ -150,6 +150,10 @@ class Dataset:
             self._placed.clear()
             self._placed[device, dtype] = replace(self, train=train, val=val, test=test)
         return self._placed[device, dtype]
+
+    def forget_placed(self) -> None:
+        """Let go of the copy that `place` has kept."""
+        self._placed.clear()
 
 
 def _in_type(split: Examples, dtype: torch.dtype, labels: bool) -> Split:

@@ -32,8 +32,8 @@ def breast_cancer() -> Arrays:
 def _of_sklearn(name: str) -> Path:
     """Return a file of data that scikit-learn ships. Importing its loaders would take two seconds."""
     found = find_spec("sklearn")
-    assert found is not None
-    assert found.origin is not None
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("scikit-learn, which ships this data set, is not installed", name="sklearn")
     return Path(found.origin).parent / "datasets" / "data" / name
 
 

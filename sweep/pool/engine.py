@@ -1,7 +1,7 @@
-"""An engine in a training process: neither it nor the record waits for the other's turn at the interpreter.
+"""An engine in a training process, so that neither it nor the record waits for the other's turn at the interpreter.
 
-The process that asks, records and tells hands over trials, more than there are slots, and takes what was reached. When
-the training process ends by itself, another takes its place.
+The coordinator hands over trials, more than there are slots, and takes what was reached. When the training process ends
+by itself, another takes its place.
 """
 
 import time
@@ -20,7 +20,7 @@ PATIENCE = 0.5
 """Seconds after which `advance` returns, so that its caller can look for a signal."""
 
 HALT = 4.0
-"""Seconds in which it is waited for that all trainings stop and give their states."""
+"""Seconds in which all trainings have to stop and give their states."""
 
 
 @dataclass
@@ -236,7 +236,7 @@ class PooledEngine:
             if self._account.compiled and not compiled:
                 self._say("engine: from here on the updates are compiled")
             elif compiled and not self._account.compiled:
-                self._say("engine: the updates are not compiled from here on: they were not faster")
+                self._say(f"engine: from here on the updates are not compiled: {self._account.uncompiled}")
 
     def _check_compiler(self) -> None:
         """Let compiled updates take over when they are in the cache."""

@@ -4,11 +4,13 @@ Pipes are bounded: an engine that is ahead of the record waits for it. The proce
 however that happens. When it ends by itself, the next question or engine starts another one.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from sweep import forking
@@ -21,7 +23,10 @@ from sweep.messages import Account, Facts, Work
 from sweep.passwords import without_passwords
 
 GRACE = 1.0
-"""Seconds in which a process that is told to end, or to release its engine, may do so by itself."""
+"""Seconds in which a process that is told to end may do so by itself."""
+
+RELEASE = 5.0
+"""Seconds in which a process that is to train something else may drop its engine. Another one would load the data."""
 
 
 class Trainer:
@@ -35,7 +40,9 @@ class Trainer:
         self._pipe: Connection | None = None
         self._facts: dict[str, Facts] = {}
         self._sent: set[str] = set()
-        """Targets of the data sets whose arrays this process was sent."""
+        """The configurations of the data sets whose arrays this process was sent."""
+        self._training = False
+        """Whether the process has an engine, which takes all messages."""
         self._released = True
         """Whether the process has no engine, or has said that it dropped the last one."""
 
@@ -58,7 +65,9 @@ class Trainer:
         """
         key = repr(config)
         if key not in self._facts:
-            self._facts[key] = self._ask("facts", config, data=config)
+            self.supply(config)
+        if key not in self._facts:
+            self._facts[key] = self._ask("facts", config)
         return self._facts[key]
 
     def accepted(self, component: Component, names: Sequence[str]) -> list[str] | None:
@@ -116,7 +125,7 @@ class Trainer:
             self.kill()
         if self._process is None:
             self._pipe, theirs = forking.context().Pipe()
-            self._process = forking.begin(_serve, (theirs,), "sweep-trainer")
+            self._process = forking.begin(_serve, (theirs, dict(os.environ)), "sweep-trainer")
             theirs.close()
             self._sent.clear()
 
@@ -125,12 +134,10 @@ class Trainer:
 
         They are made by the process that the user's objects are in.
         """
-        target = config.component.target
-        if is_given(target) and target not in self._sent:
-            self.begin()
-            self.send("ask", 0, ("take", (config, as_arrays(config.component.build()))))
-            self._sent.add(target)
-            self._facts[repr(config)] = self._answer()
+        key = repr(config)
+        if is_given(config.component.target) and key not in self._sent:
+            self._facts[key] = self._ask("take", config, as_arrays(config.component.build()))
+            self._sent.add(key)
 
     def _ask(self, name: str, *arguments: Any, data: DatasetConfig | None = None) -> Any:
         """Ask the process, and return the answer.
@@ -142,20 +149,21 @@ class Trainer:
             InvalidValueError: if the answer is a refusal.
             EngineError: if the process ends instead.
         """
+        assert not self._training, "an engine would take the question"
         self.begin()
         if data is not None:
             self.supply(data)
         self.send("ask", 0, (name, arguments))
-        return self._answer()
-
-    def _answer(self) -> Any:
         return self.receive()[1]
 
     def send(self, kind: str, ticket: int, content: Any) -> None:
         """Send a message. One to a process that has ended is dropped: what it sent before is received first."""
         assert self._pipe is not None
+        message = ForkingPickler.dumps((ticket, content))
+        self._training = self._training or kind == "begin"
         with suppress(OSError):
-            self._pipe.send((kind, ticket, content))
+            self._pipe.send_bytes(kind.encode())
+            self._pipe.send_bytes(message)
 
     def poll(self, patience: float) -> bool:
         """Wait that many seconds for a message; return whether there is one."""
@@ -183,21 +191,21 @@ class Trainer:
         if kind == "too large":
             raise EngineError(without_passwords(content))
         if kind == "error":
-            raise EngineError(f"the training failed:\n{content}")
+            raise EngineError(f"the training process failed:\n{content}")
         return kind, content
 
     def release(self) -> None:
         """Tell the process to drop its engine. It is waited for before it is asked anything else."""
         if self._pipe is not None:
             self.send("release", 0, None)
-            self._released = False
+            self._released = self._training = False
 
     def _wait_for_release(self) -> None:
         """End the process if it does not drop its engine in time."""
         if self._released or self._pipe is None:
             return
         self._released = True
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + RELEASE
         with suppress(Exception):  # whatever it still has to say of the engine, nobody waits for it
             while self._pipe.poll(max(0.0, deadline - time.monotonic())):
                 if self._pipe.recv()[0] == "released":
@@ -218,7 +226,7 @@ class Trainer:
             self._process.join()
             self._pipe.close()
             self._process = self._pipe = None
-            self._released = True
+            self._released, self._training = True, False
 
     def _ended(self) -> EngineLostError:
         self._process.join(1)
@@ -233,7 +241,8 @@ class Worker:
     """A process beside the trainer: a data-parallel worker other than the first, or one that compiles.
 
     Args:
-        pipe: to it. A data-parallel worker ends when all that hold this end of it have closed it, or are gone.
+        pipe: connects to the process. A data-parallel worker ends when all that have this end of it have closed it or
+            have ended.
     """
 
     process: Any
@@ -259,10 +268,15 @@ def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
     return Worker(process, ours)
 
 
-def _serve(pipe: Connection) -> None:
-    """Import what only the training process needs, and run it."""
+def _serve(pipe: Connection, environ: dict[str, str]) -> None:
+    """Import what only the training process needs, and run it.
+
+    Args:
+        environ: the environment of the coordinator, which may have changed since the server was started.
+    """
     from sweep.training.trainer import serve
 
+    os.environ.update(environ)
     serve(pipe)
 
 

@@ -208,7 +208,7 @@ class _Chooser:
 
     def _compiled(self, chosen: Chosen, rate: float) -> tuple[Chosen, float]:
         """Return the engine with compiled updates, if it can be compiled and is faster; its updates a second."""
-        engine = replace(chosen, compiles=False).engine
+        engine = chosen.engine
         assert isinstance(engine, FusedEngine)
         try:
             compiled = FusedEngine(self.data, self.device, self.precision, engine.slots, self.work.like, compiled=True)

@@ -1,4 +1,4 @@
-"""Compiles the update of many trials in a process of its own, while another one trains with the same update as it is.
+"""Compiles the update of many trials in a process of its own, while another process trains without compiled updates.
 
 What is compiled is kept in a cache on the disk, where the other process finds it. Compiling takes 10 to 20 seconds;
 from the cache it takes 3, of which most is tracing.
@@ -9,6 +9,7 @@ import inspect
 import os
 import platform
 import signal
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -32,11 +33,20 @@ def keep_compiled() -> None:
     By default torch keeps it in a temporary directory, which is empty after a restart of the machine.
     """
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "sweep" / "torch"
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # there is no home, or it cannot be written to
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "sweep" / f"torch-{_machine()}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def _machine() -> str:
+    """Return a digest of the processor, whose instructions the code is compiled for: a home may be of many machines."""
+    parts = [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        parts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
 def is_compiled(engine: FusedEngine) -> bool:
@@ -54,10 +64,11 @@ def _marker(engine: FusedEngine) -> Path | None:
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     model, stack = engine.example.model, engine.stack
     sources = {_source(type(module)) for module in model.modules()}
-    machine = platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), torch.__version__
+    machine = torch.get_num_threads(), torch.__version__
     rule = stack.shape.rule
     shape = {**vars(stack.shape), "rule": (type(rule).__qualname__, vars(rule))}
     parts = [machine, sorted(sources), repr(model), shape, stack.slots, engine.structure, str(engine.dtype)]
+    parts.append(engine.data.input_shape)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     return None if folder is None else Path(folder) / f"sweep-{digest}"
 
@@ -87,6 +98,7 @@ def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts:
     for name in forking.SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     keep_compiled()
+    threading.Thread(target=_end_with_coordinator, args=(pipe,), daemon=True).start()
     torch.set_num_threads(threads)
     first = work.like[0]
     train = replace(first.train, steps=max(first.train.steps, 8))
@@ -101,6 +113,12 @@ def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts:
         _send(pipe, summary(error))
     else:
         _send(pipe, None)
+
+
+def _end_with_coordinator(pipe: Connection) -> None:
+    with suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(1)
 
 
 def _send(pipe: Connection, text: str | None) -> None:

@@ -295,14 +295,14 @@ def work(pipe: Connection, rank: int) -> None:
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(pipe, inbox), daemon=True).start()
     try:
-        _, data, first, precision, workers, folder = inbox.get()
+        _, data, first, precision, workers, folder = _readable(inbox.get())
         device = device_of(first, rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         pipe.send(("here", ""))
         engine = ShardEngine(data, device, precision, rank, workers, folder)
         while True:
-            told, *given = inbox.get()
+            told, *given = _readable(inbox.get())
             getattr(engine, told)(*given)
     except WorkerLostError:
         pass  # worker 0 finds that out for itself
@@ -312,6 +312,12 @@ def work(pipe: Connection, rank: int) -> None:
             pipe.send(("memory", failure.reason) if out_of_memory(error) else ("error", failure))
 
 
+def _readable(message: tuple[Any, ...]) -> tuple[Any, ...]:
+    if message[0] == "unreadable":
+        raise message[1]
+    return message
+
+
 def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
     """Take what worker 0 says; go when it has gone, whatever is being trained."""
     try:
@@ -319,3 +325,5 @@ def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None
             inbox.put(pipe.recv())
     except (EOFError, OSError):
         os._exit(0)
+    except BaseException as error:  # what was sent cannot be read
+        inbox.put(("unreadable", error))

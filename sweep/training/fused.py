@@ -67,10 +67,12 @@ class Use:
     Args:
         offered: updates that the slots could have made: slots x steps.
         made: updates that were recorded.
+        seconds: in which updates were made, without evaluations.
     """
 
     offered: int = 0
     made: int = 0
+    seconds: float = 0.0
 
 
 class FusedEngine(BaseEngine):
@@ -179,7 +181,7 @@ class FusedEngine(BaseEngine):
 
     @property
     def stack(self) -> Stack:
-        """Return the trials in training; there must have been one."""
+        """Return the tensors of all slots; trials must have been announced or started."""
         assert self._stack is not None
         return self._stack
 
@@ -280,7 +282,9 @@ class FusedEngine(BaseEngine):
         """Train to the nearest boundary, or as far as is gone without looking; what was reached."""
         live = [slot for slot in self._slots if slot is not None]
         length = min(LONGEST, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
+        began = time.perf_counter()
         losses, rates = self._train(live, length)
+        self.use.seconds += time.perf_counter() - began
         length = len(losses)
         reached, measured = [], []
         for slot in live:

@@ -4,6 +4,7 @@ An error that is raised by the code of a trial is the failure of that trial alon
 """
 
 import os
+import pickle
 import queue
 import threading
 import time
@@ -48,7 +49,7 @@ class SpentError(RuntimeError):
 
 
 def last_words(error: BaseException) -> tuple[str, Any]:
-    """Return what the owner is told of an error: its kind, which says what the owner does then, and a text."""
+    """Return what the coordinator is told of an error: its kind, which says what it does then, and a text."""
     if out_of_memory(error):
         return "memory", f"out of memory ({summary(error)})"
     if isinstance(error, InvalidValueError):
@@ -65,13 +66,15 @@ def last_words(error: BaseException) -> tuple[str, Any]:
 class Inbox:
     """The messages of the coordinator. A thread takes them from the pipe, so that the coordinator never waits to send.
 
+    They are unpickled by the thread that reads them, which is the main one: that may import the user's code.
+
     Attributes:
         stopping: whether an engine is to stop at the next update, because it is to halt or to be released.
     """
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self.stopping = pipe, False
-        self._messages: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         threading.Thread(target=self._take, daemon=True).start()
 
     def next(self, block: bool = True, timeout: float | None = None) -> tuple[str, int, Any]:
@@ -80,21 +83,18 @@ class Inbox:
         Raises:
             queue.Empty: if there is none within the timeout.
         """
-        kind, ticket, content = self._messages.get(block, timeout)
-        if kind == "unreadable":
-            raise content
+        kind, message = self._messages.get(block, timeout)
+        ticket, content = pickle.loads(message)
         return kind, ticket, content
 
     def _take(self) -> None:
         try:
             while True:
-                message = self._pipe.recv()
-                self.stopping = self.stopping or message[0] in ("halt", "release")
-                self._messages.put(message)
+                kind = self._pipe.recv_bytes().decode()
+                self.stopping = self.stopping or kind in ("halt", "release")
+                self._messages.put((kind, self._pipe.recv_bytes()))
         except (EOFError, OSError):
             os._exit(1)  # the coordinator is gone: what it has not recorded is trained again
-        except BaseException as error:  # a trial that cannot be unpickled
-            self._messages.put(("unreadable", 0, error))
 
 
 @dataclass
@@ -131,14 +131,15 @@ class EngineServer:
         self.expecting = True  # trials, for slots that are free
         self.pace = _Pace()
         self.before: _Pace | None = None
-        """Of the updates before compiled ones took over, until it is known whether these are faster."""
+        """The pace of the updates before compiled ones took over, until it is known whether these are faster."""
         self.compiling = False
         """Whether the next update compiles itself."""
         self.compiled_before = chosen.compiles and isinstance(self.engine, FusedEngine) and is_compiled(self.engine)
         """Whether the update is in the cache of an earlier command, and is still to be taken from there."""
         account.compiles = chosen.compiles and not self.compiled_before
+        self.importing = threading.Thread(target=import_module, args=("torch._inductor.compile_fx",), daemon=True)
         if chosen.compiles:  # the compiler is imported while the first updates are made
-            threading.Thread(target=import_module, args=("torch._inductor.compile_fx",), daemon=True).start()
+            self.importing.start()
 
     def run(self) -> None:
         """Train what is handed over, until the coordinator wants no more of this engine."""
@@ -157,8 +158,10 @@ class EngineServer:
                 self._train()
 
     def _pausing(self) -> bool:
-        """Whether the engine is to stop at the next update: to give its states, or because it is released."""
-        return self.inbox.stopping or time.monotonic() >= self.due
+        """Return whether the engine is to stop at the next update: to give its states, because it is released, or
+        because this update was the first compiled one.
+        """
+        return self.inbox.stopping or self.compiling or time.monotonic() >= self.due
 
     def _train(self) -> None:
         """To the nearest boundary or pause; tell what was reached, and where the trials stand when that is due."""
@@ -169,7 +172,7 @@ class EngineServer:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        if self.compiled_before and self.pace.seconds >= PACED:
+        if self.compiled_before and self.pace.seconds >= PACED and not self.importing.is_alive():
             self.compiled_before = False
             self._take_over()
         if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.inbox.stopping:
@@ -177,38 +180,40 @@ class EngineServer:
 
     def _advance(self) -> Sequence[Progress]:
         """Advance the engine; without compiled updates where these cannot be made, or are slower than others."""
-        engine, began = self.engine, time.monotonic()
+        engine = self.engine
         if not isinstance(engine, FusedEngine):
             return engine.advance()
-        offered = engine.use.offered
+        offered, seconds = engine.use.offered, engine.use.seconds
         try:
             reached = engine.advance()
-        except Exception:
-            if not self.compiling:
+        except Exception as error:
+            if not self.compiling or engine.use.offered != offered:  # then it is no error of the compiler
                 raise
-            self._compile(False)  # it has failed before its first update
+            self._compile(False, f"they could not be compiled ({summary(error)})")
             return engine.advance()
-        if self.compiling:  # which took most of the time
+        if self.compiling:  # it was one update, and compiling took most of the time
             self.compiling = False
             return reached
         self.pace.updates += engine.use.offered - offered
-        self.pace.seconds += time.monotonic() - began
+        self.pace.seconds += engine.use.seconds - seconds
         if self.before is not None and self.pace.seconds >= TRIED:
             if self.pace.speed < self.before.speed:
-                self._compile(False)
+                self._compile(False, "they were not faster")
             self.before = None
         return reached
 
     def _take_over(self) -> None:
         """Let compiled updates take over. The next one takes seconds, and more if it is not in the cache."""
+        self.importing.join()  # two threads that import parts of torch at once may get unfinished modules
         self._tell_states()
         self._compile(True)
 
-    def _compile(self, wanted: bool) -> None:
-        """Let the updates from here on be compiled, or not."""
+    def _compile(self, wanted: bool, why: str = "") -> None:
+        """Let the updates from here on be compiled, or not and why."""
         assert isinstance(self.engine, FusedEngine)
         self.before, self.pace = (self.pace if wanted else None), _Pace()
         self.compiling = self.account.compiled = wanted
+        self.account.uncompiled = why
         self.engine.compile(wanted)
 
     def _tell_states(self) -> None:
@@ -239,7 +244,7 @@ class EngineServer:
     def _failing(self, trial: Trial | None = None) -> Iterator[None]:
         """Tell that a trial has failed if what is done within raises an error, and take it out of its slot.
 
-        What the owner can do better is raised: it trains the trial again where memory or a process was lost, and
+        What the coordinator can do better is raised: it trains the trial again where memory or a process was lost, and
         trains one trial at a time where it is not known which one raised the error.
 
         Args:
@@ -271,7 +276,7 @@ class EngineServer:
                 raise SpentError(failure.reason) from error
 
     def _read(self) -> None:
-        """What the owner has sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
+        """Read what was sent. With nothing to train wait for it; with a slot just freed, wait a moment."""
         began = time.monotonic()
         while not self.released and not self.halting:
             idle = not self.waiting and self.engine.free == self.account.slots
@@ -286,7 +291,7 @@ class EngineServer:
             self.idle += (time.monotonic() - began) * self.engine.free / self.account.slots
 
     def _heed(self, kind: str, ticket: int, trial: Any) -> None:
-        """Do what the owner says."""
+        """Do what the coordinator says."""
         if kind == "release":
             self.released = True
         elif kind == "start":

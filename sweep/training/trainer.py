@@ -1,6 +1,7 @@
 """The process that holds data and models: it answers questions about them, and trains."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from sweep.training.served import EngineServer, Inbox, last_words
 
 def serve(pipe: Connection) -> None:
     """Do what the coordinator asks for until it wants no more: the main function of the process."""
+    multiprocessing.current_process().daemon = False  # the code of a data set may start processes
     protect()
     forking.restore_environment()
     for name in forking.SIGNALS:
@@ -53,7 +55,9 @@ class _Trainer:
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._inbox = pipe, Inbox(pipe)
         self._given: dict[str, Dataset] = {}
-        """Data sets of arrays that the coordinator has sent, by their targets."""
+        """Data sets of arrays that the coordinator has sent, by their configuration."""
+        self._used: Dataset | None = None
+        """The data set of the last engine."""
 
     def run(self) -> None:
         """Answer until the coordinator wants no more."""
@@ -65,12 +69,14 @@ class _Trainer:
                 self._answer(*content)
             elif kind == "begin":
                 self._train(*content)
-            sys.stdout.flush()  # what a user's code has printed
 
     def _answer(self, name: str, arguments: Sequence[Any]) -> None:
         """Send what one of the methods below returns, or the refusal that it raises."""
         try:
-            answer = getattr(self, name)(*arguments)
+            try:
+                answer = getattr(self, name)(*arguments)
+            finally:
+                sys.stdout.flush()  # what a user's code has printed comes before what the coordinator says next
         except InvalidValueError as error:
             self._pipe.send(("refused", error))
         except Exception as error:
@@ -81,9 +87,9 @@ class _Trainer:
             self._pipe.send(("answer", answer))
 
     def take(self, config: DatasetConfig, arrays: Mapping[str, np.ndarray]) -> Facts:
-        """Hold a data set of arrays that the coordinator has sent."""
+        """Keep a data set of arrays that the coordinator has sent."""
         self._given.clear()
-        return self._given.setdefault(config.component.target, dataset_of(arrays, config)).facts
+        return self._given.setdefault(repr(config), dataset_of(arrays, config)).facts
 
     def facts(self, config: DatasetConfig) -> Facts:
         """Load a data set, unless it is loaded."""
@@ -127,7 +133,7 @@ class _Trainer:
         return largest_checkpoint(config, self._data(config.dataset))
 
     def _data(self, config: DatasetConfig) -> Dataset:
-        return self._given.get(config.component.target) or load(config)
+        return self._given.get(repr(config)) or load(config)
 
     def _train(
         self, config: EngineConfig, work: Work, digest: str, others: Sequence[Connection], known: Measured | None
@@ -148,6 +154,9 @@ class _Trainer:
         if data.digest != digest:
             rule = "gives other data each time it is loaded: what was trained before cannot be continued"
             raise InvalidValueError("dataset._target_", first.dataset.component.target, rule)
+        if self._used is not None and self._used is not data:
+            self._used.forget_placed()
+        self._used = data
         chosen = _choose(config, data, device, work, others, known)
         prepared = time.monotonic() - began
         account = Account(
@@ -163,7 +172,7 @@ class _Trainer:
         server = EngineServer(self._pipe, self._inbox, chosen, account, first.train.checkpoint_seconds)
         self._pipe.send(("chosen", account))
         server.run()
-        del chosen
+        del chosen, server
         gc.collect()  # engines refer to themselves
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
