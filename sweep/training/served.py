@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -137,9 +136,6 @@ class EngineServer:
         self.compiled_before = chosen.compiles and isinstance(self.engine, FusedEngine) and is_compiled(self.engine)
         """Whether the update is in the cache of an earlier command, and is still to be taken from there."""
         account.compiles = chosen.compiles and not self.compiled_before
-        self.importing = threading.Thread(target=import_module, args=("torch._inductor.compile_fx",), daemon=True)
-        if chosen.compiles:  # the compiler is imported while the first updates are made
-            self.importing.start()
 
     def run(self) -> None:
         """Train what is handed over, until the coordinator wants no more of this engine."""
@@ -172,7 +168,7 @@ class EngineServer:
         self.idle += free / self.account.slots * (time.monotonic() - began)
         self.expecting = self.expecting or self.engine.free > free
         self._reach(reached)
-        if self.compiled_before and self.pace.seconds >= PACED and not self.importing.is_alive():
+        if self.compiled_before and self.pace.seconds >= PACED:
             self.compiled_before = False
             self._take_over()
         if (time.monotonic() >= self.due or self.unkept >= MOST_ROWS) and not self.inbox.stopping:
@@ -204,7 +200,6 @@ class EngineServer:
 
     def _take_over(self) -> None:
         """Let compiled updates take over. The next one takes seconds, and more if it is not in the cache."""
-        self.importing.join()  # two threads that import parts of torch at once may get unfinished modules
         self._tell_states()
         self._compile(True)
 
