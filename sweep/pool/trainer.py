@@ -254,7 +254,7 @@ def begin_workers(workers: int) -> list[Worker]:
     begun = []
     for rank in range(1, workers):
         ours, theirs = forking.context().Pipe()
-        process = forking.begin(_work, (theirs, rank), f"sweep-worker-{rank}")
+        process = forking.begin(_work, (theirs, dict(os.environ), rank), f"sweep-worker-{rank}")
         theirs.close()
         begun.append(Worker(process, ours))
     return begun
@@ -263,7 +263,8 @@ def begin_workers(workers: int) -> list[Worker]:
 def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
     """Start a process that compiles the update of an engine, and then sends None, or why it cannot."""
     ours, theirs = forking.context().Pipe()
-    process = forking.begin(_compile, (theirs, work, account.slots, account.threads, facts), "sweep-compiler")
+    sent = (theirs, dict(os.environ), work, account.slots, account.threads, facts)
+    process = forking.begin(_compile, sent, "sweep-compiler")
     theirs.close()
     return Worker(process, ours)
 
@@ -280,13 +281,15 @@ def _serve(pipe: Connection, environ: dict[str, str]) -> None:
     serve(pipe)
 
 
-def _compile(pipe: Connection, *arguments: Any) -> None:
+def _compile(pipe: Connection, environ: dict[str, str], *arguments: Any) -> None:
     from sweep.training.compiling import compile_ahead
 
+    os.environ.update(environ)
     compile_ahead(pipe, *arguments)
 
 
-def _work(pipe: Connection, rank: int) -> None:
+def _work(pipe: Connection, environ: dict[str, str], rank: int) -> None:
     from sweep.training.data_parallel import work
 
+    os.environ.update(environ)
     work(pipe, rank)

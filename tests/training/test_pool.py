@@ -563,8 +563,9 @@ def test_its_trainer_ends_when_it_is_closed(apart, make_trial):
     assert not process.is_alive()
 
 
-def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial):
+def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, tmp_path, monkeypatch):
     """First from another process that compiles them, then from what was compiled before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch sets it where something was compiled before
     for before in (False, True):
         said = []
         engine = apart("fused", 2, trials=10**7, learns=False, compiled="auto", say=said.append)
