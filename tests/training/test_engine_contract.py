@@ -536,7 +536,7 @@ def test_evaluation_drops_nothing(make_engine, make_trial, train, digits):
 
 
 def test_the_test_split_is_not_touched(make_engine, make_trial, train, digits):
-    spoiled = dataclasses.replace(digits.test, inputs=torch.full_like(digits.test.inputs, torch.nan))
+    spoiled = Split(torch.full_like(digits.test.inputs, torch.nan), digits.test.targets)
     history = train(make_engine(dataclasses.replace(digits, test=spoiled)), make_trial())[0]
     expected = train(make_engine(digits), make_trial())[0]
     assert history.loss == expected.loss
