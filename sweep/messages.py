@@ -7,7 +7,10 @@ from typing import Any
 from sweep.config import RunConfig
 
 SHARE = 8
-"""Of the trials of a sampler that learns, at most an n-th are trained at once (and as many again asked ahead)."""
+"""With a sampler that learns, at most one in so many of the remaining trials is trained at once.
+
+As many again are proposed ahead.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained.
+    """The trials that an engine is chosen for.
 
     Args:
         like: configurations at the ends of all that is searched.
         trials: still to be trained.
-        learns: whether proposals depend on results.
+        learns: whether the sampler uses results to propose further trials.
     """
 
     like: Sequence[RunConfig]
@@ -51,23 +54,23 @@ class Work:
 
     @property
     def fair_slots(self) -> int:
-        """The most slots that leave a sampler that learns something to learn from."""
+        """Return the most slots with which a sampler that learns still has results to learn from."""
         return max(self.trials // SHARE if self.learns else self.trials, 1)
 
     def filled(self, slots: int) -> float:
-        """Part of the slots that are in use when trials of one length are trained in rounds, the last one not full."""
+        """Return the share of slots in use when trials of equal length are trained in rounds, the last one not full."""
         return self.trials / (slots * -(-self.trials // slots))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a model, data set and machine when an engine was chosen: later choices need not repeat it.
+    """The speeds that were measured to choose an engine. Later choices for the same model and data set reuse them.
 
     Args:
-        alone: updates a second of the serial engine.
-        together: updates a second of the fused engine; 0 where trials cannot be trained at once.
+        alone: updates per second of the serial engine.
+        together: updates per second of the fused engine; 0 if it cannot train these trials.
         slots, threads, compiled: of the fused engine that was fastest.
-        why: what is said of the choice.
+        why: the reason for the choice, for the user.
     """
 
     alone: float
@@ -80,7 +83,7 @@ class Measured:
 
 @dataclass
 class Account:
-    """What an engine did, up to the last trial that was started.
+    """The choice of an engine, and the work that it did until its last trial was started.
 
     Args:
         name: serial, fused or data_parallel.

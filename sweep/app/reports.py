@@ -43,5 +43,5 @@ def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]
 
 
 def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, list[Rows]]:
-    """Of each run the rows of its optimizers."""
+    """Return the recorded rows of each run, one entry for each of its optimizers."""
     return {run.run_id: [reader.rows(run.run_id, series) for series in run.series] for run in runs}

@@ -98,7 +98,7 @@ class Inbox:
 
 @dataclass
 class _Pace:
-    """How fast an engine makes updates, over all slots."""
+    """The number of updates of an engine, over all slots, and the time that they took."""
 
     updates: int = 0
     seconds: float = 0.0
