@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
-from sweep.schedules import DECAYS, WARMUPS, Updates
+from sweep.schedules import DECAYS, WARMUPS
+from sweep.schedules.family import Count, Whole, element_of, rule_of
 from sweep.space import Dimension
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
@@ -194,8 +195,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     unknown = sweep.tags - {"log", *UNITS}
     if unknown or len(units) > 1:
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
-    kind = _kind(key, config_name)
-    if units and kind != Updates:
+    declared = _integer_rule(key, config_name)
+    if units and not isinstance(declared, Count):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
     part_of_horizon = units == ["fraction"]
@@ -207,14 +208,14 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
             raise InvalidValueError(key, expression, "the tag log is for intervals")
         unique = dict.fromkeys((isinstance(v, bool), v) for v in values) if _hashable(values) else ()  # 1 is not true
         return Dimension(key, expression, choices=tuple(value for _, value in unique) or tuple(values))
-    return _interval(key, expression, sweep, kind, scale, part_of_horizon)
+    return _interval(key, expression, sweep, declared, scale, part_of_horizon)
 
 
 def _interval(
     key: str,
     expression: str,
     sweep: IntervalSweep | RangeSweep,
-    kind: Any,
+    declared: Whole | None,
     scale: float | None,
     part_of_horizon: bool,
 ) -> Dimension:
@@ -236,7 +237,7 @@ def _interval(
     if not low < high and step is None:
         raise InvalidValueError(key, expression, f"the low end {low:g} must be below the high end {high:g}")
     whole_ends = isinstance(low, int) and isinstance(high, int) and isinstance(step, (int, type(None)))
-    integer = kind is not None or whole_ends
+    integer = declared is not None or whole_ends
     if scale is not None:
         if step is not None:
             values = [low + step * i for i in range(round((high - low) / step) + 1)]
@@ -251,7 +252,7 @@ def _interval(
         log = log and low > 0
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
         rule = "is an integer, and so must its ends be"
-        if kind == Updates:
+        if isinstance(declared, Count):
             rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
@@ -259,32 +260,25 @@ def _interval(
     return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
 
 
-def _kind(key: str, config_name: Callable[[str], str]) -> Any:
-    """Return int or Updates, the type of the field that an integer key becomes; None of any other key."""
+def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
+    """Return the rule of a key that is an integer; None of any other key."""
     if key in KEYS:
-        return int
+        return Whole(at_least=1)
     named, indexes = _without_indexes(key)
     group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
     family = families[group].get(config_name(part)) if group in families else None
     kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
     for index in indexes:
-        kind = _of_element(kind, index)
-    return next((plain for plain in (int, Updates) if kind in (plain, plain | None)), None)
+        kind = element_of(kind, index)
+    rule = rule_of(kind)
+    return rule if isinstance(rule, Whole) else None
 
 
 def _without_indexes(key: str) -> tuple[str, tuple[int, ...]]:
     """Split the key of an element of a list: `schedule.knots.1.0` -> (`schedule.knots`, (1, 0))."""
     named = re.sub(r"(\.\d+)+$", "", key)
     return named, tuple(int(index) for index in key.removeprefix(named).split(".")[1:])
-
-
-def _of_element(kind: Any, index: int) -> Any:
-    """Return the type of an element of tuple[int, ...] or tuple[int, float]; None of other types."""
-    kinds = get_args(kind)
-    if kinds[-1:] == (...,):
-        return kinds[0]
-    return kinds[index] if index < len(kinds) else None
 
 
 def is_element(key: str, of: str) -> bool:

@@ -9,7 +9,7 @@ from sweep.schedules.family import Floats
 
 
 @dataclass(frozen=True)
-class Constant(Factor):
+class Constant(Factor, name="constant"):
     """Factor 1 at every step."""
 
     def factor(self, s: Floats) -> Floats:

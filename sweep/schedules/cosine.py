@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import real, whole
+from sweep.schedules.family import Floats, NotNegative, Part, Positive, PositivePart, Real, Updates, Whole
 
 
 @dataclass(frozen=True)
-class Cosine(Factor):
+class Cosine(Factor, name="cosine"):
     """(1 - end_factor) * (1 + cos(pi * u)) / 2 + end_factor, u = min(s, D) / D, D = decay_steps.
 
     TensorFlow's `cosine_decay` with alpha = end_factor; torch's `CosineAnnealingLR` up to decay_steps.
@@ -23,11 +23,7 @@ class Cosine(Factor):
     """
 
     decay_steps: Updates
-    end_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("end_factor", self.end_factor, at_least=0, at_most=1)
+    end_factor: Part = 0.0
 
     def factor(self, s: Floats) -> Floats:
         u = progress(s, self.decay_steps)
@@ -35,7 +31,7 @@ class Cosine(Factor):
 
 
 @dataclass(frozen=True)
-class CosineRestarts(Factor):
+class CosineRestarts(Factor, name="cosine_restarts"):
     """(1 - end_factor) * m_mul ** i * (1 + cos(pi * u)) / 2 + end_factor in cycle i, u = 0 to 1 within it.
 
     Cycle i is first_decay_steps * t_mul ** i updates long and begins at first_decay_steps * (t_mul ** i - 1) /
@@ -50,15 +46,9 @@ class CosineRestarts(Factor):
     """
 
     first_decay_steps: Updates
-    t_mul: float = 2.0
-    m_mul: float = 1.0
-    end_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole("first_decay_steps", self.first_decay_steps, at_least=1)
-        real("t_mul", self.t_mul, at_least=1)
-        real("m_mul", self.m_mul, above=0, at_most=1)
-        real("end_factor", self.end_factor, at_least=0, at_most=1)
+    t_mul: Annotated[float, Real(at_least=1)] = 2.0
+    m_mul: PositivePart = 1.0
+    end_factor: Part = 0.0
 
     def factor(self, s: Floats) -> Floats:
         cycle, u = self._position(s / self.first_decay_steps)
@@ -83,7 +73,7 @@ class CosineRestarts(Factor):
 
 
 @dataclass(frozen=True)
-class LinearCosine(Factor):
+class LinearCosine(Factor, name="linear_cosine"):
     """(alpha + 1 - u) * (1 + cos(2 * pi * num_periods * u)) / 2 + beta, u = min(s, D) / D, D = decay_steps.
 
     TensorFlow's `linear_cosine_decay` (Bello et al., 1709.07417). It begins at 1 + alpha + beta, above 1.
@@ -95,15 +85,9 @@ class LinearCosine(Factor):
     """
 
     decay_steps: Updates
-    num_periods: float = 0.5
-    alpha: float = 0.0
-    beta: float = 0.001
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("num_periods", self.num_periods, above=0)
-        real("alpha", self.alpha, at_least=0)
-        real("beta", self.beta, at_least=0)
+    num_periods: Positive = 0.5
+    alpha: NotNegative = 0.0
+    beta: NotNegative = 0.001
 
     def factor(self, s: Floats) -> Floats:
         return self._waves(1 - progress(s, self.decay_steps), s)
@@ -114,7 +98,7 @@ class LinearCosine(Factor):
 
 
 @dataclass(frozen=True)
-class NoisyLinearCosine(LinearCosine):
+class NoisyLinearCosine(LinearCosine, name="noisy_linear_cosine"):
     """`LinearCosine` with a draw from N(0, v / (1 + min(s, D)) ** d) added to 1 - u.
 
     TensorFlow's `noisy_linear_cosine_decay`, v and d being its initial_variance and variance_decay. Here the draw is a
@@ -127,15 +111,9 @@ class NoisyLinearCosine(LinearCosine):
         noise_seed: >= 0.
     """
 
-    v: float = 1.0
-    d: float = 0.55
-    noise_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real("v", self.v, at_least=0)
-        real("d", self.d, at_least=0)
-        whole("noise_seed", self.noise_seed, at_least=0, at_most=2**53)
+    v: NotNegative = 1.0
+    d: NotNegative = 0.55
+    noise_seed: Annotated[int, Whole(at_least=0, at_most=2**53)] = 0
 
     def factor(self, s: Floats) -> Floats:
         deviation = np.sqrt(self.v / (1 + np.minimum(s, self.decay_steps)) ** self.d)

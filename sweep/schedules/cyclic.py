@@ -1,16 +1,16 @@
 """Cycles between two rates."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import one_of, real, whole
+from sweep.schedules.family import Floats, OneOf, Part, PositivePart, Updates
 
 
 @dataclass(frozen=True)
-class Cyclic(Factor):
+class Cyclic(Factor, name="cyclic"):
     """Straight up from base_factor to 1 in step_size_up updates, down in step_size_down, and again.
 
     torch's `CyclicLR` without its momentum cycle, max_lr being the base rate (1506.01186). The height above base_factor
@@ -25,18 +25,11 @@ class Cyclic(Factor):
 
     warms_up = True
 
-    base_factor: float
+    base_factor: Part
     step_size_up: Updates
     step_size_down: Updates
-    mode: str = "triangular"
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        real("base_factor", self.base_factor, at_least=0, at_most=1)
-        whole("step_size_up", self.step_size_up, at_least=1)
-        whole("step_size_down", self.step_size_down, at_least=1)
-        one_of("mode", self.mode, ("triangular", "triangular2", "exp_range"))
-        real("gamma", self.gamma, above=0, at_most=1)
+    mode: Annotated[str, OneOf(("triangular", "triangular2", "exp_range"))] = "triangular"
+    gamma: PositivePart = 1.0
 
     @property
     def rises_for(self) -> int:

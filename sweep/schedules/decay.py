@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Floats, Updates
+from sweep.schedules.family import Count, Floats, check_keys, element_of, rule_of
+
+FAMILIES: dict[str, type["Decay"]] = {}
+"""The families by their names in conf/schedule: each registers itself."""
 
 
 class Decay(ABC):
@@ -15,6 +18,15 @@ class Decay(ABC):
 
     warms_up: ClassVar[bool] = False
     """Whether the family warms up by itself, so that it has no warmup unless one is asked for."""
+
+    def __init_subclass__(cls, name: str | None = None, **options: Any) -> None:
+        """Register a family under its name in conf/schedule; one without a name cannot be chosen."""
+        super().__init_subclass__(**options)
+        if name is not None:
+            FAMILIES[name] = cls
+
+    def __post_init__(self) -> None:
+        check_keys(self)
 
     @abstractmethod
     def rate(self, s: Floats, lr: float) -> Floats:
@@ -35,9 +47,9 @@ class Decay(ABC):
         divided: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
-            if field.type in (Updates, Updates | None) and value is not None:
+            if isinstance(rule_of(field.type), Count) and value is not None:
                 divided[name] = shared(name, value, workers)
-            elif field.type == tuple[Updates, ...]:
+            elif isinstance(rule_of(element_of(field.type, 0)), Count):
                 divided[name] = tuple(shared(name, step, workers) for step in value)
         return self._divided(workers, **divided)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import boolean, real, whole
+from sweep.schedules.family import Floats, Part, Positive, PositivePart, Updates
+from sweep.validation import real, whole
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,7 @@ class _Bounded(Factor):
             not depend on it (optax's `exponential_decay` with end_value = end_factor * lr).
     """
 
-    end_factor: float | None = field(default=None, kw_only=True)
-
-    def _check_end_factor(self) -> None:
-        if self.end_factor is not None:
-            real("end_factor", self.end_factor, at_least=0, at_most=1)
+    end_factor: Part | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def unbounded(self, s: Floats) -> Floats:
@@ -37,7 +33,7 @@ class _Bounded(Factor):
 
 
 @dataclass(frozen=True)
-class Exponential(_Bounded):
+class Exponential(_Bounded, name="exponential"):
     """decay_rate ** (s / decay_steps); with `staircase`, decay_rate ** floor(s / decay_steps).
 
     TensorFlow's `exponential_decay`. decay_rate and decay_steps enter the smooth curve only as
@@ -48,22 +44,20 @@ class Exponential(_Bounded):
         decay_steps: updates, >= 1; None with half_life.
         staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
         half_life: updates, >= 1, in which the smooth curve halves: 0.5 ** (s / half_life).
-        end_factor: lower bound of the factor; see `_Bounded`.
+        end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound.
     """
 
-    decay_rate: float | None = None
+    decay_rate: PositivePart | None = None
     decay_steps: Updates | None = None
     staircase: bool = False
     half_life: Updates | None = None
 
     def __post_init__(self) -> None:
-        boolean("staircase", self.staircase)
-        self._check_end_factor()
+        super().__post_init__()
         if self.half_life is None:
             real("decay_rate", self.decay_rate, above=0, at_most=1)
             whole("decay_steps", self.decay_steps, at_least=1)
             return
-        whole("half_life", self.half_life, at_least=1)
         for key in ("decay_rate", "decay_steps"):
             if getattr(self, key) is not None:
                 raise InvalidValueError(key, getattr(self, key), "says the same as half_life: give one or the other")
@@ -91,24 +85,11 @@ class Exponential(_Bounded):
 
 @dataclass(frozen=True)
 class _Timed(_Bounded):
-    """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down.
+    """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down."""
 
-    Args:
-        decay_rate: > 0.
-        decay_steps: updates, >= 1.
-        staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
-        end_factor: lower bound of the factor; see `_Bounded`.
-    """
-
-    decay_rate: float
+    decay_rate: Positive
     decay_steps: Updates
     staircase: bool = False
-
-    def __post_init__(self) -> None:
-        real("decay_rate", self.decay_rate, above=0)
-        whole("decay_steps", self.decay_steps, at_least=1)
-        boolean("staircase", self.staircase)
-        self._check_end_factor()
 
     def time(self, s: Floats) -> Floats:
         """The time at the steps s."""
@@ -117,10 +98,16 @@ class _Timed(_Bounded):
 
 
 @dataclass(frozen=True)
-class NaturalExponential(_Timed):
+class NaturalExponential(_Timed, name="natural_exponential"):
     """exp(-decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
 
-    TensorFlow's `natural_exp_decay`; the arguments are those of `_Timed`.
+    TensorFlow's `natural_exp_decay`.
+
+    Args:
+        decay_rate: > 0.
+        decay_steps: updates, >= 1.
+        staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
+        end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound.
     """
 
     def unbounded(self, s: Floats) -> Floats:
@@ -133,10 +120,16 @@ class NaturalExponential(_Timed):
 
 
 @dataclass(frozen=True)
-class InverseTime(_Timed):
+class InverseTime(_Timed, name="inverse_time"):
     """1 / (1 + decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
 
-    TensorFlow's `inverse_time_decay`; the arguments are those of `_Timed`.
+    TensorFlow's `inverse_time_decay`.
+
+    Args:
+        decay_rate: > 0.
+        decay_steps: updates, >= 1.
+        staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
+        end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound.
     """
 
     def unbounded(self, s: Floats) -> Floats:

@@ -3,18 +3,18 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, shared
-from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
-from sweep.validation import one_of, real
+from sweep.schedules.family import Floats, OneOf, UpdatesFromZero, as_tuples, check_rising
+from sweep.validation import real
 
 
 @dataclass(frozen=True)
-class Interpolate(Factor):
+class Interpolate(Factor, name="interpolate"):
     """Through the knots (step, factor), and at the last factor beyond the last knot.
 
     Between two knots, with x from 0 to 1: `linear` a straight line, `cosine` (1 - cos(pi x)) / 2 of the way
@@ -26,10 +26,11 @@ class Interpolate(Factor):
         kind: "linear", "cosine" or "pchip".
     """
 
-    knots: tuple[tuple[Updates, float], ...]
-    kind: str = "linear"
+    knots: tuple[tuple[UpdatesFromZero, float], ...]
+    kind: Annotated[str, OneOf(("linear", "cosine", "pchip"))] = "linear"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         as_tuples(self, "knots")
         for knot in self.knots:
             if not isinstance(knot, (list, tuple)) or len(knot) != 2:
@@ -39,7 +40,6 @@ class Interpolate(Factor):
         check_rising("knots", [step for step, _ in self.knots])
         if len(self.knots) < 2 or self.knots[0][0] != 0:
             raise InvalidValueError("knots", [list(knot) for knot in self.knots], "must be two or more, the first at 0")
-        one_of("kind", self.kind, ("linear", "cosine", "pchip"))
 
     def per_worker(self, workers: int) -> Self:
         return self._divided(workers, knots=tuple((shared("knots", s, workers), factor) for s, factor in self.knots))

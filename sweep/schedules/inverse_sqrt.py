@@ -6,11 +6,10 @@ import numpy as np
 
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import whole
 
 
 @dataclass(frozen=True)
-class InverseSqrt(Factor):
+class InverseSqrt(Factor, name="inverse_sqrt"):
     """sqrt(timescale / (s + timescale)), s counted from the end of warmup.
 
     Equal to Hugging Face's `get_inverse_sqrt_schedule` with the timescale at its default, the length of warmup.
@@ -21,15 +20,12 @@ class InverseSqrt(Factor):
 
     timescale: Updates
 
-    def __post_init__(self) -> None:
-        whole("timescale", self.timescale, at_least=1)
-
     def factor(self, s: Floats) -> Floats:
         return np.sqrt(self.timescale / (s + self.timescale))
 
 
 @dataclass(frozen=True)
-class Noam(Factor):
+class Noam(Factor, name="noam"):
     """sqrt(N) * min((s + 1) ** -0.5, (s + 1) * N ** -1.5), N = noam_steps.
 
     "Attention is all you need" (1706.03762), scaled to its peak: 1 at s = N - 1. It warms up by itself.
@@ -41,9 +37,6 @@ class Noam(Factor):
     warms_up = True
 
     noam_steps: Updates
-
-    def __post_init__(self) -> None:
-        whole("noam_steps", self.noam_steps, at_least=1)
 
     @property
     def rises_for(self) -> int:

@@ -25,7 +25,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Joined(Decay):
+class Joined(Decay, name="joined"):
     """pieces[i] from s = boundaries[i-1] on, counting from its own start.
 
     optax's `join_schedules`, torch's `SequentialLR`: at s = boundary the next piece begins, at its step 0.

@@ -2,16 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import one_of, real, whole
+from sweep.schedules.family import Floats, OneOf, Real, Updates
 
 
 @dataclass(frozen=True)
-class OneCycle(Factor):
+class OneCycle(Factor, name="one_cycle"):
     """Up from 1 / div_factor to 1, then down to 1 / (div_factor * final_div_factor), which it keeps.
 
     torch's `OneCycleLR` without its momentum cycle, total_steps being T: 1 is reached at s = pct_start * T - 1 (between
@@ -28,17 +28,10 @@ class OneCycle(Factor):
     warms_up = True
 
     total_steps: Updates
-    pct_start: float = 0.3
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
-    anneal: str = "cosine"
-
-    def __post_init__(self) -> None:
-        whole("total_steps", self.total_steps, at_least=1)
-        real("pct_start", self.pct_start, at_least=0, below=1)
-        real("div_factor", self.div_factor, at_least=1)
-        real("final_div_factor", self.final_div_factor, at_least=1)
-        one_of("anneal", self.anneal, ("cosine", "linear"))
+    pct_start: Annotated[float, Real(at_least=0, below=1)] = 0.3
+    div_factor: Annotated[float, Real(at_least=1)] = 25.0
+    final_div_factor: Annotated[float, Real(at_least=1)] = 1e4
+    anneal: Annotated[str, OneOf(("cosine", "linear"))] = "cosine"
 
     @property
     def rises_for(self) -> int:

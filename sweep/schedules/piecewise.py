@@ -1,17 +1,18 @@
 """Decays that jump at given updates: TensorFlow's piecewise constant, torch's multistep."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
-from sweep.validation import one_of, real
+from sweep.schedules.family import Floats, OneOf, PositivePart, UpdatesFromZero, as_tuples, check_rising
+from sweep.validation import real
 
 
 @dataclass(frozen=True)
-class Piecewise(Factor):
+class Piecewise(Factor, name="piecewise"):
     """values[i] between boundaries[i-1] and boundaries[i].
 
     A boundary belongs to the piece before it with `side="right"` (TensorFlow's `piecewise_constant`: the
@@ -23,11 +24,12 @@ class Piecewise(Factor):
         side: "right" or "left".
     """
 
-    boundaries: tuple[Updates, ...]
+    boundaries: tuple[UpdatesFromZero, ...]
     values: tuple[float, ...]
-    side: str = "right"
+    side: Annotated[str, OneOf(("right", "left"))] = "right"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         as_tuples(self, "boundaries", "values")
         check_rising("boundaries", self.boundaries)
         for value in self.values:
@@ -35,7 +37,6 @@ class Piecewise(Factor):
         if len(self.values) != len(self.boundaries) + 1:
             rule = f"must have one more entry than boundaries, which has {len(self.boundaries)}"
             raise InvalidValueError("values", list(self.values), rule)
-        one_of("side", self.side, ("right", "left"))
 
     def factor(self, s: Floats) -> Floats:
         factor = np.zeros_like(s) + self.values[0]
@@ -45,7 +46,7 @@ class Piecewise(Factor):
 
 
 @dataclass(frozen=True)
-class Multistep(Factor):
+class Multistep(Factor, name="multistep"):
     """gamma ** (number of milestones <= s): torch's `MultiStepLR`.
 
     Args:
@@ -53,13 +54,13 @@ class Multistep(Factor):
         gamma: 0 < gamma <= 1.
     """
 
-    milestones: tuple[Updates, ...]
-    gamma: float = 0.1
+    milestones: tuple[UpdatesFromZero, ...]
+    gamma: PositivePart = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         as_tuples(self, "milestones")
         check_rising("milestones", self.milestones, equal_allowed=True)
-        real("gamma", self.gamma, above=0, at_most=1)
 
     def factor(self, s: Floats) -> Floats:
         passed = sum((np.where(s >= milestone, 1.0, 0.0) for milestone in self.milestones), np.zeros_like(s))

@@ -2,17 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.schedules.decay import Decay
-from sweep.schedules.family import Floats
+from sweep.schedules.family import Floats, NotNegative, OneOf, Real, Whole
 from sweep.schedules.reaction import Memory, Reaction
-from sweep.validation import one_of, real, whole
+from sweep.validation import whole
 
 
 @dataclass(frozen=True)
-class Plateau(Decay, Reaction):
+class Plateau(Decay, Reaction, name="plateau"):
     """Multiplies the rate by `factor` when the watched metric has not improved for `patience` evaluations.
 
     torch's `ReduceLROnPlateau` and optax's `reduce_on_plateau`. An evaluation improves on the best so far if it is
@@ -31,29 +32,23 @@ class Plateau(Decay, Reaction):
         threshold_mode: "rel": threshold is relative to the best value; "abs": it is a difference of the metric.
     """
 
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    cooldown: int = 0
-    min_lr: float = 0.0
-    cut: str = "torch"
-    metric: str = "val_loss"
-    eps: float = 1e-8
-    threshold_mode: str = "rel"
+    factor: Annotated[float, Real(above=0, below=1)] = 0.1
+    patience: Annotated[int, Whole(at_least=0)] = 10
+    threshold: NotNegative = 1e-4
+    cooldown: Annotated[int, Whole(at_least=0)] = 0
+    min_lr: NotNegative = 0.0
+    cut: Annotated[str, OneOf(("torch", "optax"))] = "torch"
+    metric: Annotated[str, OneOf(("val_loss", "val_accuracy"))] = "val_loss"
+    eps: NotNegative = 1e-8
+    threshold_mode: Annotated[str, OneOf(("rel", "abs"))] = "rel"
 
     name = "plateau"
     condition = "metric"
 
     def __post_init__(self) -> None:
-        real("factor", self.factor, above=0, below=1)
-        one_of("cut", self.cut, ("torch", "optax"))
-        whole("patience", self.patience, at_least=1 if self.cut == "optax" else 0)
-        real("threshold", self.threshold, at_least=0)
-        whole("cooldown", self.cooldown, at_least=0)
-        real("min_lr", self.min_lr, at_least=0)
-        one_of("metric", self.metric, ("val_loss", "val_accuracy"))
-        real("eps", self.eps, at_least=0)
-        one_of("threshold_mode", self.threshold_mode, ("rel", "abs"))
+        super().__post_init__()
+        if self.cut == "optax":
+            whole("patience", self.patience, at_least=1)
 
     @property
     def watches(self) -> str:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import boolean, real, whole
+from sweep.schedules.family import Floats, Part, Positive, Updates
 
 
 @dataclass(frozen=True)
-class Polynomial(Factor):
+class Polynomial(Factor, name="polynomial"):
     """(1 - end_factor) * (1 - u) ** power + end_factor, u = min(s, D) / D, D = decay_steps.
 
     TensorFlow's `polynomial_decay` with end_learning_rate = end_factor * lr. With `cycle`, D is
@@ -24,15 +23,9 @@ class Polynomial(Factor):
     """
 
     decay_steps: Updates
-    power: float = 1.0
-    end_factor: float = 0.0
+    power: Positive = 1.0
+    end_factor: Part = 0.0
     cycle: bool = False
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("power", self.power, above=0)
-        real("end_factor", self.end_factor, at_least=0, at_most=1)
-        boolean("cycle", self.cycle)
 
     def factor(self, s: Floats) -> Floats:
         span = self.decay_steps + np.zeros_like(s)
@@ -42,7 +35,7 @@ class Polynomial(Factor):
 
 
 @dataclass(frozen=True)
-class Linear(Factor):
+class Linear(Factor, name="linear"):
     """(1 - end_factor) * (1 - u) + end_factor, u = min(s, D) / D, D = decay_steps: `Polynomial` of power 1.
 
     Args:
@@ -51,11 +44,7 @@ class Linear(Factor):
     """
 
     decay_steps: Updates
-    end_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("end_factor", self.end_factor, at_least=0, at_most=1)
+    end_factor: Part = 0.0
 
     def factor(self, s: Floats) -> Floats:
         return (1 - self.end_factor) * (1 - progress(s, self.decay_steps)) + self.end_factor

@@ -1,16 +1,17 @@
 """A recurrence of the rate: its power."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.schedules.decay import Decay
-from sweep.schedules.family import Floats
+from sweep.schedules.family import Floats, Real
 from sweep.validation import real
 
 
 @dataclass(frozen=True)
-class Power(Decay):
+class Power(Decay, name="power"):
     """lr(s + 1) = lr(s) ** power, so that lr(s) = lr ** (power ** s).
 
     An imitation of exponential decay that is defined for a base rate below 1 only.
@@ -19,10 +20,7 @@ class Power(Decay):
         power: >= 1.
     """
 
-    power: float = 1.0001
-
-    def __post_init__(self) -> None:
-        real("power", self.power, at_least=1)
+    power: Annotated[float, Real(at_least=1)] = 1.0001
 
     def rate(self, s: Floats, lr: float) -> Floats:
         exponent = np.minimum(s * np.log(self.power), np.full_like(s, 700.0))  # exp overflows above; the rate is 0

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import real, whole
+from sweep.schedules.family import Floats, Positive, Updates
 
 
 @dataclass(frozen=True)
-class PowerSqrt(Factor):
+class PowerSqrt(Factor, name="power_sqrt"):
     """sqrt(1 - v^2) ** alpha, v = min(s, D) / D, D = decay_steps (2603.10301): a quarter circle to a power.
 
     Args:
@@ -19,11 +18,7 @@ class PowerSqrt(Factor):
     """
 
     decay_steps: Updates
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("alpha", self.alpha, above=0)
+    alpha: Positive = 1.0
 
     def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import real, whole
+from sweep.schedules.family import Floats, PositivePart, Updates
 
 
 @dataclass(frozen=True)
-class Rex(Factor):
+class Rex(Factor, name="rex"):
     """(1 - v) / (1 - v * (1 - beta)), v = min(s, D) / D, D = decay_steps.
 
     Reflected exponential (Chen, Wolfe and Kyrillidis, 2107.04197): with beta 0.5, (1 - v) / (1/2 + (1 - v)/2).
@@ -19,11 +18,7 @@ class Rex(Factor):
     """
 
     decay_steps: Updates
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        whole("decay_steps", self.decay_steps, at_least=1)
-        real("beta", self.beta, above=0, at_most=1)
+    beta: PositivePart = 0.5
 
     def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)

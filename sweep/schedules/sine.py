@@ -12,7 +12,7 @@ from sweep.validation import real
 
 
 @dataclass(frozen=True)
-class Sine(Decay):
+class Sine(Decay, name="sine"):
     """lr(s + 1) = sin(lr(s)): falls ever more slowly, like sqrt(3 / s). The base rate must be below pi."""
 
     def rate(self, s: Floats, lr: float) -> Floats:

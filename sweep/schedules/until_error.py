@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Updates
+from sweep.schedules.family import PositivePart, UpdatesFromZero
 from sweep.schedules.reaction import NEVER, Memory, Reaction
-from sweep.schedules.warmup import ConstantWarmup, Warmup
-from sweep.validation import real
+from sweep.schedules.warmup import ConstantWarmup, Counting, Warmup
 
 
 @dataclass(frozen=True)
-class UntilError(ConstantWarmup, Reaction):
+class UntilError(ConstantWarmup, Reaction, name="until_error"):
     """Holds start_factor until the training error is below `until_error`, then jumps to 1.
 
     The training error is 1 - accuracy on the training batches since the last evaluation. The ResNet-110 recipe
@@ -23,18 +22,16 @@ class UntilError(ConstantWarmup, Reaction):
         until_error: 0 < until_error <= 1.
     """
 
-    steps: Updates = 0
-    start_factor: float = 0.1
-    counting: str = "overlap"
-    until_error: float = 0.8
+    steps: UpdatesFromZero = 0
+    start_factor: PositivePart = 0.1  # at rate 0 no error falls
+    counting: Counting = "overlap"
+    until_error: PositivePart = 0.8
 
     name = "warmup_end"
     condition = "until_error"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real("start_factor", self.start_factor, above=0, at_most=1)  # at rate 0 no error falls
-        real("until_error", self.until_error, above=0, at_most=1)
         if self.steps != 0:
             raise InvalidValueError("steps", self.steps, "are not known before: the training error ends this warmup")
 

@@ -7,13 +7,18 @@ f0 = `start_factor`; each warmup is its shape.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import boolean, one_of, real, whole
+from sweep.schedules.family import Floats, OneOf, Part, Positive, UpdatesFromZero, check_keys
+
+Counting = Annotated[str, OneOf(("prefix", "overlap"))]
+
+FAMILIES: dict[str, type["Warmup"]] = {}
+"""The warmups by their names in conf/warmup: each registers itself."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,19 @@ class Warmup(ABC):
         inclusive: whether the warmup formula holds at s = W too.
     """
 
-    steps: Updates
-    start_factor: float = 0.0
-    counting: str = "prefix"
+    steps: UpdatesFromZero
+    start_factor: Part = 0.0
+    counting: Counting = "prefix"
     inclusive: bool = False
 
+    def __init_subclass__(cls, name: str | None = None, **options: Any) -> None:
+        """Register a warmup under its name in conf/warmup; one without a name cannot be chosen."""
+        super().__init_subclass__(**options)
+        if name is not None:
+            FAMILIES[name] = cls
+
     def __post_init__(self) -> None:
-        whole("steps", self.steps, at_least=0)
-        real("start_factor", self.start_factor, at_least=0, at_most=1)
-        one_of("counting", self.counting, ("prefix", "overlap"))
-        boolean("inclusive", self.inclusive)
+        check_keys(self)
 
     @abstractmethod
     def shape(self, x: Floats) -> Floats:
@@ -55,7 +63,7 @@ class Warmup(ABC):
 
 
 @dataclass(frozen=True)
-class ConstantWarmup(Warmup):
+class ConstantWarmup(Warmup, name="constant"):
     """Holds start_factor and jumps to 1 at s = W (at W + 1 if inclusive)."""
 
     def shape(self, x: Floats) -> Floats:
@@ -63,7 +71,7 @@ class ConstantWarmup(Warmup):
 
 
 @dataclass(frozen=True)
-class LinearWarmup(Warmup):
+class LinearWarmup(Warmup, name="linear"):
     """Rises in equal steps, shape x: gradual warmup (Goyal et al., 1706.02677)."""
 
     def shape(self, x: Floats) -> Floats:
@@ -71,25 +79,21 @@ class LinearWarmup(Warmup):
 
 
 @dataclass(frozen=True)
-class PolynomialWarmup(Warmup):
+class PolynomialWarmup(Warmup, name="polynomial"):
     """Shape x ** power.
 
     Args:
         power: > 0; above 1 it rises late, below 1 early.
     """
 
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real("power", self.power, above=0)
+    power: Positive = 2.0
 
     def shape(self, x: Floats) -> Floats:
         return x**self.power
 
 
 @dataclass(frozen=True)
-class CosineWarmup(Warmup):
+class CosineWarmup(Warmup, name="cosine"):
     """Shape (1 - cos(pi x)) / 2: leaves and arrives level."""
 
     def shape(self, x: Floats) -> Floats:
@@ -97,25 +101,21 @@ class CosineWarmup(Warmup):
 
 
 @dataclass(frozen=True)
-class ExponentialWarmup(Warmup):
+class ExponentialWarmup(Warmup, name="exponential"):
     """Shape (1 - exp(-k x)) / (1 - exp(-k)): rises fast, arrives slowly.
 
     Args:
         k: time constants in the warmup, > 0.
     """
 
-    k: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real("k", self.k, above=0)
+    k: Positive = 5.0
 
     def shape(self, x: Floats) -> Floats:
         return np.expm1(-self.k * x) / np.expm1(-self.k)
 
 
 @dataclass(frozen=True)
-class SqrtWarmup(Warmup):
+class SqrtWarmup(Warmup, name="sqrt"):
     """Shape 1 - sqrt(1 - x): rises ever faster."""
 
     def shape(self, x: Floats) -> Floats:
@@ -123,10 +123,10 @@ class SqrtWarmup(Warmup):
 
 
 @dataclass(frozen=True)
-class NoWarmup(LinearWarmup):
+class NoWarmup(LinearWarmup, name="none"):
     """No warmup: no steps."""
 
-    steps: Updates = 0
+    steps: UpdatesFromZero = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

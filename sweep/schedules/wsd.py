@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Updates
-from sweep.validation import one_of, real, whole
+from sweep.schedules.family import Floats, OneOf, Part, Positive, Updates, UpdatesFromZero, Whole
 
 
 @dataclass(frozen=True)
-class WarmupStableDecay(Factor):
+class WarmupStableDecay(Factor, name="wsd"):
     """1 for stable_steps updates, then end_factor + (1 - end_factor) * h(u), u from 0 to 1 in decay_steps updates.
 
     h(u) is 1 - u (`linear`), (1 + cos(pi u)) / 2 (`cosine`), 1 - sqrt(u) (`sqrt`) or 0.5 ** (u * k) (`exponential`);
@@ -29,23 +29,18 @@ class WarmupStableDecay(Factor):
         count_from: 0 or 1.
     """
 
-    stable_steps: Updates
+    stable_steps: UpdatesFromZero
     decay_steps: Updates
-    shape: str = "linear"
-    end_factor: float = 0.0
-    k: float = 10.0
-    count_from: int = 0
+    shape: Annotated[str, OneOf(("linear", "cosine", "sqrt", "exponential"))] = "linear"
+    end_factor: Part = 0.0
+    k: Positive = 10.0
+    count_from: Annotated[int, Whole(at_least=0, at_most=1)] = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stable_steps, int) and self.stable_steps < 0:
             rule = "must be >= 0: what decay_steps and warmup leave of the horizon, unless it is given"
             raise InvalidValueError("stable_steps", self.stable_steps, rule)
-        whole("stable_steps", self.stable_steps, at_least=0)
-        whole("decay_steps", self.decay_steps, at_least=1)
-        one_of("shape", self.shape, ("linear", "cosine", "sqrt", "exponential"))
-        real("end_factor", self.end_factor, at_least=0, at_most=1)
-        real("k", self.k, above=0)
-        whole("count_from", self.count_from, at_least=0, at_most=1)
+        super().__post_init__()
 
     def factor(self, s: Floats) -> Floats:
         decayed = np.maximum(s - self.stable_steps, np.zeros_like(s)) + self.count_from

@@ -1,8 +1,14 @@
-"""One schedule of every family and warmup, with parameters that show what the family does within 100 steps."""
+"""One schedule of every family and warmup within 100 steps: with its keys in conf, unless others show more."""
 
+from dataclasses import fields
+from typing import Any
+
+from sweep.requests.build import run_config
+from sweep.requests.compose import Composer
+from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, KeyFigures, Piece, Schedule, key_figures
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "constant": {},
     "exponential": {"decay_rate": 0.7, "decay_steps": 13},
     "natural_exponential": {"decay_rate": 0.4, "decay_steps": 13},
@@ -36,6 +42,16 @@ FAMILIES = {
         ),
     },
 }
+
+
+def from_conf(name: str) -> dict[str, Any]:
+    """Return the keys that a family has in conf at a horizon of 100 updates."""
+    register_resolvers()
+    decay = run_config(Composer().compose([f"schedule={name}", "train.steps=100"])).decay
+    return {field.name: getattr(decay, field.name) for field in fields(decay)}
+
+
+FAMILIES |= {name: from_conf(name) for name in DECAYS if name not in FAMILIES}
 WARMING = {
     "none": {},
     "constant": {"steps": 11, "start_factor": 0.1},

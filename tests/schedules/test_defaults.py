@@ -8,6 +8,7 @@ from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 
 DEFAULTS = {  # shared/SEMANTICS.md
+    **{name: {} for name in ("constant", "inverse_sqrt", "noam", "sine", "joined")},
     "exponential": {"staircase": False, "end_factor": None},
     "natural_exponential": {"staircase": False, "end_factor": None},
     "inverse_time": {"staircase": False, "end_factor": None},
@@ -37,6 +38,8 @@ WARMING = {
     "exponential": WARMUP | {"k": 5.0},
     "until_error": {"start_factor": 0.1, "counting": "overlap", "inclusive": False, "until_error": 0.8},
 }
+UNLESS_GIVEN = {"exponential": {"decay_rate": None, "decay_steps": None, "half_life": None}}
+"""Keys of which one or the other is given."""
 CONF = {"plateau": {"patience": 2}}
 """Where conf/schedule differs: the default horizon has six evaluations."""
 CONF_WARMING = {"constant": {"start_factor": 0.1}}
@@ -52,18 +55,17 @@ def conf(group, name):
 
 
 def test_the_defaults_of_the_classes():
-    assert {name: defaults(cls) for name, cls in DECAYS.items() if defaults(cls)} == {
-        **DEFAULTS,
-        "exponential": DEFAULTS["exponential"] | {"decay_rate": None, "decay_steps": None, "half_life": None},
-    }
+    for name, expected in DEFAULTS.items():
+        assert defaults(DECAYS[name]) == expected | UNLESS_GIVEN.get(name, {}), name
     for name, expected in WARMING.items():
         assert expected.items() <= defaults(WARMUPS[name]).items(), name
 
 
-def test_the_defaults_of_conf():
-    for name, keys in DEFAULTS.items():
-        expected = keys | CONF.get(name, {})
-        assert expected.items() <= conf("schedule", name).items(), name
+def test_conf_has_the_defaults_of_the_classes():
+    for name, cls in DECAYS.items():
+        assert set(cls.__dataclass_fields__) <= set(conf("schedule", name)), name
+        expected = {key: value for key, value in defaults(cls).items() if key not in UNLESS_GIVEN.get(name, {})}
+        assert (expected | CONF.get(name, {})).items() <= conf("schedule", name).items(), name
     for name, keys in WARMING.items():
         found = conf("warmup", name)
         expected = {key: value for key, value in (keys | CONF_WARMING.get(name, {})).items() if key in found}

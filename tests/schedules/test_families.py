@@ -1,6 +1,8 @@
 """Each family at the steps that tell its convention from its neighbours', by values written out by hand."""
 
 import math
+from dataclasses import fields
+from typing import get_args, get_origin
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from torch.optim import lr_scheduler
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from tests.schedules.examples import figures_of
+from sweep.schedules.family import OneOf, Real, Whole, rule_of
+from tests.schedules.examples import FAMILIES, figures_of
 from tests.schedules.test_decay import torch_rates
 
 LR = 0.3
@@ -440,13 +443,40 @@ SOUND = {
     "interpolate": {"knots": [[0, 1], [5, 0]]},
     "joined": {"boundaries": [5, 6], "pieces": [Piece(DECAYS["constant"]())] * 3},
 }
-IN_TEST_DECAY = {"constant", "exponential", "piecewise", "polynomial", "linear", "cosine"}
 
 
-def test_every_key_of_every_family_is_refused_something():
-    assert REFUSED.keys() | IN_TEST_DECAY == DECAYS.keys()
-    for name, keys in REFUSED.items():
-        assert keys.keys() == DECAYS[name].__dataclass_fields__.keys(), name
+def wrong(kind):
+    """Yield values that the type of a key declares to be wrong: those just beyond its bounds, and of other types."""
+    rule = rule_of(kind)
+    if type(None) not in get_args(kind):
+        yield None
+    if kind is bool:
+        yield from (1, "yes")
+    elif isinstance(rule, OneOf):
+        yield from ("no such name", 1)
+    elif isinstance(rule, Whole):
+        yield from (rule.at_least - 1, rule.at_least + 0.5, True, "1")
+        yield from () if rule.at_most is None else (rule.at_most + 1,)
+    elif isinstance(rule, Real):
+        yield from (math.nan, math.inf, -math.inf, True, "1")
+        yield from (bound for bound in (rule.above, rule.below) if bound is not None)
+        yield from (math.nextafter(bound, -math.inf) for bound in (rule.at_least,) if bound is not None)
+        yield from (math.nextafter(bound, math.inf) for bound in (rule.at_most,) if bound is not None)
+    else:
+        yield from (5, "a text")  # a list
+
+
+@pytest.mark.parametrize(("families", "name"), [(g, n) for g in (DECAYS, WARMUPS) for n in g])
+def test_every_key_declares_what_is_right_and_refuses_what_is_wrong(families, name):
+    family = families[name]
+    sound = {"steps": 0} if families is WARMUPS else {**FAMILIES.get(name, {})}
+    family(**sound)
+    for field in fields(family):
+        assert field.type is bool or rule_of(field.type) or get_origin(field.type) is tuple, field
+        for value in wrong(field.type):
+            with pytest.raises(InvalidValueError) as refused:
+                family(**sound | {field.name: value})
+            assert refused.value.key == field.name
 
 
 @pytest.mark.parametrize(

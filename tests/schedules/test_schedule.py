@@ -24,11 +24,6 @@ def assert_same(rates, expected):
     np.testing.assert_allclose(rates, expected, rtol=1e-14, atol=1e-16)
 
 
-def test_the_examples_here_cover_every_family_and_warmup():
-    assert FAMILIES.keys() == DECAYS.keys()
-    assert WARMING.keys() == WARMUPS.keys()
-
-
 @every_family
 @every_warmup
 def test_an_array_gives_what_its_steps_give(family, warmup):
