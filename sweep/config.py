@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from posixpath import normpath
 from typing import Any, Literal
 
 from sweep.components import Component, shadowing
 from sweep.errors import InvalidValueError
-from sweep.schedules import DECAYS, WARMUPS, Decay, Reaction, Schedule, Warmup
+from sweep.schedules import DECAYS, WARMUPS, Decay, Event, Reaction, Schedule, Warmup
+from sweep.schedules.family import Floats
 from sweep.validation import boolean, one_of, real, whole
 
 ENERGY_DISTANCE = "val_energy_distance"
@@ -236,13 +238,30 @@ class Series:
         name: one of core.SERIES, what the names of its rate and loss begin with.
         optimizer: how its parameters are updated.
         schedule: of its own updates.
-        updates: of it for each one of the horizon.
+        horizon: train.steps.
+        updates: its updates for each one of the horizon.
     """
 
     name: str
     optimizer: OptimizerConfig
     schedule: Schedule
+    horizon: int
     updates: int = 1
+
+    def curve(self, events: Sequence[Event] = (), last: int = 0) -> Floats:
+        """Return the rates of its updates, float64 [max(horizon, last) * updates]; not to be written to.
+
+        Args:
+            events: what the schedule's reactions have seen so far.
+            last: the updates of the horizon at the end of a training that goes beyond it.
+        """
+        if events or last > self.horizon:
+            return self.schedule.after(*events).curve(max(self.horizon, last) * self.updates)
+        return self._planned
+
+    @cached_property
+    def _planned(self) -> Floats:
+        return self.schedule.curve(self.horizon * self.updates)
 
 
 @dataclass(frozen=True)
@@ -330,15 +349,15 @@ class RunConfig:
         """The rate of every update."""
         return Schedule(self.optimizer.lr, self.decay, self.warmup)
 
-    @property
+    @cached_property
     def series(self) -> tuple[Series, ...]:
-        """The optimizers: one, or the generator's and the critic's."""
+        """The optimizers: one, or the generator's and the critic's. Their curves are computed once."""
         if self.critic is None:
-            return (Series("", self.optimizer, self.schedule),)
+            return (Series("", self.optimizer, self.schedule, self.train.steps),)
         critic = self.critic
         own = Schedule(critic.optimizer.lr, critic.decay, critic.warmup)
-        generator = Series("G_", self.optimizer, self.schedule)
-        return generator, Series("D_", critic.optimizer, own, critic.updates)
+        generator = Series("G_", self.optimizer, self.schedule, self.train.steps)
+        return generator, Series("D_", critic.optimizer, own, self.train.steps, critic.updates)
 
     def with_seed(self, seed: int) -> "RunConfig":
         """The same on another seed."""

@@ -43,13 +43,9 @@ class PreviewResult:
 
 def preview(plan: PreviewPlan) -> PreviewResult:
     """Compute the curves, and write them as csv (`step`, then a column for each curve) and as a picture."""
-    drawn = {
-        _column(label, series.name): (series.schedule, run.train.steps * series.updates)
-        for label, run in plan.runs.items()
-        for series in run.series
-    }
-    curves = {column: schedule.curve(steps) for column, (schedule, steps) in drawn.items()}
-    figures = {column: key_figures(curves[column], drawn[column][0].constant_half_life) for column in drawn}
+    drawn = {_column(label, series.name): series for label, run in plan.runs.items() for series in run.series}
+    curves = {column: series.curve() for column, series in drawn.items()}
+    figures = {column: key_figures(curves[column], drawn[column].schedule.constant_half_life) for column in drawn}
     return PreviewResult(curves, figures, None if plan.path is None else _write(plan.path, curves, figures))
 
 

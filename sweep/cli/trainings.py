@@ -44,9 +44,9 @@ def train(command: Command) -> int:
     for series in run.series:
         if series.name:
             front.say(f"{series.name}lr")
-        schedule = series.schedule.after(*front.display.events.get(ended.trial.number, ()))
-        curve = schedule.curve(run.train.steps * series.updates)
-        front.say(figures_text(key_figures(curve, schedule.constant_half_life)))
+        events = front.display.events.get(ended.trial.number, ())
+        half_life = series.schedule.after(*events).constant_half_life
+        front.say(figures_text(key_figures(series.curve(events), half_life)))
     front.say(f"\nin MLflow ({ui_command(command)} serves it):")
     front.say("\n".join(training_links(ended.store, [ended.run_id], [series.name for series in run.series], base)))
     failure = ended.result.failure

@@ -63,9 +63,8 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
         tags["sweep.values"] = json.dumps(dict(trial.values))
     pictures = {}
     for series in config.series:
-        schedule, steps = series.schedule.after(*events), config.train.steps * series.updates
-        curve = schedule.curve(steps)
-        figures = key_figures(curve, schedule.constant_half_life)
+        curve = series.curve(events)
+        figures = key_figures(curve, series.schedule.after(*events).constant_half_life)
         of = "sweep.D_" if series.name == "D_" else "sweep."
         tags[f"{of}curve"] = _digest(curve.astype(np.float32).tobytes())
         if figures.half_life is not None:
@@ -96,7 +95,7 @@ def training_digest(trial: Trial) -> str:
     be built from them.
     """
     config = trial.config
-    curve = config.schedule.curve(config.train.steps).astype(np.float32)
+    curve = config.series[0].curve().astype(np.float32)
     left_out = ["train.seed"] if config.schedule.reactions else ["train.seed", "schedule", "warmup"]
     if not config.schedule.reactions and not config.optimizer.component.is_trusted:
         left_out.append("optimizer.lr")

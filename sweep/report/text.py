@@ -228,12 +228,11 @@ def warnings(config: RunConfig) -> list[str]:
     """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
     said = [_idle_warning(config)]
     for series in config.series:
-        steps, rate = config.train.steps * series.updates, f"{WHOSE[series.name]} learning rate"
-        curve = series.schedule.curve(steps)
+        curve, rate = series.curve(), f"{WHOSE[series.name]} learning rate"
         below = np.flatnonzero(curve < 0)
         said.append(stall_warning(key_figures(curve), rate))
         if below.size:  # as noisy_linear_cosine may be
-            said.append(f"{rate} is below 0 at {below.size} of {steps} steps, first at {below[0]}")
+            said.append(f"{rate} is below 0 at {below.size} of {len(curve)} steps, first at {below[0]}")
     return [text for text in said if text]
 
 

@@ -143,7 +143,7 @@ class FusedEngine(BaseEngine):
             rows=Unrecorded(trial.number, step),
             batches=state.batches,
             groups=groups,
-            curve=config.schedule.after(*state.events).curve(max(trial.last, config.train.steps)),
+            curve=config.series[0].curve(state.events, trial.last),
             recorded=recorded,
             step=step,
             seen=step - step % config.train.eval_every,
@@ -405,8 +405,7 @@ class FusedEngine(BaseEngine):
         slot.memories, happened = schedule.react(slot.memories, evaluation.step, evaluation.metrics)
         if happened:
             slot.events += happened
-            schedule = slot.trial.config.schedule.after(*slot.events)
-            slot.curve = schedule.curve(len(slot.curve))
+            slot.curve = slot.trial.config.series[0].curve(slot.events, slot.trial.last)
         assert self._stack is not None
         self._stack.mistakes[slot.index] = 0
         slot.seen = slot.step

@@ -43,9 +43,8 @@ class Slot:
 
     def redraw(self) -> None:
         """Draw the curves anew, after what has happened."""
-        horizon = max(self.trial.last, self.trial.config.train.steps)
-        schedules = [(of.schedule.after(*self.state.events), of.updates) for of in self.trial.config.series]
-        self.curves = [schedule.curve(horizon * updates).tolist() for schedule, updates in schedules]
+        trial = self.trial
+        self.curves = [series.curve(self.state.events, trial.last).tolist() for series in trial.config.series]
 
     def rows(self) -> list[Rows]:
         """What was not given yet."""
