@@ -1,6 +1,8 @@
 """Databases: URIs looked at before anything is created in them, patience with locks, writes of one process alone."""
 
+import fcntl
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +54,26 @@ def file_of(uri: str) -> Path | None:
         return None
     name = make_url(uri).database
     return Path(name) if name else None
+
+
+def create_file(file: Path, create: Callable[[str], None]) -> None:
+    """Create a SQLite file whole or not at all: a program cannot use one that a crash left half made.
+
+    Of several threads and processes that begin at once, one creates it and the others wait.
+
+    Args:
+        create: creates the tables in the database of a URI, and closes it.
+    """
+    new = file.with_name(f"{file.name}.new")
+    with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as claimed:
+        fcntl.flock(claimed, fcntl.LOCK_EX)
+        if file.exists():  # the one that was waited for has created it
+            new.unlink(missing_ok=True)
+            return
+        claimed.truncate(0)
+        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
+        create(f"sqlite:///{new}")
+        os.replace(new, file)
 
 
 def same_database(uri: str, other: str) -> bool:

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from sweep.database import GRACE, Cell, Patience, WriteAheadConnection, fence, file_of, locked, same_database
+from sweep.database import (
+    GRACE,
+    Cell,
+    Patience,
+    WriteAheadConnection,
+    create_file,
+    fence,
+    file_of,
+    locked,
+    same_database,
+)
 from sweep.errors import GivenUpError, LeaseLostError, UnavailableError
 from sweep.proposals.ledger import Ledger
 from sweep.proposals.store import _storage
@@ -33,6 +44,36 @@ def test_a_file_is_the_same_by_whatever_path(tmp_path: Path) -> None:
     assert file_of("postgresql+psycopg://user@host/db") is None
     assert same_database(f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/../{tmp_path.name}/a.db")
     assert not same_database(f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db")
+
+
+def test_of_several_threads_one_creates_the_tables_of_a_study(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/optuna.db"
+    with ThreadPoolExecutor(8) as threads:
+        stores = [store.result() for store in [threads.submit(_storage, uri) for _ in range(8)]]
+    assert [store.get_all_studies() for store in stores] == [[]] * 8
+    for store in stores:
+        store.engine.dispose()
+    assert [file.name for file in tmp_path.iterdir()] == ["optuna.db"]
+
+
+def test_a_file_whose_creation_failed_is_not_there_and_can_be_created_again(tmp_path: Path) -> None:
+    def fails(uri: str) -> None:
+        made = sqlite3.connect(uri.removeprefix("sqlite:///"))
+        made.execute("CREATE TABLE t (x)")
+        made.close()
+        raise RuntimeError("killed")
+
+    def creates(uri: str) -> None:
+        made = sqlite3.connect(uri.removeprefix("sqlite:///"))
+        made.execute("CREATE TABLE t (x)")  # which would be refused if the first one were still there
+        made.close()
+
+    file = tmp_path / "a.db"
+    with pytest.raises(RuntimeError, match="killed"):
+        create_file(file, fails)
+    assert not file.exists()
+    create_file(file, creates)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.db"]
 
 
 def test_a_file_that_is_written_ahead_stays_so_and_is_whole_alone_once_closed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sweep.database import (
     Patience,
     WriteAheadConnection,
     check_database,
+    create_file,
     file_of,
     is_database,
     tell_at_once,
@@ -83,7 +84,7 @@ def open_study(
         study = patiently(lambda: _study(config, name, pruner))
     except InvalidValueError:
         raise
-    except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
         raise InvalidValueError("study.storage", config.storage, f"cannot keep a study: {error}") from error
     patiently(lambda: _settle(study, config, name, identity))
     return study, patiently(lambda: str(study.user_attrs[UID]))
@@ -126,9 +127,12 @@ def _storage(uri: str) -> RDBStorage:
     Raises:
         InvalidValueError: names study.storage, and how to upgrade it, if another version of Optuna has written it.
     """
+    file = file_of(uri)
     written_ahead = {"connect_args": {"factory": WriteAheadConnection, "timeout": BUSY}}
     try:
-        storage = RDBStorage(uri, engine_kwargs=None if file_of(uri) is None else written_ahead)
+        if file is not None and not file.exists():
+            create_file(file, lambda new: RDBStorage(new).engine.dispose())
+        storage = RDBStorage(uri, engine_kwargs=None if file is None else written_ahead)
     except (AssertionError, RuntimeError) as error:  # an assertion where the version is missing
         if isinstance(error, UnavailableError):
             raise

@@ -1,7 +1,6 @@
 """The MLflow store: opened, or refused before anything is written."""
 
 import atexit
-import fcntl
 import logging
 import os
 import sqlite3
@@ -26,7 +25,15 @@ from mlflow.version import VERSION
 from sqlalchemy.exc import NoResultFound
 
 from sweep.config import TrackingConfig
-from sweep.database import WriteAheadConnection, causes, check_database, file_of, is_database, schema_version
+from sweep.database import (
+    WriteAheadConnection,
+    causes,
+    check_database,
+    create_file,
+    file_of,
+    is_database,
+    schema_version,
+)
 from sweep.errors import InvalidValueError, LeaseLostError, RemovedError, UnavailableError
 from sweep.tracking.bulk import Change, DatabaseWriter, Files, Texts, Writer
 from sweep.tracking.clear_text import check_clear_text
@@ -324,19 +331,8 @@ def _is_server(uri: str) -> bool:
 
 
 def _create_database(file: Path) -> None:
-    """A database with MLflow's tables, whole or not at all: MLflow cannot go on with one that a crash left half-made.
-
-    Of several commands that begin at once, one creates it.
-    """
-    new = file.with_name(f"{file.name}.new")
-    with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as claimed:
-        fcntl.flock(claimed, fcntl.LOCK_EX)
-        if file.exists():  # by the one who was waited for
-            return
-        claimed.truncate(0)
-        new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{new.absolute()}")._tracking_client.store.engine.dispose()
-        os.replace(new, file)
+    """Create a database with MLflow's tables."""
+    create_file(file, lambda uri: MlflowClient(tracking_uri=uri)._tracking_client.store.engine.dispose())
 
 
 def _client(uri: str, file: Path | None) -> MlflowClient:
