@@ -99,7 +99,7 @@ class Branch:
         Raises:
             InvalidValueError: names the key and the value that is not valid.
         """
-        return self.configure({d.key: d.ends[0] for d in self.dimensions})
+        return self._configured({d.key: d.ends[0] for d in self.dimensions})
 
     def extremes(self) -> Iterator[RunConfig]:
         """Yield the configurations at the ends of the dimensions and at each choice, to check them before a search.
@@ -112,13 +112,26 @@ class Branch:
         drawn += [low | {d.key: value} for d in self.dimensions for value in d.choices]
         horizons: dict[str, int] = {}
         for values in drawn:
-            config = self.configure(values)
+            config = self._configured(values)
             horizons = horizons or _horizons(config)
             for (key, steps), horizon in zip(_horizons(config).items(), horizons.values(), strict=True):
                 if steps != horizon:
                     rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"
                     raise InvalidValueError(key, steps, rule)
             yield config
+
+    def _configured(self, values: Mapping[str, Any]) -> RunConfig:
+        """Build a configuration; a refusal of a value that was drawn names the expression that it was drawn from."""
+        try:
+            return self.configure(values)
+        except InvalidValueError as error:
+            drawn_from = {
+                d.key: d.expression for d in self.dimensions if not d.choices and values[d.key] == error.value
+            }
+            if error.key not in drawn_from:
+                raise
+            rule = f"its end {error.value} {error.rule}"
+            raise InvalidValueError(error.key, drawn_from[error.key], rule) from error
 
 
 def _horizons(config: RunConfig) -> dict[str, int]:

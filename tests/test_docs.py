@@ -22,7 +22,7 @@ def test_the_picture_of_all_schedules_can_be_drawn(tmp_path: Path) -> None:
     drawing["draw"](tmp_path / "schedules.png")
     drawn, kept = (tmp_path / "schedules.png").read_bytes(), (ROOT / "docs" / "schedules.png").read_bytes()
     assert drawn.startswith(PNG)
-    assert drawn[16:24] == kept[16:24]  # as many panels: width and height
+    assert drawn[16:24] == kept[16:24], "run python docs/schedules.py: it has more panels or fewer"
 
 
 def test_the_picture_of_generated_digits_can_be_drawn(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_picture_of_generated_digits_can_be_drawn(tmp_path: Path) -> None:
 
 def test_the_list_of_all_schedules_is_that_of_their_docstrings_and_files() -> None:
     written = (ROOT / "docs" / "schedules.md").read_text()
-    assert written == runpy.run_path(str(ROOT / "docs" / "schedules.py"))["describe"](), "make docs writes it anew"
+    assert written == runpy.run_path(str(ROOT / "docs" / "schedules.py"))["describe"](), "run python docs/schedules.py"
     for name in (*DECAYS, *WARMUPS):
         assert f"\n### {name}\n" in written
 

@@ -129,7 +129,7 @@ def test_what_a_branch_cannot_configure_is_refused_before_any_trial():
         return of_horizon(5)
 
     dimensions = (Dimension("warmup.steps", "interval(1,5)", 1, 5, integer=True),)
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=5"):
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=interval\(1,5\): its end 5 must be below the horizon"):
         list(Branch({}, dimensions, configure, {}).extremes())
 
 

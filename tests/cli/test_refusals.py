@@ -65,7 +65,7 @@ from tests.conftest import ROOT, Answer
         (["schedule.per_worker=3"], "schedule.per_worker=3: must be true or false"),
         (
             ["schedule.per_worker=true", "train.workers=4", "schedule.decay_steps=interval(3,9)"],
-            "schedule.decay_steps=3: is no whole update when divided by train.workers=4 (schedule.per_worker)",
+            "schedule.decay_steps=interval(3,9): its end 3 is no whole update when divided by train.workers=4",
         ),
         (["optimizer.base_batch_size=0"], "optimizer.base_batch_size=0: must be an integer >= 1"),
         (["optimizer.base_batch_size=6.4", "mode=preview"], "optimizer.base_batch_size=6.4: must be an integer >= 1"),
@@ -156,7 +156,7 @@ from tests.conftest import ROOT, Answer
         (["warmup.steps=700"], "warmup.steps=700: must be below the horizon train.steps=600"),
         (["warmup.counting=both"], "warmup.counting=both: must be one of prefix, overlap"),
         (["schedule.decay_rate=interval(0.99,0.5)"], "schedule.decay_rate=interval(0.99,0.5): the low end"),
-        (["schedule.decay_rate=interval(0.5,1.5)"], "schedule.decay_rate=1.5: must be a finite number > 0 and <= 1"),
+        (["schedule.decay_rate=interval(0.5,1.5)"], "schedule.decay_rate=interval(0.5,1.5): its end 1.5 must be"),
         (["optimizer.lr=interval(nan,1)"], "optimizer.lr=interval(nan,1): both ends must be finite"),
         (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): a logarithmic interval"),
         (["optimizer.lr=tag(fraction,interval(0,1))"], "the tag fraction is for keys that count updates"),

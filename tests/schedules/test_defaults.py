@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
 
-DEFAULTS = {  # shared/SEMANTICS.md
+DEFAULTS = {  # families that users rely on; a new one need not be here
     **{name: {} for name in ("constant", "inverse_sqrt", "noam", "sine", "joined")},
     "exponential": {"staircase": False, "end_factor": None},
     "natural_exponential": {"staircase": False, "end_factor": None},

@@ -340,7 +340,7 @@ def test_under_warmup_a_rate_counts_as_any_decay():
 
 # --- what is refused
 
-REFUSED = {
+REFUSED = {  # beside what `wrong` finds: rules that join several keys, and bounds written out by hand
     "natural_exponential": {
         "decay_rate": [0, -1, "1"],
         "decay_steps": [0, 1.5],

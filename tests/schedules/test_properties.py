@@ -37,7 +37,7 @@ def family(name, **parameters):
 
 
 def keys_of(declaring, **given):
-    """Return a strategy for each key of a family or warmup, within its declared bounds and at most 300 or 20 above."""
+    """Return a strategy for each key of a family or warmup: within its declared bounds, and in a moderate range."""
     return {field.name: strategy(field.type) for field in fields(declaring)} | given
 
 
@@ -53,7 +53,9 @@ def strategy(kind):
         low = next((bound for bound in (rule.at_least, rule.above) if bound is not None), -10)
         high = next((bound for bound in (rule.at_most, rule.below) if bound is not None), low + 20)
         ends = {"exclude_min": low == rule.above, "exclude_max": high == rule.below}
-        return st.floats(low + 0.01 if low == rule.above and high == low + 20 else low, high, **ends)
+        if ends["exclude_min"] and high == low + 20:
+            low += 0.5  # an exponent near 0 makes a curve too steep to be told from one with a jump
+        return st.floats(low, high, **ends)
     return st.nothing()  # a list: its strategy is given
 
 
@@ -73,7 +75,6 @@ PARAMETERS = {name: st.builds(cls, **keys_of(cls)) for name, cls in DECAYS.items
     "multistep": family(
         "multistep", milestones=st.lists(st.integers(0, 300)).map(sorted), gamma=st.floats(0, 1, exclude_min=True)
     ),
-    "polynomial": family("polynomial", **keys_of(DECAYS["polynomial"], power=st.floats(0.5, 20))),
     "power_sqrt": family("power_sqrt", decay_steps=counts, alpha=st.floats(1, 20)),
     "rex": family("rex", decay_steps=counts, beta=st.floats(0.001, 1)),
     "tanh": family("tanh", decay_steps=counts, lb=st.floats(-10, -0.1), ub=st.floats(0, 10), end_factor=factors),

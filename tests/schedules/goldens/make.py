@@ -6,26 +6,14 @@ The originals are no dependency of this project. Make an environment of its own 
     /tmp/goldens/bin/pip install tensorflow-cpu optax transformers torch==2.13.0  # or: -r requirements.txt (pinned)
     /tmp/goldens/bin/python tests/schedules/goldens/make.py
 
-Content of goldens.json:
-
-- versions: the packages that made it.
-- cases: one curve each. `values[s]` is the rate of update s (s = 0..steps-1) in `source`, and `overrides` is the
-  command line under which this project must give the same curve. `skip` lists steps at which the original itself is
-  off by rounding, `note` says why. `noise[s]` is the standard-normal draw put into the original at step s.
-- plateau: `values[i]` is the rate in force after evaluation i, whose loss is `losses[i]`.
-
-`precision` says how the original computes. float32 (TensorFlow, JAX; the values are the shortest decimals that read
-back as that float32): |a - b| <= 1e-5 * |b| + 1e-6 * lr. float64 (torch, transformers, SciPy, "formula: ..."):
-|a - b| <= 1e-12 * lr. A formula is written out here, in plain Python, where there is no original to install.
+`formulas.py` describes the content of goldens.json, and makes the cases that need no other package.
 """
 
-import json
 import math
 import os
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -38,60 +26,14 @@ import optax
 import tensorflow as tf
 import torch
 import transformers
+from formulas import CASES, NO_WARMUP, by_formula, case, formula_case, schedule, warmup, write
 from scipy.interpolate import PchipInterpolator
 from tensorflow.python.keras.optimizer_v2 import learning_rate_schedule as tf_schedules
 from torch.optim import lr_scheduler as lrs
 
 tf1 = tf.compat.v1.train
 
-CASES: list[dict[str, Any]] = []
 PLATEAU: list[dict[str, Any]] = []
-
-
-# --- the command line ---
-
-
-def text(value: Any) -> str:
-    """A value as Hydra reads it on the command line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(text(v) for v in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{k}:{text(v)}" for k, v in value.items()) + "}"
-    return str(value)
-
-
-def schedule(name: str, **keys: Any) -> list[str]:
-    return [f"schedule={name}", *(f"schedule.{key}={text(value)}" for key, value in keys.items())]
-
-
-def warmup(name: str, steps: int, start: float = 0.0, counting: str = "prefix", inclusive: bool = False, **keys: Any):
-    keys = {"steps": steps, "start_factor": start, "counting": counting, "inclusive": inclusive, **keys}
-    return [f"warmup={name}", *(f"warmup.{key}={text(value)}" for key, value in keys.items())]
-
-
-NO_WARMUP = ["warmup=none"]
-
-
-def case(
-    name: str,
-    source: str,
-    precision: str,
-    lr: float,
-    values: Sequence[Any],
-    schedule: list[str],
-    warmup: list[str] = NO_WARMUP,
-    **extra: Any,
-) -> None:
-    if name in {c["name"] for c in CASES}:
-        raise ValueError(f"two cases named {name}")
-    rates = [float(str(np.float32(v))) if precision == "float32" else float(v) for v in values]
-    if not 40 <= len(rates) <= 200 or not all(math.isfinite(rate) for rate in rates):
-        raise ValueError(f"{name}: {len(rates)} values, {rates}")
-    overrides = [*schedule, *warmup, f"optimizer.lr={lr}", f"train.steps={len(rates)}"]
-    case = {"name": name, "source": source, "precision": precision, "lr": lr, "steps": len(rates)}
-    CASES.append({**case, "overrides": overrides, **extra, "values": rates})
 
 
 # --- how each original is asked for its curve ---
@@ -154,20 +96,6 @@ def torch_case(
             scheduler.step()
     package = "transformers" if function.startswith("get_") else "torch.optim.lr_scheduler"
     case(name, f"{package}.{function}", "float64", lr, values, schedule, warmup, **extra)
-
-
-def formula_case(
-    name: str,
-    formula: str,
-    lr: float,
-    steps: int,
-    factor: Callable[[int], float],
-    schedule: list[str],
-    warmup: list[str] = NO_WARMUP,
-    **extra: Any,
-) -> None:
-    values = [lr * factor(s) for s in range(steps)]
-    case(name, f"formula: {formula}", "float64", lr, values, schedule, warmup, **extra)
 
 
 # --- constant, exponential, natural exponential, inverse time ---
@@ -863,43 +791,7 @@ def one_cycle_and_cyclic() -> None:
         )
 
 
-# --- rex, power of square root, tanh, interpolation ---
-
-
-def by_formula() -> None:
-    for beta in (0.5, 0.1, 1.0):
-
-        def rex(s: int, beta: float = beta) -> float:
-            v = min(s, 80) / 80
-            return (1 - v) / (1 - v * (1 - beta))
-
-        keys = schedule("rex", decay_steps=80, beta=beta)
-        formula_case(f"rex-{beta}", "(1-v) / (1 - v*(1-beta)), v = min(s, D)/D, 2107.04197", 0.1, 100, rex, keys)
-    for alpha in (0.5, 1.0, 2.0):
-
-        def power_sqrt(s: int, alpha: float = alpha) -> float:
-            v = min(s, 80) / 80
-            return math.sqrt(1 - v * v) ** alpha
-
-        keys = schedule("power_sqrt", decay_steps=80, alpha=alpha)
-        formula_case(
-            f"power_sqrt-{alpha}", "sqrt(1 - v^2)^alpha, v = min(s, D)/D, 2603.10301", 0.1, 100, power_sqrt, keys
-        )
-    for name, lb, ub, f in (("default", -7.0, 3.0, 0.0), ("short", -4.0, 4.0, 0.1)):
-
-        def tanh(s: int, lb: float = lb, ub: float = ub, f: float = f) -> float:
-            v = min(s, 80) / 80
-            return f + (1 - f) * (1 - math.tanh(lb * (1 - v) + ub * v)) / 2
-
-        formula_case(
-            f"tanh-{name}",
-            "f + (1-f) * (1 - tanh(lb*(1-v) + ub*v)) / 2, v = min(s, D)/D",
-            0.1,
-            100,
-            tanh,
-            schedule("tanh", decay_steps=80, lb=lb, ub=ub, end_factor=f),
-            note="timm's TanhLRScheduler for s < D; from D on timm jumps to f, the formula stays at v = 1",
-        )
+# --- interpolation ---
 
 
 def interpolate() -> None:
@@ -1307,23 +1199,6 @@ def plateau() -> None:
         )
 
 
-# --- the file ---
-
-
-def write(path: Path) -> None:
-    """As JSON with one line per field of a case."""
-    packages = ("jax", "jaxlib", "numpy", "optax", "scipy", "tensorflow-cpu", "torch", "transformers")
-    versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
-    lines = ["{", f' "versions": {json.dumps(versions)},']
-    for name, cases in (("cases", CASES), ("plateau", PLATEAU)):
-        lines.append(f' "{name}": [')
-        for i, case in enumerate(cases):
-            fields = [f"   {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in case.items()]
-            lines += ["  {", ",\n".join(fields), "  }" + ("," if i < len(cases) - 1 else "")]
-        lines.append(" ]" + ("," if name == "cases" else ""))
-    path.write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
-
-
 if __name__ == "__main__":
     constant()
     exponential()
@@ -1343,4 +1218,6 @@ if __name__ == "__main__":
     joined()
     warmups()
     plateau()
-    write(Path(__file__).with_name("goldens.json"))
+    packages = ("jax", "jaxlib", "numpy", "optax", "scipy", "tensorflow-cpu", "torch", "transformers")
+    versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    write(versions, CASES, PLATEAU)
