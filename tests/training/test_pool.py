@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -581,6 +582,14 @@ def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, 
             if engine.account.compiled and until is None:
                 until = rows + 500
         assert said == ["engine: from here on the updates are compiled"]
+
+
+def test_the_server_does_not_decide_where_compiled_updates_are_kept():
+    """Torch would: importing its compiler sets a temporary directory."""
+    code = "import os, sweep.training.preloaded; print('TORCHINDUCTOR_CACHE_DIR' in os.environ, flush=True)"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR_")}
+    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
 
 
 def test_its_account(apart, make_trial):
