@@ -11,8 +11,9 @@ SWEEP = ROOT / "sweep"
 
 FOR_ALL = {
     "passwords": set(),
-    "errors": {"passwords"},
-    "validation": {"errors"},
+    "targets": set(),
+    "errors": {"passwords", "targets"},
+    "validation": {"errors", "targets"},
 }
 """Modules that any other one may import."""
 

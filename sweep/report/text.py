@@ -13,8 +13,8 @@ from rich.table import Table
 
 from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
-from sweep.given import PACKAGE, name_of
 from sweep.schedules import KeyFigures, Plateau, key_figures
+from sweep.targets import PACKAGE, name_of
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 """Whose a series is."""
