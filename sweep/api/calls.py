@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sweep.api.command import Data, Model, command_of
+from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
 from sweep.app.comparison import compare as carry_out_comparison
@@ -20,6 +21,7 @@ from sweep.terminal.fronts import front
 from sweep.tracking import MlflowReader, open_store
 
 
+@plainly
 def search(
     overrides: Overrides = (),
     *,
@@ -69,6 +71,7 @@ def search(
     return Study(result.record, plan.tracking, result.report)
 
 
+@plainly
 def train(
     overrides: Overrides = (),
     *,
@@ -105,6 +108,7 @@ def train(
     return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
 
 
+@plainly
 def compare(
     overrides: Overrides = (),
     *,
@@ -133,6 +137,7 @@ def compare(
     return Comparison(result.record, result.comparisons, plan.first.tracking, result.report)
 
 
+@plainly
 def load(
     name: str | None = None, overrides: Overrides = (), *, config_dir: str | Path | None = None
 ) -> Study | Comparison:

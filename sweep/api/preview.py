@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.api.command import Data, command_of
+from sweep.api.raising import plainly
 from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult
 from sweep.app.preview import preview as compute_curves
@@ -44,6 +45,7 @@ class Preview:
         return f"<Preview of {', '.join(self.curves)}>"
 
 
+@plainly
 def preview(overrides: Overrides = (), *, dataset: Data | None = None, config_dir: str | Path | None = None) -> Preview:
     """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
 

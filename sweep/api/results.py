@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweep.api.raising import plainly
 from sweep.comparison import Comparison as OnDataset
 from sweep.comparison import as_rows
 from sweep.config import TrackingConfig
@@ -70,6 +71,7 @@ class Trial:
         """The id of its MLflow run."""
         return self._record.run_id
 
+    @plainly
     def rows(self) -> "pd.DataFrame":
         """Return the record of its updates: index `step`, columns `lr` and `loss`.
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.api.raising import plainly
 from sweep.api.values import Searched, as_texts
 from sweep.errors import InvalidValueError
 from sweep.requests.build import run_config
@@ -15,6 +16,7 @@ HORIZONS = (4800, 9600)
 """A schedule that is the same for both does not depend on the horizon."""
 
 
+@plainly
 def schedule(
     name: str,
     *,

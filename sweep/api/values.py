@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweep.api.raising import plainly
 from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
 from sweep.requests.expressions import GROUPS, read
@@ -71,6 +72,7 @@ class Options(Searched):
         return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) takes no null
 
 
+@plainly
 def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
     """Search low <= x <= high, uniformly.
 
@@ -85,6 +87,7 @@ def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool =
     return Interval(_plain(low), _plain(high), False, unit, integer)
 
 
+@plainly
 def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
     """Search 0 < low <= x <= high, uniformly in log x.
 
@@ -97,6 +100,7 @@ def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool
     return Interval(_plain(low), _plain(high), True, unit, integer)
 
 
+@plainly
 def choice(*options: Any) -> Searched:
     """Search among these values, or among these options of a group: `{"schedule": choice("cosine", "wsd")}`.
 

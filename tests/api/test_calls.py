@@ -151,15 +151,6 @@ def test_a_training_of_a_given_model_is_that_of_the_same_class_by_its_import_pat
     assert given.metrics["val_loss"] == named.metrics["val_loss"]
 
 
-def test_a_refusal_shows_no_errors_of_hydra() -> None:
-    with pytest.raises(
-        InvalidValueError, match=r"^optimzer\.lr=0\.1: no such key \(did you mean optimizer\.lr\?\)"
-    ) as error:
-        sweep.search({"optimzer.lr": 0.1})
-    assert error.value.__cause__ is None
-    assert error.value.__suppress_context__
-
-
 def test_a_data_set_is_a_function_a_pair_or_a_mapping() -> None:
     losses = [
         sweep.train({**QUICK, "model.hidden": [4]}, dataset=data, progress=False).metrics["val_loss"]
