@@ -12,6 +12,7 @@ SWEEP = ROOT / "sweep"
 FOR_ALL = {
     "passwords": set(),
     "targets": set(),
+    "plurals": set(),
     "errors": {"passwords", "targets"},
     "validation": {"errors", "targets"},
 }
