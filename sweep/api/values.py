@@ -77,9 +77,9 @@ def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool =
     """Search low <= x <= high, uniformly.
 
     Args:
+        unit: the unit of `low` and `high` if the key counts updates, such as `warmup.steps`: "updates", "fraction" of
+            the horizon `train.steps`, or "epochs". The trial gets whole updates. Other keys have no unit.
         integer: whether to draw whole numbers. Keys that count updates or examples get whole numbers anyway.
-        unit: of a key that counts updates: "updates", or "fraction" (of the horizon) or "epochs", which become whole
-            updates.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
@@ -92,7 +92,7 @@ def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool
     """Search 0 < low <= x <= high, uniformly in log x.
 
     Args:
-        integer, unit: as for `interval`.
+        unit, integer: as for `interval`.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
