@@ -4,8 +4,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,8 @@ from typing import Any
 
 from sweep import given
 from sweep.errors import InvalidValueError
-from sweep.tracebacks import refusal
+from sweep.targets import is_given, name_of
+from sweep.tracebacks import refusal, summary
 
 OWN_MODELS = "sweep.models"
 """The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
@@ -67,14 +69,25 @@ class Component:
         Raises:
             InvalidValueError: names `key`._target_ or the argument.
         """
-        parameters = self._parameters()
         self._code()
+        self.refuse_unknown()
+
+    def refuse_unknown(self, further: Collection[str] = ()) -> None:
+        """Refuse arguments that the target has no parameters for.
+
+        Args:
+            further: keys of the group that are no arguments of the target.
+
+        Raises:
+            InvalidValueError: names the argument.
+        """
+        known = [*further, *self._parameters()]
         for name, value in self.arguments.items():
             if not self.takes(name):
-                allowed = ", ".join(parameters) or "no arguments"
-                raise InvalidValueError(
-                    f"{self.key}.{name}", value, f"is not a key of {self.target}, which has {allowed}"
-                )
+                near = get_close_matches(name, known, n=1, cutoff=0.7)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                rule = f"is not a key of {self.target}{hint}, which has {', '.join(known) or 'no arguments'}"
+                raise InvalidValueError(f"{self.key}.{name}", value, rule)
 
     def _code(self) -> bytes | None:
         """Return the code of an object that was given in Python; None of a data set, whose arrays are sent instead.
@@ -82,7 +95,7 @@ class Component:
         Raises:
             InvalidValueError: names the key if the object cannot be pickled.
         """
-        if self.key == "dataset" or not given.is_given(self.target):
+        if self.key == "dataset" or not is_given(self.target):
             return None
         return given.pickled(self.key, self.target)
 
@@ -98,7 +111,7 @@ class Component:
     @property
     def is_trusted(self) -> bool:
         """Return whether the target is code of a trusted package or was given in Python, and is not of OWN_PACKAGES."""
-        return given.is_given(self.target) or _is_theirs(self.key, self.target, self.trusted)
+        return is_given(self.target) or _is_theirs(self.key, self.target, self.trusted)
 
     @property
     def own_target(self) -> str:
@@ -127,6 +140,8 @@ class Component:
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
+            if is_given(self.target):
+                raise InvalidValueError(self.key, _call_text(self), f"raised {summary(error)}") from error
             rule = f"was refused by {self.target}: {refusal(error)}"
             raise InvalidValueError(self.key, _call_text(self), rule) from error
 
@@ -161,7 +176,12 @@ def _copied(value: Any) -> Any:
 
 
 def _call_text(component: Component) -> str:
-    return "{" + ", ".join(f"{name}: {value}" for name, value in component.arguments.items()) + "}"
+    """Return what was called, for a message: `{width: 3}`; of an object that was given in Python, `Net(width=3)`."""
+    arguments = component.arguments.items()
+    if not is_given(component.target):
+        return "{" + ", ".join(f"{name}: {value}" for name, value in arguments) + "}"
+    text = ", ".join(f"{name}={value}" for name, value in arguments)
+    return name_of(component.target) + (f"({text})" if text else "")
 
 
 def own_folder(name: str) -> Path:
@@ -203,7 +223,7 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
     """Return what `locate` returns, and whether it belongs to a trusted package."""
     key = f"{key}._target_"
     _check_place(key, target, OWN_PACKAGES + trusted)
-    if given.is_given(target):
+    if is_given(target):
         return given.find(key, target), True
     first = None
     for packages, import_module in ((trusted, _import_trusted), (OWN_PACKAGES, _import_own)):
@@ -236,7 +256,7 @@ def _is_theirs(key: str, target: str, trusted: tuple[str, ...]) -> bool:
 
 def _check_place(key: str, target: Any, packages: tuple[str, ...]) -> None:
     """Refuse what is no import path within the packages."""
-    if not isinstance(target, str) or not (_within(target, packages) or given.is_given(target)):
+    if not isinstance(target, str) or not (_within(target, packages) or is_given(target)):
         raise InvalidValueError(key, target, f"must be in {', '.join(packages)}; trusted=[package] adds one")
 
 

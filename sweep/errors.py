@@ -1,13 +1,19 @@
 """The errors that a command or a call of the library ends with."""
 
 from sweep.passwords import without_passwords
+from sweep.targets import is_given, with_names
 
 
 class InvalidValueError(ValueError):
-    """A request that cannot be carried out. Its text names the key, what was given and the rule."""
+    """A request that cannot be carried out. Its text names the key, what was given and the rule.
+
+    An object that was given in Python is named as the user names it: `model=Net`, not `model._target_=python.Net_...`.
+    """
 
     def __init__(self, key: str, value: object, rule: str) -> None:
-        super().__init__(without_passwords(f"{key}={_shown(value)}: {rule}"))
+        if is_given(value):
+            key = key.removesuffix("._target_")
+        super().__init__(without_passwords(with_names(f"{key}={_shown(value)}: {rule}")))
         self.key, self.value, self.rule = key, value, rule
 
     def __reduce__(self) -> tuple[type["InvalidValueError"], tuple[str, str, str]]:

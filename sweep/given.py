@@ -33,9 +33,7 @@ import cloudpickle
 import numpy as np
 
 from sweep.errors import InvalidValueError
-
-PACKAGE = "python"
-"""The first part of the target of a given object."""
+from sweep.targets import PACKAGE, name_of
 
 OURS = ("sweep", "models")
 
@@ -90,11 +88,6 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
                 _known[target].users -= 1
                 if not _known[target].users:
                     del _known[target]
-
-
-def is_given(target: Any) -> bool:
-    """Return whether a target is that of a given object."""
-    return isinstance(target, str) and target.startswith(f"{PACKAGE}.")
 
 
 def find(key: str, target: str) -> Any:
@@ -167,11 +160,6 @@ def target_of(key: str, value: Any) -> str:
         rule = f"cannot be told from other code ({type(error).__name__}: {error}); give it an attribute version = 1"
         raise InvalidValueError(key, _name(value), rule) from error
     return f"{PACKAGE}.{_name(value)}_{walk.digest.hexdigest()[:8]}"
-
-
-def name_of(target: str) -> str:
-    """Return the name of the object of a target, without the digest."""
-    return target.removeprefix(f"{PACKAGE}.").rpartition("_")[0]
 
 
 def _name(value: Any) -> str:

@@ -11,8 +11,10 @@ SWEEP = ROOT / "sweep"
 
 FOR_ALL = {
     "passwords": set(),
-    "errors": {"passwords"},
-    "validation": {"errors"},
+    "targets": set(),
+    "plurals": set(),
+    "errors": {"passwords", "targets"},
+    "validation": {"errors", "targets"},
 }
 """Modules that any other one may import."""
 

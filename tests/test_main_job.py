@@ -215,8 +215,8 @@ def test_a_deleted_experiment_is_refused_before_anything_is_written(sweep: Calla
 def test_a_name_may_hold_anything(sweep: Callable[..., Answer]) -> None:
     answer = sweep(*SMALL, "study.n_trials=1", "study.name='it\\'s \"mine\"'")
     assert (answer.status, answer.err) == (0, "")
-    assert "1 trials: 1 complete" in answer.out
-    assert "1 trials: 1 complete" in sweep("mode=report", "study.name='it\\'s \"mine\"'").out
+    assert "1 trial: 1 complete" in answer.out
+    assert "1 trial: 1 complete" in sweep("mode=report", "study.name='it\\'s \"mine\"'").out
 
 
 def test_the_report_is_of_the_study_that_the_command_line_is_about(sweep: Callable[..., Answer]) -> None:

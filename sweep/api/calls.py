@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sweep.api.command import Data, Model, command_of
+from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
 from sweep.app.comparison import compare as carry_out_comparison
@@ -13,6 +14,7 @@ from sweep.app.training import train as carry_out_training
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Status
 from sweep.errors import InvalidValueError, TrainingFailedError
+from sweep.plurals import plural
 from sweep.requests import build
 from sweep.requests.asking import asked
 from sweep.requests.plan import make_comparison, make_plan, make_training
@@ -20,6 +22,7 @@ from sweep.terminal.fronts import front
 from sweep.tracking import MlflowReader, open_store
 
 
+@plainly
 def search(
     overrides: Overrides = (),
     *,
@@ -28,18 +31,28 @@ def search(
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Study:
-    """Search for the best schedule: train trials until `study.n_trials` have ended, as `python -m sweep` does.
+    """Search for the best schedule, as `python -m sweep` does.
 
-    >>> sweep.search({"schedule": "cosine", "optimizer.lr": sweep.loguniform(1e-3, 1), "train.steps": 300})
+    >>> study = sweep.search({"schedule": "cosine", "optimizer.lr": sweep.loguniform(1e-3, 1), "train.steps": 300})
+    >>> study.best.values, study.best.metrics["val_loss"]
 
-    A search that was interrupted resumes with the same call, and a finished search returns its result at once. If the
-    code of the model or the data changes, the call starts another study. Results are stored in the working directory:
-    `mlflow.db`, `optuna.db`, `reports` and `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`,
-    `train.checkpoint_dir`).
-
+    The defaults are the schedule `exponential`, the model `mlp`, the data set `digits` and the optimizer `momentum`.
     By default the search draws the keys of the schedule, `warmup.steps` and `optimizer.lr`. An override with a plain
     value fixes a key; `space=none` searches only the keys given as search dimensions. `python -m sweep --help` lists
     all keys.
+
+    The search trains trials until `study.n_trials` have ended. That is a total, 30 by default: the same call with a
+    larger total adds trials to the study, and a finished search returns its result at once. A trial fails if its code
+    raises an error. Failed trials do not count to the total; 20 failures one after another stop the search with
+    HopelessError. If the code of the model or the data changes, the call starts another study.
+
+    `study.metric` ranks the trials by its value at the end of the training. The default is `val_loss`, and
+    `val_energy_distance` for a GAN; a classification also has `val_accuracy`. `Trial.metrics` and `Study.to_frame` give
+    the metrics of each trial. Results are stored in the working directory: `mlflow.db`, `optuna.db`, `reports` and
+    `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`, `train.checkpoint_dir`).
+
+    An interrupt (Ctrl-C, the stop button of a notebook) raises KeyboardInterrupt after the trainings in progress are
+    saved. The same call resumes the search.
 
     Args:
         overrides: texts `key=value`, or key -> value; what is searched is made by `interval`, `loguniform`, `choice`.
@@ -56,19 +69,19 @@ def search(
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
-        HopelessError: if the trials fail one after another.
-        KeyboardInterrupt: if it was interrupted; what was trained is kept.
+        HopelessError: if 20 trials have failed one after another. The same call continues the search.
+        KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
     with command_of("search", overrides, model, dataset, config_dir) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
-        raise KeyboardInterrupt(
-            f"{result.told} of {result.total} trials are recorded; the same call resumes the search"
-        )
+        recorded = plural(result.total, "trial is recorded", "trials are recorded")
+        raise KeyboardInterrupt(f"{result.told} of {recorded}; the same call resumes the search")
     return Study(result.record, plan.tracking, result.report)
 
 
+@plainly
 def train(
     overrides: Overrides = (),
     *,
@@ -105,6 +118,7 @@ def train(
     return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
 
 
+@plainly
 def compare(
     overrides: Overrides = (),
     *,
@@ -129,10 +143,12 @@ def compare(
         plan = make_comparison(command)
         result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:
-        raise KeyboardInterrupt(f"{result.left} trainings are left; the same call resumes the comparison")
+        left = plural(result.left, "training is left", "trainings are left")
+        raise KeyboardInterrupt(f"{left}; the same call resumes the comparison")
     return Comparison(result.record, result.comparisons, plan.first.tracking, result.report)
 
 
+@plainly
 def load(
     name: str | None = None, overrides: Overrides = (), *, config_dir: str | Path | None = None
 ) -> Study | Comparison:

@@ -31,20 +31,14 @@ Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
 def command_of(
     mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, config_dir: str | Path | None
 ) -> Iterator[Command]:
-    """Give the command that means the same as a call. Objects of the call are found as long as the context lasts.
-
-    A refusal within the context is raised without the errors of Hydra and OmegaConf that led to it.
-    """
-    try:
-        with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
-            request = parse(texts)
-            if request.datasets and mode not in OF_COMPARISONS:
-                check_searchable("dataset", ",".join(request.datasets))
-            folder = None if config_dir is None else str(config_dir)
-            flags = () if folder is None else ("--config-dir", folder)
-            yield Command(Composer(folder), request, flags)
-    except InvalidValueError as error:
-        raise error from None
+    """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
+    with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
+        request = parse(texts)
+        if request.datasets and mode not in OF_COMPARISONS:
+            check_searchable("dataset", ",".join(request.datasets))
+        folder = None if config_dir is None else str(config_dir)
+        flags = () if folder is None else ("--config-dir", folder)
+        yield Command(Composer(folder), request, flags)
 
 
 @contextmanager

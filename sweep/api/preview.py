@@ -1,13 +1,16 @@
 """Curves without training. Needs neither PyTorch nor MLflow."""
 
+import html
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.api.command import Data, command_of
+from sweep.api.raising import plainly
 from sweep.api.values import Overrides
-from sweep.app.preview import PreviewPlan, PreviewResult
+from sweep.app.preview import PreviewPlan, PreviewResult, picture
 from sweep.app.preview import preview as compute_curves
 from sweep.requests.preview import make_preview
 from sweep.schedules import KeyFigures
@@ -43,7 +46,12 @@ class Preview:
     def __repr__(self) -> str:
         return f"<Preview of {', '.join(self.curves)}>"
 
+    def _repr_html_(self) -> str:
+        drawn = b64encode(picture(self.curves, self.figures)).decode()
+        return f'<img src="data:image/png;base64,{drawn}" alt="{html.escape(repr(self))}">'
 
+
+@plainly
 def preview(overrides: Overrides = (), *, dataset: Data | None = None, config_dir: str | Path | None = None) -> Preview:
     """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
 

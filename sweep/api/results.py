@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweep.api.raising import plainly
 from sweep.comparison import Comparison as OnDataset
 from sweep.comparison import as_rows
 from sweep.config import TrackingConfig
 from sweep.core import ComparisonRecord, Status, StudyRecord, TrialRecord
 from sweep.errors import InvalidValueError
-from sweep.report.text import counts
+from sweep.plurals import plural
+from sweep.report.text import counts, number
 from sweep.tracking import MlflowReader, open_store
 
 if TYPE_CHECKING:
@@ -36,12 +38,16 @@ class Trial:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values that the search drew: key -> value, group -> option."""
+        """The values that the search drew, by key: `{"optimizer.lr": 0.1}`.
+
+        Where the search chose an option of a group, the key is the group and the value is the name of the option:
+        `{"schedule": "cosine"}`.
+        """
         return dict(self._record.values)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last value of each metric: `loss`, `lr`, `global_step`, `val_loss`, ..."""
+        """The last value of each metric: `loss`, `lr`, `global_step`, `val_loss`, `val_accuracy`, ..."""
         return dict(self._record.metrics)
 
     @property
@@ -62,7 +68,7 @@ class Trial:
 
     @property
     def reason(self) -> str | None:
-        """The reason for which it has failed."""
+        """The reason for which it has failed, with file and line of the user's code; None of any other trial."""
         return self._record.reason
 
     @property
@@ -70,6 +76,7 @@ class Trial:
         """The id of its MLflow run."""
         return self._record.run_id
 
+    @plainly
     def rows(self) -> "pd.DataFrame":
         """Return the record of its updates: index `step`, columns `lr` and `loss`.
 
@@ -91,10 +98,21 @@ class Trial:
         measured = {name: value for name, value in self.metrics.items() if "val_" in name or "test_" in name}
         return f"<Trial{number} {self.status} {measured} {self.values or ''}>".replace(" >", ">")
 
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        failed = {} if self.reason is None else {"reason": self.reason}
+        shown = {"status": self.status, **failed, **self.values, **self.metrics}
+        title = "training" if self.number is None else f"trial {self.number}"
+        cells = pd.DataFrame({title: {name: number(value, 6) for name, value in shown.items()}})
+        return str(cells.to_html())
+
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A search that is recorded.
+    """A snapshot of a recorded search.
+
+    It does not change when the search is continued; `sweep.load(study.name)` returns the present state.
 
     Args:
         report: the file of its report; None if there is none on this machine.
@@ -106,6 +124,11 @@ class Study:
 
     @property
     def name(self) -> str:
+        """The name by which `sweep.load` finds the study.
+
+        It is `study.name`, or by default made of the names of data set, model, optimizer and schedule, and of a digest
+        of the configuration: `digits-mlp-momentum-cosine-1f0a3b5c`.
+        """
         return self._record.name
 
     @property
@@ -135,7 +158,12 @@ class Study:
         return Trial(self._record.ranked[0], self._tracking)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a table with a row for each trial: index `trial`; status, metrics of the evaluation, drawn values."""
+        """Return a table with a row for each trial.
+
+        The index is `trial`, the number. The columns are `status`, the metrics of the last evaluation (`val_loss`,
+        ...), a column for each searched key, `half_life`, and `reason`, which says why a failed trial has failed and is
+        missing for the others.
+        """
         import pandas as pd
 
         rows = [
@@ -144,6 +172,7 @@ class Study:
                 **{name: value for name, value in trial.metrics.items() if "val_" in name},
                 **trial.values,
                 "half_life": trial.half_life,
+                "reason": trial.reason,
             }
             for trial in self.trials
         ]
@@ -151,19 +180,24 @@ class Study:
 
     def __repr__(self) -> str:
         complete = sum(trial.status is Status.COMPLETE for trial in self._record.trials)
-        return f"<Study {self.name}: {len(self._record.trials)} trials, {complete} complete>"
+        return f"<Study {self.name}: {plural(len(self._record.trials), 'trial')}, {complete} complete>"
 
     def _repr_html_(self) -> str:
         ascending = self.minimize
         frame = self.to_frame()
         if self.metric in frame:
             frame = frame.sort_values(self.metric, ascending=ascending, kind="stable")
-        return str(frame.head(10).to_html())
+        frame = frame.head(10)
+        if "reason" in frame and frame["reason"].isna().all():
+            frame = frame.drop(columns="reason")
+        return str(frame.to_html())
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """A comparison of schedules that is recorded.
+    """A snapshot of a recorded comparison of schedules.
+
+    It does not change when the comparison is continued; `sweep.load(comparison.name)` returns the present state.
 
     Args:
         report: the file of its report; None if there is none on this machine.
@@ -176,6 +210,11 @@ class Comparison:
 
     @property
     def name(self) -> str:
+        """The name by which `sweep.load` finds the comparison.
+
+        It is `study.name`, or by default made of the names of data sets, model and optimizer, and of a digest of the
+        configuration: `compare-digits-mlp-momentum-1f0a3b5c`.
+        """
         return self._record.name
 
     @property
@@ -204,8 +243,22 @@ class Comparison:
     def to_frame(self) -> "pd.DataFrame":
         """Return the table that comparison.csv holds: a row for each schedule on each data set, best first.
 
-        Columns: rank, trials and seeds, the best parameters, mean and interval of the validation and the test metric
-        and of the difference to the best, its p, corrected and not, and the updates and seconds to the target.
+        `dataset`, `schedule` and `rank` identify the row. `n_trials` is the number of tuning trials, `n_seeds` that of
+        final runs, of which `n_diverged` diverged and `n_failed` failed. `best_parameters` maps each searched key to
+        the value of the best trial.
+
+        `metric` is the metric that ranks the schedules: that of the test split, or of the validation split if there is
+        no test split. `val_mean` and `test_mean` are the means over the final runs on these splits. `difference_mean`
+        is the mean over the seeds of `metric` minus that of the schedule of rank 1. `val_ci_low`, `val_ci_high`,
+        `test_ci_low`, ... are the ends of the confidence intervals, whose level is `compare.confidence`. The intervals
+        of the means are BCa bootstrap intervals. Those of the differences are Student's t intervals, or BCa bootstrap
+        intervals if `compare.test` is `wilcoxon`.
+
+        `p` is the p value of the difference, and `p_holm` is the p value after Holm's correction for all pairs of
+        schedules. `shown` is True if the difference is significant with all seeds and without any one of them.
+        `seeds_needed` is an estimate of the number of seeds that would show a difference of this size. `target` is a
+        value of `study.metric`, and `n_reached` is the number of final runs that reached it. `steps_to_target` and
+        `seconds_to_target` are medians over the final runs; a run that did not reach the target counts as infinite.
         """
         import pandas as pd
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.api.raising import plainly
 from sweep.api.values import Searched, as_texts
 from sweep.errors import InvalidValueError
 from sweep.requests.build import run_config
@@ -15,6 +16,7 @@ HORIZONS = (4800, 9600)
 """A schedule that is the same for both does not depend on the horizon."""
 
 
+@plainly
 def schedule(
     name: str,
     *,
@@ -23,7 +25,12 @@ def schedule(
     warmup: str | int | Mapping[str, Any] | None = None,
     **keys: Any,
 ) -> Schedule:
-    """Return a schedule: the one that a training with this configuration uses.
+    """Return a schedule as a function of the step.
+
+    A training with the same schedule, rate, horizon and warmup uses the same rates. The default warmup differs: this
+    function has no warmup unless `warmup` is given, and a training has linear warmup over 5 % of the horizon, which is
+    `warmup="linear"` here. `noam`, `one_cycle` and `cyclic` warm up by themselves and have no other warmup in a
+    training either.
 
     >>> rate = sweep.schedule("exponential", lr=0.1, decay_rate=0.96, decay_steps=100, staircase=True)
     >>> rate(100)
@@ -31,12 +38,14 @@ def schedule(
     >>> rate.curve(1000)  # the rates of the updates 0..999, float64 [1000]
 
     Args:
-        name: a family of `conf/schedule`: constant, exponential, cosine, wsd, ...
+        name: the family: `constant`, `exponential`, `cosine`, `wsd`, ... `docs/schedules.md` lists all families.
         lr: the base rate, > 0.
         steps: the horizon T. It may be left out if the schedule does not depend on it.
-        warmup: nothing, a number of updates of linear warmup, the name of a warmup of `conf/warmup`, or a mapping:
-            `{"name": "polynomial", "steps": 50, "power": 2}`.
-        keys: of the family, as in `conf/schedule`. Those that are left out have the values there.
+        warmup: None for no warmup, a number of updates of linear warmup, the name of a warmup, or a mapping with its
+            keys: `{"name": "polynomial", "steps": 50, "power": 2}`. A warmup given by its name has 5 % of the horizon,
+            as in a training.
+        keys: the keys of the family. `docs/schedules.md` lists them with their defaults;
+            `python -m sweep schedule=cosine --help` shows those of one family.
 
     Raises:
         InvalidValueError: names what cannot be right.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweep.api.raising import plainly
 from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
 from sweep.requests.expressions import GROUPS, read
@@ -71,13 +72,14 @@ class Options(Searched):
         return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) takes no null
 
 
+@plainly
 def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
     """Search low <= x <= high, uniformly.
 
     Args:
+        unit: the unit of `low` and `high` if the key counts updates, such as `warmup.steps`: "updates", "fraction" of
+            the horizon `train.steps`, or "epochs". The trial gets whole updates. Other keys have no unit.
         integer: whether to draw whole numbers. Keys that count updates or examples get whole numbers anyway.
-        unit: of a key that counts updates: "updates", or "fraction" (of the horizon) or "epochs", which become whole
-            updates.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
@@ -85,11 +87,12 @@ def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool =
     return Interval(_plain(low), _plain(high), False, unit, integer)
 
 
+@plainly
 def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
     """Search 0 < low <= x <= high, uniformly in log x.
 
     Args:
-        integer, unit: as for `interval`.
+        unit, integer: as for `interval`.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
@@ -97,6 +100,7 @@ def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool
     return Interval(_plain(low), _plain(high), True, unit, integer)
 
 
+@plainly
 def choice(*options: Any) -> Searched:
     """Search among these values, or among these options of a group: `{"schedule": choice("cosine", "wsd")}`.
 

@@ -17,6 +17,7 @@ from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Trial
 from sweep.errors import HopelessError, RemovedError
 from sweep.messages import Work
+from sweep.plurals import plural
 from sweep.pool import Trainer
 from sweep.proposals import check_study
 from sweep.report.describe import as_params, describe
@@ -71,7 +72,7 @@ def _compare(
 ) -> ComparisonResult:
     folder = report_folder(plan.first.report, plan.name)
     run = _record(plan, searches, store)
-    families = f"{len(searches)} x ({plan.compare.trials} trials + {plan.compare.seeds} seeds)"
+    families = f"{len(searches)} x ({plural(plan.compare.trials, 'trial')} + {plural(plan.compare.seeds, 'seed')})"
     front.say(f"comparison {plan.name}: {families}")
     try:
         failed = _tune(plan, searches, store, front, stop, engines)
@@ -192,7 +193,7 @@ def _tune(
             continue
         later = sum(search.left for search in searches[index + 1 :]) + len(searches) * plan.compare.seeds
         if not opened.done:
-            front.say(f"tuning {family.label}: {proposer.told} of {proposer.total} trials done")
+            front.say(f"tuning {family.label}: {proposer.told} of {plural(proposer.total, 'trial')} done")
         try:
             carry_out(opened, store, run, front, stop, engines, later)
         except HopelessError as error:

@@ -53,13 +53,17 @@ def _write(path: Path, curves: Mapping[str, Floats], figures: Mapping[str, KeyFi
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = zip_longest(*(map(repr, curve.tolist()) for curve in curves.values()), fillvalue="")
         csv.writer(file).writerows([("step", *curves), *((step, *row) for step, row in enumerate(rows))])
-    picture = path.with_suffix(".png")
+    beside = path.with_suffix(".png")
+    beside.write_bytes(picture(curves, figures))
+    return beside
+
+
+def picture(curves: Mapping[str, Floats], figures: Mapping[str, KeyFigures]) -> bytes:
+    """Return a PNG of the curves; of a single one, with the step at which it stalls."""
     if len(curves) == 1:
         ((column, curve),) = curves.items()
-        picture.write_bytes(curve_picture(curve, figures[column]))
-    else:
-        picture.write_bytes(curves_picture(curves))
-    return picture
+        return curve_picture(curve, figures[column])
+    return curves_picture(curves)
 
 
 def _column(label: str, series: str) -> str:

@@ -12,6 +12,7 @@ from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Trial
 from sweep.errors import UnavailableError
 from sweep.messages import Account, Measured, Work
+from sweep.plurals import plural
 from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
 
@@ -151,4 +152,5 @@ def settle(store: Store, interrupted: Callable[[], bool]) -> None:
     if left and interrupted():
         raise KeyboardInterrupt
     if left:
-        raise UnavailableError(f"the tracking server does not answer: {left} changes of the record wait on the disk")
+        waiting = plural(left, "change of the record waits", "changes of the record wait")
+        raise UnavailableError(f"the tracking server does not answer: {waiting} on the disk")

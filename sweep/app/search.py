@@ -17,6 +17,7 @@ from sweep.database import Patience, same_database
 from sweep.errors import InvalidValueError, RemovedError
 from sweep.messages import Work
 from sweep.passwords import without_passwords
+from sweep.plurals import plural
 from sweep.pool import Trainer
 from sweep.proposals import Lease, OptunaProposer, check_storage, open_study, pruner, sampler
 from sweep.report.describe import as_params, describe
@@ -107,10 +108,13 @@ def _search(
     plan, proposer = opened.plan, opened.proposer
     folder = report_folder(plan.report, plan.name)
     run = record(opened, store)
-    front.say(f"study {plan.name}: {proposer.told} of {proposer.total} trials done")
+    front.say(f"study {plan.name}: {proposer.told} of {plural(proposer.total, 'trial')} done")
     carry_out(opened, store, run, front, interrupted, engines)
     if interrupted() and not opened.done:
         return SearchResult(None, None, proposer.told, proposer.total, len(proposer.failed))
+    if not opened.done:
+        done = f"{proposer.told} of {plural(proposer.total, 'trial')}"
+        front.say(f"stopped after study.timeout={plan.study.timeout} s: {done}")
     settle(store, interrupted)
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)

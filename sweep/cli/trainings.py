@@ -8,6 +8,7 @@ from sweep.app.training import train as carry_out_training
 from sweep.cli.exits import DONE, FAILED, INTERRUPTED
 from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
 from sweep.core import Status
+from sweep.plurals import plural
 from sweep.report.text import figures_text
 from sweep.requests.asking import asked
 from sweep.requests.command import Command
@@ -23,12 +24,11 @@ def search(command: Command) -> int:
     base = address(command, plan.tracking)
     result = carry_out_search(plan, front, asked())
     if result.record is None or result.report is None:
-        front.say(f"interrupted: {result.told} of {result.total} trials are recorded; the same command goes on")
+        recorded = plural(result.total, "trial is recorded", "trials are recorded")
+        front.say(f"interrupted: {result.told} of {recorded}; the same command goes on")
         return INTERRUPTED
     show_study(front.console, result.record, base, ui_command(command))
     front.say(f"\nreport: {result.report}")
-    if result.told < result.total:
-        front.say(f"study.timeout={plan.study.timeout} ended the search at {result.told} of {result.total} trials")
     return FAILED if result.failed and not result.told else DONE
 
 
@@ -61,7 +61,8 @@ def compare(command: Command) -> int:
     base = address(command, plan.first.tracking)
     result = carry_out_comparison(plan, front, asked())
     if result.report is None:
-        front.say(f"interrupted: {result.left} trainings are left; the same command goes on")
+        left = plural(result.left, "training is left", "trainings are left")
+        front.say(f"interrupted: {left}; the same command goes on")
         return INTERRUPTED
     show_comparison(front.console, result.record, result.comparisons, base, ui_command(command))
     front.say(f"\nreport: {result.report}")

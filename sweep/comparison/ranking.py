@@ -18,6 +18,7 @@ from sweep.comparison.statistics import (
     seeds_needed,
     smallest_p,
 )
+from sweep.plurals import plural
 
 POWER = 0.85
 """Of the t test with one seed left out; with each in turn, it then finds a difference four times out of five."""
@@ -200,7 +201,7 @@ def _verdict(ranked: Sequence[Ranked], shown: Sequence[str], level: float) -> st
             runs = family.n + family.diverged + family.failed
             counted = {"diverged": family.diverged, "failed": family.failed}
             ended = _listed([f"{how} on {n}" for how, n in counted.items() if n])
-            said.append(f"{family.name} {ended} of {runs} seeds and is ranked for it.")
+            said.append(f"{family.name} {ended} of {plural(runs, 'seed')} and is ranked for it.")
     return " ".join(said)
 
 

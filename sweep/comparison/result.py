@@ -9,6 +9,7 @@ from sweep.comparison.protocol import counted, finals, judged_by, winner
 from sweep.comparison.ranking import Ranked, Ranking, rank
 from sweep.comparison.statistics import Estimate, expected_best, first_reached, mean_estimate, performance_profile
 from sweep.core import ComparisonRecord, FamilyRecord, FinalRecord, Status, TrialRecord
+from sweep.plurals import plural
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What has been shown, and what has not, in plain words."""
-        unfinished = f"Unfinished: {self.missing} trainings are missing. " if self.missing else ""
-        return unfinished + self.ranking.verdict
+        missing = plural(self.missing, "training is missing", "trainings are missing")
+        return (f"Unfinished: {missing}. " if self.missing else "") + self.ranking.verdict
 
 
 def _median_or_none(values: np.ndarray) -> float | None:

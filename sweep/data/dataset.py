@@ -12,6 +12,7 @@ from sweep.arrays import TEST, as_arrays
 from sweep.config import DatasetConfig
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
+from sweep.plurals import plural
 
 SPLITS = ("train", "val", "test")
 
@@ -229,7 +230,7 @@ def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         partner, first = "y" + name[1:], name[0] + ("" if "x" in arrays else "_train")
         if len(array) != len(arrays[partner]):
             rule = f"must be as many as {partner}, which has {len(arrays[partner])}"
-            raise InvalidValueError(f"dataset.{name}", f"{len(array)} examples", rule)
+            raise InvalidValueError(f"dataset.{name}", plural(len(array), "example"), rule)
         if array.shape[1:] != arrays[first].shape[1:]:
             rule = f"must have the shape of {first}, whose examples are {list(arrays[first].shape[1:])}"
             raise InvalidValueError(f"dataset.{name}", f"examples {list(array.shape[1:])}", rule)

@@ -18,9 +18,9 @@ from sweep.arrays import as_arrays
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError
-from sweep.given import is_given
 from sweep.messages import Account, Facts, Work
 from sweep.passwords import without_passwords
+from sweep.targets import is_given
 
 GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
-from sweep.given import PACKAGE, name_of
+from sweep.plurals import plural
 from sweep.schedules import KeyFigures, Plateau, key_figures
+from sweep.targets import PACKAGE, name_of
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 """Whose a series is."""
@@ -111,7 +112,7 @@ def counts(trials: Sequence[TrialRecord]) -> str:
     by_status = Counter(trial.status for trial in trials)
     parts = [f"{by_status[status]} {status.value}" for status in Status if by_status[status]]
     parts += [f"{by_status[None]} interrupted"] if by_status[None] else []
-    return f"{len(trials)} trials: {', '.join(parts)}" if parts else "no trials"
+    return f"{plural(len(trials), 'trial')}: {', '.join(parts)}" if parts else "no trials"
 
 
 def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str]:
@@ -272,8 +273,9 @@ def _idle_warning(config: RunConfig) -> str | None:
     if evaluations >= decay.evaluations_needed:
         return None
     return (
-        f"schedule=plateau with patience {decay.patience} needs {decay.evaluations_needed} evaluations after warmup to "
-        f"cut at all, and train.eval_every={every} gives {evaluations} before the last update: the rate stays"
+        f"schedule=plateau with patience {decay.patience} needs {plural(decay.evaluations_needed, 'evaluation')} "
+        f"after warmup to cut at all, and train.eval_every={every} gives {evaluations} before the last update: "
+        "the rate stays"
     )
 
 

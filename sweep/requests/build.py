@@ -30,6 +30,7 @@ from sweep.errors import InvalidValueError
 from sweep.requests.compose import Composer, resolved
 from sweep.requests.horizon import remaining
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
+from sweep.targets import is_given
 from sweep.validation import boolean
 
 T = TypeVar("T")
@@ -129,8 +130,10 @@ def _check_names(names: Mapping[str, str]) -> None:
 def dataset_config(config: DictConfig) -> DatasetConfig:
     """The configured data set."""
     values = _without(_mapping(config, "dataset"), "name")
-    own = {field.name for field in fields(DatasetConfig)}
+    own = [field.name for field in fields(DatasetConfig) if field.name != "component"]
     component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
+    if is_given(component.target):
+        component.refuse_unknown(own)
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
 
 

@@ -21,11 +21,11 @@ from yaml import YAMLError
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
-from sweep.given import is_given, name_of
 from sweep.requests.asking import asked
 from sweep.requests.expressions import read
 from sweep.requests.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
+from sweep.targets import is_given, name_of
 
 SECTIONS = (
     "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
 from sweep.errors import InvalidValueError
+from sweep.plurals import plural
 from sweep.proposals import grid_size
 from sweep.requests import build, spaces
 from sweep.requests.asking import asked
@@ -101,8 +102,8 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
         size = grid_size(plan.sampler, plan.space)
     trials = build.compare_config(command.compose()).trials
     if size is not None and size < trials:
-        rule = f"with schedule={schedule}: its grid has only {size} points, and every schedule gets as many trials"
-        raise InvalidValueError("compare.trials", trials, rule)
+        rule = f"with schedule={schedule}: its grid has only {plural(size, 'point')}"
+        raise InvalidValueError("compare.trials", trials, f"{rule}, and every schedule gets as many trials")
     return Family(dataset or plan.label("dataset"), schedule, plan)
 
 

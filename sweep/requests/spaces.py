@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.config import RunConfig, identity
 from sweep.errors import InvalidValueError
-from sweep.given import is_given
 from sweep.requests.build import (
     engine_config,
     pruner_config,
@@ -27,6 +26,7 @@ from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
+from sweep.targets import is_given
 
 OF_ONE = (*DECAYS, "half_life")
 """Spaces that are of one schedule; one of the user's own may name keys of several."""

@@ -14,6 +14,7 @@ import numpy as np
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
 from sweep.errors import LeaseLostError
+from sweep.plurals import plural
 from sweep.tracking.bulk import Change, Files, Points, Texts, now_ms
 from sweep.tracking.locks import Hooks
 from sweep.tracking.rest import RefusedError, Server, metrics_of, texts_of
@@ -208,7 +209,8 @@ class SpooledWriter:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self.hooks.say(f"{error}; {self.waiting} changes in {self._spool.folder} are not delivered by this process")
+        one, many = f"change in {self._spool.folder} is", f"changes in {self._spool.folder} are"
+        self.hooks.say(f"{error}; {plural(self.waiting, one, many)} not delivered by this process")
 
     def _do_next(self) -> None:
         if self._pending:
@@ -282,7 +284,8 @@ class SpooledWriter:
             self._silent_since, self._patient, self._progress = None, True, time.monotonic()
             said, self._said = self._said, False
         if said:
-            self.hooks.say(f"{self._server.name} answers again; {self.waiting} changes are being delivered")
+            changes = plural(self.waiting, "change is being delivered", "changes are being delivered")
+            self.hooks.say(f"{self._server.name} answers again; {changes}")
 
     def _heard_nothing(self, error: Exception) -> None:
         now = time.monotonic()
@@ -295,7 +298,9 @@ class SpooledWriter:
             said = self._said
             self._said = said or silent >= SAID_AFTER
         if self._said and not said:
-            what = f"{self.waiting} changes wait in {self._spool.folder} and are delivered when it returns"
+            folder = self._spool.folder
+            one, many = f"change waits in {folder} and is", f"changes wait in {folder} and are"
+            what = f"{plural(self.waiting, one, many)} delivered when it returns"
             self.hooks.say(f"{self._server.name} does not answer ({error}); {what}")
 
     def _pause(self, seconds: float) -> None:

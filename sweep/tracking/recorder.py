@@ -8,6 +8,7 @@ from mlflow.entities import Run
 
 from sweep.core import GIVEN_UP, Description, Evaluation, Progress, Result, Rows, Status, Trial
 from sweep.errors import RemovedError
+from sweep.plurals import plural
 from sweep.schedules import Event
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
@@ -266,7 +267,7 @@ class MlflowRecorder:
                 tags = {**about.tags, **self.parent.child_tags(trial)}
                 self.store.create(about.name, tags, about.params, about.artifacts, removed=run_id)
                 lost = max(opened.recorded.values(), default=0)
-                without = f", without its first {lost} steps" if lost else ""
+                without = f", without its first {plural(lost, 'step')}" if lost else ""
                 said = f"run {about.name} was removed from MLflow while it is written to: it is created again{without}"
                 self.store.hooks.say(said)
                 return True

@@ -5,6 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from sweep.plurals import plural
+
 ROOT = "mlruns"
 """Folder below which MLflow keeps artifacts unless it is told otherwise. It stores absolute paths."""
 
@@ -41,7 +43,8 @@ def relocate_artifacts(file: Path) -> str | None:
             raise
     if not any(moved.values()):
         return None
-    return f"{file} was moved or copied: the artifacts of {len(moved['runs'])} runs in it are now those in {here}"
+    runs = plural(len(moved["runs"]), "run")
+    return f"{file} was moved or copied: the artifacts of {runs} in it are now those in {here}"
 
 
 TABLES = {"experiments": ("experiment_id", "artifact_location"), "runs": ("run_uuid", "artifact_uri")}

@@ -14,6 +14,7 @@ from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Examples
 from sweep.errors import InvalidValueError
+from sweep.plurals import plural
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
 from sweep.training.contents import Contents, changes, described, named, restore, same
@@ -152,7 +153,7 @@ class BaseEngine:
             with torch.no_grad(), self.computing():
                 self._check_outputs(model(inputs), len(inputs))
         except (Exception, SystemExit) as error:
-            rule = f"cannot be evaluated (in eval mode) on {len(inputs)} examples of shape"
+            rule = f"cannot be evaluated (in eval mode) on {plural(len(inputs), 'example')} of shape"
             rule = f"{rule} {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         changed = [name for name, parameter in model.named_parameters() if not same(parameter.detach(), before[name])]
@@ -166,7 +167,7 @@ class BaseEngine:
         if not isinstance(outputs, Tensor):
             raise TypeError(f"it gives a {type(outputs).__name__}, not a tensor {expected}")
         if list(outputs.shape) != expected:
-            raise ValueError(f"it gives {list(outputs.shape)} for {examples} examples, not {expected}")
+            raise ValueError(f"it gives {list(outputs.shape)} for {plural(examples, 'example')}, not {expected}")
 
     def _refuse_single(
         self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Tensor, Tensor], object]

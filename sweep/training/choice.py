@@ -14,6 +14,7 @@ from sweep.config import EngineConfig, RunConfig
 from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.messages import Measured, Work
+from sweep.targets import with_names
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
@@ -104,7 +105,7 @@ def choose(
         return Chosen(shared, False, backend(device))
     chooser = _Chooser(config, data, device, work, known)
     if config.name == "serial":
-        return chooser.serial("as asked for")
+        return chooser.serial(ALONE if work.trials == 1 else "as asked for")
     return chooser.fused() if config.name == "fused" else chooser.auto()
 
 
@@ -129,6 +130,8 @@ class _Chooser:
         if work.like[0].critic is not None:
             return self.serial(TWO_OPTIMIZERS)
         if wanted is None and work.fair_slots < FEWEST:
+            if work.trials == 1:
+                return self.serial(ALONE)
             learning = ": its sampler learns from each" if work.learns else ""
             return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
         if self.known is not None:
@@ -288,6 +291,7 @@ def _first_line(error: BaseException) -> str:
     return line if len(line) <= 120 else line[:120].rpartition(" ")[0] + " ..."
 
 
+ALONE = "one training"
 TWO_OPTIMIZERS = "a GAN has two optimizers, and is trained alone"
 
 
@@ -325,7 +329,7 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     """
     if any(config.critic is not None for config in like):
         raise NotStackableError(TWO_OPTIMIZERS)
-    batch, model = like[0].train.batch_size, like[0].model.target
+    batch, model = like[0].train.batch_size, with_names(like[0].model.target)
     exact = "float32" if device.type == "mps" else "float64"
     n = min(len(data.train), 2 * batch + len(data.train) % batch)
     small = replace(

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +50,20 @@ class Raising(Linear):
         self.seen = getattr(self, "seen", 0) + self.training
         if self.seen > 15:
             raise RuntimeError("the head exploded")
+        return super().forward(x)
+
+
+class Fragile(Linear):
+    """A model some of whose trials fail."""
+
+    def __init__(self, input_shape: tuple[int, ...], n_outputs: int, fails: bool = False) -> None:
+        super().__init__(input_shape, n_outputs)
+        self.fails, self.seen = fails, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += self.training
+        if self.fails and self.seen > 15:
+            raise RuntimeError("the tail exploded")
         return super().forward(x)
 
 
@@ -94,14 +109,32 @@ def test_a_search_equals_that_of_the_command_line(folder: Path, capsys: pytest.C
     assert loaded.to_frame().equals(more.to_frame())
     assert sweep.load().name == study.name
     assert "val_loss" in loaded._repr_html_()
+    assert frame["reason"].isna().all()
+    assert "reason" not in loaded._repr_html_()
+    cells = re.findall("<th>(.+?)</th>", loaded.best._repr_html_())
+    assert cells == [f"trial {loaded.best.number}", "status", *loaded.best.values, *loaded.best.metrics]
+    assert f"<td>{loaded.best.metrics['val_loss']:.6g}</td>" in loaded.best._repr_html_()
 
     again = sweep.train({**QUICK, "model.hidden": [8], **more.best.values}, progress=False)
     assert again.metrics["val_loss"] == more.best.metrics["val_loss"]
     assert (again.rows() == more.best.rows()).all(axis=None)
 
 
-def test_a_training_gives_its_rows_and_metrics() -> None:
-    trial = sweep.train([*SMALL, "schedule=cosine", "warmup=none", "optimizer.lr=0.2"], progress=False)
+@pytest.mark.parametrize("interface", ["command", "library"])
+def test_a_search_says_that_its_timeout_has_ended_it(interface: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [*SMALL, "study.n_trials=24", "study.timeout=1e-9"]
+    if interface == "command":
+        assert main(texts) == 0
+    else:
+        assert repr(sweep.search(texts)).endswith(": 0 trials, 0 complete>")
+    said = capsys.readouterr()
+    lines = (said.out if interface == "command" else said.err).splitlines()
+    assert lines.count("stopped after study.timeout=1e-09 s: 0 of 24 trials") == 1
+
+
+def test_a_training_gives_its_rows_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = sweep.train([*SMALL, "schedule=cosine", "warmup=none", "optimizer.lr=0.2"])
+    assert "engine: serial (one training)\n" in capsys.readouterr().err
     rows = trial.rows()
     assert list(rows.columns) == ["lr", "loss"]
     assert list(rows.index) == list(range(40))
@@ -111,6 +144,7 @@ def test_a_training_gives_its_rows_and_metrics() -> None:
     assert trial.metrics["global_step"] == 40
     assert trial.params["schedule.name"] == "cosine"
     assert "complete" in repr(trial)
+    assert re.findall("<th>(.+?)</th>", trial._repr_html_())[:2] == ["training", "status"]
     run = mlflow.MlflowClient("sqlite:///mlflow.db").get_run(trial.run_id)
     assert run.data.metrics["val_loss"] == trial.metrics["val_loss"]
 
@@ -149,15 +183,6 @@ def test_a_training_of_a_given_model_is_that_of_the_same_class_by_its_import_pat
     )
     assert (given.rows() == named.rows()).all(axis=None)
     assert given.metrics["val_loss"] == named.metrics["val_loss"]
-
-
-def test_a_refusal_shows_no_errors_of_hydra() -> None:
-    with pytest.raises(
-        InvalidValueError, match=r"^optimzer\.lr=0\.1: no such key \(did you mean optimizer\.lr\?\)"
-    ) as error:
-        sweep.search({"optimzer.lr": 0.1})
-    assert error.value.__cause__ is None
-    assert error.value.__suppress_context__
 
 
 def test_a_data_set_is_a_function_a_pair_or_a_mapping() -> None:
@@ -206,9 +231,25 @@ def test_a_preview_gives_curves_and_writes_nothing(folder: Path) -> None:
     assert drawn.to_frame().shape == (50, 2)
     assert (drawn.curves["cosine"] == sweep.schedule("cosine", lr=0.1, steps=50).curve(50)).all()
     assert drawn.figures["linear"].peak == pytest.approx(0.1)
+    pictures = [shown._repr_html_() for shown in (drawn, sweep.preview(["train.steps=5"]))]
     assert list(folder.iterdir()) == []
     sweep.preview(["preview.path=here.csv", "train.steps=5"])
     assert (folder / "here.csv").read_text().startswith("step,lr\n")
+    for picture, label in zip(pictures, ("cosine, linear", "lr"), strict=True):
+        assert picture.startswith('<img src="data:image/png;base64,iVBOR')
+        assert picture.endswith(f'" alt="&lt;Preview of {label}&gt;">')
+    assert b64encode((folder / "here.png").read_bytes()).decode() in pictures[1], "as mode=preview draws it"
+
+
+def test_the_table_of_a_study_has_the_reasons_of_failed_trials() -> None:
+    texts = {**QUICK, "space": "none", "sampler": "grid", "engine": "serial", "model.fails": sweep.choice(False, True)}
+    study = sweep.search(texts, model=Fragile, progress=False)
+    reasons = study.to_frame().set_index("status")["reason"]
+    assert reasons.isna().to_dict() == {"complete": True, "failed": False}
+    assert re.fullmatch(r"RuntimeError: the tail exploded \(.*test_calls\.py:\d+ in forward\)", reasons["failed"])
+    assert "the tail exploded" in study._repr_html_()
+    (failed,) = [trial for trial in study.trials if trial.status == "failed"]
+    assert "the tail exploded" in failed._repr_html_()
 
 
 def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from sweep import given
 from sweep.components import Component
 from sweep.errors import InvalidValueError
+from sweep.targets import is_given, name_of
 from tests.conftest import ROOT
 
 
@@ -28,9 +29,9 @@ def target_in(source: str, name: str = "f") -> str:
 def test_a_target_names_the_object() -> None:
     target = target_in("class Net:\n    def forward(self): return 1\n", "Net")
     assert target.startswith("python.Net_")
-    assert given.name_of(target) == "Net"
-    assert given.is_given(target)
-    assert not given.is_given("models.mlp.MLP")
+    assert name_of(target) == "Net"
+    assert is_given(target)
+    assert not is_given("models.mlp.MLP")
 
 
 WRAPS = (
@@ -218,7 +219,7 @@ def test_an_object_is_found_as_long_as_it_is_registered() -> None:
     with given.registered({target: build}):
         assert component.is_trusted
         assert component.build() == 7
-        with pytest.raises(InvalidValueError, match=r"model\.depth=2: is not a key of python\.build_"):
+        with pytest.raises(InvalidValueError, match=r"^model\.depth=2: is not a key of build, which has width$"):
             Component("model", target, {"depth": 2}).check()
     with pytest.raises(InvalidValueError, match=r"was given in Python; give it again there: model=build"):
         component.build()

@@ -35,6 +35,13 @@ def test_a_schedule_is_the_one_that_a_training_uses(name: str) -> None:
     assert (given.curve(200) == used.curve(200)).all()
 
 
+@pytest.mark.parametrize("name", ["cosine", "noam"])
+def test_the_default_warmup_of_a_training_is_linear_unless_the_schedule_warms_up_by_itself(name: str) -> None:
+    used = run_config(Composer().compose([f"schedule={name}", "optimizer.lr=0.3", "train.steps=200"])).schedule
+    given = sweep.schedule(name, lr=0.3, steps=200, warmup=None if name == "noam" else "linear")
+    assert (given.curve(200) == used.curve(200)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

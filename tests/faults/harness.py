@@ -312,7 +312,7 @@ class Bench:
         def while_it_trains(command: Command) -> bool:
             if not command.wait_for("engine: "):
                 return False
-            said = re.search(r"(\d+) of (\d+) trials done", command.said)
+            said = re.search(r"(\d+) of (\d+) trials? done", command.said)
             left = 1 - int(said[1]) / int(said[2]) if said else 1
             return command.wait(share * max(left, 0.2)) is None
 

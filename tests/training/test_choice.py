@@ -204,6 +204,8 @@ def test_a_sampler_that_learns_keeps_most_results_to_learn_from(digits, work, ra
     few = choose(AUTO, digits, CPU, work(31, learns=True))
     assert few.why == "31 trials are too few to train several at once: its sampler learns from each"
     assert choose(AUTO, digits, CPU, work(3)).why == "3 trials are too few to train several at once"
+    for config in (AUTO, SERIAL):
+        assert choose(config, digits, CPU, work(1)).why == "one training"
 
 
 def test_a_last_round_that_is_not_full_counts(digits, work, rates):
