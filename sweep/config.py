@@ -7,25 +7,26 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from posixpath import normpath
-from typing import Any, Literal
+from typing import Any
 
 from sweep.components import Component, shadowing
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Decay, Event, Reaction, Schedule, Warmup
 from sweep.schedules.family import Floats
+from sweep.tasks import AUTO, Direction, TaskConfig
 from sweep.validation import boolean, one_of, real, whole
 
 ENERGY_DISTANCE = "val_energy_distance"
 """What a GAN is judged by, and nothing else is."""
 
-METRICS: Mapping[str, Literal["minimize", "maximize"]] = {
+METRICS: Mapping[str, Direction] = {
     "val_loss": "minimize",
     "val_accuracy": "maximize",
     "val_loss_ema": "minimize",
     "val_accuracy_ema": "maximize",
     ENERGY_DISTANCE: "minimize",
 }
-"""What a study may be judged by; *_ema are of the averaged weights (average=ema), val_energy_distance is of a GAN."""
+"""Metrics of our own that need no option; *_ema are of the averaged weights, val_energy_distance is of a GAN."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,16 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
-"""Keys of train that say where a training runs and is kept, not what it gives."""
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "eval_batch_size")
+"""Keys of train that say where a training runs and is kept, not what it gives but for rounding."""
 
 
 ADDED_LATER: Mapping[str, Any] = {
     "train.drop_last": False,
     "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
     "schedule.threshold_mode": "rel",
+    "schedule.direction": None,  # of plateau
+    "task": {"name": "auto", "loss": None, "metrics": None},
 }
 """Dotted keys that configurations did not have before -> their defaults.
 
@@ -142,6 +145,8 @@ class TrainConfig:
         checkpoint_seconds: of training between two checkpoints, > 0.
         workers: processes that share each batch, 1 <= workers <= batch_size.
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
+        eval_batch_size: examples of each trial that are evaluated at once, >= 1; None for as many as an update takes,
+            so that an evaluation needs no more memory.
     """
 
     steps: int
@@ -157,8 +162,11 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     workers: int = 1
     drop_last: bool = False
+    eval_batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        if self.eval_batch_size is not None:
+            whole("eval_batch_size", self.eval_batch_size, at_least=1)
         whole("steps", self.steps, at_least=1)
         whole("batch_size", self.batch_size, at_least=1)
         whole("seed", self.seed, at_least=0, at_most=2**63 - 1)
@@ -283,6 +291,7 @@ class RunConfig:
     train: TrainConfig
     resolved: Mapping[str, Any]
     average: AverageConfig = AverageConfig()
+    task: TaskConfig = AUTO
     critic: CriticConfig | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -315,6 +324,8 @@ class RunConfig:
             if isinstance(part, Reaction):
                 name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
                 raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
+        if self.task != AUTO:
+            raise InvalidValueError("task", self.task.name, "is not offered for a GAN (critic): its losses are given")
         if self.average.name != "none":
             raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
         for key in ("accumulate", "workers"):
@@ -334,8 +345,20 @@ class RunConfig:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """What is named by an import path: the model, the optimizers, the data set."""
-        return self.model, *(series.optimizer.component for series in self.series), self.dataset.component
+        """What is named by an import path: the model, the optimizers, the data set, the loss and the metrics."""
+        optimizers = (series.optimizer.component for series in self.series)
+        return self.model, *optimizers, self.dataset.component, *self.task.components
+
+    def directions(self, labels: bool) -> dict[str, Direction | None]:
+        """Return the metrics of an evaluation on the validation split, and what is to be done with them.
+
+        Args:
+            labels: whether the targets of the data set are labels.
+        """
+        if self.critic is not None:
+            return {ENERGY_DISTANCE: "minimize"}
+        own = {f"val_{name}": direction for name, direction in self.task.directions(labels).items()}
+        return own | ({f"{name}_ema": d for name, d in own.items()} if self.average.name == "ema" else {})
 
     def label(self, group: str) -> str:
         """Return the option that was chosen of a group, also of `critic.schedule` and the like."""
@@ -413,7 +436,7 @@ class StudyConfig:
     timeout: float | None
     storage: str
     metric: str
-    direction: str | None
+    direction: Direction | None
     max_retries: int
 
     def __post_init__(self) -> None:
@@ -422,25 +445,32 @@ class StudyConfig:
         whole("n_trials", self.n_trials, at_least=1)
         if self.timeout is not None:
             real("timeout", self.timeout, above=0)
-        one_of("metric", self.metric, METRICS)
-        if self.direction not in (None, METRICS[self.metric]):
-            raise InvalidValueError("direction", self.direction, f"{self.metric} is to {METRICS[self.metric]}")
+        if not isinstance(self.metric, str) or not re.fullmatch(r"val_[A-Za-z]\w*", self.metric):
+            rule = f"must be one of {', '.join(METRICS)}, or val_ and the name of another metric of the task"
+            raise InvalidValueError("metric", self.metric, rule)
+        if self.direction is not None:
+            one_of("direction", self.direction, ("minimize", "maximize"))
+            if self.direction != METRICS.get(self.metric, self.direction):
+                raise InvalidValueError("direction", self.direction, f"{self.metric} is to {METRICS[self.metric]}")
         whole("max_retries", self.max_retries, at_least=0)
 
     @property
-    def direction_of_metric(self) -> Literal["minimize", "maximize"]:
-        """What is to be done with the metric."""
-        return METRICS[self.metric]
+    def direction_of_metric(self) -> Direction:
+        """What is to be done with the metric. That of a task is known to what `judging` returns."""
+        return self.direction or METRICS[self.metric]
 
     @property
     def minimize(self) -> bool:
         return self.direction_of_metric == "minimize"
 
-    def check_metric(self, config: RunConfig, classification: bool) -> None:
-        """Refuse a metric that such a training does not have.
+    def judging(self, config: RunConfig, classification: bool) -> "StudyConfig":
+        """Return the study with the direction of its metric.
 
         Args:
             classification: whether the data set is one.
+
+        Raises:
+            InvalidValueError: names study.metric if such a training does not have it, or cannot be judged by it.
         """
         if (self.metric == ENERGY_DISTANCE) != (config.critic is not None):
             rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {ENERGY_DISTANCE}"
@@ -449,6 +479,18 @@ class StudyConfig:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
         if self.metric.endswith("_ema") and config.average.name != "ema":
             raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {config.average.name}")
+        known = config.directions(classification)
+        if self.metric not in known:
+            rule = f"is measured by no such training, which has {', '.join(known)}; task.metrics adds others"
+            raise InvalidValueError("study.metric", self.metric, rule)
+        direction = known[self.metric] or self.direction
+        if direction is None:
+            name = self.metric.removeprefix("val_").removesuffix("_ema")
+            rule = f"has no direction: give study.direction, or task.metrics.{name}.direction (minimize or maximize)"
+            raise InvalidValueError("study.metric", self.metric, rule)
+        if self.direction not in (None, direction):
+            raise InvalidValueError("study.direction", self.direction, f"{self.metric} is to {direction}")
+        return replace(self, direction=direction)
 
 
 @dataclass(frozen=True)

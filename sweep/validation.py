@@ -2,8 +2,10 @@
 
 import math
 import operator
+import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from sweep.errors import InvalidValueError
 from sweep.targets import is_given, name_of
@@ -64,6 +66,89 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond what a float can hold
         return False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The rule of a key that is an integer, at_least <= value <= at_most."""
+
+    at_least: int
+    at_most: int | None = None
+
+    def check(self, key: str, value: Any) -> None:
+        whole(key, value, at_least=self.at_least, at_most=self.at_most)
+
+
+@dataclass(frozen=True)
+class Real:
+    """The rule of a key that is a finite number, above < value < below and at_least <= value <= at_most."""
+
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def check(self, key: str, value: Any) -> None:
+        real(key, value, above=self.above, at_least=self.at_least, at_most=self.at_most, below=self.below)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The rule of a key that is one of some names."""
+
+    names: tuple[str, ...]
+
+    def check(self, key: str, value: Any) -> None:
+        one_of(key, value, self.names)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The rule of a key that is a text of a certain form.
+
+    Args:
+        pattern: a regular expression that matches all of it.
+        rule: describes the form: "must be ...".
+    """
+
+    pattern: str
+    rule: str
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            raise InvalidValueError(key, value, self.rule)
+
+
+Rule = Whole | Real | OneOf | Text
+
+Positive = Annotated[float, Real(above=0)]
+"""A number > 0."""
+NotNegative = Annotated[float, Real(at_least=0)]
+"""A number >= 0."""
+Part = Annotated[float, Real(at_least=0, at_most=1)]
+"""A number from 0 to 1, both included."""
+PositivePart = Annotated[float, Real(above=0, at_most=1)]
+"""A number above 0, at most 1."""
+
+
+def rule_of(kind: Any) -> Rule | None:
+    """Return the rule that the type of a key declares, also where the key may be None; None if it declares no rule."""
+    kinds = get_args(kind) if get_origin(kind) is Union else (kind,)
+    return next((rule for plain in kinds for rule in getattr(plain, "__metadata__", ())), None)
+
+
+def check_keys(checked: Any) -> None:
+    """Check the fields of a frozen dataclass by the rules that their types declare.
+
+    Raises:
+        InvalidValueError: names the key.
+    """
+    for field in fields(checked):
+        value, rule = getattr(checked, field.name), rule_of(field.type)
+        if field.type is bool:
+            boolean(field.name, value)
+        elif rule is not None and not (value is None and type(None) in get_args(field.type)):
+            rule.check(field.name, value)
 
 
 def refuse_difference(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

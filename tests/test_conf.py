@@ -99,7 +99,7 @@ ADDED = {
     "exponential": {"end_factor"},
     "natural_exponential": {"end_factor"},
     "inverse_time": {"end_factor"},
-    "plateau": {"threshold_mode"},
+    "plateau": {"threshold_mode", "direction"},
 }
 """Keys that are no part of the identity while they have their default."""
 

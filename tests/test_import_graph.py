@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "schedules": set(),
     "given": set(),
     "components": {"given", "tracebacks"},
-    "config": {"components", "schedules"},
+    "tasks": {"components"},
+    "config": {"components", "schedules", "tasks"},
     "core": {"config", "schedules"},
     "space": {"config", "core"},
     "database": set(),
@@ -34,7 +35,9 @@ MAY_IMPORT = {
     "messages": {"config"},
     "arrays": set(),
     "data": {"arrays", "components", "config", "messages"},
-    "training": {"components", "config", "core", "data", "forking", "messages", "output", "schedules", "tracebacks"},
+    "training": {
+        "components", "config", "core", "data", "forking", "messages", "output", "schedules", "tasks", "tracebacks",
+    },
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
@@ -46,7 +49,7 @@ MAY_IMPORT = {
         "report", "schedules", "space", "study", "tracking",
     },
     "requests": {
-        "app", "components", "config", "given", "pool", "proposals", "report", "schedules", "space",
+        "app", "components", "config", "given", "pool", "proposals", "report", "schedules", "space", "tasks",
     },
     "terminal": {"app", "core", "forking", "report", "schedules"},
     "cli": {

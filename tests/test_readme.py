@@ -53,6 +53,19 @@ def test_a_users_own_model_data_set_and_optimizer_are_searched(
         assert run.data.params["optimizer._target_"].startswith("mylab.")
 
 
+def test_a_users_own_loss_is_trained_and_a_search_is_judged_by_a_metric_of_theirs(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    (command,) = [line for line in commands() if "study.metric=val_f1" in line]
+    answer = sweep(*command, *SMALL, "study.n_trials=2")
+    assert answer.status == 0, answer.err
+    for run in runs(folder, "trial"):
+        assert run.data.params["task.loss.gamma"] == "1.5"
+        assert 0 < run.data.metrics["val_f1"] < 1
+
+
 def test_their_code_is_refused_unless_it_is_declared_trusted_on_the_command_line(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,6 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     run, data, tracking, judged = plan.run, plan.data, plan.tracking, plan.study
     trainer.check_device(run)
     trainer.check([run])
-    judged.check_metric(run, data.classification)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)

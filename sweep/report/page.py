@@ -17,7 +17,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Rows, Status, StudyRecord,
 from sweep.report import charts
 from sweep.report.charts import Chart, Curve, Look, looks
 from sweep.report.describe import short
-from sweep.report.text import column, counts, heading, number, param_text, percent, train_command
+from sweep.report.text import column, counts, heading, number, param_text, percent, shown_metrics, train_command
 
 DRAWN = 10
 """The best trials of a search that are drawn."""
@@ -100,7 +100,7 @@ def study_page(study: StudyRecord, rows: Mapping[str, Sequence[Rows]], importanc
         asked=asked,
         study=study,
         best=best,
-        metrics=_metrics(study),
+        metrics=shown_metrics(study.metric, study.trials),
         charts=[chart for chart in drawn if chart],
     )
 
@@ -340,12 +340,6 @@ def _asked(record: ComparisonRecord) -> dict[str, str]:
 def _horizons(studies: Iterable[StudyRecord]) -> str:
     steps = (trial.param("train.steps") for study in studies for trial in study.trials)
     return ", ".join(dict.fromkeys(text for text in steps if text is not None)) or "–"
-
-
-def _metrics(study: StudyRecord) -> list[str]:
-    """The metrics of the table, as far as they are recorded."""
-    wanted = dict.fromkeys([study.metric, "val_loss", "val_accuracy"])
-    return [metric for metric in wanted if any(metric in trial.metrics for trial in study.trials)]
 
 
 def _with_cells(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> list[tuple[TrialRecord, list[str]]]:

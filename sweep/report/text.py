@@ -82,10 +82,8 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
         width: columns of the terminal; in a narrow one the further metrics are left out.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Best trials of {study.name}", title_justify="left")
-    further = [m for m in ("val_loss", "val_accuracy") if m != study.metric]
-    metrics = [study.metric, *(further if width >= WIDE else [])]
     ranked = study.ranked[:best]
-    metrics = [m for m in metrics if any(m in trial.metrics for trial in ranked)]
+    metrics = shown_metrics(study.metric, ranked)[: None if width >= WIDE else 1]
     half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
     for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
         table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
@@ -96,6 +94,19 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
         style = "bold green" if place == 0 else None
         table.add_row(str(trial.number), *(cells[place] for cells in columns), *values, *half_life, style=style)
     return table
+
+
+def shown_metrics(first: str, trials: Sequence[TrialRecord]) -> list[str]:
+    """Return the metrics of the validation split that tables show, as far as they are recorded.
+
+    Those of averaged weights are not among them.
+
+    Args:
+        first: the metric that a study is judged by.
+    """
+    recorded = {metric for trial in trials for metric in trial.metrics}
+    own = sorted(m for m in recorded if m.startswith("val_") and not m.endswith("_ema"))
+    return [m for m in dict.fromkeys([first, "val_loss", "val_accuracy", *own]) if m in recorded]
 
 
 def heading(key: str) -> str:

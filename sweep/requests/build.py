@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.components import Component, recorded_target, shadowing
 from sweep.config import (
+    METRICS,
     AverageConfig,
     Choice,
     CompareConfig,
@@ -29,13 +30,14 @@ from sweep.config import (
 from sweep.errors import InvalidValueError
 from sweep.requests.compose import Composer, resolved
 from sweep.requests.horizon import remaining
-from sweep.schedules import DECAYS, WARMUPS, Decay, Piece
+from sweep.schedules import DECAYS, WARMUPS, Decay, Piece, Plateau
 from sweep.targets import is_given
+from sweep.tasks import TASKS, Metric, TaskConfig
 from sweep.validation import boolean
 
 T = TypeVar("T")
 
-RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "train")
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "train")
 """The groups that one training depends on: what is recorded of it."""
 OF_STUDIES = ("space", "sampler", "pruner", "engine")
 """Groups that a study has options of, and a single training has not."""
@@ -68,15 +70,17 @@ def run_config(config: DictConfig) -> RunConfig:
     options = run_options(config)
     parts, _ = recorded_parts(config, options)
     model = _component("model", _without(_mapping(config, "model"), "name"), trusted)
+    task = _task(parts["task"], trusted)
     return RunConfig(
         model=model,
         optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
-        decay=_schedule("schedule", parts["schedule"], train.workers),
+        decay=_watching(_schedule("schedule", parts["schedule"], train.workers), task),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
         dataset=dataset_config(config),
         train=train,
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
+        task=task,
         critic=_critic(parts["critic"], train, trusted),
         options=options,
     )
@@ -96,9 +100,13 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
         if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
             schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
-    places = {**parts, "critic.optimizer": parts["critic"].get("optimizer", {})}
-    targets = {key: places[key].get("_target_") for key in ("model", "optimizer", "critic.optimizer", "dataset")}
-    targets = {key: target for key, target in targets.items() if isinstance(target, str)}  # others are refused later
+    metrics = parts["task"].get("metrics") or {}
+    places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset")}
+    places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
+    if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
+        places |= {f"task.metrics.{name}": metric for name, metric in metrics.items()}
+    named = {key: place.get("_target_") for key, place in places.items() if isinstance(place, Mapping)}
+    targets = {key: target for key, target in named.items() if isinstance(target, str)}
     theirs = shadowing(targets, _trusted(config))
     if "model" in targets:
         parts["model"]["_target_"] = recorded_target(targets["model"])
@@ -141,6 +149,36 @@ def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) ->
     own = ("lr", "clip_norm", "groups", "base_batch_size")
     component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, trusted)
     return fill(OptimizerConfig, key, {k: values[k] for k in own if k in values} | {"component": component})
+
+
+def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
+    """Return the task, with the code that it names."""
+    loss, listed = values.get("loss"), values.get("metrics")
+    if not isinstance(loss, Mapping | None):
+        rule = "must be null, or {_target_: torch.nn.SmoothL1Loss, beta: 0.5} or such"
+        raise InvalidValueError("task.loss", loss, rule)
+    if not isinstance(listed, Mapping | None) or not all(isinstance(m, Mapping) for m in (listed or {}).values()):
+        rule = "must be null, or {f1: {_target_: mylab.metrics.f1, direction: maximize}} or such"
+        raise InvalidValueError("task.metrics", listed, rule)
+    metrics = {}
+    for name, keys in (listed or {}).items():
+        key = f"task.metrics.{name}"
+        component = _component(key, _without(keys, "direction"), trusted)
+        metrics[str(name)] = fill(Metric, key, {"component": component, "direction": keys.get("direction")})
+    own = {"loss": None if loss is None else _component("task.loss", loss, trusted), "metrics": metrics}
+    return _family(TASKS, "task", {**values, **own})
+
+
+def _watching(decay: Decay, task: TaskConfig) -> Decay:
+    """Return the decay; a plateau with what is to be done with the metric that it watches."""
+    if not isinstance(decay, Plateau) or decay.direction is not None or decay.metric in METRICS:
+        return decay
+    name = decay.metric.removeprefix("val_").removesuffix("_ema")
+    direction = (task.directions(True) | task.directions(False)).get(name)
+    if direction is None:
+        rule = f"has no direction: give schedule.direction, or task.metrics.{name}.direction (minimize or maximize)"
+        raise InvalidValueError("schedule.metric", decay.metric, rule)
+    return replace(decay, direction=direction)
 
 
 def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, ...]) -> CriticConfig | None:

@@ -28,7 +28,7 @@ from sweep.schedules import DECAYS
 from sweep.targets import is_given, name_of
 
 SECTIONS = (
-    "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "average", "space", "train",
+    "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "space", "train",
     "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted", "options",
 )  # fmt: skip
 """The top level of a configuration. `options` holds the option of each group whose option differs from its `name`."""
@@ -90,7 +90,7 @@ class Composer:
         a space of its name gets that of its family.
         """
         open_groups = [f"{group}." for group in OWN_KEYS if any(_gives(text, group) for text in overrides)]
-        open_groups.append("tracking.tags.")  # whose keys are free
+        open_groups += ["tracking.tags.", "task.loss.", "task.metrics."]  # whose keys are free
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
             return written
@@ -144,6 +144,7 @@ class Composer:
             _check_rising(config, written)
         for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them
             config.setdefault(group, {"name": "none"})
+        config.setdefault("task", {"name": "auto", "loss": None, "metrics": None})
         for key in config:
             if key not in SECTIONS:
                 rule = f"no such key; the configuration has {', '.join(SECTIONS)}"

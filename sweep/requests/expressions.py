@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.schedules.family import Count, Whole, element_of, rule_of
+from sweep.schedules.family import Count, element_of
 from sweep.space import Dimension
+from sweep.validation import Whole, rule_of
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""

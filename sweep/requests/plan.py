@@ -23,8 +23,9 @@ def make_plan(command: Command) -> Plan:
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = spaces.space(command.composer, command.request)
     first = space.branches[0].first
+    data = asked().facts(first.dataset)
     return Plan(
-        study=study,
+        study=study.judging(first, data.classification),
         tracking=tracking,
         report=build.report_config(config),
         engine=build.engine_config(config),
@@ -32,7 +33,7 @@ def make_plan(command: Command) -> Plan:
         pruner=build.pruner_config(config),
         space=space,
         first=first,
-        data=asked().facts(first.dataset),
+        data=data,
         options={group: option for group, option in config.options.items() if group in build.OF_STUDIES},
         command=repeating(command),
     )
@@ -50,7 +51,8 @@ def make_training(command: Command) -> TrainingPlan:
     config = command.compose()
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
-    return TrainingPlan(run, study, tracking, engine, asked().facts(run.dataset))
+    data = asked().facts(run.dataset)
+    return TrainingPlan(run, study.judging(run, data.classification), tracking, engine, data)
 
 
 def make_comparison(command: Command) -> ComparisonPlan:

@@ -8,7 +8,8 @@ from typing import Annotated
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, NotNegative, Part, Positive, PositivePart, Real, Updates, Whole
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import NotNegative, Part, Positive, PositivePart, Real, Whole
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, OneOf, Part, PositivePart, Updates
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import OneOf, Part, PositivePart
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Count, Floats, check_keys, element_of, rule_of
+from sweep.schedules.family import Count, Floats, element_of
+from sweep.validation import check_keys, rule_of
 
 FAMILIES: dict[str, type["Decay"]] = {}
 """The families by their names in conf/schedule: each registers itself."""

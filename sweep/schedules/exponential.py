@@ -8,8 +8,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, Part, Positive, PositivePart, Updates
-from sweep.validation import real, whole
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import Part, Positive, PositivePart, real, whole
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,18 @@
-"""What the families of decays and warmups share: the rules of their keys."""
+"""What the families of decays and warmups share: keys that count updates, and checks of lists."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep.errors import InvalidValueError
-from sweep.validation import boolean, one_of, real, whole
+from sweep.validation import Whole, whole
 
 Floats = NDArray[np.float64]
 """A float64 array of any shape."""
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The rule of a key that is an integer, at_least <= value <= at_most."""
-
-    at_least: int
-    at_most: int | None = None
-
-    def check(self, key: str, value: Any) -> None:
-        whole(key, value, at_least=self.at_least, at_most=self.at_most)
 
 
 @dataclass(frozen=True)
@@ -35,49 +24,10 @@ class Count(Whole):
     """
 
 
-@dataclass(frozen=True)
-class Real:
-    """The rule of a key that is a finite number, above < value < below and at_least <= value <= at_most."""
-
-    above: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-    def check(self, key: str, value: Any) -> None:
-        real(key, value, above=self.above, at_least=self.at_least, at_most=self.at_most, below=self.below)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The rule of a key that is one of some names."""
-
-    names: tuple[str, ...]
-
-    def check(self, key: str, value: Any) -> None:
-        one_of(key, value, self.names)
-
-
-Rule = Whole | Real | OneOf
-
 Updates = Annotated[int, Count(at_least=1)]
 """Updates, at least one."""
 UpdatesFromZero = Annotated[int, Count(at_least=0)]
 """Updates, possibly none."""
-Positive = Annotated[float, Real(above=0)]
-"""A number > 0."""
-NotNegative = Annotated[float, Real(at_least=0)]
-"""A number >= 0."""
-Part = Annotated[float, Real(at_least=0, at_most=1)]
-"""A number from 0 to 1, both included."""
-PositivePart = Annotated[float, Real(above=0, at_most=1)]
-"""A number above 0, at most 1."""
-
-
-def rule_of(kind: Any) -> Rule | None:
-    """Return the rule that the type of a key declares, also where the key may be None; None if it declares no rule."""
-    kinds = get_args(kind) if get_origin(kind) is Union else (kind,)
-    return next((rule for plain in kinds for rule in getattr(plain, "__metadata__", ())), None)
 
 
 def element_of(kind: Any, index: int) -> Any:
@@ -86,20 +36,6 @@ def element_of(kind: Any, index: int) -> Any:
     if kinds[-1:] == (...,):
         return kinds[0]
     return kinds[index] if index < len(kinds) else None
-
-
-def check_keys(family: Any) -> None:
-    """Check the keys of a frozen dataclass by the rules that their types declare.
-
-    Raises:
-        InvalidValueError: names the key.
-    """
-    for field in fields(family):
-        value, rule = getattr(family, field.name), rule_of(field.type)
-        if field.type is bool:
-            boolean(field.name, value)
-        elif rule is not None and not (value is None and type(None) in get_args(field.type)):
-            rule.check(field.name, value)
 
 
 def as_tuples(family: Any, *keys: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, shared
-from sweep.schedules.family import Floats, OneOf, UpdatesFromZero, as_tuples, check_rising
-from sweep.validation import real
+from sweep.schedules.family import Floats, UpdatesFromZero, as_tuples, check_rising
+from sweep.validation import OneOf, real
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Annotated
 import numpy as np
 
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, OneOf, Real, Updates
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import OneOf, Real
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, OneOf, PositivePart, UpdatesFromZero, as_tuples, check_rising
-from sweep.validation import real
+from sweep.schedules.family import Floats, UpdatesFromZero, as_tuples, check_rising
+from sweep.validation import OneOf, PositivePart, real
 
 
 @dataclass(frozen=True)

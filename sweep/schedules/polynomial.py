@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Part, Positive, Updates
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import Part, Positive
 
 
 @dataclass(frozen=True)

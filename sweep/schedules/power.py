@@ -6,8 +6,8 @@ from typing import Annotated
 import numpy as np
 
 from sweep.schedules.decay import Decay
-from sweep.schedules.family import Floats, Real
-from sweep.validation import real
+from sweep.schedules.family import Floats
+from sweep.validation import Real, real
 
 
 @dataclass(frozen=True)

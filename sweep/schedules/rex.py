@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, PositivePart, Updates
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import PositivePart
 
 
 @dataclass(frozen=True)

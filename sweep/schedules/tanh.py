@@ -7,7 +7,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, progress
-from sweep.schedules.family import Floats, Part, Real, Updates
+from sweep.schedules.family import Floats, Updates
+from sweep.validation import Part, Real
 
 
 @dataclass(frozen=True)

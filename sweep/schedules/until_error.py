@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import PositivePart, UpdatesFromZero
+from sweep.schedules.family import UpdatesFromZero
 from sweep.schedules.reaction import NEVER, Memory, Reaction
 from sweep.schedules.warmup import ConstantWarmup, Counting, Warmup
+from sweep.validation import PositivePart
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Floats, OneOf, Part, Positive, UpdatesFromZero, check_keys
+from sweep.schedules.family import Floats, UpdatesFromZero
+from sweep.validation import OneOf, Part, Positive, check_keys
 
 Counting = Annotated[str, OneOf(("prefix", "overlap"))]
 

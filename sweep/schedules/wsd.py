@@ -8,7 +8,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
-from sweep.schedules.family import Floats, OneOf, Part, Positive, Updates, UpdatesFromZero, Whole
+from sweep.schedules.family import Floats, Updates, UpdatesFromZero
+from sweep.validation import OneOf, Part, Positive, Whole
 
 
 @dataclass(frozen=True)

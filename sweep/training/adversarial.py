@@ -12,7 +12,7 @@ from sweep.data import Dataset, Examples
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
-from sweep.training.base_engine import EVALUATION_BATCH, on_host
+from sweep.training.base_engine import on_host
 from sweep.training.batches import moved
 from sweep.training.contents import described
 from sweep.training.dropout import set_draws, update_key
@@ -25,6 +25,9 @@ from sweep.training.state import global_steps
 
 SAMPLES = 64
 """Examples of an evaluation that are given as its samples."""
+
+AT_ONCE = 4096
+"""Examples that are generated at once."""
 
 ROWS = 512
 """Examples whose distances to all others are computed at once."""
@@ -153,7 +156,7 @@ class _Gan:
     def samples(self, n: int) -> Tensor:
         """Generated examples, [n, *shape], of latent numbers that are the same whatever the training."""
         latent = self._normal(n, 0, DRAWS_OF_EVALUATION, 0)
-        return torch.cat([self._generate(latent[i : i + EVALUATION_BATCH]) for i in range(0, n, EVALUATION_BATCH)])
+        return torch.cat([self._generate(latent[i : i + AT_ONCE]) for i in range(0, n, AT_ONCE)])
 
     def _set_draws(self, step: int) -> None:
         if self.dropouts:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,9 @@ from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
+from sweep.training.objectives import Objective
 from sweep.training.portable import packed, refuse_unstorable, unpacked
-from sweep.training.state import TrainState, initial_state
-
-EVALUATION_BATCH = 4096
-"""Examples evaluated at once."""
+from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
 
 LONGEST_PROBE = 1.0
 """Seconds of measuring the speed of an engine after which no further round is begun."""
@@ -81,7 +80,6 @@ class BaseEngine:
         self.device, self.dtype = device, DTYPES[precision]
         self.autocast = precision == "bf16"
         self.data = data.place(device, self.dtype)
-        self.loss = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
         self.pause: Callable[[], bool] = lambda: False
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
@@ -105,10 +103,11 @@ class BaseEngine:
             InvalidValueError: names what cannot be trained, or what of it cannot be stored.
         """
         self._check_batch(config)
+        known = [*config.directions(self.data.classification), *([TRAIN_ERROR] if self.data.classification else [])]
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
-            if isinstance(part, Reaction) and part.watches != "val_loss" and not self.data.classification:
+            if isinstance(part, Reaction) and part.watches not in known:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
-                raise InvalidValueError(key, value, f"waits for {part.watches}, which a regression does not have")
+                raise InvalidValueError(key, value, f"waits for {part.watches}; such a training has {', '.join(known)}")
         state, examples = self.initial(config, config.train.seed), config.train.batch_size
         entries = state.model.state_dict().keys()
         state.model.train()
@@ -117,12 +116,16 @@ class BaseEngine:
             for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
                 ((inputs, targets),) = state.batches.range(first, first + 1)
                 examples = len(targets)
-                self._check_outputs(state.model(inputs), examples)
+                outputs = state.model(inputs)
+                self._check_outputs(outputs, examples)
+                self._check_objective(state.objective, outputs.detach(), targets, config)
                 ((inputs, targets),) = state.batches.range(first, first + 1)  # anew: the model may have changed them
                 workers = config.train.workers
                 for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
                     if len(y):
                         self.backward(state, x.detach(), y, config.train.accumulate, config.train.seed, first)
+        except InvalidValueError:
+            raise
         except (Exception, SystemExit) as error:
             seed = config.train.seed
             self._refuse_single(config, examples, error, lambda x, y: self.backward(state, x, y, 1, seed, 0))
@@ -160,6 +163,26 @@ class BaseEngine:
         if changed:
             rule = f"changes {changed[0]} in an evaluation: its result would depend on train.eval_every"
             raise InvalidValueError("model._target_", config.model.target, rule)
+
+    def _check_objective(self, objective: Objective, outputs: Tensor, targets: Tensor, config: RunConfig) -> None:
+        """Refuse a loss or a metric of the user's that fails on a batch, or gives something else than a mean or values.
+
+        Raises:
+            InvalidValueError: names the key of `task`.
+        """
+        loss = config.task.loss
+        tried: list[tuple[str, str, Callable[[], object]]] = []
+        if loss is not None:
+            tried.append(("task.loss", loss.target, lambda: objective.loss(outputs, targets)))
+        for name, metric in config.task.metrics.items():
+            call = partial(objective.try_metric, name, outputs, targets)
+            tried.append((f"task.metrics.{name}", metric.component.target, call))
+        for key, target, attempt in tried:
+            try:
+                attempt()
+            except (Exception, SystemExit) as error:
+                rule = f"fails on outputs {list(outputs.shape)} and targets {list(targets.shape)}: {refusal(error)}"
+                raise InvalidValueError(f"{key}._target_", target, rule) from error
 
     def _check_outputs(self, outputs: Any, examples: int) -> None:
         """Refuse what is not a tensor [examples, n_outputs]."""
@@ -214,7 +237,7 @@ class BaseEngine:
 
         def loss_of(inputs: Tensor, targets: Tensor) -> float:
             seed_generators(0)
-            return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last))
+            return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last)[0])
 
         def restored(held: Contents) -> None:
             restore(copy.deepcopy(held), model, self.device)
@@ -251,10 +274,14 @@ class BaseEngine:
         step: int,
         first_row: int = 0,
         of: int | None = None,
-    ) -> Tensor:
-        """The mean loss over a batch; its gradient is added to the parameters', micro-batch by micro-batch.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the loss of a batch, and add its gradient to the parameters', micro-batch by micro-batch.
 
         Of a part of a batch, the share in both: summed over the parts they are those of the batch.
+
+        Returns:
+            The mean loss and None. If the loss has weights, which are not known before all micro-batches are computed:
+            the weighted sum, which the gradient is of, and the sum of the weights that both are to be divided by.
 
         Args:
             seed, step: of the training and of its update; they say what dropout draws.
@@ -264,29 +291,34 @@ class BaseEngine:
         key, whole = update_key(seed, step) if state.dropouts else 0, len(inputs) if of is None else of
         if accumulate == 1 and len(inputs) == whole:
             set_draws(state.dropouts, key)
-            loss = self._loss(state, inputs, targets)
+            loss, _ = self._loss(state, inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-        total = torch.zeros((), device=self.device, dtype=self.dtype)
+            return loss.detach(), None
+        total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
             if len(expected):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
                 # a model may write into its input, but torch refuses that for one of several views
-                loss = self._loss(state, part.detach(), expected) * (len(expected) / whole)
+                loss, weight = self._loss(state, part.detach(), expected)
+                if isinstance(weight, Tensor):
+                    loss = loss * weight
+                    weights = weight.detach() if weights is None else weights + weight.detach()
+                else:
+                    loss = loss * (len(expected) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += len(expected)
-        return total
+        return total, weights
 
-    def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss; the mistakes among the examples are counted where a reaction asks."""
+    def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Return the mean loss and its weight; the mistakes among the examples are counted where a reaction asks."""
         with self.computing():
             outputs = state.model(inputs)
-            loss: Tensor = self.loss(outputs, targets)
+            loss, weight = state.objective.loss(outputs, targets)
         if state.mistakes is not None:
-            state.mistakes += (outputs.detach().argmax(dim=1) != targets).sum()
+            state.mistakes += state.objective.mistakes(outputs, targets).sum()
             state.seen += len(targets)
-        return loss
+        return loss, weight
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""

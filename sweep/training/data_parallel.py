@@ -123,13 +123,13 @@ class ShardEngine(SerialEngine):
     ) -> Tensor:
         """The mean loss over the whole batch; its gradient is the parameters', on every worker the same.
 
-        One vector is summed: gradients, buffers (worker 0's, zeros of the others), loss, mistakes, whether worker 0
-        pauses after this update, and which parameters have a gradient at all.
+        One vector is summed: gradients, buffers (worker 0's, zeros of the others), loss, mistakes, the weights of the
+        loss where it has some, whether worker 0 pauses after this update, and which parameters have a gradient at all.
         """
         mistakes, seen = state.mistakes, state.seen
         if mistakes is not None:
             state.mistakes = torch.zeros_like(mistakes)
-        loss = self._shard(state, inputs, targets, accumulate, seed, step)
+        loss, weight = self._shard(state, inputs, targets, accumulate, seed, step)
         parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         dtype = reduce(torch.promote_types, (p.dtype.to_real() for p in parameters), self.dtype)
         buffers = [buffer for buffer in state.model.buffers() if buffer.layout == torch.strided]
@@ -139,23 +139,25 @@ class ShardEngine(SerialEngine):
         pausing = self.rank == 0 and self.pause()
         flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]
         counted = torch.zeros_like(loss) if state.mistakes is None else state.mistakes
-        parts += [torch.stack([loss, counted.to(self.dtype)]), torch.tensor(flags, device=self.device)]
+        weights = torch.zeros_like(loss) if weight is None else weight.to(self.dtype)
+        parts += [torch.stack([loss, counted.to(self.dtype), weights]), torch.tensor(flags, device=self.device)]
         whole = torch.cat([part.reshape(-1).to(dtype) for part in parts])
         self._sum(whole)
         *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
         self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
+        weighted = bool(of_loss[2] > 0)  # then it is the loss that has weights: sums are to be divided by theirs
         for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
-            parameter.grad = _from_numbers(gradient, parameter) if has else None
+            parameter.grad = _from_numbers(gradient / of_loss[2] if weighted else gradient, parameter) if has else None
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
             buffer.copy_(_from_numbers(values, buffer))
         if mistakes is not None:
             state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(targets)
-        return of_loss[0].to(self.dtype)
+        return (of_loss[0] / of_loss[2] if weighted else of_loss[0]).to(self.dtype)
 
     def _shard(
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
-    ) -> Tensor:
-        """The share of this worker in the mean loss over a batch; that of the gradient is added to the parameters'.
+    ) -> tuple[Tensor, Tensor | None]:
+        """The share of this worker in the loss of a batch, and its weight; the gradient is added to the parameters'.
 
         What a model draws by itself is drawn anew by (seed, step, worker), and leaves the generators as they were:
         those of all workers stay the same, for an optimizer that draws.
@@ -163,7 +165,7 @@ class ShardEngine(SerialEngine):
         parts = inputs.tensor_split(self.workers)
         part, expected = parts[self.rank], targets.tensor_split(self.workers)[self.rank]
         if not len(part):  # the last batch of an epoch may have fewer examples than there are workers
-            return torch.zeros((), device=self.device, dtype=self.dtype)
+            return torch.zeros((), device=self.device, dtype=self.dtype), None
         first_row = sum(map(len, parts[: self.rank]))
         before = RandomState.capture(self.device)
         seed_generators(update_key(seed, step) * self.workers + self.rank)

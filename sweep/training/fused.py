@@ -1,5 +1,6 @@
 """The fused engine: many slots, trained in one step."""
 
+import copy
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Examples
 from sweep.schedules import Event, Memory
 from sweep.training.average import average_decay
-from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
 from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
@@ -230,22 +231,35 @@ class FusedEngine(BaseEngine):
             rule=rule_of(state.optimizer),
             groups=grouped(state),
             n_groups=len(state.optimizer.param_groups),
-            classification=self.data.classification,
+            objective=state.objective,
             autocast=self.autocast,
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
             counts=state.mistakes is not None,
             ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
+            values=self._gives_values(state),
         )
+        if shape.ragged and not shape.values:
+            rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
+            raise NotStackableError(f"{rule}: give one for each example, or train.drop_last=true")
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
+        self._eval_batch_size = config.train.eval_batch_size
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
             some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self.data.train.inputs.device)
             inputs, targets = chosen_rows(self.data.train.inputs, some), chosen_rows(self.data.train.targets, some)
             self._stack.capture(moved(inputs, self.device), moved(targets, self.device))
+
+    @torch.no_grad()
+    def _gives_values(self, state: TrainState) -> bool:
+        """Return whether the loss gives a value for each example."""
+        if state.objective.criterion is None:
+            return True
+        inputs, targets = next(in_order(self.data.train, 2, self.device))
+        return state.objective.gives_values(state.model.eval()(inputs), targets)
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""
@@ -271,6 +285,7 @@ class FusedEngine(BaseEngine):
             "optimizer.clip_norm": config.optimizer.clip_norm is not None,
             "train.batch_size": config.train.batch_size,
             "train.drop_last": config.train.drop_last,
+            "task": repr(config.task),
             "average": state.average is not None,
             "warmup": state.mistakes is not None,
         }
@@ -434,21 +449,27 @@ class FusedEngine(BaseEngine):
         return metrics
 
     def _evaluate(self, stack: Stack, slots: Sequence[int], name: str, averaged: bool) -> dict[int, dict[str, float]]:
-        """Mean loss over a split, and the accuracy of a classification, of these slots."""
+        """Return the means of the loss and of the other metrics over a split, of these slots by their index."""
         split: Examples = getattr(self.data, name)
-        loss = torch.zeros(len(slots), device=self.device, dtype=self.dtype)
-        right = torch.zeros(len(slots), device=self.device)
-        at_once = max(1, EVALUATION_BATCH // len(slots))
+        objective, suffix = stack.shape.objective, "_ema" if averaged else ""
+        totals: dict[str, Tensor] = {}
+        meters = [copy.deepcopy(objective) for _ in slots] if objective.meters else []
+        for meter in meters:
+            meter.reset()
+        at_once = self._eval_batch_size or self._batch_size * self.slots // len(slots)  # as many as in an update
         for inputs, targets in in_order(split, at_once, self.device):
-            losses, rights = stack.evaluate(slots, inputs, targets, averaged)
-            loss += losses
-            right += rights
-        suffix = "_ema" if averaged else ""
+            measured, outputs = stack.evaluate(slots, inputs, targets, averaged)
+            for key, (total, weight) in measured.items():
+                both = torch.stack([total.to(self.dtype), weight.to(self.dtype)])
+                totals[key] = totals[key] + both if key in totals else both
+            for place, meter in enumerate(meters):
+                meter.update(outputs[place], targets)
+        sums = {key: both.double().cpu().numpy() for key, both in totals.items()}
         found: dict[int, dict[str, float]] = {}
-        for slot, of_loss, of_right in zip(slots, loss.tolist(), right.tolist(), strict=True):
-            found[slot] = {f"{name}_loss{suffix}": of_loss / len(split)}
-            if self.data.classification:
-                found[slot][f"{name}_accuracy{suffix}"] = of_right / len(split)
+        for place, slot in enumerate(slots):
+            means = {key: float(total[place] / weight[place]) for key, (total, weight) in sums.items()}
+            own_metrics = objective.finished(means) | (meters[place].collected() if meters else {})
+            found[slot] = {f"{name}_{key}{suffix}": value for key, value in own_metrics.items()}
         return found
 
 

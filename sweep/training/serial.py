@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples
+from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import EVALUATION_BATCH, LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
 from sweep.training.generators import RandomState
 from sweep.training.groups import recorded_group, set_rate
+from sweep.training.objectives import Totals
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
 
@@ -179,7 +181,13 @@ class SerialEngine(BaseEngine):
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
     ) -> Tensor:
         """The mean loss over the batch of an update; its gradient is the parameters'."""
-        return self.backward(state, inputs, targets, accumulate, seed, step)
+        loss, weight = self.backward(state, inputs, targets, accumulate, seed, step)
+        if weight is None:
+            return loss
+        for parameter in state.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= weight
+        return loss / weight
 
     def _pausing(self) -> bool:
         """Whether to stop before the next update."""
@@ -190,32 +198,40 @@ class SerialEngine(BaseEngine):
 
         Weights and optimizer are left as they were.
         """
-        state = slot.state
+        state, train = slot.state, slot.trial.config.train
+        at_once = train.eval_batch_size or train.batch_size
         with evaluated_weights(state.model, state.optimizer):
-            metrics = self._measure(state.model, splits)
+            metrics = self._measure(state, splits, at_once)
         if state.average is not None:
             with averaged_weights(state.model, state.average):
-                averaged = self._measure(state.model, splits)
+                averaged = self._measure(state, splits, at_once)
             metrics |= {f"{name}_ema": value for name, value in averaged.items()}
         if state.mistakes is not None:
             metrics[TRAIN_ERROR] = float(state.mistakes) / state.seen
         return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state))
 
     @torch.no_grad()
-    def _measure(self, model: nn.Module, splits: Mapping[str, Examples]) -> dict[str, float]:
-        """Mean loss over each split, and the accuracy of a classification: val_loss, val_accuracy, test_loss, ..."""
-        model.eval()
-        metrics = {}
+    def _measure(self, state: TrainState, splits: Mapping[str, Examples], at_once: int) -> dict[str, float]:
+        """Return the means of the loss and the metrics over each split: val_loss, val_accuracy, test_loss, ...
+
+        Args:
+            at_once: how many examples are evaluated at once.
+        """
+        model, objective = state.model.eval(), state.objective
+        metrics: dict[str, float] = {}
         for name, split in splits.items():
-            loss = torch.zeros((), device=self.device, dtype=self.dtype)
-            correct = torch.zeros((), device=self.device, dtype=torch.int64)
-            for inputs, targets in in_order(split, EVALUATION_BATCH, self.device):
+            totals: Totals = {LOSS: (torch.zeros((), device=self.device, dtype=self.dtype), 0)}
+            objective.reset()
+            for inputs, targets in in_order(split, at_once, self.device):
                 with self.computing():
                     outputs = model(inputs)
-                    loss += self.loss(outputs, targets) * len(targets)
-                if self.data.classification:
-                    correct += (outputs.argmax(dim=1) == targets).sum()
-            metrics[f"{name}_loss"] = float(loss) / len(split)
-            if self.data.classification:
-                metrics[f"{name}_accuracy"] = float(correct) / len(split)
+                    mean, weight = objective.loss(outputs, targets)
+                    measured: Totals = {LOSS: (mean * weight, weight), **objective.metrics(outputs, targets)}
+                    objective.update(outputs, targets)
+                for key, (total, weight) in measured.items():
+                    before, seen = totals.get(key, (0, 0))
+                    totals[key] = before + total, seen + weight
+            means = {key: float(total) / float(weight) for key, (total, weight) in totals.items()}
+            found = objective.finished(means) | objective.collected()
+            metrics |= {f"{name}_{key}": value for key, value in found.items()}
         return metrics

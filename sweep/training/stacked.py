@@ -9,10 +9,11 @@ from types import FunctionType, MethodType
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.functional import cross_entropy, mse_loss
 
+from sweep.tasks import LOSS
 from sweep.training.captured import Captured
 from sweep.training.dropout import SeededDropout
+from sweep.training.objectives import Objective, Totals
 from sweep.training.rules import UpdateRule
 from sweep.training.state import TrainState
 
@@ -91,23 +92,25 @@ class Shape:
         rule: of their optimizer.
         groups: the group of each trained parameter, by its name.
         n_groups: of them.
-        classification: whether targets are labels.
+        objective: the loss and the metrics.
         autocast: whether to compute in bfloat16 where torch's autocast does.
         clips: whether gradients of a trial may be clipped.
         averages: whether an average of the weights is kept.
         counts: whether mistakes on the training batches are counted.
         ragged: whether a batch may have rows that are not there.
+        values: whether the loss gives a value for each example.
     """
 
     rule: UpdateRule
     groups: dict[str, int]
     n_groups: int
-    classification: bool
+    objective: Objective
     autocast: bool
     clips: bool
     averages: bool
     counts: bool
     ragged: bool
+    values: bool
 
 
 class Stack:
@@ -249,15 +252,25 @@ class Stack:
             dropout.uses = 0
         with self._computing():
             outputs = functional_call(self._trained, given, (x,))
-            losses = per_example(outputs, y, self.shape.classification)
-        loss = losses.mean() if present is None else (losses * present).sum() / present.sum()
+            loss = self._mean(outputs, y, present)
         seen = {f"{name}.{key}": value for name, norm in self._norms for key, value in norm.updates.items()}
         for _, norm in self._norms:
             norm.updates = {}
         if self.shape.counts:
-            wrong = outputs.detach().argmax(dim=1) != y
+            wrong = self.shape.objective.mistakes(outputs, y)
             seen["mistakes"] = (wrong if present is None else wrong & (present > 0)).sum()
         return loss, seen
+
+    def _mean(self, outputs: Tensor, y: Tensor, present: Tensor | None) -> Tensor:
+        """Return the mean loss over the rows that are there."""
+        objective = self.shape.objective
+        if not self.shape.values:
+            return objective.loss(outputs, y)[0]
+        values, weights = objective.values(outputs, y)
+        if present is not None:
+            there = _beside(present, values)
+            weights = there if weights is None else weights * there
+        return values.mean() if weights is None else (values * weights).sum() / weights.sum()
 
     def _computing(self) -> AbstractContextManager[object]:
         """torch's autocast, which keeps nothing from one pass to the next: a CUDA graph could not."""
@@ -268,26 +281,39 @@ class Stack:
     @torch.no_grad()
     def evaluate(
         self, slots: Sequence[int], inputs: Tensor, targets: Tensor, averaged: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Of some slots the sum of the losses and the number of right answers over these examples, each [len(slots)].
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+        """Measure some slots on these examples.
 
         Args:
             averaged: whether with the average of the weights.
-        """
 
-        def measured(params: Tensors, buffers: Tensors) -> tuple[Tensor, Tensor]:
+        Returns:
+            For each metric the weighted sum over the examples and the sum of the weights, each [len(slots)]; and the
+            outputs, [len(slots), examples, ...].
+        """
+        objective = self.shape.objective
+
+        def measured(params: Tensors, buffers: Tensors) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
             with self._computing():
                 outputs = functional_call(self._evaluated, {**params, **buffers}, (inputs,))
-                loss = per_example(outputs, targets, self.shape.classification).sum()
-            right = (outputs.argmax(dim=1) == targets).sum() if self.shape.classification else loss.new_zeros(())
-            return loss, right
+                if self.shape.values:
+                    values, weights = objective.values(outputs, targets)
+                    counted = len(targets) if weights is None else weights.sum()
+                    totals: Totals = {LOSS: ((values if weights is None else values * weights).sum(), counted)}
+                else:
+                    mean, counted = objective.loss(outputs, targets)
+                    totals = {LOSS: (mean * counted, counted)}
+                totals |= objective.metrics(outputs, targets)
+            one = totals[LOSS][0].new_ones(())
+            found = {name: (total, one * weight) for name, (total, weight) in totals.items()}
+            return found, outputs
 
         weights = self.average if averaged else self.params
         buffers = {
             name: tensor[list(slots)] for name, tensor in self.buffers.items()
         }  # copies: a model may change them
-        loss, right = vmap(measured)(_of(weights, slots), buffers)
-        return loss, right
+        found: tuple[dict[str, tuple[Tensor, Tensor]], Tensor] = vmap(measured)(_of(weights, slots), buffers)
+        return found
 
 
 def _compiled(method: Callable[..., None]) -> Callable[..., None]:
@@ -314,13 +340,6 @@ def _of(tensors: Tensors, slots: Sequence[int]) -> Tensors:
     if len(slots) == 1:
         return {name: tensor[slots[0] : slots[0] + 1] for name, tensor in tensors.items()}
     return {name: tensor[list(slots)] for name, tensor in tensors.items()}
-
-
-def per_example(outputs: Tensor, targets: Tensor, classification: bool) -> Tensor:
-    """The loss of each example: cross entropy, or the mean squared error over its outputs."""
-    if classification:
-        return cross_entropy(outputs, targets, reduction="none")
-    return mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
 
 
 def _untrained(model: nn.Module) -> Tensors:

@@ -15,6 +15,7 @@ from sweep.training.dropout import SeededDropout, seed_dropouts
 from sweep.training.generators import RandomState
 from sweep.training.groups import build_optimizer
 from sweep.training.model import build_model
+from sweep.training.objectives import Objective, objective_of
 from sweep.training.optimizers import Optimizer, TwoWeights
 
 TRAIN_ERROR = "train_error"
@@ -27,6 +28,7 @@ class TrainState:
 
     Args:
         model, optimizer: on the device, in the precision of the run.
+        objective: the loss and the metrics.
         batches: the data order; batch s is a function of the seed and s alone.
         random: state of the generators that a model of the user's may draw from.
         dropouts: the dropout layers of the model, which draw by seed and step.
@@ -42,6 +44,7 @@ class TrainState:
 
     model: nn.Module
     optimizer: Optimizer
+    objective: Objective
     batches: Batches
     random: RandomState
     dropouts: list[SeededDropout] = field(default_factory=list)
@@ -100,7 +103,9 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
     batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last)
-    state = TrainState(model, optimizer, batches, RandomState.capture(device), dropouts, average, critic=critic)
+    objective = objective_of(config.task, data.classification, data.n_outputs, device, dtype)
+    random = RandomState.capture(device)
+    state = TrainState(model, optimizer, objective, batches, random, dropouts, average, critic=critic)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state

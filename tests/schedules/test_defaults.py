@@ -29,7 +29,7 @@ DEFAULTS = {  # families that users rely on; a new one need not be here
     "interpolate": {"kind": "linear"},
     "power": {"power": 1.0001},
     "plateau": {"factor": 0.1, "patience": 10, "threshold": 1e-4, "cooldown": 0, "min_lr": 0.0, "cut": "torch",
-                "metric": "val_loss", "eps": 1e-8, "threshold_mode": "rel"},
+                "metric": "val_loss", "eps": 1e-8, "threshold_mode": "rel", "direction": None},
 }  # fmt: skip
 WARMUP = {"start_factor": 0.0, "counting": "prefix", "inclusive": False}
 WARMING = {

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from sweep.schedules.family import OneOf, Real, Whole, rule_of
+from sweep.validation import OneOf, Real, Whole, rule_of
 from tests.schedules.examples import FAMILIES, figures_of
 from tests.schedules.test_decay import torch_rates
 

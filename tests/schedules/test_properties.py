@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
-from sweep.schedules.family import OneOf, Real, Whole, rule_of
+from sweep.validation import OneOf, Real, Whole, rule_of
 
 HORIZON = 400
 counts = st.integers(1, 300)

@@ -18,6 +18,7 @@ from sweep.config import AverageConfig, DatasetConfig, OptimizerConfig, RunConfi
 from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
+from sweep.tasks import AUTO
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
 from tests.training.workers import SHARED_WORKERS
 
@@ -136,6 +137,8 @@ def make_trial(optimizers):
         arguments=None,
         workers=1,
         drop_last=False,
+        eval_batch_size=None,
+        task=AUTO,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
         if arguments:
@@ -149,10 +152,20 @@ def make_trial(optimizers):
             dataset=DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})),
             # the seed that counts is the trial's
             train=TrainConfig(
-                steps, batch_size, 99, eval_every, "cpu", precision, accumulate, workers=workers, drop_last=drop_last
+                steps,
+                batch_size,
+                99,
+                eval_every,
+                "cpu",
+                precision,
+                accumulate,
+                workers=workers,
+                drop_last=drop_last,
+                eval_batch_size=eval_batch_size,
             ),
             resolved={},
             average=AverageConfig() if average is None else AverageConfig("ema", average),
+            task=task,
         )
         return Trial(number, config, seed)
 

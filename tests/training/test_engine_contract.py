@@ -14,7 +14,7 @@ from sweep.components import Component
 from sweep.core import Status
 from sweep.data import Split
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.training import SerialEngine
+from sweep.training import SerialEngine, fused, serial
 from sweep.training.batches import Batches
 
 CPU = torch.device("cpu")
@@ -100,6 +100,7 @@ def plain_training(
     groups=None,
     look=None,
     drop_last=False,
+    criterion=None,
 ):
     """A training as one would write it by hand, in float64: losses, (val_loss, val_accuracy) after each update.
 
@@ -108,6 +109,7 @@ def plain_training(
     Args:
         network: builds the model; None for an MLP with 16 hidden units.
         groups: model -> groups of its parameters.
+        criterion: of (outputs, targets); None for cross entropy or the mean squared error.
         look: called with (step, model, optimizer) after each update, and with step -1 before the first.
     """
     torch.manual_seed(seed)
@@ -115,7 +117,7 @@ def plain_training(
     update = PLAIN[optimizer](groups(model) if groups else model.parameters(), lr)
     look = look or (lambda *_: None)
     look(-1, model, update)
-    criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+    criterion = criterion or (nn.CrossEntropyLoss() if data.classification else nn.MSELoss())
     order = Batches(data.train, batch_size, seed, CPU).order
     batches_of_an_epoch = len(data.train) // batch_size if drop_last else -(-len(data.train) // batch_size)
     losses, validations = [], []
@@ -131,15 +133,15 @@ def plain_training(
             clip(model, norm)
         update.step()
         losses.append(loss.item())
-        validations.append(validated(data, model))
+        validations.append(validated(data, model, criterion))
         look(step, model, update)
     return losses, validations
 
 
 @torch.no_grad()
-def validated(data, model):
+def validated(data, model, criterion=None):
     """(val_loss, val_accuracy) of a model, which is left as it was."""
-    criterion = nn.CrossEntropyLoss() if data.classification else nn.MSELoss()
+    criterion = criterion or (nn.CrossEntropyLoss() if data.classification else nn.MSELoss())
     model.eval()
     outputs = model(data.val.inputs)
     model.train()
@@ -398,6 +400,28 @@ def test_a_validation_split_larger_than_one_evaluation_batch_is_averaged_over_it
     make_engine, make_trial, train, line
 ):
     history = train(make_engine(line), make_trial(optimizer="sgd", lr=0.05, batch_size=16, steps=20))[0]
+    _, validations = plain_training(line, "sgd", 0.05, updates=20, batch_size=16)
+    assert history.evaluations[-1].metrics["val_loss"] == pytest.approx(validations[-1][0], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("eval_batch_size", "largest"), [(None, {"serial": 16, "fused": 48, "data_parallel": 16}), (7, 7)]
+)
+def test_an_evaluation_takes_as_many_examples_as_an_update_or_as_are_asked_for(
+    kind, make_engine, make_trial, train, line, monkeypatch, request, eval_batch_size, largest
+):
+    """The fused engine evaluates one of its three slots at a time, with the examples of all of them."""
+    taken, name = [], request.node.callspec.params["kind"]
+    for module in (serial, fused):
+
+        def in_order(split, size, device, given=module.in_order):
+            taken.append(size)
+            return given(split, size, device)
+
+        monkeypatch.setattr(module, "in_order", in_order)
+    trial = make_trial(optimizer="sgd", lr=0.05, batch_size=16, steps=20, eval_batch_size=eval_batch_size)
+    history = train(make_engine(line), trial)[0]
+    assert set(taken) == {largest[name] if isinstance(largest, dict) else largest}
     _, validations = plain_training(line, "sgd", 0.05, updates=20, batch_size=16)
     assert history.evaluations[-1].metrics["val_loss"] == pytest.approx(validations[-1][0], rel=1e-9)
 
