@@ -43,7 +43,7 @@ def real(
 
 def _hint(value: Any) -> str:
     """Return how several values are searched, where a list of numbers was given for one number."""
-    if not isinstance(value, list) or not value or not all(map(_is_number, value)):
+    if not isinstance(value, list) or len(value) < 2 or not all(map(_is_number, value)):
         return ""
     numbers = [str(number) for number in value]
     return f"; a search among these values is {','.join(numbers)}, in Python sweep.choice({', '.join(numbers)})"
