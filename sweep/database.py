@@ -73,6 +73,8 @@ def create_file(file: Path, create: Callable[[str], None]) -> None:
         claimed.truncate(0)
         new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
         create(f"sqlite:///{new}")
+        for suffix in ("-wal", "-shm", "-journal"):  # of a file that was deleted: SQLite would write them into this one
+            file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
         os.replace(new, file)
 
 

@@ -76,6 +76,18 @@ def test_a_file_whose_creation_failed_is_not_there_and_can_be_created_again(tmp_
     assert [file.name for file in tmp_path.iterdir()] == ["a.db"]
 
 
+def test_what_a_deleted_file_left_is_not_written_into_the_new_one(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/optuna.db"
+    before = _storage(uri)
+    optuna.create_study(study_name="old", storage=before)
+    (tmp_path / "optuna.db").unlink()
+    assert (tmp_path / "optuna.db-wal").exists()
+    after = _storage(uri)
+    assert after.get_all_studies() == []
+    for store in (before, after):
+        store.engine.dispose()
+
+
 def test_a_file_that_is_written_ahead_stays_so_and_is_whole_alone_once_closed(tmp_path: Path) -> None:
     file = tmp_path / "a.db"
     connection = connect(file)
