@@ -106,12 +106,13 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "eval_batch_size")
-"""Keys of train that say where a training runs and is kept, not what it gives but for rounding."""
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
+"""Keys of train that say where a training runs and is kept, not what it gives."""
 
 
 ADDED_LATER: Mapping[str, Any] = {
     "train.drop_last": False,
+    "train.eval_batch_size": None,
     "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
     "schedule.threshold_mode": "rel",
     "schedule.direction": None,  # of plateau
@@ -191,6 +192,11 @@ class TrainConfig:
             whole("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():
             raise InvalidValueError("checkpoint_dir", self.checkpoint_dir, "must be a folder, or the name of a new one")
+
+    @property
+    def evaluated_at_once(self) -> int:
+        """Return how many examples of a trial are evaluated at once: by default as many as a micro-batch has."""
+        return self.eval_batch_size or max(self.batch_size // (self.workers * self.accumulate), 1)
 
 
 @dataclass(frozen=True)
@@ -350,7 +356,7 @@ class RunConfig:
         return self.model, *optimizers, self.dataset.component, *self.task.components
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
-        """Return the metrics of an evaluation on the validation split, and what is to be done with them.
+        """Return the metrics of an evaluation on the validation split, and whether each is minimized or maximized.
 
         Args:
             labels: whether the targets of the data set are labels.
@@ -475,7 +481,7 @@ class StudyConfig:
         if (self.metric == ENERGY_DISTANCE) != (config.critic is not None):
             rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {ENERGY_DISTANCE}"
             raise InvalidValueError("study.metric", self.metric, rule)
-        if "accuracy" in self.metric and not classification:
+        if self.metric.removesuffix("_ema") == "val_accuracy" and not classification:
             raise InvalidValueError("study.metric", self.metric, "a regression has no accuracy; val_loss is its metric")
         if self.metric.endswith("_ema") and config.average.name != "ema":
             raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {config.average.name}")

@@ -52,8 +52,10 @@ class TaskConfig:
     def __post_init__(self) -> None:
         check_keys(self)
         for name in self.metrics:
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in self.own_directions(True) | self.own_directions(False):
-                rule = f"must be a name of letters, digits and _, and none that task={self.name} has"
+            taken = self.own_directions(True) | self.own_directions(False)
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name) or name.endswith("_ema") or name in taken:
+                rule = "must be a name of letters, digits and _ that does not end in _ema"
+                rule = f"{rule} and is none of {', '.join(taken)}"
                 raise InvalidValueError("metrics", name, rule)
 
     @property
@@ -62,7 +64,7 @@ class TaskConfig:
         return (*(() if self.loss is None else (self.loss,)), *(metric.component for metric in self.metrics.values()))
 
     def own_directions(self, labels: bool) -> dict[str, Direction]:
-        """Return the metrics of the task itself and what is to be done with them, by their names without `val_`.
+        """Return the direction of each metric of the task itself, by its name without `val_`.
 
         Args:
             labels: whether the targets of the data set are labels.
@@ -70,7 +72,7 @@ class TaskConfig:
         return {LOSS: "minimize", ACCURACY: "maximize"} if labels else {LOSS: "minimize"}
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
-        """Return all metrics and what is to be done with them; None of one that no study can be judged by."""
+        """Return the direction of each metric; None for a metric by which no study can be judged."""
         return {**self.own_directions(labels), **{name: metric.direction for name, metric in self.metrics.items()}}
 
     def check_targets(self, labels: bool) -> None:
@@ -91,7 +93,8 @@ class ClassificationConfig(TaskConfig):
     Args:
         label_smoothing: 0 <= label_smoothing < 1; that part of the target is spread over all classes.
         class_weights: > 0, one for each class; loss and metrics are means that are weighted by that of the label.
-        top_k: >= 2; also measures `top<k>_accuracy`, whether the label is among the k largest outputs. None for not.
+        top_k: >= 2; also measures `top<k>_accuracy`, whether the label is among the k largest outputs. None: it is not
+            measured.
     """
 
     name = "classification"

@@ -112,6 +112,10 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
             ["task.metrics.own={_target_: torch.nn.CrossEntropyLoss}", "study.metric=val_own"],
             "study.metric=val_own: has no direction: give study.direction, or task.metrics.own.direction",
         ),
+        (
+            ["schedule=plateau", "schedule.metric=val_accuracy", "schedule.direction=minimize"],
+            "schedule.direction=minimize: val_accuracy is to maximize",
+        ),
         (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no direction"),
         (
             ["schedule=plateau", "schedule.metric=val_f1", "schedule.direction=maximize"],

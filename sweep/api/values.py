@@ -130,7 +130,7 @@ def as_texts(overrides: Overrides) -> list[str]:
     return [f"{key}={_text(key, value)}" for key, value in _flat(overrides).items()]
 
 
-OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "space", "sampler", "pruner", "engine")
+OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "task", "space", "sampler", "pruner", "engine")
 """Groups that have options."""
 
 
@@ -154,6 +154,9 @@ def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
 def _text(key: str, value: Any) -> str:
     if isinstance(value, Searched):
         return value.text(key)
+    if callable(value):
+        rule = "code is named by its import path, in a package that is trusted: 'mylab.losses.focal', trusted=['mylab']"
+        raise InvalidValueError(key, getattr(value, "__qualname__", repr(value)), rule)
     if not isinstance(value, str):
         return value_text(value)
     try:

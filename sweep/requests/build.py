@@ -171,7 +171,11 @@ def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
 
 def _watching(decay: Decay, task: TaskConfig) -> Decay:
     """Return the decay; a plateau with what is to be done with the metric that it watches."""
-    if not isinstance(decay, Plateau) or decay.direction is not None or decay.metric in METRICS:
+    if not isinstance(decay, Plateau):
+        return decay
+    if decay.direction not in (None, METRICS.get(decay.metric, decay.direction)):
+        raise InvalidValueError("schedule.direction", decay.direction, f"{decay.metric} is to {METRICS[decay.metric]}")
+    if decay.direction is not None or decay.metric in METRICS:
         return decay
     name = decay.metric.removeprefix("val_").removesuffix("_ema")
     direction = (task.directions(True) | task.directions(False)).get(name)

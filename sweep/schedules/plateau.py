@@ -62,7 +62,9 @@ class Plateau(Decay, Reaction, name="plateau"):
     @property
     def maximizes(self) -> bool:
         """Return whether a larger value of the metric is better."""
-        return self.metric == "val_accuracy" if self.direction is None else self.direction == "maximize"
+        if self.direction is None:
+            return self.metric.removesuffix("_ema") == "val_accuracy"
+        return self.direction == "maximize"
 
     @property
     def evaluations_needed(self) -> int:

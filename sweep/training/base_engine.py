@@ -23,7 +23,7 @@ from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
-from sweep.training.objectives import Objective
+from sweep.training.objectives import Objective, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
 
@@ -177,12 +177,34 @@ class BaseEngine:
         for name, metric in config.task.metrics.items():
             call = partial(objective.try_metric, name, outputs, targets)
             tried.append((f"task.metrics.{name}", metric.component.target, call))
+        kept = {} if not isinstance(objective.criterion, nn.Module) else copy.deepcopy(objective.criterion.state_dict())
         for key, target, attempt in tried:
             try:
                 attempt()
             except (Exception, SystemExit) as error:
                 rule = f"fails on outputs {list(outputs.shape)} and targets {list(targets.shape)}: {refusal(error)}"
                 raise InvalidValueError(f"{key}._target_", target, rule) from error
+        for name, value in kept.items():
+            if loss is not None and not same(value, objective.criterion.state_dict()[name]):  # type: ignore[union-attr]
+                rule = f"changes its buffer {name} when it is called, which no checkpoint holds"
+                raise InvalidValueError("task.loss._target_", loss.target, rule)
+        self._check_means(objective, outputs, targets, config)
+
+    @staticmethod
+    def _check_means(objective: Objective, outputs: Tensor, targets: Tensor, config: RunConfig) -> None:
+        """Refuse a metric that gives one number for a batch and is no mean: it would depend on the batches."""
+        whole, half = objective.metrics(outputs, targets), len(targets) // 2
+        if not half:
+            return
+        parts = [objective.metrics(outputs[part], targets[part]) for part in (slice(half), slice(half, None))]
+        for name in objective.measures:
+            total, weight = (sum(part[name][place] for part in parts) for place in (0, 1))
+            found, expected = quotient(total, weight), quotient(*whole[name])
+            if not np.isclose(found, expected, rtol=1e-2, atol=1e-6, equal_nan=True):
+                found_in = f"{expected:.4g} for {len(targets)} examples, {found:.4g} for their halves"
+                rule = f"is no mean over examples ({found_in}): a class with update, compute and reset can measure it"
+                target = config.task.metrics[name].component.target
+                raise InvalidValueError(f"task.metrics.{name}._target_", target, rule)
 
     def _check_outputs(self, outputs: Any, examples: int) -> None:
         """Refuse what is not a tensor [examples, n_outputs]."""
@@ -291,7 +313,8 @@ class BaseEngine:
         key, whole = update_key(seed, step) if state.dropouts else 0, len(inputs) if of is None else of
         if accumulate == 1 and len(inputs) == whole:
             set_draws(state.dropouts, key)
-            loss, _ = self._loss(state, inputs, targets)
+            loss, weight = self._loss(state, inputs, targets)
+            loss = loss / weight if isinstance(weight, Tensor) else loss
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach(), None
         total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
@@ -301,8 +324,7 @@ class BaseEngine:
                 # a model may write into its input, but torch refuses that for one of several views
                 loss, weight = self._loss(state, part.detach(), expected)
                 if isinstance(weight, Tensor):
-                    loss = loss * weight
-                    weights = weight.detach() if weights is None else weights + weight.detach()
+                    weights = weight if weights is None else weights + weight
                 else:
                     loss = loss * (len(expected) / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -311,7 +333,7 @@ class BaseEngine:
         return total, weights
 
     def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Return the mean loss and its weight; the mistakes among the examples are counted where a reaction asks."""
+        """Return what the objective does; the mistakes among the examples are counted where a reaction asks."""
         with self.computing():
             outputs = state.model(inputs)
             loss, weight = state.objective.loss(outputs, targets)

@@ -83,7 +83,8 @@ def _marker(engine: FusedEngine) -> Path | None:
     """
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     model, stack = engine.example.model, engine.stack
-    sources = {_source(type(module)) for module in model.modules()}
+    criterion = stack.shape.objective.criterion
+    sources = {_source(type(module)) for module in (*model.modules(), criterion)}
     machine = torch.get_num_threads(), torch.__version__, os.environ.get("TORCHINDUCTOR_VEC_ISA_OK")
     rule = stack.shape.rule
     shape = {**vars(stack.shape), "rule": (type(rule).__qualname__, vars(rule))}

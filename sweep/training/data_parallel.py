@@ -140,12 +140,14 @@ class ShardEngine(SerialEngine):
         flags = [float(flag) for flag in (pausing, *(p.grad is not None for p in parameters))]
         counted = torch.zeros_like(loss) if state.mistakes is None else state.mistakes
         weights = torch.zeros_like(loss) if weight is None else weight.to(self.dtype)
-        parts += [torch.stack([loss, counted.to(self.dtype), weights]), torch.tensor(flags, device=self.device)]
+        has_weights = torch.full_like(loss, weight is not None)
+        of_batch = torch.stack([loss, counted.to(self.dtype), weights, has_weights])
+        parts += [of_batch, torch.tensor(flags, device=self.device)]
         whole = torch.cat([part.reshape(-1).to(dtype) for part in parts])
         self._sum(whole)
         *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
         self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
-        weighted = bool(of_loss[2] > 0)  # then it is the loss that has weights: sums are to be divided by theirs
+        weighted = bool(of_loss[3] > 0)  # then the sums are to be divided by those of the weights
         for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
             parameter.grad = _from_numbers(gradient / of_loss[2] if weighted else gradient, parameter) if has else None
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):

@@ -21,6 +21,7 @@ from sweep.training.batches import Batches, chosen_rows, in_order, moved, permut
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
 from sweep.training.model import silenced
+from sweep.training.objectives import quotient
 from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
@@ -245,7 +246,10 @@ class FusedEngine(BaseEngine):
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
-        self._eval_batch_size = config.train.eval_batch_size
+        at_once = config.train.evaluated_at_once
+        together = shape.values and config.train.eval_batch_size is None
+        self._evaluated_at_once = at_once * self.slots if together else at_once
+        """Examples of one slot that are evaluated at once if no other slot is: by default as many as in an update."""
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
@@ -456,7 +460,7 @@ class FusedEngine(BaseEngine):
         meters = [copy.deepcopy(objective) for _ in slots] if objective.meters else []
         for meter in meters:
             meter.reset()
-        at_once = self._eval_batch_size or self._batch_size * self.slots // len(slots)  # as many as in an update
+        at_once = max(self._evaluated_at_once // len(slots), 1) if stack.shape.values else self._evaluated_at_once
         for inputs, targets in in_order(split, at_once, self.device):
             measured, outputs = stack.evaluate(slots, inputs, targets, averaged)
             for key, (total, weight) in measured.items():
@@ -467,7 +471,7 @@ class FusedEngine(BaseEngine):
         sums = {key: both.double().cpu().numpy() for key, both in totals.items()}
         found: dict[int, dict[str, float]] = {}
         for place, slot in enumerate(slots):
-            means = {key: float(total[place] / weight[place]) for key, (total, weight) in sums.items()}
+            means = {key: quotient(total[place], weight[place]) for key, (total, weight) in sums.items()}
             own_metrics = objective.finished(means) | (meters[place].collected() if meters else {})
             found[slot] = {f"{name}_{key}{suffix}": value for key, value in own_metrics.items()}
         return found

@@ -17,7 +17,7 @@ from sweep.errors import InvalidValueError
 from sweep.tasks import ACCURACY, RMSE, ClassificationConfig, RegressionConfig, TaskConfig
 
 Criterion = Callable[[Tensor, Tensor], Any]
-"""Of (outputs, targets). It returns the mean over a batch, a value for each example, or a pair (values, weights)."""
+"""Takes (outputs, targets) and returns the mean over a batch, a value for each example, or a pair (values, weights)."""
 
 Totals = dict[str, tuple[Tensor, Tensor | int]]
 """name -> the weighted sum over examples, and the sum of the weights. A mean over several batches is their quotient."""
@@ -56,13 +56,15 @@ class Objective:
         return f"Objective({self.task!r}, labels={self.labels})"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Return the mean loss of a batch, and its weight: the number of examples unless the loss has weights."""
+        """Return the mean loss of a batch and the number of examples; if the loss has weights, its weighted sum and the
+        sum of the weights.
+
+        The sum is not divided here, because a part of a batch may have no weight.
+        """
         if self.criterion is not None:
-            return mean_of(self.criterion(outputs, targets), len(targets))
+            return reduced(self.criterion(outputs, targets), len(targets))
         if self.class_weights is not None:
-            values, weights = self.values(outputs, targets)
-            assert weights is not None
-            return (values * weights).sum() / weights.sum(), weights.sum()
+            return reduced(self.values(outputs, targets), len(targets))
         return self._own(outputs, targets, "mean"), len(targets)
 
     def values(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -119,14 +121,14 @@ class Objective:
             squares = functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
             found[RMSE] = squares.sum(), len(targets)
         for name, measure in self.measures.items():
-            mean, weight = mean_of(measure(outputs, targets), len(targets), f"task.metrics.{name}")
-            found[name] = mean * weight, weight
+            found[name] = total_of(*reduced(measure(outputs, targets), len(targets), f"task.metrics.{name}"))
         return found
 
     def try_metric(self, name: str, outputs: Tensor, targets: Tensor) -> float:
         """Return a metric of the user's over one batch."""
         if name in self.measures:
-            return float(mean_of(self.measures[name](outputs, targets), len(targets), f"task.metrics.{name}")[0])
+            total, weight = self.metrics(outputs, targets)[name]
+            return quotient(total, weight)
         meter = self.meters[name]
         meter.reset()
         meter.update(outputs, targets)
@@ -136,6 +138,8 @@ class Objective:
 
     def finished(self, means: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics of a split, given the means over its examples: of the squared error the root."""
+        if not isinstance(self.task, RegressionConfig):
+            return dict(means)
         return {name: float(np.sqrt(value)) if name == RMSE else value for name, value in means.items()}
 
     def mistakes(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -174,17 +178,28 @@ def objective_of(task: TaskConfig, labels: bool, n_outputs: int, device: torch.d
     if isinstance(task, ClassificationConfig):
         if task.class_weights is not None:
             if len(task.class_weights) != n_outputs:
-                rule = f"must be one for each class, which are {n_outputs}"
+                rule = f"must have {n_outputs} entries, one for each class"
                 raise InvalidValueError("task.class_weights", list(task.class_weights), rule)
             weights = torch.tensor(task.class_weights, device=device, dtype=dtype)
         if task.top_k is not None and task.top_k >= n_outputs:
-            rule = f"must be less than the number of classes, which are {n_outputs}"
+            rule = f"must be less than the number of classes, {n_outputs}"
             raise InvalidValueError("task.top_k", task.top_k, rule)
     criterion = None if task.loss is None else _callable(task.loss, device, dtype)
+    if task.loss is not None and isinstance(criterion, nn.Module):
+        _check_module(task.loss, criterion)
     called = {name: _callable(metric.component, device, dtype) for name, metric in task.metrics.items()}
     meters = {name: found for name, found in called.items() if _collects(found)}
     measures = {name: found for name, found in called.items() if name not in meters}
     return Objective(task, labels, weights, criterion, _each(criterion), measures, meters)
+
+
+def _check_module(component: Component, criterion: nn.Module) -> None:
+    """Refuse a loss that is no mean over examples, or that has parameters."""
+    if getattr(criterion, "reduction", "mean") == "sum":
+        raise InvalidValueError("task.loss.reduction", "sum", "must be mean or none: the loss of a batch is a mean")
+    for name, _ in criterion.named_parameters():
+        rule = f"has the parameter {name}, which no optimizer trains: it must be one of the model"
+        raise InvalidValueError("task.loss._target_", component.target, rule)
 
 
 def _callable(component: Component, device: torch.device, dtype: torch.dtype) -> Any:
@@ -214,22 +229,35 @@ def _each(criterion: Any) -> Any:
     return each
 
 
-def mean_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor, Tensor | int]:
-    """Return the weighted mean of what a loss or metric returned for a batch, and its weight."""
+def reduced(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor, Tensor | int]:
+    """Return the mean that a loss or metric gives for a batch and the number of examples; if it gives weights, the
+    weighted sum and the sum of the weights.
+    """
     if isinstance(result, Tensor) and result.ndim == 0:
         return result, examples
     values, weights = values_of(result, examples, key)
-    if weights is None:
-        return values.mean(), examples
-    return (values * weights).sum() / weights.sum(), weights.sum()
+    return (values.mean(), examples) if weights is None else ((values * weights).sum(), weights.sum())
+
+
+def total_of(value: Tensor, weight: Tensor | int) -> tuple[Tensor, Tensor | int]:
+    """Return the weighted sum and the sum of the weights, given what `reduced` returns."""
+    return value if isinstance(weight, Tensor) else value * weight, weight
+
+
+def quotient(total: Tensor | float, weight: Tensor | float) -> float:
+    """Return total / weight; nan if no example has a weight."""
+    return float(total) / float(weight) if float(weight) else float("nan")
 
 
 def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor, Tensor | None]:
     """Return the values of a batch and their weights, both [n, ...]; without weights the values of the examples, [n].
 
+    Both are at least of single precision. No gradient flows through weights: it would depend on how a batch is divided.
+
     Raises:
-        UnsuitableLossError: if it is one number.
-        TypeError: if it is something else.
+        UnsuitableLossError: if the loss or metric gives one number.
+        TypeError: if it gives no tensors.
+        ValueError: if their shapes are wrong.
     """
     pair = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     values, weights = pair
@@ -240,8 +268,10 @@ def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tenso
     if len(values.shape) == 0 or len(values) != examples or (weights is not None and weights.shape != values.shape):
         rule = f"must return a number, or one for each of the {examples} examples, or a pair (values, weights)"
         raise ValueError(f"{key} {rule}; {_described(result)}")
+    if not values.is_floating_point() or values.dtype.itemsize < 4:
+        values = values.float()
     if weights is not None:
-        return values, weights.to(values.dtype)
+        return values, weights.detach().to(values.dtype)
     return (values if values.ndim == 1 else values.flatten(1).mean(1)), None
 
 

@@ -19,7 +19,7 @@ from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
 from sweep.training.generators import RandomState
 from sweep.training.groups import recorded_group, set_rate
-from sweep.training.objectives import Totals
+from sweep.training.objectives import Totals, quotient, total_of
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
 
@@ -198,8 +198,7 @@ class SerialEngine(BaseEngine):
 
         Weights and optimizer are left as they were.
         """
-        state, train = slot.state, slot.trial.config.train
-        at_once = train.eval_batch_size or train.batch_size
+        state, at_once = slot.state, slot.trial.config.train.evaluated_at_once
         with evaluated_weights(state.model, state.optimizer):
             metrics = self._measure(state, splits, at_once)
         if state.average is not None:
@@ -225,13 +224,14 @@ class SerialEngine(BaseEngine):
             for inputs, targets in in_order(split, at_once, self.device):
                 with self.computing():
                     outputs = model(inputs)
-                    mean, weight = objective.loss(outputs, targets)
-                    measured: Totals = {LOSS: (mean * weight, weight), **objective.metrics(outputs, targets)}
+                    measured: Totals = {LOSS: total_of(*objective.loss(outputs, targets))}
+                    measured |= objective.metrics(outputs, targets)
                     objective.update(outputs, targets)
                 for key, (total, weight) in measured.items():
                     before, seen = totals.get(key, (0, 0))
-                    totals[key] = before + total, seen + weight
-            means = {key: float(total) / float(weight) for key, (total, weight) in totals.items()}
+                    wide = total.to(self.dtype) if total.is_floating_point() else total
+                    totals[key] = before + wide, seen + weight
+            means = {key: quotient(total, weight) for key, (total, weight) in totals.items()}
             found = objective.finished(means) | objective.collected()
             metrics |= {f"{name}_{key}": value for key, value in found.items()}
         return metrics

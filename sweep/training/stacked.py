@@ -13,7 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from sweep.tasks import LOSS
 from sweep.training.captured import Captured
 from sweep.training.dropout import SeededDropout
-from sweep.training.objectives import Objective, Totals
+from sweep.training.objectives import Objective, Totals, total_of
 from sweep.training.rules import UpdateRule
 from sweep.training.state import TrainState
 
@@ -264,7 +264,7 @@ class Stack:
     def _mean(self, outputs: Tensor, y: Tensor, present: Tensor | None) -> Tensor:
         """Return the mean loss over the rows that are there."""
         objective = self.shape.objective
-        if not self.shape.values:
+        if not self.shape.values:  # all batches are of one size, and the loss has no weights
             return objective.loss(outputs, y)[0]
         values, weights = objective.values(outputs, y)
         if present is not None:
@@ -301,8 +301,7 @@ class Stack:
                     counted = len(targets) if weights is None else weights.sum()
                     totals: Totals = {LOSS: ((values if weights is None else values * weights).sum(), counted)}
                 else:
-                    mean, counted = objective.loss(outputs, targets)
-                    totals = {LOSS: (mean * counted, counted)}
+                    totals = {LOSS: total_of(*objective.loss(outputs, targets))}
                 totals |= objective.metrics(outputs, targets)
             one = totals[LOSS][0].new_ones(())
             found = {name: (total, one * weight) for name, (total, weight) in totals.items()}

@@ -27,6 +27,13 @@ pytestmark = pytest.mark.usefixtures("folder", "copied_database")
         (lambda: sweep.schedule("wsd", lr=0.1, steps=100, foo=3), "schedule.foo=3: no such key"),
         (lambda: sweep.schedule("cosin", lr=0.1, steps=100), "schedule=cosin: is not there (did you mean cosine?)"),
         (lambda: sweep.interval(2, 1), "high=1: must be > low=2"),
+        (
+            lambda: sweep.train(
+                {"task": {"name": "classification", "loss": {"_target_": nn.functional.cross_entropy}}}
+            ),
+            "overrides=",
+        ),
+        (lambda: sweep.train({"task.loss._target_": points}), "task.loss._target_=points: code is named by its import"),
     ],
 )
 def test_a_refusal_shows_no_frames_of_libraries(call: Callable[[], object], message: str) -> None:

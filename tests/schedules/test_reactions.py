@@ -93,6 +93,23 @@ def test_an_absolute_threshold_is_a_difference_of_the_metric():
     assert replay(plateau(**upwards, threshold_mode="abs"), accuracies)[1] == [LR, LR / 2, LR / 2]
 
 
+@pytest.mark.parametrize(
+    ("metric", "direction", "maximizes"),
+    [
+        ("val_loss", None, False),
+        ("val_loss_ema", None, False),
+        ("val_accuracy", None, True),
+        ("val_accuracy_ema", None, True),
+        ("val_f1", "maximize", True),
+        ("val_cer", "minimize", False),
+    ],
+)
+def test_a_plateau_knows_whether_its_metric_is_to_be_large(metric, direction, maximizes):
+    options = {"metric": metric, "direction": direction, "patience": 0, "threshold": 0.0}
+    rising = {100: {metric: 0.5}, 200: {metric: 0.6}}
+    assert replay(plateau(**options), rising)[1] == [LR, LR if maximizes else LR / 2]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_plateau_of_the_accuracy_is_torch_s_with_mode_max(seed):
     generator = np.random.default_rng(seed)

@@ -33,6 +33,38 @@ def far(outputs, targets):
     return ((outputs - targets).abs() > 0.5).to(outputs.dtype).flatten()
 
 
+def of_large_targets(outputs, targets):
+    """Values and weights: only examples with a target above 1 count."""
+    return (outputs - targets).square().mean(dim=1), (targets > 1).to(outputs.dtype).flatten()
+
+
+def weighted_by_outputs(outputs, targets):
+    """Values and weights: examples that are hard count more."""
+    values = functional.cross_entropy(outputs, targets, reduction="none")
+    return values, 1 - torch.exp(-values)
+
+
+def worst(outputs, targets):
+    """The largest error of a batch: no mean over examples."""
+    return (outputs - targets).abs().max()
+
+
+class WithParameter(torch.nn.MSELoss):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+
+class Counting(torch.nn.MSELoss):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        return super().forward(outputs, targets)
+
+
 def two_losses(outputs, targets):
     return outputs, targets, 1
 

@@ -11,7 +11,7 @@ from sweep.errors import InvalidValueError
 from sweep.tasks import ClassificationConfig, Metric, RegressionConfig, TaskConfig
 from sweep.training import SerialEngine
 from sweep.training.fused import FusedEngine, NotStackableError
-from sweep.training.objectives import mean_of, objective_of
+from sweep.training.objectives import objective_of, quotient, reduced
 from tests.training import losses
 from tests.training.test_engine_contract import CPU, plain_training
 
@@ -198,11 +198,56 @@ def test_the_top_k_hold_the_label():
 
 def test_the_mean_of_several_losses_of_one_batch_is_weighted():
     values, weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 1.0], [2.0, 0.0]])
-    mean, weight = mean_of((values, weights), 2)
-    assert (float(mean), float(weight)) == (9 / 4, 4)
-    assert mean_of(torch.tensor(5.0), 7) == (torch.tensor(5.0), 7)
-    mean, weight = mean_of(values, 2)
+    total, weight = reduced((values, weights), 2)
+    assert (float(total), float(weight)) == (9, 4)
+    assert reduced(torch.tensor(5.0), 7) == (torch.tensor(5.0), 7)
+    mean, weight = reduced(values, 2)
     assert (float(mean), weight) == (2.5, 2)
+
+
+def test_values_that_are_true_or_false_are_counted_and_narrow_ones_are_widened():
+    mean, _ = reduced(torch.tensor([True, False, True, True]), 4)
+    assert float(mean) == 0.75
+    many = torch.ones(1000, dtype=torch.bfloat16)
+    assert float(reduced((many, many), 1000)[0]) == 1000  # a sum in bfloat16 would stop at 256
+
+
+def test_without_any_weight_there_is_no_mean():
+    assert np.isnan(quotient(torch.tensor(0.0), torch.tensor(0.0)))
+
+
+def test_a_part_of_a_batch_without_weight_counts_for_nothing(make_trial, train, line):
+    """Every second batch has micro-batches whose examples all have weight 0."""
+    task, criterion = TaskConfig(loss=own_loss("of_large_targets")), mean_over_all(losses.of_large_targets)
+    trial = make_trial(task=task, lr=0.02, steps=20, batch_size=20, accumulate=10)
+    history = train(SerialEngine(line, CPU, "float64"), trial)[0]
+    plain = plain_training(line, "momentum", 0.02, updates=20, batch_size=20, criterion=criterion)
+    assert_trained_alike(history, plain, 1e-11)
+
+
+def test_two_workers_share_a_batch_whose_weights_are_of_one_of_them(kind, make_engine, make_trial, train, line):
+    """In 8 of the 20 updates one half of the batch has no weight."""
+    task, criterion = TaskConfig(loss=own_loss("of_large_targets")), mean_over_all(losses.of_large_targets)
+    history = train(make_engine(line), make_trial(task=task, lr=0.02, steps=20, batch_size=15))[0]
+    plain = plain_training(line, "momentum", 0.02, updates=20, batch_size=15, criterion=criterion)
+    assert_trained_alike(history, plain, 1e-9)
+
+
+def test_no_gradient_flows_through_weights(make_trial, train, digits):
+    """Or micro-batches would train something else."""
+    task = TaskConfig(loss=own_loss("weighted_by_outputs"))
+    whole, divided = (
+        train(SerialEngine(digits, CPU, "float64"), make_trial(task=task, lr=0.05, steps=20, accumulate=parts))[0].loss
+        for parts in (1, 4)
+    )
+    np.testing.assert_allclose(divided, whole, rtol=1e-11)
+
+
+def test_a_metric_named_as_that_of_another_task_is_the_user_s(make_trial, train, line):
+    own = {name: Metric(component(f"task.metrics.{name}", "torch.nn.L1Loss")) for name in ("rmse", "absolute")}
+    trial = make_trial(task=TaskConfig(metrics=own), lr=0.02, steps=10, batch_size=16)
+    metrics = train(SerialEngine(line, CPU, "float64"), trial)[0].evaluations[-1].metrics
+    assert metrics["val_rmse"] == metrics["val_absolute"]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +255,12 @@ def test_the_mean_of_several_losses_of_one_batch_is_weighted():
     [
         ("line", ClassificationConfig(), r"^task=classification: needs integer labels as targets"),
         ("digits", RegressionConfig(), r"^task=regression: needs numbers as targets, and dataset.y holds integers"),
-        ("digits", ClassificationConfig(class_weights=[1.0]), r"^task\.class_weights=\[1\.0\]: must be one for each"),
-        ("digits", ClassificationConfig(top_k=10), r"^task\.top_k=10: must be less than the number of classes"),
+        (
+            "digits",
+            ClassificationConfig(class_weights=[1.0]),
+            r"^task\.class_weights=\[1\.0\]: must have 10 entries, one",
+        ),
+        ("digits", ClassificationConfig(top_k=10), r"^task\.top_k=10: must be less than the number of classes, 10"),
         (
             "line",
             TaskConfig(loss=own_loss("two_losses")),
@@ -223,6 +272,26 @@ def test_the_mean_of_several_losses_of_one_batch_is_weighted():
             "line",
             TaskConfig(loss=own_loss("broken")),
             r"^task\.loss\._target_=.*broken: .*no such loss.*losses\.py:\d+",
+        ),
+        (
+            "line",
+            TaskConfig(loss=component("task.loss", "torch.nn.MSELoss", reduction="sum")),
+            r"^task\.loss\.reduction=sum: must be mean or none",
+        ),
+        (
+            "line",
+            TaskConfig(loss=own_loss("WithParameter")),
+            r"^task\.loss\._target_=.*WithParameter: has the parameter scale, which no optimizer trains",
+        ),
+        (
+            "line",
+            TaskConfig(loss=own_loss("Counting")),
+            r"^task\.loss\._target_=.*Counting: changes its buffer calls when it is called",
+        ),
+        (
+            "line",
+            TaskConfig(metrics={"worst": Metric(component("task.metrics.worst", "tests.training.losses.worst"))}),
+            r"^task\.metrics\.worst\._target_=.*worst: is no mean over examples \(.* for 16 examples, .* for their",
         ),
         (
             "line",
@@ -247,6 +316,10 @@ def test_what_does_not_fit_the_data_is_refused(request, make_trial, data, task, 
         (lambda: RegressionConfig(error="mape"), r"^error=mape: must be one of mse, l1, huber"),
         (lambda: RegressionConfig(delta=0), r"^delta=0: must be a finite number > 0"),
         (lambda: TaskConfig(metrics={"loss": METRICS["far"]}), r"^metrics=loss: must be a name"),
+        (
+            lambda: TaskConfig(metrics={"loss_ema": METRICS["far"]}),
+            r"^metrics=loss_ema: must be a name .*_ema",
+        ),
         (lambda: TaskConfig(metrics={"a b": METRICS["far"]}), r"^metrics=a b: must be a name"),
         (lambda: Metric(METRICS["far"].component, "up"), r"^direction=up: must be one of minimize, maximize"),
     ],
