@@ -41,7 +41,7 @@ from tests.conftest import ROOT, Answer
             "optimizer.groups.bias_and_norm={betas: [0.5], eps: 1e-08, weight_decay: 0.0}: was refused by torch",
         ),
         (["warmup=until_error", "train.steps=60"], "train.eval_every=100: must be below train.steps=60"),
-        (["warmup=until_error", "dataset=quadratic"], "warmup.until_error=0.8: waits for train_error; such a training has val_loss"),
+        (["warmup=until_error", "dataset=quadratic"], "warmup.until_error=0.8: waits for train_error; such a training"),
         (["schedule=noam", "warmup.steps=20"], "warmup.steps=20: no such key: there is no warmup"),
         (["schedule=wsd", "warmup.steps=500"], "schedule.stable_steps=-200: must be >= 0: what decay_steps and warmup"),
         (["schedule.half_life=20", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: says the same as half_life"),
