@@ -26,7 +26,8 @@ METRICS: Mapping[str, Direction] = {
     "val_accuracy_ema": "maximize",
     ENERGY_DISTANCE: "minimize",
 }
-"""Metrics of our own that need no option; *_ema are of the averaged weights, val_energy_distance is of a GAN."""
+"""The metrics that need no option of the task, and their directions. Those with _ema need average=ema, and
+val_energy_distance needs a GAN."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +352,7 @@ class RunConfig:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """What is named by an import path: the model, the optimizers, the data set, the loss and the metrics."""
+        """Return the code that is named by an import path: model, optimizers, data set, loss and metrics."""
         optimizers = (series.optimizer.component for series in self.series)
         return self.model, *optimizers, self.dataset.component, *self.task.components
 
@@ -380,7 +381,7 @@ class RunConfig:
 
     @cached_property
     def series(self) -> tuple[Series, ...]:
-        """The optimizers: one, or the generator's and the critic's. Their curves are computed once."""
+        """Return the optimizers: one, or the generator's and the critic's. Their curves are computed once."""
         if self.critic is None:
             return (Series("", self.optimizer, self.schedule, self.train.steps),)
         critic = self.critic
@@ -462,7 +463,7 @@ class StudyConfig:
 
     @property
     def direction_of_metric(self) -> Direction:
-        """What is to be done with the metric. That of a task is known to what `judging` returns."""
+        """Return whether the metric is minimized or maximized. For a metric of the task, call `judging` first."""
         return self.direction or METRICS[self.metric]
 
     @property

@@ -1,4 +1,4 @@
-"""Numbers of things in messages."""
+"""Formats counts in messages."""
 
 
 def plural(n: int, one: str, many: str = "") -> str:

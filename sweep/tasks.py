@@ -44,7 +44,7 @@ class TaskConfig:
 
     name: ClassVar[str] = "auto"
     classifies: ClassVar[bool | None] = None
-    """Whether targets must be labels; None if either will do."""
+    """True if targets must be labels, False if they must be numbers, None if both are possible."""
 
     loss: Component | None = field(default=None, kw_only=True)
     metrics: Mapping[str, Metric] = field(default_factory=dict, kw_only=True)
@@ -88,7 +88,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class ClassificationConfig(TaskConfig):
-    """Cross entropy of labels, and accuracy.
+    """A classification: cross entropy of labels as the loss, and accuracy as a metric.
 
     Args:
         label_smoothing: 0 <= label_smoothing < 1; that part of the target is spread over all classes.
@@ -119,7 +119,7 @@ class ClassificationConfig(TaskConfig):
 
 @dataclass(frozen=True)
 class RegressionConfig(TaskConfig):
-    """An error of numbers, and the root of the mean squared error.
+    """A regression: an error of numbers as the loss, and the root of the mean squared error as a metric.
 
     Args:
         error: "mse": (o - t)^2; "l1": |o - t|; "huber": (o - t)^2 / 2 up to |o - t| = delta and then delta * (|o - t| -

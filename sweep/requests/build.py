@@ -170,7 +170,7 @@ def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
 
 
 def _watching(decay: Decay, task: TaskConfig) -> Decay:
-    """Return the decay; a plateau with what is to be done with the metric that it watches."""
+    """Return the decay. A plateau gets the direction of the metric that it watches."""
     if not isinstance(decay, Plateau):
         return decay
     if decay.direction not in (None, METRICS.get(decay.metric, decay.direction)):

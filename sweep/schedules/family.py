@@ -1,4 +1,4 @@
-"""What the families of decays and warmups share: keys that count updates, and checks of lists."""
+"""Defines the types of keys that count updates, and checks lists, for decays and warmups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -333,7 +333,7 @@ class BaseEngine:
         return total, weights
 
     def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Return what the objective does; the mistakes among the examples are counted where a reaction asks."""
+        """Return the result of `Objective.loss`. Count the misclassified examples if a reaction needs their number."""
         with self.computing():
             outputs = state.model(inputs)
             loss, weight = state.objective.loss(outputs, targets)

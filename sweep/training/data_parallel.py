@@ -159,7 +159,7 @@ class ShardEngine(SerialEngine):
     def _shard(
         self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
     ) -> tuple[Tensor, Tensor | None]:
-        """The share of this worker in the loss of a batch, and its weight; the gradient is added to the parameters'.
+        """Return the share of this worker in the loss of a batch, and its weight; add the gradient to the parameters'.
 
         What a model draws by itself is drawn anew by (seed, step, worker), and leaves the generators as they were:
         those of all workers stay the same, for an optimizer that draws.

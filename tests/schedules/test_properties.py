@@ -83,7 +83,7 @@ PARAMETERS = {name: st.builds(cls, **keys_of(cls)) for name, cls in DECAYS.items
     .flatmap(lambda k: family("interpolate", knots=st.just(k), kind=st.sampled_from(["linear", "cosine", "pchip"]))),
     "plateau": family("plateau", factor=st.floats(0.01, 0.99), patience=st.integers(1, 5), min_lr=factors),
 }
-"""What the properties are tried with: all that a family declares, unless its keys depend on each other."""
+"""A strategy for each family: of the rules that it declares, unless its keys depend on each other."""
 PARAMETERS["joined"] = rising(at_least=1, max_size=3).flatmap(pieces)
 WARMING = {name: keys_of(cls, steps=st.integers(0, 150)) for name, cls in WARMUPS.items()} | {
     "none": {},

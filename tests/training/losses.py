@@ -29,7 +29,7 @@ def per_output(outputs, targets):
 
 
 def far(outputs, targets):
-    """Whether an output is far from its target."""
+    """Return 1 for each example whose output is far from its target, else 0."""
     return ((outputs - targets).abs() > 0.5).to(outputs.dtype).flatten()
 
 
