@@ -79,7 +79,7 @@ def test_what_is_searched_is_read_as_a_dimension() -> None:
         (lambda: sweep.choice(), "must have at least one option"),
         (lambda: as_texts("schedule=cosine"), "must be a list of texts or a mapping"),
         (lambda: as_texts([3]), "overrides=3: must be a text key=value"),
-        (lambda: as_texts({"model.x": object}), "must be a text, number, True, False, None, list or mapping"),
+        (lambda: as_texts({"model.x": object()}), "must be a text, number, True, False, None, list or mapping"),
     ],
 )
 def test_what_cannot_be_right_is_refused(make, message: str) -> None:
