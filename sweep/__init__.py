@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sweep.api.results import Comparison, Study, Trial
     from sweep.api.schedule import schedule
     from sweep.api.values import choice, interval, loguniform
+    from sweep.tasks import Task
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "Preview",
     "Study",
+    "Task",
     "Trial",
     "choice",
     "compare",
@@ -36,19 +38,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "calls": ("compare", "load", "search", "train"),
-    "preview": ("Preview", "preview"),
-    "results": ("Comparison", "Study", "Trial"),
-    "schedule": ("schedule",),
-    "values": ("choice", "interval", "loguniform"),
+    "api.calls": ("compare", "load", "search", "train"),
+    "api.preview": ("Preview", "preview"),
+    "api.results": ("Comparison", "Study", "Trial"),
+    "api.schedule": ("schedule",),
+    "api.values": ("choice", "interval", "loguniform"),
+    "tasks": ("Task",),
 }
-"""Module of `sweep.api` -> the public names that it defines."""
+"""Module of this package -> the public names that it defines."""
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"sweep.api.{module}"), name)
+            return getattr(import_module(f"sweep.{module}"), name)
     if name == "errors":
         return import_module("sweep.errors")
     raise AttributeError(f"module 'sweep' has no attribute {name!r}")

@@ -1,7 +1,10 @@
-"""Turns what a data set gives into NumPy arrays. It reads tensors too, but does not import torch for them."""
+"""Reads what a data set gives: arrays, or data sets that load examples one by one. Tensors are read without importing
+torch.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,34 +14,170 @@ from sweep.errors import InvalidValueError
 NUMPY_HAS = ("torch.float16", "torch.float32", "torch.float64")
 """Floating types of tensors that NumPy has too."""
 
-WHOLE = frozenset({"x", "y"})
-REQUIRED = frozenset({"x_train", "y_train", "x_val", "y_val"})
-TEST = frozenset({"x_test", "y_test"})
+SPLITS = ("train", "val", "test")
+WHOLE = "all"
+"""The part of a data set that is not divided into splits."""
+
+SMALL = 2**26
+"""Bytes up to which an array is copied, because the code of the user may change its own."""
 
 
-def as_arrays(given: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of the mapping, or of the pair (x, y), that a data set gave; other names are left out."""
+@dataclass(frozen=True)
+class Source:
+    """What a data set gave.
+
+    Args:
+        parts: WHOLE -> examples, or train, val and perhaps test -> examples. Examples are a mapping of names to arrays
+            [n, ...], to nested mappings or tuples of arrays, or to `Ragged`; or an object with `__len__` and
+            `__getitem__`, which loads them one by one.
+        collate: makes a batch of a list of examples; None for our own function.
+    """
+
+    parts: Mapping[str, Any]
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+class Ragged:
+    """Arrays of several lengths, one for each example."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.arrays[index]
+
+
+class Rows:
+    """Named arrays, some of them ragged, as a data set whose example i is the mapping of their i-th entries."""
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def loads_examples(given: Any) -> bool:
+    """Return whether an object is a map-style data set: it loads one example for each index."""
+    known = isinstance(given, Mapping | list | tuple | str | bytes) or hasattr(given, "__array__") or _is_tensor(given)
+    return not known and hasattr(given, "__len__") and hasattr(given, "__getitem__") and not hasattr(given, "dtypes")
+
+
+def as_source(given: Any) -> Source:
+    """Return the examples that a data set gave.
+
+    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; or a mapping from `train`, `val` and
+    perhaps `test` to one of these. The names x_train, y_train, x_val, y_val and perhaps x_test, y_test mean the same. A
+    mapping may also have `collate`, a function.
+
+    Raises:
+        InvalidValueError: names the part of the data set that cannot be read.
+    """
+    if loads_examples(given) and not hasattr(given, "items"):
+        return Source({WHOLE: given})
     if isinstance(given, tuple | list) and len(given) == 2:
         given = {"x": given[0], "y": given[1]}
     if not hasattr(given, "items"):
-        raise InvalidValueError(
-            "dataset._target_", type(given).__name__, "must give a mapping of arrays, or a pair (x, y)"
-        )
-    arrays = {str(name): _array(str(name), value) for name, value in given.items() if name in WHOLE | REQUIRED | TEST}
-    if arrays.keys() not in (WHOLE, REQUIRED, REQUIRED | TEST):
-        rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test"
-        raise InvalidValueError("dataset", ", ".join(map(str, given)) or "nothing", rule)
-    return arrays
+        rule = "must give a mapping of arrays, a pair (x, y), or a map-style data set"
+        raise InvalidValueError("dataset._target_", type(given).__name__, rule)
+    parts = dict(given.items())
+    if not all(isinstance(name, str) for name in parts):
+        raise _incomplete(map(repr, parts))
+    collate = parts.pop("collate", None)
+    if collate is not None and not callable(collate):
+        raise InvalidValueError("dataset.collate", type(collate).__name__, "must be a function of a list of examples")
+    if "validation" in parts and "val" not in parts:  # as Hugging Face calls it
+        parts["val"] = parts.pop("validation")
+    if {"train", "val"} <= parts.keys() <= set(SPLITS):
+        found = {split: _examples(parts[split], f"_{split}") for split in SPLITS if split in parts}
+        return Source(found, collate)
+    named = {f"{name}_{split}": (name, split) for name in "xy" for split in SPLITS}
+    if named.keys() & parts.keys():
+        return Source(_of_suffixes(parts, named), collate)
+    if parts.keys() <= {"y", "labels"}:
+        raise _incomplete(parts)
+    return Source({WHOLE: _examples(parts, "")}, collate)
 
 
-def _array(name: str, given: Any) -> np.ndarray:
+def _of_suffixes(given: Mapping[str, Any], named: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Return the splits of a mapping with x_train, y_train, ..."""
+    splits: dict[str, dict[str, Any]] = {}
+    for key, (name, split) in named.items():
+        if key in given:
+            splits.setdefault(split, {})[name] = given[key]
+    names = {tuple(columns) for columns in splits.values()}
+    if {"x", "y"} & given.keys() or len(names) > 1 or ("y",) in names or not {"train", "val"} <= splits.keys():
+        raise _incomplete(given)
+    return {split: _examples(splits[split], f"_{split}") for split in SPLITS if split in splits}
+
+
+def _incomplete(given: Iterable[str]) -> InvalidValueError:
+    rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test, or arrays of other names"
+    return InvalidValueError("dataset", ", ".join(given) or "nothing", rule)
+
+
+def _examples(given: Any, suffix: str) -> Any:
+    """Return the examples of one split.
+
+    Args:
+        suffix: of the names in messages: _train, ..., or nothing.
+    """
+    if loads_examples(given):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2 and not np.isscalar(given[0]):
+        given = {"x": given[0], "y": given[1]}
+    if not hasattr(given, "items"):
+        given = {"x": given}
+    if not len(given):
+        raise _incomplete(())
+    examples = {}
+    for name, value in given.items():
+        try:
+            examples[str(name)] = _nested(f"{name}{suffix}", value, name not in ("x", "y"))
+        except InvalidValueError:
+            if "x" not in given or name in ("x", "y"):
+                raise
+    if "x" in examples:  # others are left out where they are no arrays of examples: feature names and the like
+        n = _length_of(examples["x"])
+        examples = {name: value for name, value in examples.items() if name in "xy" or _is_column(value, n)}
+    return examples
+
+
+def _nested(name: str, given: Any, inside: bool) -> Any:
+    """Return an array, or a mapping or tuple of arrays with the structure of what was given."""
+    if inside and isinstance(given, Mapping):
+        return {str(key): _nested(f"{name}.{key}", value, True) for key, value in given.items()}
+    if inside and isinstance(given, tuple):
+        return tuple(_nested(f"{name}.{place}", value, True) for place, value in enumerate(given))
+    return _array(name, given)
+
+
+def _is_column(value: Any, n: int) -> bool:
+    """Return whether what stands beside x has a number, or an array of numbers, for each of n examples."""
+    if isinstance(value, Mapping | tuple):
+        return all(_is_column(inner, n) for inner in (value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, Ragged) or (value.ndim > 0 and len(value) == n and value.dtype.kind in "iufb")
+
+
+def _length_of(column: Any) -> int:
+    return len(column) if isinstance(column, Ragged) or column.ndim else -1
+
+
+def _array(name: str, given: Any) -> np.ndarray | Ragged:
     """Return an array of what a data set gives: a NumPy array, a tensor, a DataFrame, or lists of such or of numbers.
 
     Python objects that are numbers become an array of numbers; floating types that NumPy does not have (bfloat16)
     become float32.
 
     Raises:
-        InvalidValueError: names `dataset.name` if some values are missing, or the examples have different shapes.
+        InvalidValueError: names `dataset.name` if some values are missing, or the examples have different shapes. If
+            only their lengths differ, the result is `Ragged`.
     """
     key, kind = f"dataset.{name}", type(given).__name__
     if not (hasattr(given, "__array__") or hasattr(given, "__array_interface__") or isinstance(given, Sequence)):
@@ -54,6 +193,8 @@ def _array(name: str, given: Any) -> np.ndarray:
             array = np.asarray(_without_tensors(array.tolist()))
     except (ValueError, TypeError, RuntimeError) as error:
         if "inhomogeneous" in str(error):
+            if (ragged := _ragged(given)) is not None:
+                return ragged
             raise InvalidValueError(key, _lengths(given), "all examples must have the same shape") from error
         raise InvalidValueError(key, kind, f"cannot be read as an array of numbers: {error}") from error
     if array.dtype == object:
@@ -63,7 +204,18 @@ def _array(name: str, given: Any) -> np.ndarray:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             array = array.astype(np.float64)  # the padding of a longdouble is arbitrary, and would be in the digest
-    return array
+    return array.copy() if array.nbytes <= SMALL else array
+
+
+def _ragged(given: Any) -> Ragged | None:
+    """Return sequences of several lengths as arrays of numbers; None if they differ in more than their lengths."""
+    try:
+        arrays = [np.asarray(_without_tensors(value)) for value in given]
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    if len({array.shape[1:] for array in arrays}) > 1 or not all(a.ndim and a.dtype.kind in "iuf" for a in arrays):
+        return None
+    return Ragged([array.astype(np.result_type(*{a.dtype for a in arrays})) for array in arrays])
 
 
 def _without_tensors(given: Any) -> Any:

@@ -1,5 +1,6 @@
 """Models, optimizers and data sets by import path: check that the code may be called, import it, and call it."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -144,6 +145,18 @@ class Component:
                 raise InvalidValueError(self.key, _call_text(self), f"raised {summary(error)}") from error
             rule = f"was refused by {self.target}: {refusal(error)}"
             raise InvalidValueError(self.key, _call_text(self), rule) from error
+
+    def function(self) -> Any:
+        """Return the function at the target with its arguments bound; if the target is a class, an object of it.
+
+        Raises:
+            InvalidValueError: if `check` refuses it, or the class raises an error.
+        """
+        found = locate(self.key, self.target, self.trusted)
+        if inspect.isclass(found):
+            return self.build()
+        self.check()
+        return functools.partial(found, **self.arguments) if self.arguments else found
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         found = locate(self.key, self.target, self.trusted)

@@ -76,15 +76,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """A data set: the function that gives its arrays, and how they are split and scaled.
+    """A data set: the function that gives its examples, and how they are split, scaled and loaded.
 
     Args:
-        component: called without further arguments; gives a mapping with x and y, or with x_train, y_train,
-            x_val, y_val and perhaps x_test, y_test.
+        component: called without further arguments; gives what `sweep.arrays.as_source` reads.
         val_fraction, test_fraction: parts of all examples, where the arrays are not split already.
         split_seed: of the permutation before splitting, >= 0.
-        standardize: whether each feature is brought to mean 0 and deviation 1 over the training split.
+        standardize: whether each feature of x is brought to mean 0 and deviation 1 over the training split.
         n_classes: of a classification; None for as many as the labels have.
+        block: tokens of one example, >= 1, into which an array of tokens is divided; None if it is none.
+        collate: makes a batch of a list of examples, where they are loaded one by one; None for stacking and padding.
+        num_workers: processes that load examples, where they are loaded one by one; 0 for that of the training.
+        ignore_index: the label that the task leaves out; None if it leaves out none.
     """
 
     component: Component
@@ -93,8 +96,15 @@ class DatasetConfig:
     split_seed: int = 0
     standardize: bool = False
     n_classes: int | None = None
+    block: int | None = None
+    collate: Component | None = None
+    num_workers: int = 0
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
+        if self.block is not None:
+            whole("block", self.block, at_least=1)
+        whole("num_workers", self.num_workers, at_least=0)
         real("val_fraction", self.val_fraction, above=0, below=1)
         real("test_fraction", self.test_fraction, at_least=0, below=1)
         if self.val_fraction + self.test_fraction >= 1:
@@ -107,6 +117,9 @@ class DatasetConfig:
             whole("n_classes", self.n_classes, at_least=2)
 
 
+LOADING = ("num_workers",)
+"""Keys of dataset that say how examples are loaded, not which."""
+
 CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
@@ -117,7 +130,10 @@ ADDED_LATER: Mapping[str, Any] = {
     "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
     "schedule.threshold_mode": "rel",
     "schedule.direction": None,  # of plateau
+    "dataset.block": None,
+    "dataset.collate": None,
     "task": {"name": "auto", "loss": None, "metrics": None},
+    "task.ignore_index": None,  # of classification
 }
 """Dotted keys that configurations did not have before -> their defaults.
 
@@ -354,7 +370,8 @@ class RunConfig:
     def components(self) -> tuple[Component, ...]:
         """Return the code that is named by an import path: model, optimizers, data set, loss and metrics."""
         optimizers = (series.optimizer.component for series in self.series)
-        return self.model, *optimizers, self.dataset.component, *self.task.components
+        collate = () if self.dataset.collate is None else (self.dataset.collate,)
+        return self.model, *optimizers, self.dataset.component, *collate, *self.task.components
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
         """Return the metrics of an evaluation on the validation split, and whether each is minimized or maximized.
@@ -406,11 +423,12 @@ def identity(resolved: Mapping[str, Any], theirs: Sequence[str] = ()) -> dict[st
     """
     known = _without_added(resolved)
     train = {key: value for key, value in known["train"].items() if key not in CHANGES_NO_RESULT}
+    dataset = {key: value for key, value in known["dataset"].items() if key not in LOADING}
     optimizer = known["optimizer"]
     groups = optimizer.get("groups") or None
     groups = list(groups.items()) if isinstance(groups, Mapping) else groups
     trusted = {"trusted": list(theirs)} if theirs else {}
-    return {**known, "optimizer": {**optimizer, "groups": groups}, "train": train, **trusted}
+    return {**known, "dataset": dataset, "optimizer": {**optimizer, "groups": groups}, "train": train, **trusted}
 
 
 def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

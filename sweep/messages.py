@@ -19,18 +19,20 @@ class Facts:
 
     Args:
         n_train, n_test: number of examples in these splits.
-        n_outputs: number of classes, or width of the target of a regression.
+        n_outputs: number of classes, or width of the target of a regression; 0 if it is not known.
         classification: whether targets are labels.
-        input_shape: of one example.
+        input_shape: of one example; of several inputs a mapping or a tuple of shapes.
         digest: of the arrays before they are split.
+        example: the structure of a batch, with arrays of no example.
     """
 
     n_train: int
     n_test: int
     n_outputs: int
     classification: bool
-    input_shape: tuple[int, ...]
+    input_shape: Any
     digest: str
+    example: Any = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The functions of the library that train or read the record: each carries out a mode of the command line."""
 
 from pathlib import Path
+from typing import Any
 
-from sweep.api.command import Data, Model, command_of
+from sweep.api.command import Data, Model, Objects, command_of
 from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -28,6 +29,7 @@ def search(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    task: Any = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Study:
@@ -60,10 +62,15 @@ def search(
             `input_shape` (of an example) and `n_outputs` if it has parameters of these names; its other parameters are
             keys: `{"model.width": 32}`.
         dataset: arrays {"x": [n, ...], "y": [n]}, or x_train, y_train, x_val, y_val and perhaps x_test, y_test; a pair
-            (x, y); a function that returns one of these, whose parameters are keys of `dataset`; or the name of a
-            configured data set. Whole numbers y are classes, others a regression. 20 % are kept for validation and
-            20 % for the test (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features
-            are standardized (`dataset.standardize`).
+            (x, y); arrays of other names, which the model gets by keyword, with the target `y` or `labels`; a map-style
+            data set, such as a torch Dataset; {"train": ..., "val": ..., "test": ...} of any of these; a function that
+            returns one of these, whose parameters are keys of `dataset`; or the name of a configured data set. Whole
+            numbers y are classes, others a regression. 20 % are kept for validation and 20 % for the test
+            (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features x are standardized
+            (`dataset.standardize`).
+        task: a class or an object with a method `loss(model, batch)`, as `sweep.Task` describes; its parameters are
+            keys of `task`. Or the name of a task: `classification`, `regression`, `language_model`, `segmentation`,
+            `model`, whose models return their own loss.
         config_dir: a folder of further configuration files.
         progress: whether to show messages and progress, on standard error or in the notebook.
 
@@ -72,7 +79,7 @@ def search(
         HopelessError: if 20 trials have failed one after another. The same call continues the search.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
-    with command_of("search", overrides, model, dataset, config_dir) as command:
+    with command_of("search", overrides, Objects(model, dataset, task), config_dir) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
@@ -87,6 +94,7 @@ def train(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    task: Any = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Trial:
@@ -100,14 +108,14 @@ def train(
     what was searched.
 
     Args:
-        overrides, model, dataset, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
-    with command_of("train", overrides, model, dataset, config_dir) as command:
+    with command_of("train", overrides, Objects(model, dataset, task), config_dir) as command:
         plan = make_training(command)
         ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:
@@ -124,6 +132,7 @@ def compare(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    task: Any = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -133,13 +142,13 @@ def compare(
     >>> print(found.verdict)
 
     Args:
-        overrides, model, dataset, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
     """
-    with command_of("compare", overrides, model, dataset, config_dir) as command:
+    with command_of("compare", overrides, Objects(model, dataset, task), config_dir) as command:
         plan = make_comparison(command)
         result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:
@@ -161,7 +170,7 @@ def load(
     Raises:
         InvalidValueError: if it is not recorded.
     """
-    with command_of("report", overrides, None, None, config_dir) as command:
+    with command_of("report", overrides, Objects(), config_dir) as command:
         config = command.compose()
         tracking, report = build.tracking_config(config), build.report_config(config)
     store = open_store(tracking, create=False)

@@ -4,11 +4,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweep import given
 from sweep.api.values import Overrides, as_texts
+from sweep.arrays import loads_examples
 from sweep.errors import InvalidValueError
 from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
@@ -23,16 +25,28 @@ It gets those of `input_shape`, the shape of an example, and `n_outputs` that it
 `model` that are given: `{"model.width": 32}`.
 """
 Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
-"""The name of an option of conf/dataset; arrays {"x": [n, ...], "y": [n, ...]}, or x_train, y_train, x_val, ...; a pair
-(x, y); or a function that returns such a mapping, and gets the keys of `dataset` that are given."""
+"""The name of an option of conf/dataset; arrays {"x": [n, ...], "y": [n, ...]}, or of other names, or x_train, y_train,
+x_val, ...; a pair (x, y); a map-style data set; {"train": ..., "val": ...} of these; or a function that returns one of
+them, and gets the keys of `dataset` that are given."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects of a call that replace options of configuration groups; None where none is given.
+
+    Args:
+        task: the name of an option of conf/task, or a class or object with a method `loss(model, batch)`.
+    """
+
+    model: Model | None = None
+    dataset: Data | None = None
+    task: Any = None
 
 
 @contextmanager
-def command_of(
-    mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, config_dir: str | Path | None
-) -> Iterator[Command]:
+def command_of(mode: str, overrides: Overrides, objects: Objects, config_dir: str | Path | None) -> Iterator[Command]:
     """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
-    with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
+    with _given_objects(mode, overrides, objects) as texts, own_trainer():
         request = parse(texts)
         if request.datasets and mode not in OF_COMPARISONS:
             check_searchable("dataset", ",".join(request.datasets))
@@ -42,19 +56,25 @@ def command_of(
 
 
 @contextmanager
-def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset: Data | None) -> Iterator[list[str]]:
+def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> Iterator[list[str]]:
     """Give all overrides of a call as texts, with targets for its objects."""
     register_resolvers()
     texts, objects = [f"mode={mode}"], {}
-    for group, value in (("model", _checked_model(model)), ("dataset", _named(dataset))):
+    parts = {
+        "model": _checked_model(given_objects.model),
+        "dataset": _named(given_objects.dataset),
+        "task": _checked_task(given_objects.task),
+    }
+    for group, value in parts.items():
         if isinstance(value, str):
             texts.append(f"{group}={value}")
         elif value is not None:
             target = given.target_of(group, value)
-            objects[target] = functools.partial(_returned, value) if isinstance(value, Mapping) else value
+            data = isinstance(value, Mapping) or (group == "dataset" and not callable(value))
+            objects[target] = functools.partial(_returned, value) if data else value
             texts += ["dataset=arrays"] if group == "dataset" else []
             texts.append(f"{group}._target_={target}")
-    given_groups = [group for group, value in (("model", model), ("dataset", dataset)) if value is not None]
+    given_groups = [group for group, value in parts.items() if value is not None]
     for text in as_texts(overrides):
         key = read(text).key_or_group
         group = key.removesuffix("._target_")
@@ -77,15 +97,23 @@ def _checked_model(model: Model | None) -> Model | None:
     return model
 
 
-def _named(dataset: Data | None) -> str | Callable[..., Any] | Mapping[str, Any] | None:
+def _checked_task(task: Any) -> Any:
+    if task is not None and not isinstance(task, str) and not callable(getattr(task, "loss", None)):
+        rule = "must be a class or an object with a method loss(model, batch), or the name of a task"
+        raise InvalidValueError("task", repr(task), rule)
+    return task
+
+
+def _named(dataset: Data | None) -> Any:
     """Return a pair of arrays by their names, and anything else that may be a data set as it is."""
-    if dataset is None or isinstance(dataset, str | Mapping) or callable(dataset):
+    if dataset is None or isinstance(dataset, str | Mapping) or callable(dataset) or loads_examples(dataset):
         return dataset
     if isinstance(dataset, tuple | list) and len(dataset) == 2:
         return {"x": dataset[0], "y": dataset[1]}
-    rule = "must be arrays {'x': ..., 'y': ...}, a pair (x, y), a function that returns such a mapping, or a name"
+    rule = "must be arrays {'x': ..., 'y': ...}, a pair (x, y), a map-style data set, a function that returns one of"
+    rule = f"{rule} these, or a name"
     raise InvalidValueError("dataset", type(dataset).__name__, rule)
 
 
-def _returned(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-    return arrays
+def _returned(data: Any) -> Any:
+    return data

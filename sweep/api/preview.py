@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.api.command import Data, command_of
+from sweep.api.command import Data, Objects, command_of
 from sweep.api.raising import plainly
 from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult, picture
@@ -64,7 +64,7 @@ def preview(overrides: Overrides = (), *, dataset: Data | None = None, config_di
     Raises:
         InvalidValueError: names what cannot be drawn.
     """
-    with command_of("preview", overrides, None, dataset, config_dir) as command:
+    with command_of("preview", overrides, Objects(dataset=dataset), config_dir) as command:
         plan = make_preview(command)
         if "preview.path" not in command.request.keys:
             plan = PreviewPlan(plan.runs, None)

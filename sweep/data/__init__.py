@@ -1,5 +1,6 @@
 """A data set becomes tensors, on the device where they fit."""
 
-from sweep.data.dataset import Dataset, Examples, Split, StoredSplit, dataset_of, load
+from sweep.data.dataset import Dataset, dataset_of, load
+from sweep.data.splits import Examples, LoadedSplit, Split, StoredSplit
 
-__all__ = ["Dataset", "Examples", "Split", "StoredSplit", "dataset_of", "load"]
+__all__ = ["Dataset", "Examples", "LoadedSplit", "Split", "StoredSplit", "dataset_of", "load"]

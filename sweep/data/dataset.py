@@ -1,108 +1,29 @@
-"""From arrays to splits that training can use: checked, split, standardized, on a device."""
+"""From what a data set gives to splits that training can use: checked, split, standardized, on a device."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from sweep.arrays import TEST, as_arrays
+from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
+from sweep.data.batch import leaves, mapped, target_name, target_of
+from sweep.data.loading import Loader, collated
+from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
 from sweep.plurals import plural
+from sweep.tracebacks import refusal
 
-SPLITS = ("train", "val", "test")
+CONVERTED = 2**28
+"""Bytes up to which a split is converted to tensors as a whole. A larger one is converted batch by batch."""
 
-BLOCK = 2**21
-"""Numbers that are converted at once: a data set in float64 takes eight times as much memory as one in bytes."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples: inputs [n, *input_shape], targets [n] (int64 labels) or [n, n_outputs] (numbers)."""
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, rows: slice) -> "Split":
-        return Split(self.inputs[rows], self.targets[rows])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return the shape of the inputs of one example."""
-        return tuple(self.inputs.shape[1:])
-
-
-@dataclass(frozen=True, eq=False)
-class StoredSplit:
-    """Examples in the types in which they were loaded. Tensors are made of them when they are asked for.
-
-    Args:
-        x: [N, *input_shape], of this split and perhaps of others.
-        y: [N] labels, or [N, n_outputs] numbers.
-        rows: of the examples of this split; all of them if it is a slice.
-        scaling: mean and deviation, each [*input_shape], with which the inputs are standardized.
-        label: whether targets are labels.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    rows: np.ndarray | slice
-    scaling: tuple[np.ndarray, np.ndarray] | None
-    label: bool
-
-    def __len__(self) -> int:
-        return len(self.x[self.rows]) if isinstance(self.rows, slice) else len(self.rows)
-
-    def __getitem__(self, rows: slice) -> Split:
-        """Return some of the examples in float64."""
-        return self._selected(rows).in_type(torch.float64)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return the shape of the inputs of one example."""
-        return self.x.shape[1:]
-
-    @property
-    def inputs(self) -> torch.Tensor:
-        """Return the inputs in float64."""
-        return self.in_type(torch.float64).inputs
-
-    @property
-    def targets(self) -> torch.Tensor:
-        """Return the targets, labels as int64 and numbers as float64."""
-        labels = np.asarray(self.y[self.rows], dtype=np.int64 if self.label else np.float64)
-        return torch.from_numpy(np.array(labels, order="C"))
-
-    def in_type(self, dtype: torch.dtype) -> Split:
-        """Return the examples with inputs, and targets that are numbers, of a floating type; each is computed in
-        float64 and then rounded.
-        """
-        inputs = torch.empty((len(self), *self.shape), dtype=dtype)
-        step = max(BLOCK // max(int(np.prod(self.shape)), 1), 1)
-        for first in range(0, len(self), step):
-            block = self._selected(slice(first, first + step))
-            values = block.x[block.rows].astype(np.float64)
-            if self.scaling is not None:
-                mean, deviation = self.scaling
-                values = (values - mean) / deviation
-            inputs[first : first + step] = torch.from_numpy(values)
-        targets = self.targets
-        return Split(inputs, targets if self.label else targets.to(dtype))
-
-    def _selected(self, rows: slice) -> "StoredSplit":
-        if isinstance(self.rows, slice):
-            return replace(self, x=self.x[self.rows][rows], y=self.y[self.rows][rows], rows=slice(None))
-        return replace(self, rows=self.rows[rows])
-
-
-Examples = Split | StoredSplit
+SAMPLED = 64
+"""Examples of a data set that loads them one by one which its digest is made of."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +31,8 @@ class Dataset:
     """A data set, ready for training.
 
     Args:
-        train, val, test: its splits; test is empty where the arrays have none.
-        n_outputs: classes of a classification, width of the target of a regression.
+        train, val, test: its splits; test is empty if the data set gives none.
+        n_outputs: number of classes, or width of the target of a regression; 0 if it is not known.
         classification: whether targets are labels.
         digest: of the arrays before splitting: other data, other digest.
     """
@@ -127,14 +48,21 @@ class Dataset:
     )
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.train.shape
+    def input_shape(self) -> Any:
+        """Return the shape of the inputs of one example; of several inputs a mapping or a tuple of shapes."""
+        return mapped(lambda tensor: tuple(tensor.shape[1:]), self.train[:1].inputs)
 
     @property
     def facts(self) -> Facts:
         """Return what others are told of it."""
+        example = mapped(lambda tensor: np.asarray(tensor), self.train.example)
         sizes = len(self.train), len(self.test)
-        return Facts(*sizes, self.n_outputs, self.classification, self.input_shape, self.digest)
+        return Facts(*sizes, self.n_outputs, self.classification, self.input_shape, self.digest, example)
+
+    @property
+    def loads_examples(self) -> bool:
+        """Return whether examples are loaded one by one."""
+        return isinstance(self.train, LoadedSplit)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
         """Return the data set in a floating type, on the device if it takes less than half of the memory free there.
@@ -142,11 +70,11 @@ class Dataset:
         The last one that was placed is kept: engines that follow one another share it.
         """
         if (device, dtype) not in self._placed:
-            splits = [_in_type(split, dtype, self.classification) for split in (self.train, self.val, self.test)]
-            size = sum(t.nbytes for split in splits for t in (split.inputs, split.targets))
-            fits = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
-            if fits:
-                splits = [Split(split.inputs.to(device), split.targets.to(device)) for split in splits]
+            splits = [_in_type(split, dtype) for split in (self.train, self.val, self.test)]
+            if all(isinstance(split, Split) for split in splits):
+                size = sum(split.nbytes for split in splits)
+                if device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2:
+                    splits = [split.to(device) for split in splits if isinstance(split, Split)]
             train, val, test = splits
             self._placed.clear()
             self._placed[device, dtype] = replace(self, train=train, val=val, test=test)
@@ -157,10 +85,10 @@ class Dataset:
         self._placed.clear()
 
 
-def _in_type(split: Examples, dtype: torch.dtype, labels: bool) -> Split:
-    if isinstance(split, StoredSplit):
-        return split.in_type(dtype)
-    return Split(split.inputs.to(dtype), split.targets if labels else split.targets.to(dtype))
+def _in_type(split: Examples, dtype: torch.dtype) -> Examples:
+    """Return a split in a floating type: as tensors, unless they would take much memory."""
+    typed = split.in_type(dtype)
+    return typed.tensors() if isinstance(typed, StoredSplit) and typed.nbytes <= CONVERTED else typed
 
 
 def load(config: DatasetConfig) -> Dataset:
@@ -187,86 +115,212 @@ class _Hashable:
 
 @lru_cache(maxsize=4)
 def _load(key: _Hashable) -> Dataset:
-    return dataset_of(as_arrays(key.config.component.build()), key.config)
+    return dataset_of(as_source(key.config.component.build()), key.config)
 
 
-def dataset_of(arrays: Mapping[str, np.ndarray], config: DatasetConfig) -> Dataset:
-    """Check, split and standardize the arrays of a data set.
-
-    Args:
-        arrays: x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test.
+def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
+    """Check, split and standardize what a data set gave.
 
     Raises:
         InvalidValueError: names the key of `dataset` or the array that cannot be right.
     """
-    arrays = _checked({name: np.array(array) for name, array in arrays.items()})  # the user's may be changed later
-    digest = _digest(arrays)
-    labels = arrays["y" if "y" in arrays else "y_train"].dtype.kind in "iu"
-    if not labels:  # a target [n] becomes [n, 1]
-        arrays |= {name: y.reshape(len(y), int(np.prod(y.shape[1:]))) for name, y in arrays.items() if name[0] == "y"}
-    splits = _split(arrays, config, labels)
-    if config.standardize:
+    parts = {split: _windows(part, config.block) if config.block else part for split, part in source.parts.items()}
+    stored = {split: part for split, part in parts.items() if isinstance(part, Mapping)}
+    _check_arrays(stored)
+    digest = _digest(stored, {split: part for split, part in parts.items() if split not in stored})
+    if len(stored) < len(parts) or any(_is_ragged(part) for part in stored.values()):
+        return _loaded(parts, source.collate, config, digest)
+    splits = _stored_splits(stored, config)
+    name = target_name(list(splits["train"].arrays))
+    if config.standardize and not config.block and "x" in splits["train"].arrays:
         scaling = _scaling(splits["train"])
-        splits = {name: replace(split, scaling=scaling) for name, split in splits.items()}
-    n_outputs = _check_labels(splits, config) if labels else int(splits["train"].y.shape[1])
+        splits = {split: replace(one, scaling=scaling) for split, one in splits.items()}
+    target = None if name is None else splits["train"].arrays[name]
+    if not isinstance(target, np.ndarray):
+        return Dataset(**splits, n_outputs=config.n_classes or 0, classification=False, digest=digest)
+    labels = target.dtype.kind in "iub"
+    n_outputs = _check_labels(splits, str(name), config) if labels else int(np.prod(target.shape[1:]))
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
 
 
-def _checked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All numeric and finite, of equal length per pair, of equal shape across splits; booleans as integers."""
-    for name, array in arrays.items():
-        if array.dtype.kind == "b":
-            array = arrays[name] = array.astype(np.int64)
-        if array.dtype.kind not in "iuf":
-            raise InvalidValueError(f"dataset.{name}", array.dtype, "must hold numbers")
-        if array.ndim == 0 or len(array) == 0:
-            raise InvalidValueError(f"dataset.{name}", f"shape {array.shape}", "must hold at least one example")
-        if array.ndim == 1 and name.startswith("x"):
-            raise InvalidValueError(f"dataset.{name}", f"shape {array.shape}", "must be [examples, features...]")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-            raise InvalidValueError(f"dataset.{name}", f"NaN or infinity in example {row}", "must be finite numbers")
-    for name, array in arrays.items():
-        partner, first = "y" + name[1:], name[0] + ("" if "x" in arrays else "_train")
-        if len(array) != len(arrays[partner]):
-            rule = f"must be as many as {partner}, which has {len(arrays[partner])}"
-            raise InvalidValueError(f"dataset.{name}", plural(len(array), "example"), rule)
-        if array.shape[1:] != arrays[first].shape[1:]:
-            rule = f"must have the shape of {first}, whose examples are {list(arrays[first].shape[1:])}"
-            raise InvalidValueError(f"dataset.{name}", f"examples {list(array.shape[1:])}", rule)
-        if name.startswith("y") and (array.dtype.kind == "f") != (arrays[first].dtype.kind == "f"):
-            rule = f"must be labels or numbers as {first} is, which holds {arrays[first].dtype}"
-            raise InvalidValueError(f"dataset.{name}", array.dtype, rule)
-    return arrays
+def _windows(part: Any, block: int) -> dict[str, np.ndarray]:
+    """Return tokens [N] as inputs x and targets y, each [(N - 1) // block, block]: y[i, j] is the token after x[i, j].
+
+    Both are views: a memory-mapped file stays one.
+
+    Raises:
+        InvalidValueError: names dataset.block if there is no such array, or it has fewer than block + 1 tokens.
+    """
+    arrays = list(part.values()) if isinstance(part, Mapping) else []
+    if len(arrays) != 1 or not isinstance(arrays[0], np.ndarray) or arrays[0].ndim != 1:
+        raise InvalidValueError("dataset.block", block, "is for one array of tokens, [n], in each split")
+    (tokens,) = arrays
+    if tokens.dtype.kind not in "iu":
+        raise InvalidValueError("dataset.block", block, f"is for tokens, which are integers, not {tokens.dtype}")
+    n = (len(tokens) - 1) // block
+    if n < 1:
+        rule = f"must be less than the number of tokens in each split, of which one has {len(tokens)}"
+        raise InvalidValueError("dataset.block", block, rule)
+    return {"x": tokens[: n * block].reshape(n, block), "y": tokens[1 : n * block + 1].reshape(n, block)}
 
 
-def _split(arrays: Mapping[str, np.ndarray], config: DatasetConfig, labels: bool) -> dict[str, StoredSplit]:
-    """Return the splits: as given, or cut from one permutation of all examples."""
-    if "x" not in arrays:
-        nothing = {name: arrays[name.replace("test", "train")][:0] for name in TEST}
-        arrays = nothing | dict(arrays)
-        return {
-            split: StoredSplit(arrays[f"x_{split}"], arrays[f"y_{split}"], slice(None), None, labels)
-            for split in SPLITS
-        }
-    n = len(arrays["x"])
+def _columns(part: Mapping[str, Any], suffix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield name, name in messages, and array of each column of a part, also of those that are nested."""
+
+    def within(label: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping | tuple):
+            for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+                yield from within(f"{label}.{key}", inner)
+        else:
+            yield label, value
+
+    for name, value in part.items():
+        for label, array in within(name, value):
+            yield name, f"{label}{suffix}", array
+
+
+def _check_arrays(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse arrays that are not numeric and finite, of one length in a split, and of one shape in all splits."""
+    first: dict[str, np.ndarray] = {}
+    for split, part in parts.items():
+        columns = list(_columns(part, "" if split == WHOLE else f"_{split}"))
+        for name, label, array in columns:
+            for one in array.arrays if isinstance(array, Ragged) else [array]:
+                _check_numbers(name, label, one, ragged=isinstance(array, Ragged))
+        partner = target_name(list(part)) or columns[0][0]
+        others = [(label, array) for name, label, array in columns if name == partner]
+        for name, label, array in columns:
+            key = label.removesuffix(f"_{split}")
+            other, of_other = others[0]
+            if len(array) != len(of_other):
+                rule = f"must be as many as {other}, which has {len(of_other)}"
+                raise InvalidValueError(f"dataset.{label}", plural(len(array), "example"), rule)
+            if isinstance(array, Ragged):
+                continue
+            known = first.setdefault(key, array)
+            of_first = f"{key}_{next(iter(parts))}"
+            if array.shape[1:] != known.shape[1:]:
+                rule = f"must have the shape of {of_first}, whose examples are {list(known.shape[1:])}"
+                raise InvalidValueError(f"dataset.{label}", f"examples {list(array.shape[1:])}", rule)
+            if name == partner and (array.dtype.kind == "f") != (known.dtype.kind == "f"):
+                rule = f"must be labels or numbers as {of_first} is, which holds {known.dtype}"
+                raise InvalidValueError(f"dataset.{label}", array.dtype, rule)
+        if parts.keys() != {WHOLE} and part.keys() != parts["train"].keys():
+            rule = f"must have the arrays of the training split: {', '.join(parts['train'])}"
+            raise InvalidValueError(f"dataset.{split}", ", ".join(part), rule)
+
+
+def _check_numbers(name: str, label: str, array: np.ndarray, ragged: bool) -> None:
+    """Refuse an array, or one example of a ragged one, that does not hold finite numbers."""
+    if array.dtype.kind not in "iufb":
+        raise InvalidValueError(f"dataset.{label}", array.dtype, "must hold numbers")
+    if not ragged and (array.ndim == 0 or len(array) == 0):
+        raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", "must hold at least one example")
+    if not ragged and array.ndim == 1 and name == "x":
+        raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", "must be [examples, features...]")
+    if array.dtype.kind != "f":
+        return
+    step = max(BLOCK // max(int(np.prod(array.shape[1:])), 1), 1)
+    for begin in range(0, len(array), step):
+        finite = np.isfinite(array[begin : begin + step])
+        if not finite.all():
+            row = begin + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])
+            raise InvalidValueError(f"dataset.{label}", f"NaN or infinity in example {row}", "must be finite numbers")
+
+
+def _is_ragged(part: Mapping[str, Any]) -> bool:
+    return any(isinstance(array, Ragged) for _, _, array in _columns(part))
+
+
+def _parts_of(n: int, config: DatasetConfig) -> dict[str, np.ndarray]:
+    """Return the rows of each split, cut from one permutation of n examples."""
     order = np.random.default_rng(config.split_seed).permutation(n)
     n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction)
     if n_val == 0 or n - n_val - n_test <= 0:
         rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
         raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
     parts = np.split(order, [n - n_val - n_test, n - n_test])
-    return {
-        split: StoredSplit(arrays["x"], arrays["y"], part, None, labels)
-        for split, part in zip(SPLITS, parts, strict=True)
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig) -> dict[str, StoredSplit]:
+    """Return the splits: as given, or cut from all examples."""
+    if WHOLE in parts:
+        arrays = parts[WHOLE]
+        return {split: StoredSplit(arrays, rows) for split, rows in _parts_of(_n(arrays), config).items()}
+    nothing = mapped(lambda array: array[:0], parts["train"])
+    return {split: StoredSplit(parts.get(split, nothing), slice(None)) for split in SPLITS}
+
+
+def _n(arrays: Mapping[str, Any]) -> int:
+    return len(leaves(arrays)[0])
+
+
+def _loaded(
+    parts: Mapping[str, Any], collate: Callable[[list[Any]], Any] | None, config: DatasetConfig, digest: str
+) -> Dataset:
+    """Return a data set whose examples are loaded one by one."""
+    if config.standardize and any(isinstance(part, Mapping) and "x" in part for part in parts.values()):
+        rule = "cannot be done: the examples of x have several lengths; dataset.standardize=false pads them with 0"
+        raise InvalidValueError("dataset.standardize", True, rule)
+    sources = {split: Rows(part) if isinstance(part, Mapping) else part for split, part in parts.items()}
+    rows: Mapping[str, np.ndarray | None] = dict.fromkeys(SPLITS)
+    if WHOLE in sources:
+        whole = sources[WHOLE]
+        rows, sources = _parts_of(len(whole), config), dict.fromkeys(SPLITS, whole)
+    for split, source in sources.items():
+        if not len(source):
+            raise InvalidValueError(f"dataset.{split}", "0 examples", "must hold at least one example")
+    if config.collate is not None:
+        collate = config.collate.function()
+    nothing = np.empty(0, dtype=np.int64)
+    splits = {
+        split: LoadedSplit(
+            Loader(
+                sources.get(split, sources["train"]),
+                rows[split] if split in sources else nothing,
+                collate or collated,
+                config.num_workers,
+            )
+        )
+        for split in SPLITS
     }
+    try:
+        target = target_of(splits["train"][:1].batch)
+    except InvalidValueError:
+        raise
+    except Exception as error:  # raised by the code of the data set or of its collate function
+        rule = f"cannot be made into a batch: {refusal(error)}"
+        raise InvalidValueError("dataset", "the first example", rule) from error
+    labels = isinstance(target, torch.Tensor) and not target.is_floating_point()
+    n_outputs = config.n_classes or _classes_of(sources["train"]) if labels else 0
+    if isinstance(target, torch.Tensor) and not labels:
+        n_outputs = int(np.prod(target.shape[1:]))
+    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
+
+
+def _classes_of(source: Any) -> int:
+    """Return the number of classes that a map-style data set tells; 0 if it tells none."""
+    if isinstance(source, Rows):
+        name = target_name(list(source.columns))
+        labels = source.columns[str(name)]
+        arrays = labels.arrays if isinstance(labels, Ragged) else [labels]
+        return max(int(array.max()) for array in arrays if array.size) + 1
+    if hasattr(source, "classes"):  # of torchvision
+        return len(source.classes)
+    features = getattr(source, "features", None)  # of Hugging Face
+    if isinstance(features, Mapping):
+        label = features.get("labels", features.get("label"))
+        return int(getattr(label, "num_classes", 0) or 0)
+    return 0
 
 
 def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation of each feature over the training split, with which (x - mean) / deviation is 0 for a
     constant one.
     """
-    flat = train.x.reshape(len(train.x), int(np.prod(train.shape)))
+    x = train.arrays["x"]
+    flat = x.reshape(len(x), int(np.prod(x.shape[1:])))
     mean, deviation = np.empty(flat.shape[1]), np.empty(flat.shape[1])
     step = max(BLOCK // max(len(train), 1), 2)  # the sum over a single column would be formed in another order
     for first in range(0, flat.shape[1], step):
@@ -276,32 +330,67 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
         constant = (block == block[0]).all(axis=0)  # its deviation may be a rounding error instead of 0
         mean[some] = np.where(constant, block[0], block.mean(axis=0))
         deviation[some] = np.where(constant, 1.0, block.std(axis=0))
-    shape = train.shape
-    return mean.reshape(shape), deviation.reshape(shape)
+    return mean.reshape(x.shape[1:]), deviation.reshape(x.shape[1:])
 
 
-def _check_labels(splits: Mapping[str, StoredSplit], config: DatasetConfig) -> int:
-    """The number of classes; refuses labels that are not 0..C-1."""
-    if splits["train"].y.ndim != 1:
-        shape = (len(splits["train"]), *splits["train"].y.shape[1:])
-        raise InvalidValueError("dataset.y", f"shape {shape}", "labels must be [examples]")
-    labels = np.concatenate([split.y[split.rows] for split in splits.values()])
-    n_classes = config.n_classes or int(labels.max()) + 1
-    outside = labels[(labels < 0) | (labels >= n_classes)]
-    if outside.size:
+def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:
+    """Return the number of classes; refuse labels that are not 0..C-1."""
+    columns = [split.arrays[name][split.rows] for split in splits.values()]
+    columns = [labels for labels in columns if labels.size]
+    if config.ignore_index is not None:
+        columns = [labels[labels != config.ignore_index] for labels in columns]
+    low, high = min(int(labels.min()) for labels in columns), max(int(labels.max()) for labels in columns)
+    n_classes = config.n_classes or high + 1
+    if low < 0 or high >= n_classes:
         last = f"{n_classes - 1}" if config.n_classes else "C-1"
-        raise InvalidValueError("dataset.y", f"label {outside[0]}", f"labels must be 0..{last}")
-    if config.n_classes is None and (len(np.unique(labels)) != n_classes or n_classes < 2):
+        raise InvalidValueError(f"dataset.{name}", f"label {low if low < 0 else high}", f"labels must be 0..{last}")
+    one_each = splits["train"].arrays[name].ndim == 1
+    if config.n_classes is None and one_each and (len(_distinct(columns)) != n_classes or n_classes < 2):
         rule = "labels must be 0..C-1, each in use; dataset.n_classes allows classes without examples"
-        raise InvalidValueError("dataset.y", f"labels {labels.min()}..{labels.max()}", rule)
+        raise InvalidValueError(f"dataset.{name}", f"labels {low}..{high}", rule)
     return n_classes
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return a digest of names, shapes, types and contents, before standardizing."""
+def _distinct(columns: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(columns))
+
+
+def _digest(stored: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Any]) -> str:
+    """Return a digest of names, shapes, types and contents, before standardizing.
+
+    Of a data set that loads its examples one by one, it covers their number and some of them.
+    """
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+    columns = {
+        label: (name, array)
+        for split, part in stored.items()
+        for name, label, array in _columns(part, "" if split == WHOLE else f"_{split}")
+    }
+    for label in sorted(columns):
+        name, column = columns[label]
+        for array in column.arrays if isinstance(column, Ragged) else [column]:
+            known = array.astype(np.int64) if array.dtype.kind == "b" and name in ("x", "y") else array
+            digest.update(f"{label} {known.dtype.str} {known.shape};".encode())
+            step = max(BLOCK // max(int(np.prod(known.shape[1:])), 1), 1)
+            for first in range(0, len(known), step):
+                block = np.ascontiguousarray(known[first : first + step])
+                digest.update(block.reshape(-1).view(np.uint8).data)
+    for split, source in sorted(loaded.items()):
+        digest.update(f"{split} {len(source)};".encode())
+        loader = Loader(source, None, list, 0)
+        for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int)):
+            digest.update(_text(loader.examples([int(index)])).encode())
     return digest.hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    """Return a text that tells an example from another one."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{_text(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().float().numpy() if value.dtype == torch.bfloat16 else value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.str}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    return repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__

@@ -5,6 +5,7 @@ however that happens. When it ends by itself, the next question or engine starts
 """
 
 import os
+import pickle
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,14 +14,17 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import cloudpickle
+
 from sweep import forking
-from sweep.arrays import as_arrays
+from sweep.arrays import Source, as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
-from sweep.errors import EngineError, EngineLostError
+from sweep.errors import EngineError, EngineLostError, InvalidValueError
 from sweep.messages import Account, Facts, Work
 from sweep.passwords import without_passwords
 from sweep.targets import is_given
+from sweep.tasks import Direction
 
 GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""
@@ -39,6 +43,7 @@ class Trainer:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._facts: dict[str, Facts] = {}
+        self._directions: dict[str, dict[str, Direction]] = {}
         self._sent: set[str] = set()
         """The configurations of the data sets whose arrays this process was sent."""
         self._training = False
@@ -78,6 +83,17 @@ class Trainer:
         """
         found: list[str] | None = self._ask("accepted", component, names)
         return found
+
+    def directions(self, component: Component) -> dict[str, Direction]:
+        """Return the directions of the metrics that a task of the user's declares.
+
+        Raises:
+            InvalidValueError: names task._target_ if there is no such task, or it declares none of these.
+        """
+        key = repr(component)
+        if key not in self._directions:
+            self._directions[key] = self._ask("directions", component)
+        return self._directions[key]
 
     def check_components(self, components: Sequence[Component]) -> None:
         """Refuse components that cannot be called with their arguments.
@@ -136,7 +152,7 @@ class Trainer:
         """
         key = repr(config)
         if is_given(config.component.target) and key not in self._sent:
-            self._facts[key] = self._ask("take", config, as_arrays(config.component.build()))
+            self._facts[key] = self._ask("take", config, _pickled(as_source(config.component.build())))
             self._sent.add(key)
 
     def _ask(self, name: str, *arguments: Any, data: DatasetConfig | None = None) -> Any:
@@ -267,6 +283,19 @@ def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
     process = forking.begin(_compile, sent, "sweep-compiler")
     theirs.close()
     return Worker(process, ours)
+
+
+def _pickled(source: Source) -> bytes:
+    """Return the examples of a data set for another process.
+
+    Raises:
+        InvalidValueError: names the data set if its objects cannot be pickled.
+    """
+    try:
+        return bytes(cloudpickle.dumps(source, protocol=pickle.HIGHEST_PROTOCOL))
+    except Exception as error:  # whatever an object of the user's raises
+        kind = type(next(iter(source.parts.values()))).__name__
+        raise InvalidValueError("dataset", kind, f"cannot be sent to the process that trains: {error}") from error
 
 
 def _serve(pipe: Connection, environ: dict[str, str]) -> None:

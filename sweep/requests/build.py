@@ -32,7 +32,7 @@ from sweep.requests.compose import Composer, resolved
 from sweep.requests.horizon import remaining
 from sweep.schedules import DECAYS, WARMUPS, Decay, Piece, Plateau
 from sweep.targets import is_given
-from sweep.tasks import TASKS, Metric, TaskConfig
+from sweep.tasks import TASKS, CustomConfig, Metric, TaskConfig
 from sweep.validation import boolean
 
 T = TypeVar("T")
@@ -70,13 +70,15 @@ def run_config(config: DictConfig) -> RunConfig:
     options = run_options(config)
     parts, _ = recorded_parts(config, options)
     model = _component("model", _without(_mapping(config, "model"), "name"), trusted)
-    task = _task(parts["task"], trusted)
+    task, dataset = _task(parts["task"], trusted), dataset_config(config)
+    if dataset.block is not None:
+        train = replace(train, drop_last=True)  # an epoch has floor(tokens / (block * batch_size)) updates
     return RunConfig(
         model=model,
         optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
         decay=_watching(_schedule("schedule", parts["schedule"], train.workers), task),
         warmup=_family(WARMUPS, "warmup", parts["warmup"]),
-        dataset=dataset_config(config),
+        dataset=dataset,
         train=train,
         resolved=parts,
         average=fill(AverageConfig, "average", parts["average"]),
@@ -103,6 +105,7 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     metrics = parts["task"].get("metrics") or {}
     places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset")}
     places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
+    places |= {"task": parts["task"], "dataset.collate": parts["dataset"].get("collate")}
     if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
         places |= {f"task.metrics.{name}": metric for name, metric in metrics.items()}
     named = {key: place.get("_target_") for key, place in places.items() if isinstance(place, Mapping)}
@@ -142,7 +145,15 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
     if is_given(component.target):
         component.refuse_unknown(own)
-    return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | {"component": component})
+    collate = values.get("collate")
+    if not isinstance(collate, Mapping | None):
+        raise InvalidValueError("dataset.collate", collate, "must be null, or {_target_: mylab.data.pad} or such")
+    parts = {
+        "component": component,
+        "collate": None if collate is None else _component("dataset.collate", collate, _trusted(config)),
+        "ignore_index": _task(_mapping(config, "task"), _trusted(config)).left_out,
+    }
+    return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | parts)
 
 
 def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
@@ -166,6 +177,9 @@ def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
         component = _component(key, _without(keys, "direction"), trusted)
         metrics[str(name)] = fill(Metric, key, {"component": component, "direction": keys.get("direction")})
     own = {"loss": None if loss is None else _component("task.loss", loss, trusted), "metrics": metrics}
+    if "_target_" in values:
+        arguments = {key: value for key, value in values.items() if key not in ("name", *own)}
+        return fill(CustomConfig, "task", {**own, "component": _component("task", arguments, trusted)})
     return _family(TASKS, "task", {**values, **own})
 
 

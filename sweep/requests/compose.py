@@ -41,6 +41,7 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "critic.optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "dataset": frozenset(DatasetConfig.__dataclass_fields__),
+    "task": frozenset({"loss", "metrics"}),
 }
 """Groups with a `_target_`, and those of their keys that are no arguments of it."""
 
@@ -90,7 +91,8 @@ class Composer:
         a space of its name gets that of its family.
         """
         open_groups = [f"{group}." for group in OWN_KEYS if any(_gives(text, group) for text in overrides)]
-        open_groups += ["tracking.tags.", "task.loss.", "task.metrics."]  # whose keys are free
+        open_groups += ["tracking.tags.", "task.loss.", "task.metrics.", "dataset.collate."]  # whose keys are free
+        open_groups += ["task."] if any(read(text).key_or_group == "task._target_" for text in overrides) else []
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
             return written

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
+from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.plurals import plural
 from sweep.proposals import grid_size
 from sweep.requests import build, spaces
 from sweep.requests.asking import asked
 from sweep.requests.command import Command, repeating
+from sweep.tasks import CustomConfig
 
 
 def make_plan(command: Command) -> Plan:
@@ -25,7 +27,7 @@ def make_plan(command: Command) -> Plan:
     first = space.branches[0].first
     data = asked().facts(first.dataset)
     return Plan(
-        study=study.judging(first, data.classification),
+        study=study.judging(_declared(first), data.classification),
         tracking=tracking,
         report=build.report_config(config),
         engine=build.engine_config(config),
@@ -52,7 +54,14 @@ def make_training(command: Command) -> TrainingPlan:
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
     data = asked().facts(run.dataset)
-    return TrainingPlan(run, study.judging(run, data.classification), tracking, engine, data)
+    return TrainingPlan(run, study.judging(_declared(run), data.classification), tracking, engine, data)
+
+
+def _declared(run: RunConfig) -> RunConfig:
+    """Return a configuration that knows which directions a task of the user's declares."""
+    if not isinstance(run.task, CustomConfig):
+        return run
+    return replace(run, task=replace(run.task, declared=asked().directions(run.task.component)))
 
 
 def make_comparison(command: Command) -> ComparisonPlan:

@@ -76,6 +76,10 @@ def epoch_length(config: DictConfig, key: str) -> float:
     Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
     """
     whole("train.batch_size", config.train.batch_size, at_least=1)
-    n_train, drop_last = asked().facts(dataset_config(config)).n_train, config.train.get("drop_last", False)
+    dataset = dataset_config(config)
+    n_train, drop_last = (
+        asked().facts(dataset).n_train,
+        config.train.get("drop_last", False) or dataset.block is not None,
+    )
     batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
     return batches if is_critics(key) else batches / (critic_updates(config) or 1)

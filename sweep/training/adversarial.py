@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Examples
+from sweep.data.batch import inputs_of
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
 from sweep.training.average import evaluated_weights
@@ -64,7 +65,7 @@ class AdversarialEngine(SerialEngine):
         try:
             before = described(slot.state.model)
             self._train(slot, 0, 1)
-            inputs, _ = next(slot.state.batches.range(last, last + 1))  # it may be smaller
+            inputs = inputs_of(next(slot.state.batches.range(last, last + 1)))  # it may be smaller
             examples = len(inputs)
             gan.critic_loss(last, inputs)
             slot.state.model.eval()
@@ -74,7 +75,7 @@ class AdversarialEngine(SerialEngine):
         except InvalidValueError:
             raise
         except (Exception, SystemExit) as error:
-            self._refuse_single(config, examples, error, lambda inputs, _: gan.critic_loss(0, inputs))
+            self._refuse_single(config, examples, error, lambda batch: gan.critic_loss(0, inputs_of(batch)))
             rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         with silenced():
@@ -93,7 +94,7 @@ class AdversarialEngine(SerialEngine):
                 end = step
                 break
             for update in range(step * n, (step + 1) * n):
-                inputs, _ = next(batches)
+                inputs = inputs_of(next(batches))
                 critic.update(update, gan.critic_loss(update, inputs))
                 if clip is not None:
                     _clip(critic.parameters, clip)

@@ -1,10 +1,13 @@
 """What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
 
 import copy
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,19 @@ from torch import Tensor, nn
 from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Examples
+from sweep.data.batch import divided, leaves, mapped, size, target_of
 from sweep.errors import InvalidValueError
 from sweep.plurals import plural
 from sweep.schedules import Reaction
+from sweep.tasks import LOSS, CustomConfig
 from sweep.tracebacks import refusal
+from sweep.training.batches import in_order
 from sweep.training.contents import Contents, changes, described, named, restore, same
 from sweep.training.device import CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
-from sweep.training.objectives import Objective, quotient
+from sweep.training.objectives import Objective, OutputObjective, objective_of, prediction, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
 
@@ -103,33 +109,37 @@ class BaseEngine:
             InvalidValueError: names what cannot be trained, or what of it cannot be stored.
         """
         self._check_batch(config)
-        known = [*config.directions(self.data.classification), *([TRAIN_ERROR] if self.data.classification else [])]
+        state, examples = self.initial(config, config.train.seed), config.train.batch_size
+        objective = state.objective
+        assert objective is not None  # of a GAN, an engine of its own checks
+        known = [f"val_{name}" for name in objective.directions(self.data.classification)]
+        known += [f"{name}_ema" for name in known] if state.average is not None else []
+        known += [TRAIN_ERROR] if self.data.classification else []
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches not in known:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
                 raise InvalidValueError(key, value, f"waits for {part.watches}; such a training has {', '.join(known)}")
-        state, examples = self.initial(config, config.train.seed), config.train.batch_size
         entries = state.model.state_dict().keys()
         state.model.train()
         try:
             before = described(state.model)
             for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
-                ((inputs, targets),) = state.batches.range(first, first + 1)
-                examples = len(targets)
-                outputs = state.model(inputs)
-                self._check_outputs(outputs, examples)
-                self._check_objective(state.objective, outputs.detach(), targets, config)
-                ((inputs, targets),) = state.batches.range(first, first + 1)  # anew: the model may have changed them
-                workers = config.train.workers
-                for x, y in zip(inputs.tensor_split(workers), targets.tensor_split(workers), strict=True):
-                    if len(y):
-                        self.backward(state, x.detach(), y, config.train.accumulate, config.train.seed, first)
+                (batch,) = state.batches.range(first, first + 1)
+                examples = size(batch)
+                outputs = objective.outputs(state.model, batch)
+                objective.check(outputs, batch)
+                self._check_objective(objective, outputs, batch, config)
+                (batch,) = state.batches.range(first, first + 1)  # anew: the model may have changed it
+                for part in divided(batch, config.train.workers):
+                    if size(part):
+                        part = mapped(torch.Tensor.detach, part)
+                        self.backward(state, part, config.train.accumulate, config.train.seed, first)
         except InvalidValueError:
             raise
         except (Exception, SystemExit) as error:
             seed = config.train.seed
-            self._refuse_single(config, examples, error, lambda x, y: self.backward(state, x, y, 1, seed, 0))
-            rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
+            self._refuse_single(config, examples, error, lambda batch: self.backward(state, batch, 1, seed, 0))
+            rule = f"cannot be trained on {self._described_examples()}: {refusal(error)}{self._hint(config)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
             state.optimizer.step()
@@ -149,80 +159,98 @@ class BaseEngine:
 
     def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
         """Evaluate a model on a part of the validation split that is no batch of the training."""
-        inputs = self.data.val.inputs[: config.train.batch_size + 1].to(self.device, copy=True)
+        batch = next(in_order(self.data.val, config.train.batch_size + 1, self.device))
+        objective = objective_of(config.task, batch, self.data.n_outputs, self.device, self.dtype)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         model.eval()
         try:
             with torch.no_grad(), self.computing():
-                self._check_outputs(model(inputs), len(inputs))
+                outputs = objective.outputs(model, batch)
+                objective.check(outputs, batch)
+                objective.loss(outputs, batch)
         except (Exception, SystemExit) as error:
-            rule = f"cannot be evaluated (in eval mode) on {plural(len(inputs), 'example')} of shape"
-            rule = f"{rule} {list(self.data.input_shape)}: {refusal(error)}"
+            rule = f"cannot be evaluated (in eval mode) on {plural(size(batch), 'example')} of shape"
+            rule = f"{rule} {shape_text(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         changed = [name for name, parameter in model.named_parameters() if not same(parameter.detach(), before[name])]
         if changed:
             rule = f"changes {changed[0]} in an evaluation: its result would depend on train.eval_every"
             raise InvalidValueError("model._target_", config.model.target, rule)
 
-    def _check_objective(self, objective: Objective, outputs: Tensor, targets: Tensor, config: RunConfig) -> None:
+    def _described_examples(self) -> str:
+        return f"examples of shape {shape_text(self.data.input_shape)}"
+
+    def _hint(self, config: RunConfig) -> str:
+        """Return what may help if a model fails on inputs that were integers, or still are."""
+        if "Long" not in str(sys.exc_info()[1]):
+            return ""
+        if config.dataset.standardize:
+            return " (dataset.standardize=true made numbers of x; dataset.standardize=false keeps integers)"
+        inputs = leaves(self.data.train.example)[0]
+        return (
+            "" if inputs.is_floating_point() else " (x holds integers; dataset.standardize=true makes numbers of them)"
+        )
+
+    def _check_objective(self, objective: Objective, outputs: Any, batch: Any, config: RunConfig) -> None:
         """Refuse a loss or a metric of the user's that fails on a batch, or gives something else than a mean or values.
 
         Raises:
             InvalidValueError: names the key of `task`.
         """
-        loss = config.task.loss
-        tried: list[tuple[str, str, Callable[[], object]]] = []
+        loss, tried = config.task.loss, list[tuple[str, str, Callable[[], object]]]()
+        if isinstance(config.task, CustomConfig):
+            target = config.task.component.target
+            tried.append(("task", target, lambda: objective.loss(outputs, batch)))
+            tried.append(("task", target, lambda: _check_names(objective.metrics(outputs, batch))))
+        if loss is not None or config.task.metrics:
+            outputs = mapped(lambda part: part.detach() if isinstance(part, Tensor) else part, outputs)
         if loss is not None:
-            tried.append(("task.loss", loss.target, lambda: objective.loss(outputs, targets)))
+            tried.append(("task.loss", loss.target, lambda: objective.loss(outputs, batch)))
         for name, metric in config.task.metrics.items():
-            call = partial(objective.try_metric, name, outputs, targets)
+            call = partial(objective.try_metric, name, outputs, batch)
             tried.append((f"task.metrics.{name}", metric.component.target, call))
-        kept = {} if not isinstance(objective.criterion, nn.Module) else copy.deepcopy(objective.criterion.state_dict())
+        criterion = objective.criterion if isinstance(objective, OutputObjective) else None
+        kept = copy.deepcopy(criterion.state_dict()) if isinstance(criterion, nn.Module) else {}
         for key, target, attempt in tried:
             try:
                 attempt()
             except (Exception, SystemExit) as error:
-                rule = f"fails on outputs {list(outputs.shape)} and targets {list(targets.shape)}: {refusal(error)}"
+                rule = f"fails on {_shapes(outputs, batch)}: {refusal(error)}"
                 raise InvalidValueError(f"{key}._target_", target, rule) from error
         for name, value in kept.items():
-            if loss is not None and not same(value, objective.criterion.state_dict()[name]):  # type: ignore[union-attr]
+            if loss is not None and not same(value, criterion.state_dict()[name]):  # type: ignore[union-attr]
                 rule = f"changes its buffer {name} when it is called, which no checkpoint holds"
                 raise InvalidValueError("task.loss._target_", loss.target, rule)
-        self._check_means(objective, outputs, targets, config)
+        self._check_means(objective, outputs, batch, config)
 
     @staticmethod
-    def _check_means(objective: Objective, outputs: Tensor, targets: Tensor, config: RunConfig) -> None:
+    def _check_means(objective: Objective, outputs: Any, batch: Any, config: RunConfig) -> None:
         """Refuse a metric that gives one number for a batch and is no mean: it would depend on the batches."""
-        whole, half = objective.metrics(outputs, targets), len(targets) // 2
-        if not half:
+        half = size(batch) // 2
+        if not half or not objective.measures:
             return
-        parts = [objective.metrics(outputs[part], targets[part]) for part in (slice(half), slice(half, None))]
+        predicted = prediction(outputs)
+        whole = objective.metrics(predicted, batch)
+        halves = [mapped(itemgetter(part), (predicted, batch)) for part in (slice(half), slice(half, None))]
+        parts = [objective.metrics(*of_half) for of_half in halves]
         for name in objective.measures:
             total, weight = (sum(part[name][place] for part in parts) for place in (0, 1))
             found, expected = quotient(total, weight), quotient(*whole[name])
             if not np.isclose(found, expected, rtol=1e-2, atol=1e-6, equal_nan=True):
-                found_in = f"{expected:.4g} for {len(targets)} examples, {found:.4g} for their halves"
+                found_in = f"{expected:.4g} for {size(batch)} examples, {found:.4g} for their halves"
                 rule = f"is no mean over examples ({found_in}): a class with update, compute and reset can measure it"
                 target = config.task.metrics[name].component.target
                 raise InvalidValueError(f"task.metrics.{name}._target_", target, rule)
 
-    def _check_outputs(self, outputs: Any, examples: int) -> None:
-        """Refuse what is not a tensor [examples, n_outputs]."""
-        expected = [examples, self.data.n_outputs]
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"it gives a {type(outputs).__name__}, not a tensor {expected}")
-        if list(outputs.shape) != expected:
-            raise ValueError(f"it gives {list(outputs.shape)} for {plural(examples, 'example')}, not {expected}")
-
     def _refuse_single(
-        self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Tensor, Tensor], object]
+        self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Any], object]
     ) -> None:
         """Refuse train.batch_size if a model fails on one example and trains on two, as with BatchNorm.
 
         Args:
             examples: number of examples in the batch that the model failed on.
             error: what it failed with.
-            train: computes the gradient of a few examples, given their inputs and targets.
+            train: computes the gradient of a batch.
 
         Raises:
             InvalidValueError: names train.batch_size, and says which batch, or part of a batch, has one example.
@@ -232,7 +260,7 @@ class BaseEngine:
         if smallest_part > 1 or len(split) < 2:
             return
         try:
-            train(split.inputs[:2].to(self.device, copy=True), split.targets[:2].to(self.device, copy=True))
+            train(next(in_order(split[:2], 2, self.device)))
         except Exception:  # the number of examples is not the reason
             return
         last = examples < settings.batch_size
@@ -254,28 +282,28 @@ class BaseEngine:
         Workers share parameters and buffers only: such a model would be another one on each of them.
         """
         model, last = state.model, state.batches.per_epoch - 1
-        ((inputs, targets),) = state.batches.range(last, last + 1)
-        parts = list(zip(inputs.tensor_split(train.workers), targets.tensor_split(train.workers), strict=True))
+        (batch,) = state.batches.range(last, last + 1)
+        parts = divided(batch, train.workers)
 
-        def loss_of(inputs: Tensor, targets: Tensor) -> float:
+        def loss_of(part: Any) -> float:
             seed_generators(0)
-            return float(self.backward(state, inputs.clone(), targets, train.accumulate, train.seed, last)[0])
+            return float(self.backward(state, mapped(torch.clone, part), train.accumulate, train.seed, last)[0])
 
         def restored(held: Contents) -> None:
             restore(copy.deepcopy(held), model, self.device)
 
         before, reached = described(model), []
-        for x, y in (parts[0], parts[-1]):
+        for part in (parts[0], parts[-1]):
             restored(before)
-            if len(y):  # a worker without an example does nothing
-                loss_of(x, y)
+            if size(part):  # a worker without an example does nothing
+                loss_of(part)
             reached.append(described(model))
         first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra", "tensor")]
         losses = []
         for own in reached:
             shared = {key: value for key, value in first.items() if key not in differing}
             restored(shared | {key: own[key] for key in differing if key in own})
-            losses.append(loss_of(*parts[0]))
+            losses.append(loss_of(parts[0]))
         if losses[0] != losses[1]:
             rule = f"share parameters and buffers only, and {named(differing)} of the model would differ among them"
             raise InvalidValueError("train.workers", train.workers, f"{rule}; a buffer would not")
@@ -289,8 +317,7 @@ class BaseEngine:
     def backward(
         self,
         state: TrainState,
-        inputs: Tensor,
-        targets: Tensor,
+        batch: Any,
         accumulate: int,
         seed: int,
         step: int,
@@ -310,36 +337,38 @@ class BaseEngine:
             first_row: where the part begins in its batch.
             of: examples of the batch; None where these are all.
         """
-        key, whole = update_key(seed, step) if state.dropouts else 0, len(inputs) if of is None else of
-        if accumulate == 1 and len(inputs) == whole:
+        key, whole = update_key(seed, step) if state.dropouts else 0, size(batch) if of is None else of
+        if accumulate == 1 and size(batch) == whole:
             set_draws(state.dropouts, key)
-            loss, weight = self._loss(state, inputs, targets)
+            loss, weight = self._loss(state, batch)
             loss = loss / weight if isinstance(weight, Tensor) else loss
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach(), None
         total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
-        for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
-            if len(expected):  # the last batch of an epoch may have fewer examples than micro-batches
+        for part in divided(batch, accumulate):
+            if examples := size(part):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
                 # a model may write into its input, but torch refuses that for one of several views
-                loss, weight = self._loss(state, part.detach(), expected)
+                loss, weight = self._loss(state, mapped(Tensor.detach, part))
                 if isinstance(weight, Tensor):
                     weights = weight if weights is None else weights + weight
                 else:
-                    loss = loss * (len(expected) / whole)
+                    loss = loss * (examples / whole)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
-                first_row += len(expected)
+                first_row += examples
         return total, weights
 
-    def _loss(self, state: TrainState, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+    def _loss(self, state: TrainState, batch: Any) -> tuple[Tensor, Tensor | int]:
         """Return the result of `Objective.loss`. Count the misclassified examples if a reaction needs their number."""
+        objective = state.objective
+        assert objective is not None  # a GAN has losses of its own
         with self.computing():
-            outputs = state.model(inputs)
-            loss, weight = state.objective.loss(outputs, targets)
+            outputs = objective.outputs(state.model, batch)
+            loss, weight = objective.loss(outputs, batch)
         if state.mistakes is not None:
-            state.mistakes += state.objective.mistakes(outputs, targets).sum()
-            state.seen += len(targets)
+            state.mistakes += objective.mistakes(outputs, batch).sum()
+            state.seen += size(batch)
         return loss, weight
 
     def computing(self) -> AbstractContextManager[object]:
@@ -350,6 +379,29 @@ class BaseEngine:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
         tested = trial.final and step == trial.last and len(self.data.test) > 0
         return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
+
+
+def shape_text(shape: Any) -> str:
+    """Return the shape of an example; of several inputs, the shape of each."""
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{name} {shape_text(inner)}" for name, inner in shape.items())
+    return str(list(shape))
+
+
+def _shapes(outputs: Any, batch: Any) -> str:
+    """Return the shapes of outputs and targets, or of a batch, for a message."""
+    if isinstance(outputs, Tensor) and isinstance(target_of(batch), Tensor):
+        return f"outputs {list(outputs.shape)} and targets {list(target_of(batch).shape)}"
+    shapes = mapped(lambda tensor: tuple(tensor.shape), batch)
+    return f"a batch of {shape_text(shapes) if isinstance(shapes, Mapping) else shapes}"
+
+
+def _check_names(metrics: Mapping[str, object]) -> None:
+    """Refuse names of metrics that cannot be recorded."""
+    for name in metrics:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name) or name.endswith("_ema") or name == LOSS:
+            rule = "must be a name of letters, digits and _ that does not end in _ema and is not loss"
+            raise ValueError(f"the name of a metric {rule}, not {name!r}")
 
 
 def boundary(trial: Trial, step: int) -> int:

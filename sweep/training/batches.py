@@ -1,17 +1,20 @@
 """The order of the training examples."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.config import steps_per_epoch
-from sweep.data import Examples
+from sweep.data import Examples, LoadedSplit
+from sweep.data.batch import mapped
+from sweep.data.loading import permutation
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; on its way to a GPU through pinned memory, so that the host does not wait."""
+    """Return the tensor on the device; on its way to a GPU through pinned memory, so that the host does not wait."""
     if tensor.device == device:
         return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -19,15 +22,9 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def chosen_rows(tensor: Tensor, order: Tensor) -> Tensor:
-    """tensor[order], [*order.shape, ...]: several times as fast as by index on a CPU."""
-    return tensor.index_select(0, order.reshape(-1)).reshape(*order.shape, *tensor.shape[1:])
-
-
-def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """int64 [n], on the CPU: the order of an epoch of a training with that seed."""
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))
+def placed(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors on the device."""
+    return mapped(partial(moved, device=device), batch)
 
 
 class Batches:
@@ -44,34 +41,37 @@ class Batches:
     def __init__(
         self, split: Examples, batch_size: int, seed: int, device: torch.device, drop_last: bool = False
     ) -> None:
-        self.split, self.batch_size, self.seed, self.device = split, batch_size, seed, device
+        self.split, self.batch_size, self.seed, self.device, self.drop_last = split, batch_size, seed, device, drop_last
         self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
     def order(self, epoch: int) -> Tensor:
         """int64 [n_train]: the permutation of an epoch, the same on every device."""
-        return moved(permutation(len(self.split), self.seed, epoch), self.split.inputs.device)
+        return moved(permutation(len(self.split), self.seed, epoch), self.split.device)
 
-    def range(self, begin: int, end: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (inputs, targets) of the updates begin..end-1."""
+    def range(self, begin: int, end: int) -> Iterator[Any]:
+        """Yield the batches of the updates begin..end-1."""
+        if isinstance(self.split, LoadedSplit):
+            for batch in self.split.batches(self.seed, self.batch_size, self.drop_last, begin, end):
+                yield placed(batch, self.device)
+            return
         step = begin
         while step < end:
             epoch, first = divmod(step, self.per_epoch)
             order = self.order(epoch)
             for index in range(first, min(self.per_epoch, first + end - step)):
                 chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-                yield self._take(chosen)
+                yield placed(self.split.take(chosen), self.device)
                 step += 1
 
-    def _take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.split.inputs.index_select(0, chosen), self.split.targets.index_select(0, chosen)
-        return moved(inputs, self.device), moved(targets, self.device)
 
-
-def in_order(split: Examples, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the (inputs, targets) of a split on the device, in order, at most `size` examples at a time.
+def in_order(split: Examples, size: int, device: torch.device) -> Iterator[Any]:
+    """Yield the batches of a split on the device, in order, at most `size` examples at a time.
 
     They are copies, as the batches of `Batches` are: a model may write into what it receives.
     """
+    if isinstance(split, LoadedSplit):
+        for batch in split.in_order(size):
+            yield placed(batch, device)
+        return
     for first in range(0, len(split), size):
-        inputs, targets = split.inputs[first : first + size], split.targets[first : first + size]
-        yield inputs.to(device, copy=True), targets.to(device)
+        yield mapped(lambda tensor: tensor.to(device, copy=True), split[first : first + size].batch)

@@ -1,9 +1,11 @@
 """A CUDA graph of one update. Has never run on a GPU."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+
+from sweep.data.batch import leaves, mapped
 
 
 class Captured:
@@ -11,12 +13,12 @@ class Captured:
 
     Args:
         update: changes tensors in place, always the same ones.
-        inputs: of the shapes and types that it will be called with. It is run with them a few times before it is
-            captured, as torch asks, so nothing that counts may be in the tensors that it changes.
+        inputs: tensors, batches or None, of the shapes and types that it will be called with. It is run with them a few
+            times before it is captured, as torch asks, so nothing that counts may be in the tensors that it changes.
     """
 
-    def __init__(self, update: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:
-        self.inputs = [None if given is None else given.clone() for given in inputs]
+    def __init__(self, update: Callable[..., None], inputs: Sequence[Any]) -> None:
+        self.inputs = [mapped(lambda given: None if given is None else given.clone(), each) for each in inputs]
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -27,8 +29,8 @@ class Captured:
         with torch.cuda.graph(self.graph):
             update(*self.inputs)
 
-    def __call__(self, *inputs: Tensor | None) -> None:
-        for own, given in zip(self.inputs, inputs, strict=True):
+    def __call__(self, *inputs: Any) -> None:
+        for own, given in zip(leaves(self.inputs), leaves(inputs), strict=True):
             if own is not None and given is not None:
                 own.copy_(given, non_blocking=True)
         self.graph.replay()

@@ -329,6 +329,8 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     """
     if any(config.critic is not None for config in like):
         raise NotStackableError(TWO_OPTIMIZERS)
+    if data.loads_examples:
+        raise NotStackableError("the data set loads examples one by one")
     batch, model = like[0].train.batch_size, with_names(like[0].model.target)
     exact = "float32" if device.type == "mps" else "float64"
     n = min(len(data.train), 2 * batch + len(data.train) % batch)

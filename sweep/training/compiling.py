@@ -14,11 +14,13 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sweep import forking
 from sweep.data import Dataset, Split
+from sweep.data.batch import mapped
 from sweep.messages import Facts, Work
 from sweep.output import protect
 from sweep.tracebacks import summary
@@ -83,8 +85,8 @@ def _marker(engine: FusedEngine) -> Path | None:
     """
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     model, stack = engine.example.model, engine.stack
-    criterion = stack.shape.objective.criterion
-    sources = {_source(type(module)) for module in (*model.modules(), criterion)}
+    objective = stack.shape.objective
+    sources = {_source(type(module)) for module in (*model.modules(), objective)} | set(map(_source, objective.code))
     machine = torch.get_num_threads(), torch.__version__, os.environ.get("TORCHINDUCTOR_VEC_ISA_OK")
     rule = stack.shape.rule
     shape = {**vars(stack.shape), "rule": (type(rule).__qualname__, vars(rule))}
@@ -94,14 +96,17 @@ def _marker(engine: FusedEngine) -> Path | None:
     return None if folder is None else Path(folder) / f"sweep-{digest}"
 
 
-def _source(kind: type) -> str:
-    """Return a digest of the file that a class is defined in; its name where there is none."""
+def _source(code: Any) -> str:
+    """Return a digest of the file that a class or function, or the class of an object, is defined in; its name if there
+    is none.
+    """
+    kind = code if inspect.isclass(code) or inspect.isfunction(code) else type(code)
     try:
         file = inspect.getsourcefile(kind)
         assert file is not None
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except (TypeError, OSError, AssertionError):  # of a notebook: the digest of the code is in the target
-        return kind.__qualname__
+        return str(kind.__qualname__)
 
 
 def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts: Facts) -> None:
@@ -150,6 +155,5 @@ def _send(pipe: Connection, text: str | None) -> None:
 def _of_shape(facts: Facts, batch_size: int) -> Dataset:
     """Return zeros in the shapes of a data set, with the same remainder of examples in the last batch of an epoch."""
     n = min(facts.n_train, 2 * batch_size + facts.n_train % batch_size)
-    targets = torch.zeros(n, dtype=torch.int64) if facts.classification else torch.zeros(n, facts.n_outputs)
-    split = Split(torch.zeros(n, *facts.input_shape), targets)
+    split = Split(mapped(lambda none: torch.zeros(n, *none.shape[1:]).to(torch.from_numpy(none).dtype), facts.example))
     return Dataset(split, split, split, facts.n_outputs, facts.classification, facts.digest)

@@ -31,6 +31,7 @@ from torch import Tensor
 from sweep import forking
 from sweep.core import Failure, Trial
 from sweep.data import Dataset
+from sweep.data.batch import divided, size
 from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import CPU, DTYPES, out_of_memory
@@ -118,10 +119,8 @@ class ShardEngine(SerialEngine):
     def _pausing(self) -> bool:
         return self._paused
 
-    def _gradient(
-        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
-    ) -> Tensor:
-        """The mean loss over the whole batch; its gradient is the parameters', on every worker the same.
+    def _gradient(self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int) -> Tensor:
+        """Return the mean loss over the whole batch; its gradient is the parameters', on every worker the same.
 
         One vector is summed: gradients, buffers (worker 0's, zeros of the others), loss, mistakes, the weights of the
         loss where it has some, whether worker 0 pauses after this update, and which parameters have a gradient at all.
@@ -129,7 +128,7 @@ class ShardEngine(SerialEngine):
         mistakes, seen = state.mistakes, state.seen
         if mistakes is not None:
             state.mistakes = torch.zeros_like(mistakes)
-        loss, weight = self._shard(state, inputs, targets, accumulate, seed, step)
+        loss, weight = self._shard(state, batch, accumulate, seed, step)
         parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         dtype = reduce(torch.promote_types, (p.dtype.to_real() for p in parameters), self.dtype)
         buffers = [buffer for buffer in state.model.buffers() if buffer.layout == torch.strided]
@@ -153,26 +152,26 @@ class ShardEngine(SerialEngine):
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
             buffer.copy_(_from_numbers(values, buffer))
         if mistakes is not None:
-            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + len(targets)
+            state.mistakes, state.seen = mistakes + of_loss[1].round().to(mistakes.dtype), seen + size(batch)
         return (of_loss[0] / of_loss[2] if weighted else of_loss[0]).to(self.dtype)
 
     def _shard(
-        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
+        self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int
     ) -> tuple[Tensor, Tensor | None]:
         """Return the share of this worker in the loss of a batch, and its weight; add the gradient to the parameters'.
 
         What a model draws by itself is drawn anew by (seed, step, worker), and leaves the generators as they were:
         those of all workers stay the same, for an optimizer that draws.
         """
-        parts = inputs.tensor_split(self.workers)
-        part, expected = parts[self.rank], targets.tensor_split(self.workers)[self.rank]
-        if not len(part):  # the last batch of an epoch may have fewer examples than there are workers
+        parts = divided(batch, self.workers)
+        part = parts[self.rank]
+        if not size(part):  # the last batch of an epoch may have fewer examples than there are workers
             return torch.zeros((), device=self.device, dtype=self.dtype), None
-        first_row = sum(map(len, parts[: self.rank]))
+        first_row = sum(map(size, parts[: self.rank]))
         before = RandomState.capture(self.device)
         seed_generators(update_key(seed, step) * self.workers + self.rank)
         try:
-            return self.backward(state, part, expected, accumulate, seed, step, first_row, len(inputs))
+            return self.backward(state, part, accumulate, seed, step, first_row, size(batch))
         finally:
             before.restore(self.device)
 

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
-from sweep.data import Dataset, Examples
+from sweep.data import Dataset, Examples, LoadedSplit
+from sweep.data.loading import permutation
 from sweep.schedules import Event, Memory
 from sweep.training.average import average_decay
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
-from sweep.training.batches import Batches, chosen_rows, in_order, moved, permutation
+from sweep.training.batches import Batches, in_order, moved, placed
 from sweep.training.dropout import update_keys
 from sweep.training.groups import recorded_group
 from sweep.training.model import silenced
-from sweep.training.objectives import quotient
+from sweep.training.objectives import OutputObjective, quotient
 from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
@@ -224,15 +226,20 @@ class FusedEngine(BaseEngine):
     def _prepare(self, like: Sequence[RunConfig]) -> None:
         """Room for trials like these."""
         config = like[0]
+        if isinstance(self.data.train, LoadedSplit):
+            raise NotStackableError("the data set loads examples one by one")
+        self._examples = self.data.train
         state = self.initial(config, config.train.seed)
         self.structure = self._structure_of(config, state)
         for other in like[1:]:
             _refuse_difference(self.structure, self._structure_of(other, self.initial(other, other.train.seed)))
+        objective = state.objective
+        assert objective is not None
         shape = Shape(
             rule=rule_of(state.optimizer),
             groups=grouped(state),
             n_groups=len(state.optimizer.param_groups),
-            objective=state.objective,
+            objective=objective,
             autocast=self.autocast,
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
@@ -253,17 +260,18 @@ class FusedEngine(BaseEngine):
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
-            some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self.data.train.inputs.device)
-            inputs, targets = chosen_rows(self.data.train.inputs, some), chosen_rows(self.data.train.targets, some)
-            self._stack.capture(moved(inputs, self.device), moved(targets, self.device))
+            some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
+            self._stack.capture(placed(self._examples.take(some), self.device))
 
     @torch.no_grad()
     def _gives_values(self, state: TrainState) -> bool:
         """Return whether the loss gives a value for each example."""
-        if state.objective.criterion is None:
+        objective = state.objective
+        assert objective is not None
+        if isinstance(objective, OutputObjective) and objective.criterion is None:
             return True
-        inputs, targets = next(in_order(self.data.train, 2, self.device))
-        return state.objective.gives_values(state.model.eval()(inputs), targets)
+        batch = next(in_order(self.data.train, 2, self.device))
+        return objective.gives_values(objective.outputs(state.model.eval(), batch), batch)
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""
@@ -349,16 +357,15 @@ class FusedEngine(BaseEngine):
                 share[:, index] = 1 - average_decay(config.average.decay, steps)
         table, draws, shares = (self._moved(array).unbind() for array in (coefficients, keys, share))
         clips = self._moved(clip_norm)
-        order = moved(chosen, self.data.train.inputs.device)
-        targets = moved(chosen_rows(self.data.train.targets, order), self.device).unbind()
+        batches = self._examples.each(moved(chosen, self._examples.device))
         here = [None] * length if present is None else moved(present, self.device).unbind()
         losses = []
-        for i, batch in enumerate(order.unbind()):
-            if i and self.pause():
-                break
-            inputs = moved(chosen_rows(self.data.train.inputs, batch), self.device)
-            stack.update(inputs, targets[i], here[i], table[i], draws[i], clips, shares[i])
-            losses.append(stack.loss.clone())
+        with sdpa_kernel(SDPBackend.MATH):  # no other kind of attention can be stacked
+            for i, batch in enumerate(batches):
+                if i and self.pause():
+                    break
+                stack.update(placed(batch, self.device), here[i], table[i], draws[i], clips, shares[i])
+                losses.append(stack.loss.clone())
         return torch.stack(losses).cpu().double().numpy(), rates[: len(losses)]
 
     def _moved(self, array: np.ndarray) -> Tensor:
@@ -461,13 +468,14 @@ class FusedEngine(BaseEngine):
         for meter in meters:
             meter.reset()
         at_once = max(self._evaluated_at_once // len(slots), 1) if stack.shape.values else self._evaluated_at_once
-        for inputs, targets in in_order(split, at_once, self.device):
-            measured, outputs = stack.evaluate(slots, inputs, targets, averaged)
+        for batch in in_order(split, at_once, self.device):
+            with sdpa_kernel(SDPBackend.MATH):
+                measured, predicted = stack.evaluate(slots, batch, averaged)
             for key, (total, weight) in measured.items():
                 both = torch.stack([total.to(self.dtype), weight.to(self.dtype)])
                 totals[key] = totals[key] + both if key in totals else both
             for place, meter in enumerate(meters):
-                meter.update(outputs[place], targets)
+                meter.update(predicted[place], batch)
         sums = {key: both.double().cpu().numpy() for key, both in totals.items()}
         found: dict[int, dict[str, float]] = {}
         for place, slot in enumerate(slots):

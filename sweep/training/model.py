@@ -14,9 +14,11 @@ from torch.nn.parameter import is_lazy
 
 from sweep.config import RunConfig
 from sweep.data import Dataset
+from sweep.data.batch import inputs_of, mapped
 from sweep.errors import InvalidValueError
 from sweep.training.device import CPU
 from sweep.training.generators import seed_generators
+from sweep.training.objectives import CustomObjective, objective_of
 
 LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 """The layouts that a buffer may have; a parameter must be strided."""
@@ -33,6 +35,9 @@ def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
         InvalidValueError: names model._target_ if it does not give a module, or gives one that cannot be trained.
     """
     seed_generators(seed)
+    if not data.n_outputs and config.model.accepts("n_outputs"):
+        rule = f"must be given: {config.model.target} needs the number of classes, which the data set does not tell"
+        raise InvalidValueError("dataset.n_classes", None, rule)
     model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
     if not isinstance(model, nn.Module):
         raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
@@ -138,18 +143,23 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
     model.to(CPU)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not is_lazy(buffer)]
-    examples = data.train[:2].inputs.to(CPU, torch.get_default_dtype(), copy=True)
+    batch = data.train[:2].in_type(torch.get_default_dtype()).to(CPU).batch
+    batch = mapped(torch.clone, batch)
     model.eval()
     try:
         with torch.no_grad():
             if config.critic is None:
-                model(examples)
+                objective = objective_of(config.task, batch, data.n_outputs, CPU, torch.get_default_dtype())
+                outputs = objective.outputs(model, batch)
+                if isinstance(objective, CustomObjective):  # which calls the model itself
+                    objective.loss(outputs, batch)
             else:
-                model.generator(examples.new_zeros(len(examples), model.latent))  # type: ignore[operator, call-overload]
+                examples = inputs_of(batch)
+                model.generator(examples.new_zeros(len(examples), model.latent))  # type: ignore[operator]
                 model.critic(examples)  # type: ignore[operator]
     except Exception as error:  # whatever user code raises
         rule = "has lazy parameters, which get their shapes from a forward pass of examples"
-        raise _refused(config, f"{rule} {list(examples.shape)}, and that failed: {error}") from error
+        raise _refused(config, f"{rule} {list(data.input_shape)}, and that failed: {error}") from error
     for module, training in modes:
         module.training = training
     with torch.no_grad():

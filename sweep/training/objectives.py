@@ -1,26 +1,23 @@
-"""The loss that a task trains and the metrics that it measures, as functions of a model's outputs and the targets."""
+"""What a model is trained for and measured by, as functions of the model and a batch: built of the configured task."""
 
 import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from sweep.components import Component, locate
+from sweep.components import Component
+from sweep.data.batch import TARGETS, size, target_of
 from sweep.errors import InvalidValueError
-from sweep.tasks import ACCURACY, RMSE, ClassificationConfig, RegressionConfig, TaskConfig
+from sweep.tasks import DICE, LOSS, CustomConfig, Direction, ModelConfig, SegmentationConfig, TaskConfig
+from sweep.training.losses import Dice, Labels, Loss, Totals, loss_of
 
 Criterion = Callable[[Tensor, Tensor], Any]
 """Takes (outputs, targets) and returns the mean over a batch, a value for each example, or a pair (values, weights)."""
-
-Totals = dict[str, tuple[Tensor, Tensor | int]]
-"""name -> the weighted sum over examples, and the sum of the weights. A mean over several batches is their quotient."""
 
 WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 """Losses of torch.nn whose mean may be weighted, so that it is not the mean of what reduction="none" gives."""
@@ -32,119 +29,108 @@ class UnsuitableLossError(ValueError):
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss and the metrics of a task for one data set, on one device.
+    """What models are trained for, on one device: the base of three kinds of objectives.
+
+    `outputs` calls the model; the other methods take its result.
 
     Args:
         task: its configuration.
-        labels: whether targets are labels.
-        class_weights: [n_outputs], of a classification that has them.
-        criterion: the user's loss; None for that of the task.
-        each: the user's loss in the form that gives a value for each example; None if it has none.
-        measures: name -> a metric of the user's that is a function.
-        meters: name -> a metric of the user's that collects batches: it has `update`, `compute` and `reset`.
+        measures: name -> a metric of the user's that is a function of (outputs, targets).
+        meters: name -> a metric that collects batches: it has `update`, `compute` and `reset`.
     """
 
     task: TaskConfig
-    labels: bool
-    class_weights: Tensor | None = None
-    criterion: Criterion | None = None
-    each: Criterion | None = None
-    measures: Mapping[str, Criterion] = field(default_factory=dict)
-    meters: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Criterion] = field(default_factory=dict, kw_only=True)
+    meters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
-    def __repr__(self) -> str:
-        return f"Objective({self.task!r}, labels={self.labels})"
+    def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
+        """Return what the other methods need of a model and a batch."""
+        raise NotImplementedError
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+    def result(self, outputs: Any, batch: Any) -> Any:
+        """Return the loss of a batch: its mean, a value for each example, or a pair (values, weights)."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | int]:
         """Return the mean loss of a batch and the number of examples; if the loss has weights, its weighted sum and the
         sum of the weights.
 
         The sum is not divided here, because a part of a batch may have no weight.
         """
-        if self.criterion is not None:
-            return reduced(self.criterion(outputs, targets), len(targets))
-        if self.class_weights is not None:
-            return reduced(self.values(outputs, targets), len(targets))
-        return self._own(outputs, targets, "mean"), len(targets)
+        return reduced(self.result(outputs, batch), size(batch))
 
-    def values(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    def values(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Return the loss of each example, [n], and None; or values and their weights, both [n, ...].
 
         Raises:
             UnsuitableLossError: if the loss gives one number for a batch.
         """
-        if self.criterion is not None:
-            return values_of((self.each or self.criterion)(outputs, targets), len(targets))
-        losses = self._own(outputs, targets, "none")
-        if self.class_weights is None:
-            return (losses if self.labels else losses.flatten(1).mean(1)), None
-        weights = self.class_weights[targets]
-        return losses / weights, weights
+        return values_of(self.result(outputs, batch), size(batch))
 
-    def gives_values(self, outputs: Tensor, targets: Tensor) -> bool:
+    def gives_values(self, outputs: Any, batch: Any) -> bool:
         """Return whether the loss gives a value for each example; a loss of the user's is called to find out."""
         try:
-            self.values(outputs, targets)
+            self.values(outputs, batch)
         except UnsuitableLossError:
             return False
         return True
 
-    def _own(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        """Return the loss of the task; with class weights and reduction "none" it is multiplied by them."""
-        task = self.task
-        if isinstance(task, ClassificationConfig):
-            weights, smoothing = self.class_weights, task.label_smoothing
-            return functional.cross_entropy(outputs, targets, weights, reduction=reduction, label_smoothing=smoothing)
-        if self.labels:
-            return functional.cross_entropy(outputs, targets, reduction=reduction)
-        if isinstance(task, RegressionConfig) and task.error == "l1":
-            return functional.l1_loss(outputs, targets, reduction=reduction)
-        if isinstance(task, RegressionConfig) and task.error == "huber":
-            return functional.huber_loss(outputs, targets, reduction=reduction, delta=task.delta)
-        return functional.mse_loss(outputs, targets, reduction=reduction)
-
-    def metrics(self, outputs: Tensor, targets: Tensor) -> Totals:
+    def metrics(self, outputs: Any, batch: Any) -> Totals:
         """Return the totals of all metrics over a batch, except of the loss and of the meters."""
-        found: Totals = {}
-        if self.labels:
-            right = {ACCURACY: outputs.argmax(dim=1) == targets}
-            if isinstance(self.task, ClassificationConfig) and self.task.top_k is not None:
-                largest = outputs.topk(self.task.top_k, dim=1).indices
-                right[f"top{self.task.top_k}_{ACCURACY}"] = (largest == targets.unsqueeze(1)).any(dim=1)
-            weights = None if self.class_weights is None else self.class_weights[targets]
-            for name, correct in right.items():
-                if weights is None:
-                    found[name] = correct.sum(), len(targets)
-                else:
-                    found[name] = (correct * weights).sum(), weights.sum()
-        if isinstance(self.task, RegressionConfig):
-            squares = functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
-            found[RMSE] = squares.sum(), len(targets)
-        for name, measure in self.measures.items():
-            found[name] = total_of(*reduced(measure(outputs, targets), len(targets), f"task.metrics.{name}"))
-        return found
+        if not self.measures:
+            return {}
+        predicted, targets = self.judged(outputs, batch)
+        return {
+            name: total_of(*reduced(measure(predicted, targets), size(batch), f"task.metrics.{name}"))
+            for name, measure in self.measures.items()
+        }
 
-    def try_metric(self, name: str, outputs: Tensor, targets: Tensor) -> float:
+    def judged(self, outputs: Any, batch: Any) -> tuple[Tensor, Any]:
+        """Return the outputs and targets that metrics are functions of.
+
+        Raises:
+            TypeError: if there are none.
+        """
+        return prediction(outputs), target_of(batch)
+
+    def finished(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of a split, given the means over its examples."""
+        return dict(means)
+
+    def directions(self, labels: bool) -> Mapping[str, Direction | None]:
+        """Return the direction of each metric; None for a metric by which no study can be judged.
+
+        Args:
+            labels: whether the targets of the data set are labels.
+        """
+        return self.task.directions(labels)
+
+    def mistakes(self, outputs: Any, batch: Any) -> Tensor:
+        """Return which examples are misclassified, [n].
+
+        Raises:
+            InvalidValueError: names the task if it has no classes.
+        """
+        raise InvalidValueError("task", self.task.name, "has no training error, which warmup=until_error waits for")
+
+    def check(self, outputs: Any, batch: Any) -> None:
+        """Refuse outputs that the loss cannot be computed of.
+
+        Raises:
+            TypeError, ValueError: says what the model must return.
+        """
+
+    def try_metric(self, name: str, outputs: Any, batch: Any) -> float:
         """Return a metric of the user's over one batch."""
         if name in self.measures:
-            total, weight = self.metrics(outputs, targets)[name]
+            total, weight = self.metrics(outputs, batch)[name]
             return quotient(total, weight)
         meter = self.meters[name]
         meter.reset()
-        meter.update(outputs, targets)
+        meter.update(*self.judged(outputs, batch))
         value = float(meter.compute())
         meter.reset()
         return value
-
-    def finished(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics of a split, given the means over its examples: of the squared error the root."""
-        if not isinstance(self.task, RegressionConfig):
-            return dict(means)
-        return {name: float(np.sqrt(value)) if name == RMSE else value for name, value in means.items()}
-
-    def mistakes(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return which examples are misclassified, [n]."""
-        return outputs.detach().argmax(dim=1) != targets
 
     # --- metrics that collect batches
 
@@ -153,44 +139,273 @@ class Objective:
         for meter in self.meters.values():
             meter.reset()
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, outputs: Any, batch: Any) -> None:
         """Give the meters a batch."""
         for meter in self.meters.values():
-            meter.update(outputs, targets)
+            meter.update(*self.judged(outputs, batch))
 
     def collected(self) -> dict[str, float]:
         """Return what the meters make of the batches since the last reset."""
         return {name: float(meter.compute()) for name, meter in self.meters.items()}
 
+    @property
+    def code(self) -> list[Any]:
+        """Return the objects of the user's that are called."""
+        return list(self.measures.values())
 
-def objective_of(task: TaskConfig, labels: bool, n_outputs: int, device: torch.device, dtype: torch.dtype) -> Objective:
-    """Build the loss and the metrics of a task.
+
+@dataclass(frozen=True)
+class OutputObjective(Objective):
+    """An objective that is a function of a model's outputs and the targets.
 
     Args:
-        labels: whether the targets of the data set are labels.
-        n_outputs: number of classes, or width of the target.
+        own: the loss of the task, and its metrics.
+        criterion: the user's loss; None for that of the task.
+        each: the user's loss in the form that gives a value for each example; None if it has none.
+    """
+
+    own: Loss
+    criterion: Criterion | None = None
+    each: Criterion | None = None
+
+    def __repr__(self) -> str:
+        return f"OutputObjective({self.own!r})"
+
+    def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
+        return _with_inputs(model, batch)
+
+    def judged(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        predicted, targets = prediction(outputs), target_of(batch)
+        if not isinstance(self.own, Labels) and predicted.ndim == 2 and targets.ndim != 2:
+            targets = targets.reshape(len(targets), -1)  # [n] is [n, 1], and a model may flatten its outputs
+        return predicted, targets
+
+    def result(self, outputs: Any, batch: Any) -> Any:
+        predicted, targets = self.judged(outputs, batch)
+        if self.criterion is not None:
+            return self.criterion(predicted, targets)
+        mean = self.own.mean(predicted, targets)
+        return self.own.values(predicted, targets) if mean is None else mean
+
+    def values(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+        predicted, targets = self.judged(outputs, batch)
+        if self.criterion is not None:
+            return values_of((self.each or self.criterion)(predicted, targets), len(targets))
+        values, weights = self.own.values(predicted, targets)
+        return values_of(values if weights is None else (values, weights), len(targets))
+
+    def metrics(self, outputs: Any, batch: Any) -> Totals:
+        return self.own.totals(*self.judged(outputs, batch)) | super().metrics(outputs, batch)
+
+    def finished(self, means: Mapping[str, float]) -> dict[str, float]:
+        return self.own.finished(means)
+
+    def mistakes(self, outputs: Any, batch: Any) -> Tensor:
+        predicted, targets = self.judged(outputs, batch)
+        if not isinstance(self.own, Labels) or targets.ndim != 1:
+            return super().mistakes(outputs, batch)
+        return self.own.mistakes(predicted, targets)
+
+    def check(self, outputs: Any, batch: Any) -> None:
+        predicted, targets = self.judged(outputs, batch)
+        if self.criterion is None or isinstance(self.own, Labels):
+            self.own.check(predicted, targets)
+
+    @property
+    def code(self) -> list[Any]:
+        return [*([] if self.criterion is None else [self.criterion]), *super().code]
+
+
+@dataclass(frozen=True)
+class ModelObjective(Objective):
+    """An objective that the model computes itself: its forward pass returns the loss."""
+
+    def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            if batch.keys() == {"x", "y"}:
+                return model(batch["x"], batch["y"])
+            return model(**{name: batch[name] for name in _accepted(model, list(batch)) or batch})
+        return model(*batch) if isinstance(batch, tuple) else model(batch)
+
+    def result(self, outputs: Any, batch: Any) -> Tensor:
+        return loss_in(outputs)
+
+    def check(self, outputs: Any, batch: Any) -> None:
+        loss_in(outputs)
+
+
+@dataclass(frozen=True)
+class CustomObjective(Objective):
+    """An objective of the user's.
+
+    Args:
+        own: has `loss(model, batch)`, and perhaps `metrics(model, batch)` and `directions`.
+    """
+
+    own: Any
+
+    def __repr__(self) -> str:
+        return f"CustomObjective({self.task!r})"
+
+    def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
+        return model
+
+    def result(self, outputs: Any, batch: Any) -> Any:
+        return self.own.loss(outputs, batch)
+
+    def metrics(self, outputs: Any, batch: Any) -> Totals:
+        measured = getattr(self.own, "metrics", None)
+        found = {} if measured is None else measured(outputs, batch)
+        if not isinstance(found, Mapping):
+            rule = "must return a mapping of names to tensors"
+            raise TypeError(f"metrics(model, batch) {rule}; {described(found)}")
+        return {str(name): total_of(*reduced(value, size(batch), str(name))) for name, value in found.items()}
+
+    def directions(self, labels: bool) -> Mapping[str, Direction | None]:
+        return {LOSS: "minimize", **declared_directions(self.own, self.task.components[0])}
+
+    @property
+    def code(self) -> list[Any]:
+        return [self.own]
+
+
+def declared_directions(task: Any, component: Component) -> dict[str, Direction]:
+    """Return the directions that a task of the user's declares.
+
+    Raises:
+        InvalidValueError: names task._target_ if they are no mapping of names to minimize or maximize.
+    """
+    found = getattr(task, "directions", {})
+    valid = isinstance(found, Mapping) and all(value in ("minimize", "maximize") for value in found.values())
+    if not valid:
+        rule = f'has directions={found!r}, which must be a mapping of names to "minimize" or "maximize"'
+        raise InvalidValueError("task._target_", component.target, rule)
+    return dict(found)
+
+
+def custom_task(component: Component) -> Any:
+    """Return the task of the user's that a component names.
+
+    Raises:
+        InvalidValueError: names task._target_ if it has no method `loss`.
+    """
+    own = component.function()
+    if not callable(getattr(own, "loss", None)):
+        raise InvalidValueError("task._target_", component.target, "must have a method loss(model, batch)")
+    return own
+
+
+def objective_of(task: TaskConfig, example: Any, n_outputs: int, device: torch.device, dtype: torch.dtype) -> Objective:
+    """Build what models are trained for.
+
+    Args:
+        example: a batch of the data set, of any number of examples.
+        n_outputs: number of classes, or width of the target; 0 if it is not known.
 
     Raises:
         InvalidValueError: names the key of `task` that does not suit the data set, or the code that cannot be called.
     """
-    task.check_targets(labels)
-    weights = None
-    if isinstance(task, ClassificationConfig):
-        if task.class_weights is not None:
-            if len(task.class_weights) != n_outputs:
-                rule = f"must have {n_outputs} entries, one for each class"
-                raise InvalidValueError("task.class_weights", list(task.class_weights), rule)
-            weights = torch.tensor(task.class_weights, device=device, dtype=dtype)
-        if task.top_k is not None and task.top_k >= n_outputs:
-            rule = f"must be less than the number of classes, {n_outputs}"
-            raise InvalidValueError("task.top_k", task.top_k, rule)
-    criterion = None if task.loss is None else _callable(task.loss, device, dtype)
-    if task.loss is not None and isinstance(criterion, nn.Module):
-        _check_module(task.loss, criterion)
-    called = {name: _callable(metric.component, device, dtype) for name, metric in task.metrics.items()}
+    called = {name: _placed(metric.component, device, dtype) for name, metric in task.metrics.items()}
     meters = {name: found for name, found in called.items() if _collects(found)}
     measures = {name: found for name, found in called.items() if name not in meters}
-    return Objective(task, labels, weights, criterion, _each(criterion), measures, meters)
+    if isinstance(task, CustomConfig):
+        if called:
+            rule = f"is not for {task.component.target}: its method metrics(model, batch) measures"
+            raise InvalidValueError("task.metrics", ", ".join(called), rule)
+        return CustomObjective(task, custom_task(task.component))
+    if isinstance(task, ModelConfig):
+        return ModelObjective(task, measures=measures, meters=meters)
+    targets = target_of(example)
+    if not isinstance(targets, Tensor):
+        rule = "needs a target, the array y or labels: task=model takes the loss that the model returns, and"
+        raise InvalidValueError("task", task.name, f"{rule} task._target_=... names a task of your own")
+    if isinstance(task, SegmentationConfig):
+        meters = {DICE: Dice(task.ignore_index), **meters}
+    criterion = None if task.loss is None else _placed(task.loss, device, dtype)
+    if task.loss is not None and isinstance(criterion, nn.Module):
+        _check_module(task.loss, criterion)
+    own = loss_of(task, targets, n_outputs, device, dtype)
+    return OutputObjective(task, own, criterion, _each(criterion), measures=measures, meters=meters)
+
+
+# --- calling a model
+
+
+def _with_inputs(model: Callable[..., Any], batch: Any) -> Any:
+    """Call a model with the inputs of a batch.
+
+    The array x alone, and all but the last entry of a tuple, are given by position. Arrays of other names are given by
+    keyword, if the model has parameters of their names.
+    """
+    if isinstance(batch, Mapping):
+        names = [name for name in batch if name not in TARGETS]
+        accepted = _accepted(model, names)
+        if "x" in names and not [name for name in accepted if name != "x"]:
+            return model(batch["x"])
+        return model(**{name: batch[name] for name in accepted or names})
+    if isinstance(batch, tuple) and len(batch) > 1:
+        return model(*batch[:-1])
+    return model(batch)
+
+
+def _accepted(model: Callable[..., Any], names: list[str]) -> list[str]:
+    """Return the names that are parameters of a model's forward method."""
+    known = _parameters(type(model).forward) if isinstance(model, nn.Module) else None
+    return names if known is None else [name for name in names if name in known]
+
+
+@lru_cache(256)
+def _parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the names of the parameters of a forward method; None if it takes any."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (ValueError, TypeError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def prediction(outputs: Any) -> Tensor:
+    """Return the tensor that a model predicts.
+
+    It is what the model returns, or `.logits` or `["logits"]` of it, or the only tensor with an axis in a tuple.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(outputs, tuple):
+        tensors = [entry for entry in outputs if isinstance(entry, Tensor) and entry.ndim]
+        if len(tensors) == 1:
+            return tensors[0]
+    rule = "forward must return a tensor of predictions, or an object or mapping with logits; task=model takes a loss"
+    raise TypeError(f"{rule}; {described(outputs)}")
+
+
+def loss_in(outputs: Any) -> Tensor:
+    """Return the loss that a model returns: a number or a tensor [n], the only number in a tuple, `["loss"]`, `.loss`.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    found = outputs
+    if isinstance(outputs, tuple) and not hasattr(outputs, "loss"):
+        numbers = [entry for entry in outputs if isinstance(entry, Tensor) and entry.ndim == 0]
+        found = numbers[0] if len(numbers) == 1 else None
+    elif not isinstance(outputs, Tensor):
+        found = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        rule = "forward must return its loss: a number, a tensor [n], a tuple or mapping that contains it, or an object"
+        raise TypeError(f"{rule} with .loss; {described(outputs)}")
+    return found
+
+
+# --- losses and metrics of the user's
 
 
 def _check_module(component: Component, criterion: nn.Module) -> None:
@@ -202,13 +417,9 @@ def _check_module(component: Component, criterion: nn.Module) -> None:
         raise InvalidValueError("task.loss._target_", component.target, rule)
 
 
-def _callable(component: Component, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return an object of the class that a component names, or the function with its arguments bound."""
-    found = locate(component.key, component.target, component.trusted)
-    if not inspect.isclass(found):
-        component.check()
-        return partial(found, **component.arguments) if component.arguments else found
-    built = component.build()
+def _placed(component: Component, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the function of a component, or the object of its class, on the device."""
+    built = component.function()
     if hasattr(built, "to"):  # a module of torch, or a metric of torchmetrics
         built = built.to(device)
     return built.to(dtype) if isinstance(built, nn.Module) and not _collects(built) else built
@@ -262,12 +473,12 @@ def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tenso
     pair = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     values, weights = pair
     if not isinstance(values, Tensor) or not (weights is None or isinstance(weights, Tensor)):
-        raise TypeError(f"{key} must return a tensor, or a pair of tensors (values, weights); {_described(result)}")
+        raise TypeError(f"{key} must return a tensor, or a pair of tensors (values, weights); {described(result)}")
     if values.ndim == 0 and weights is None:
         raise UnsuitableLossError(f"{key} gives one number for a batch, not one for each example")
     if len(values.shape) == 0 or len(values) != examples or (weights is not None and weights.shape != values.shape):
         rule = f"must return a number, or one for each of the {examples} examples, or a pair (values, weights)"
-        raise ValueError(f"{key} {rule}; {_described(result)}")
+        raise ValueError(f"{key} {rule}; {described(result)}")
     if not values.is_floating_point() or values.dtype.itemsize < 4:
         values = values.float()
     if weights is not None:
@@ -275,9 +486,12 @@ def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tenso
     return (values if values.ndim == 1 else values.flatten(1).mean(1)), None
 
 
-def _described(result: Any) -> str:
+def described(result: Any) -> str:
+    """Return what a function has returned, for a message."""
     if isinstance(result, Tensor):
         return f"it returned a tensor {list(result.shape)}"
     if isinstance(result, tuple):
-        return f"it returned a tuple of {', '.join(_described(one).removeprefix('it returned ') for one in result)}"
+        return f"it returned a tuple of {', '.join(described(one).removeprefix('it returned ') for one in result)}"
+    if isinstance(result, Mapping):
+        return f"it returned a mapping with {', '.join(map(str, result)) or 'nothing'}"
     return f"it returned {'an' if type(result).__name__[0] in 'aeiou' else 'a'} {type(result).__name__}"

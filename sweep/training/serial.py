@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
 from sweep.training.generators import RandomState
 from sweep.training.groups import recorded_group, set_rate
-from sweep.training.objectives import Totals, quotient, total_of
+from sweep.training.losses import Totals
+from sweep.training.objectives import quotient, total_of
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
 
@@ -156,14 +158,14 @@ class SerialEngine(BaseEngine):
         losses = torch.empty(end - begin, device=self.device, dtype=self.dtype)
         parameters, (curve,), (unrecorded,) = list(model.parameters()), slot.curves, slot.unrecorded
         model.train()
-        for row, (inputs, targets) in enumerate(slot.state.batches.range(begin, end)):
+        for row, batch in enumerate(slot.state.batches.range(begin, end)):
             if row and self._pausing():
                 end = begin + row
                 break
             set_rate(optimizer, curve[begin + row])
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
-            losses[row] = self._gradient(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
+            losses[row] = self._gradient(slot.state, batch, accumulate, slot.trial.seed, begin + row)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
@@ -177,11 +179,9 @@ class SerialEngine(BaseEngine):
         slot.state.global_step = begin + kept
         return float(loss_column[kept - 1])
 
-    def _gradient(
-        self, state: TrainState, inputs: Tensor, targets: Tensor, accumulate: int, seed: int, step: int
-    ) -> Tensor:
-        """The mean loss over the batch of an update; its gradient is the parameters'."""
-        loss, weight = self.backward(state, inputs, targets, accumulate, seed, step)
+    def _gradient(self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int) -> Tensor:
+        """Return the mean loss over the batch of an update; its gradient is the parameters'."""
+        loss, weight = self.backward(state, batch, accumulate, seed, step)
         if weight is None:
             return loss
         for parameter in state.model.parameters():
@@ -217,16 +217,17 @@ class SerialEngine(BaseEngine):
             at_once: how many examples are evaluated at once.
         """
         model, objective = state.model.eval(), state.objective
+        assert objective is not None  # a GAN is not measured here
         metrics: dict[str, float] = {}
         for name, split in splits.items():
             totals: Totals = {LOSS: (torch.zeros((), device=self.device, dtype=self.dtype), 0)}
             objective.reset()
-            for inputs, targets in in_order(split, at_once, self.device):
+            for batch in in_order(split, at_once, self.device):
                 with self.computing():
-                    outputs = model(inputs)
-                    measured: Totals = {LOSS: total_of(*objective.loss(outputs, targets))}
-                    measured |= objective.metrics(outputs, targets)
-                    objective.update(outputs, targets)
+                    outputs = objective.outputs(model, batch)
+                    measured: Totals = {LOSS: total_of(*objective.loss(outputs, batch))}
+                    measured |= objective.metrics(outputs, batch)
+                    objective.update(outputs, batch)
                 for key, (total, weight) in measured.items():
                     before, seen = totals.get(key, (0, 0))
                     wide = total.to(self.dtype) if total.is_floating_point() else total

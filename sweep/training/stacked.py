@@ -5,15 +5,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from sweep.data.batch import leaves, size
 from sweep.tasks import LOSS
 from sweep.training.captured import Captured
 from sweep.training.dropout import SeededDropout
-from sweep.training.objectives import Objective, Totals, total_of
+from sweep.training.losses import Totals
+from sweep.training.objectives import Objective, prediction, total_of
 from sweep.training.rules import UpdateRule
 from sweep.training.state import TrainState
 
@@ -84,6 +87,27 @@ def _with_stackable_norms(model: nn.Module) -> nn.Module:
     return model
 
 
+class _Applied(nn.Module):
+    """A function of a model as a module, so that the function sees the model with the tensors of one slot.
+
+    Args:
+        function: takes the model and further arguments.
+    """
+
+    PREFIX = "model."
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)
+
+    def called(self, tensors: Tensors, *arguments: Any) -> Any:
+        """Call the function on the model with other parameters and buffers, by their names in the model."""
+        return functional_call(self, {f"{self.PREFIX}{name}": tensor for name, tensor in tensors.items()}, arguments)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What all trials of a stack have in common; what differs among them are numbers.
@@ -133,13 +157,14 @@ class Stack:
         floating = next(iter(self.params.values())).dtype
         self.loss = torch.zeros(slots, dtype=floating, device=device)
         self.mistakes = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._trained = _with_stackable_norms(copy.deepcopy(state.model)).train()
-        self._evaluated = copy.deepcopy(state.model).eval()
-        self._dropouts = [(n, m) for n, m in self._trained.named_modules() if isinstance(m, SeededDropout)]
-        self._norms = [(n, m) for n, m in self._trained.named_modules() if isinstance(m, StackableNorm)]
+        trained_model = _with_stackable_norms(copy.deepcopy(state.model)).train()
+        self._trained = _Applied(trained_model, self._loss_and_mistakes)
+        self._evaluated = _Applied(copy.deepcopy(state.model).eval(), self._measured)
+        self._dropouts = [(n, m) for n, m in trained_model.named_modules() if isinstance(m, SeededDropout)]
+        self._norms = [(n, m) for n, m in trained_model.named_modules() if isinstance(m, StackableNorm)]
         self.draws = bool(self._dropouts)
         self._gradient = vmap(
-            grad_and_value(self._loss, has_aux=True), in_dims=(0, 0, 0, 0, 0 if shape.ragged else None, 0)
+            grad_and_value(self._loss, has_aux=True), in_dims=(0, 0, 0, 0 if shape.ragged else None, 0)
         )
         self.update: Callable[..., None] = self._update
         self.compile(compiled)
@@ -149,16 +174,17 @@ class Stack:
         self.update = _compiled(self._update) if wanted else self._update
 
     @torch.no_grad()
-    def capture(self, inputs: Tensor, targets: Tensor) -> None:
+    def capture(self, batch: Any) -> None:
         """Let updates be replayed as a CUDA graph; before any trial is in a slot.
 
         Args:
-            inputs, targets: like those of an update.
+            batch: like that of an update.
         """
         shape, slots = self.shape, torch.zeros(self.slots, dtype=self.loss.dtype, device=self.device)
-        present = torch.ones(inputs.shape[:2], dtype=self.loss.dtype, device=self.device) if shape.ragged else None
+        examples = leaves(batch)[0].shape[:2]
+        present = torch.ones(examples, dtype=self.loss.dtype, device=self.device) if shape.ragged else None
         table = slots.expand(shape.n_groups, len(shape.rule.names), self.slots)
-        self.update = Captured(self.update, (inputs, targets, present, table, slots.long(), slots, slots))
+        self.update = Captured(self.update, (batch, present, table, slots.long(), slots, slots))
 
     @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:
@@ -202,8 +228,7 @@ class Stack:
 
     def _update(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        batch: Any,
         present: Tensor | None,
         coefficients: Tensor,
         keys: Tensor,
@@ -213,14 +238,14 @@ class Stack:
         """One update of every slot, in place; `loss` is that of each batch before it.
 
         Args:
-            inputs, targets: [slots, batch, ...].
+            batch: the batches of the slots, whose tensors are [slots, batch, ...].
             present: [slots, batch], 1 for a row that counts, 0 for one that does not; None if all do.
             coefficients: [groups, n, slots], of the update rule.
             keys: int64 [slots], from which dropout draws.
             clip_norm: [slots], largest norm of the gradient.
             average_share: [slots], 1 - d of the average.
         """
-        gradients, (loss, seen) = self._gradient(self.params, self.buffers, inputs, targets, present, keys)
+        gradients, (loss, seen) = self._gradient(self.params, self.buffers, batch, present, keys)
         if self.shape.clips:
             squares = [(g * g).flatten(1).sum(1) for g in gradients.values()]
             total = sum(squares[1:], squares[0]).sqrt()
@@ -242,33 +267,38 @@ class Stack:
         self.loss.copy_(loss)
 
     def _loss(
-        self, params: Tensors, buffers: Tensors, x: Tensor, y: Tensor, present: Tensor | None, key: Tensor
+        self, params: Tensors, buffers: Tensors, batch: Any, present: Tensor | None, key: Tensor
     ) -> tuple[Tensor, Tensors]:
-        """The mean loss of one slot over its batch; what else was seen: new statistics of its norms, its mistakes."""
+        """Return the mean loss of one slot over its batch; and new statistics of its norms, and its mistakes."""
         given = {**params, **buffers, **{f"{name}.key": key for name, _ in self._dropouts}}
         if present is not None:
             given |= {f"{name}.present": present for name, _ in self._norms}
         for _, dropout in self._dropouts:
             dropout.uses = 0
-        with self._computing():
-            outputs = functional_call(self._trained, given, (x,))
-            loss = self._mean(outputs, y, present)
+        loss, wrong = self._trained.called(given, batch, present)
         seen = {f"{name}.{key}": value for name, norm in self._norms for key, value in norm.updates.items()}
         for _, norm in self._norms:
             norm.updates = {}
         if self.shape.counts:
-            wrong = self.shape.objective.mistakes(outputs, y)
             seen["mistakes"] = (wrong if present is None else wrong & (present > 0)).sum()
         return loss, seen
 
-    def _mean(self, outputs: Tensor, y: Tensor, present: Tensor | None) -> Tensor:
+    def _loss_and_mistakes(self, model: nn.Module, batch: Any, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the mean loss of a model over a batch, and which examples it gets wrong if these are counted."""
+        objective = self.shape.objective
+        with self._computing():
+            outputs = objective.outputs(model, batch)
+            loss = self._mean(outputs, batch, present)
+        return loss, objective.mistakes(outputs, batch) if self.shape.counts else None
+
+    def _mean(self, outputs: Any, batch: Any, present: Tensor | None) -> Tensor:
         """Return the mean loss over the rows that are there."""
         objective = self.shape.objective
         if not self.shape.values:  # all batches are of one size, and the loss has no weights
-            return objective.loss(outputs, y)[0]
-        values, weights = objective.values(outputs, y)
+            return objective.loss(outputs, batch)[0]
+        values, weights = objective.values(outputs, batch)
         if present is not None:
-            there = _beside(present, values)
+            there = _beside(present, values).expand_as(values)
             weights = there if weights is None else weights * there
         return values.mean() if weights is None else (values * weights).sum() / weights.sum()
 
@@ -280,39 +310,43 @@ class Stack:
 
     @torch.no_grad()
     def evaluate(
-        self, slots: Sequence[int], inputs: Tensor, targets: Tensor, averaged: bool = False
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+        self, slots: Sequence[int], batch: Any, averaged: bool = False
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
         """Measure some slots on these examples.
 
         Args:
             averaged: whether with the average of the weights.
 
         Returns:
-            For each metric the weighted sum over the examples and the sum of the weights, each [len(slots)]; and the
-            outputs, [len(slots), examples, ...].
+            For each metric the weighted sum over the examples and the sum of the weights, each [len(slots)]; and, if
+            there are metrics that collect batches, the predictions, [len(slots), examples, ...].
         """
-        objective = self.shape.objective
 
-        def measured(params: Tensors, buffers: Tensors) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
-            with self._computing():
-                outputs = functional_call(self._evaluated, {**params, **buffers}, (inputs,))
-                if self.shape.values:
-                    values, weights = objective.values(outputs, targets)
-                    counted = len(targets) if weights is None else weights.sum()
-                    totals: Totals = {LOSS: ((values if weights is None else values * weights).sum(), counted)}
-                else:
-                    totals = {LOSS: total_of(*objective.loss(outputs, targets))}
-                totals |= objective.metrics(outputs, targets)
-            one = totals[LOSS][0].new_ones(())
-            found = {name: (total, one * weight) for name, (total, weight) in totals.items()}
-            return found, outputs
+        def measured(params: Tensors, buffers: Tensors) -> Any:
+            return self._evaluated.called({**params, **buffers}, batch)
 
         weights = self.average if averaged else self.params
         buffers = {
             name: tensor[list(slots)] for name, tensor in self.buffers.items()
         }  # copies: a model may change them
-        found: tuple[dict[str, tuple[Tensor, Tensor]], Tensor] = vmap(measured)(_of(weights, slots), buffers)
+        found: tuple[dict[str, tuple[Tensor, Tensor]], Any] = vmap(measured)(_of(weights, slots), buffers)
         return found
+
+    def _measured(self, model: nn.Module, batch: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
+        """Measure one model on a batch; see `evaluate`."""
+        objective = self.shape.objective
+        with self._computing():
+            outputs = objective.outputs(model, batch)
+            if self.shape.values:
+                values, weights = objective.values(outputs, batch)
+                counted = size(batch) if weights is None else weights.sum()
+                totals: Totals = {LOSS: ((values if weights is None else values * weights).sum(), counted)}
+            else:
+                totals = {LOSS: total_of(*objective.loss(outputs, batch))}
+            totals |= objective.metrics(outputs, batch)
+        one = totals[LOSS][0].new_ones(())
+        found = {name: (total, one * weight) for name, (total, weight) in totals.items()}
+        return found, prediction(outputs) if objective.meters else ()
 
 
 def _compiled(method: Callable[..., None]) -> Callable[..., None]:

@@ -28,7 +28,7 @@ class TrainState:
 
     Args:
         model, optimizer: on the device, in the precision of the run.
-        objective: the loss and the metrics.
+        objective: the loss and the metrics; None of a GAN.
         batches: the data order; batch s is a function of the seed and s alone.
         random: state of the generators that a model of the user's may draw from.
         dropouts: the dropout layers of the model, which draw by seed and step.
@@ -44,7 +44,7 @@ class TrainState:
 
     model: nn.Module
     optimizer: Optimizer
-    objective: Objective
+    objective: Objective | None
     batches: Batches
     random: RandomState
     dropouts: list[SeededDropout] = field(default_factory=list)
@@ -103,7 +103,7 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
     batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last)
-    objective = objective_of(config.task, data.classification, data.n_outputs, device, dtype)
+    objective = None if config.critic else objective_of(config.task, data.train.example, data.n_outputs, device, dtype)
     random = RandomState.capture(device)
     state = TrainState(model, optimizer, objective, batches, random, dropouts, average, critic=critic)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):

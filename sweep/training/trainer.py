@@ -3,16 +3,16 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import torch
 
 from sweep import forking
@@ -22,12 +22,14 @@ from sweep.data import Dataset, dataset_of, load
 from sweep.errors import InvalidValueError
 from sweep.messages import Account, Facts, Measured, Work
 from sweep.output import protect
+from sweep.tasks import Direction
 from sweep.tracebacks import summary
 from sweep.training.base_engine import largest_checkpoint
 from sweep.training.choice import Chosen, check, choose, refuse_unstackable
 from sweep.training.compiling import keep_compiled
 from sweep.training.device import ALL_THREADS, CPU, choose_device, out_of_memory
 from sweep.training.fused import NotStackableError
+from sweep.training.objectives import custom_task, declared_directions
 from sweep.training.served import EngineServer, Inbox, last_words
 
 
@@ -86,10 +88,10 @@ class _Trainer:
         else:
             self._pipe.send(("answer", answer))
 
-    def take(self, config: DatasetConfig, arrays: Mapping[str, np.ndarray]) -> Facts:
-        """Keep a data set of arrays that the coordinator has sent."""
+    def take(self, config: DatasetConfig, source: bytes) -> Facts:
+        """Keep a data set that the coordinator has sent, as `cloudpickle` has pickled it."""
         self._given.clear()
-        return self._given.setdefault(repr(config), dataset_of(arrays, config)).facts
+        return self._given.setdefault(repr(config), dataset_of(pickle.loads(source), config)).facts
 
     def facts(self, config: DatasetConfig) -> Facts:
         """Load a data set, unless it is loaded."""
@@ -107,6 +109,10 @@ class _Trainer:
             raise
         except Exception:
             return None
+
+    def directions(self, component: Component) -> dict[str, Direction]:
+        """Return the directions that a task of the user's declares."""
+        return declared_directions(custom_task(component), component)
 
     def check_components(self, components: Sequence[Component]) -> None:
         """Refuse components that cannot be called with their arguments."""

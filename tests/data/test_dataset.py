@@ -9,11 +9,14 @@ import pytest
 import scipy.sparse
 import torch
 
+from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import dataset_of, load
 from sweep.data.dataset import _load
 from sweep.errors import InvalidValueError
+from sweep.tasks import AUTO
+from sweep.training.objectives import objective_of
 
 CALLS: list[int] = []
 
@@ -171,7 +174,7 @@ def test_arrays_that_are_split_need_no_test_split(tmp_path, kind):
 def test_float_targets_are_a_regression(tmp_path):
     data = load_arrays(tmp_path, x=numbers(20), y=np.linspace(0, 1, 20))
     assert (data.n_outputs, data.classification) == (1, False)
-    assert data.train.targets.shape == (12, 1)
+    assert data.train.targets.shape == (12,)
     assert data.train.targets.dtype == torch.float64
 
 
@@ -265,10 +268,10 @@ def test_types_that_numpy_does_not_have_keep_their_values():
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        ([[1, 2], [1, 2, 3]] * 10, "dataset.x=length 2, length 3: all examples must have the same shape"),
+        ([[1, 2], [[1, 2], 3]] * 10, "dataset.x=a single value, length 2: all examples must have the same shape"),
         ([[[1], [2]], [[1], [2, 3]]] * 10, "dataset.x=length 1, length 2: all examples"),
-        ([torch.ones(2), torch.ones(3)] * 10, "dataset.x=length 2, length 3: all examples"),
-        (objects([np.ones(2), np.ones(3)] * 10), "dataset.x=length 2, length 3: all examples"),
+        ([torch.ones(2, 2), torch.ones(3, 3)] * 10, "dataset.x=length 2, length 3: all examples"),
+        (objects([np.ones((2, 2)), np.ones((3, 3))] * 10), "dataset.x=length 2, length 3: all examples"),
         ([1.0, [2.0, 3.0]] * 10, "dataset.x=a single value, length 2: all examples"),
         (["a", ["b"]] * 10, "dataset.x=a text, length 1: all examples"),
         (np.ma.masked_array(X, np.arange(60).reshape(20, 3) < 3), "dataset.x=3 masked values: must have a value"),
@@ -431,9 +434,11 @@ def test_a_label_beyond_n_classes_is_refused(tmp_path):
     assert "0..2" in str(error.value)
 
 
-def test_labels_in_columns_are_refused(tmp_path):
+def test_several_labels_of_an_example_are_refused_by_the_task_that_is_chosen_by_itself(tmp_path):
+    data = load_arrays(tmp_path, x=numbers(20), y=np.eye(2, dtype=int)[labels(20)])
+    assert (data.n_outputs, data.classification) == (2, True)
     with refused("dataset.y"):
-        load_arrays(tmp_path, x=numbers(20), y=np.eye(2, dtype=int)[labels(20)])
+        objective_of(AUTO, data.train.example, data.n_outputs, torch.device("cpu"), torch.float32)
 
 
 def test_unequal_lengths_are_refused(tmp_path):
@@ -446,9 +451,7 @@ def test_unequal_lengths_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "names",
     [
-        ("x",),
         ("y",),
-        ("images", "labels"),
         ("x_train", "y_train"),
         ("x_train", "y_train", "x_val"),
         ("x_train", "y_train", "x_val", "y_val", "x_test"),
@@ -560,7 +563,7 @@ def test_a_data_set_is_not_copied_into_float64():
     config = DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}), standardize=True)
     tracemalloc.start()  # which follows the memory of NumPy, not that of tensors
     try:
-        placed = dataset_of({"x": x, "y": labels(20_000)}, config).place(torch.device("cpu"), torch.float32)
+        placed = dataset_of(as_source({"x": x, "y": labels(20_000)}), config).place(torch.device("cpu"), torch.float32)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -229,6 +229,6 @@ def line() -> Dataset:
     def split(n: int) -> Split:
         x = generator.normal(size=(n, 3))
         y = x @ [[1.0], [-2.0], [0.5]] + 0.1 * generator.normal(size=(n, 1))
-        return Split(torch.as_tensor(x), torch.as_tensor(y))
+        return Split({"x": torch.as_tensor(x), "y": torch.as_tensor(y)})
 
     return Dataset(split(60), split(5000), split(10), n_outputs=1, classification=False, digest="line")

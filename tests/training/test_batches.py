@@ -13,12 +13,12 @@ CPU = torch.device("cpu")
 def batches(n=10, batch_size=4, seed=0, **keys):
     """Examples whose input and target are their number."""
     numbers = torch.arange(n)
-    return Batches(Split(numbers.double()[:, None], numbers), batch_size, seed, CPU, **keys)
+    return Batches(Split({"x": numbers.double()[:, None], "y": numbers}), batch_size, seed, CPU, **keys)
 
 
 def drawn(order, begin, end):
     """The numbers of the examples in each batch."""
-    return [targets.tolist() for _, targets in order.range(begin, end)]
+    return [batch["y"].tolist() for batch in order.range(begin, end)]
 
 
 def flat(lists):
@@ -58,7 +58,8 @@ def test_the_last_batch_of_an_epoch_has_what_is_left():
 
 
 def test_inputs_and_targets_belong_to_the_same_examples():
-    for inputs, targets in batches().range(0, 6):
+    for batch in batches().range(0, 6):
+        inputs, targets = batch["x"], batch["y"]
         assert inputs.shape == (len(targets), 1)
         assert inputs[:, 0].long().tolist() == targets.tolist()
 

@@ -16,6 +16,7 @@ from torch import nn
 from sweep.components import Component
 from sweep.config import EngineConfig
 from sweep.core import Status
+from sweep.data import Split
 from sweep.messages import Work
 from sweep.pool import PooledEngine, Trainer, begin_workers
 from sweep.schedules import DECAYS, WARMUPS
@@ -173,7 +174,7 @@ class Drawing(nn.Module):
 def test_workers_draw_different_numbers(line, make_trial, train):
     """With equal ones the loss would be that of one worker: of a constant, whoever sees which example."""
     model = Component("model", f"{__name__}.Drawing", {}, OWN)
-    same = replace(line, train=replace(line.train, inputs=0 * line.train.inputs, targets=0 * line.train.targets))
+    same = replace(line, train=Split({"x": 0 * line.train.inputs, "y": 0 * line.train.targets}))
     trial = make_trial(model=model, optimizer="sgd", lr=1e-30, batch_size=60, steps=20)
     two, three = (train(shared(same, workers), trial)[0].loss for workers in (2, 3))
     assert len({*two}) == len({*three}) == 20

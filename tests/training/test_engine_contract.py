@@ -250,7 +250,7 @@ def test_with_drop_last_the_smaller_last_batch_is_left_out(kind, make_engine, ma
 
 def test_the_case_that_can_be_checked_by_hand(make_engine, make_trial, train, line):
     """(w + 1)^2 from w = 5: w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
-    ones = dataclasses.replace(line.train, inputs=torch.ones(8, 1), targets=-torch.ones(8, 1))
+    ones = Split({"x": torch.ones(8, 1), "y": -torch.ones(8, 1)})
     data = dataclasses.replace(line, train=ones, val=ones, test=ones)
     trial = make_trial(
         model=Component("model", f"{__name__}.Weight", {}, trusted=(__name__,)),
@@ -560,7 +560,7 @@ def test_evaluation_drops_nothing(make_engine, make_trial, train, digits):
 
 
 def test_the_test_split_is_not_touched(make_engine, make_trial, train, digits):
-    spoiled = Split(torch.full_like(digits.test.inputs, torch.nan), digits.test.targets)
+    spoiled = Split({"x": torch.full_like(digits.test.inputs, torch.nan), "y": digits.test.targets})
     history = train(make_engine(dataclasses.replace(digits, test=spoiled)), make_trial())[0]
     expected = train(make_engine(digits), make_trial())[0]
     assert history.loss == expected.loss
@@ -582,7 +582,7 @@ def test_a_final_trial_is_tested_at_its_end_and_trains_as_any_other(make_engine,
 
 
 def test_where_there_is_no_test_split_a_final_trial_has_no_test_metrics(make_engine, make_trial, train, digits):
-    untested = dataclasses.replace(digits, test=Split(digits.test.inputs[:0], digits.test.targets[:0]))
+    untested = dataclasses.replace(digits, test=digits.test[:0])
     trial = make_trial()
     final = train(make_engine(untested), dataclasses.replace(trial, final=True))[0]
     assert final.evaluations == train(make_engine(digits), trial)[0].evaluations

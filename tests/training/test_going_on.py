@@ -125,9 +125,7 @@ def test_the_training_error_is_that_of_the_batches_since_the_last_evaluation(dig
     engine = SerialEngine(digits, CPU, "float32")
     _, evaluations, _, end = run(engine, trial)
     state = unpacked(end, trial, engine.data, CPU)
-    wrong = [
-        (state.model.eval()(inputs).argmax(1) != targets).float() for inputs, targets in state.batches.range(10, 20)
-    ]
+    wrong = [(state.model.eval()(batch["x"]).argmax(1) != batch["y"]).float() for batch in state.batches.range(10, 20)]
     assert evaluations[20]["train_error"] == pytest.approx(float(torch.cat(wrong).mean()), rel=1e-6)
     assert evaluations[10]["train_error"] != evaluations[20]["train_error"]
 

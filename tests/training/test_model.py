@@ -295,7 +295,8 @@ def test_a_sparse_buffer_trains_one_by_one(digits, make_config, layout):
     torch.manual_seed(0)
     plain, found = Mixing().double(), losses(SerialEngine(digits, CPU, "float64"), config)
     order = SerialEngine(digits, CPU, "float64").initial(config, 0).batches
-    for (inputs, targets), loss in zip(order.range(0, 8), found, strict=True):
+    for batch, loss in zip(order.range(0, 8), found, strict=True):
+        inputs, targets = batch["x"], batch["y"]
         expected = nn.functional.cross_entropy(plain(inputs), targets)
         plain.zero_grad()
         expected.backward()

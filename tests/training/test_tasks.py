@@ -182,17 +182,17 @@ def test_a_metric_may_collect_batches(kind, make_engine, make_trial, train, digi
 def test_accuracies_are_weighted_as_the_loss_is(make_trial, train):
     """Three of four examples are right, and the wrong one is of the class that counts ten times."""
     inputs = torch.eye(2, dtype=torch.float64)[[0, 0, 0, 0]]
-    split = Split(inputs, torch.tensor([0, 0, 0, 1]))
+    split = Split({"x": inputs, "y": torch.tensor([0, 0, 0, 1])})
     data = Dataset(split, split, split, n_outputs=2, classification=True, digest="four")
-    objective = objective_of(ClassificationConfig(class_weights=[1.0, 10.0]), True, 2, CPU, torch.float64)
-    total, weight = objective.metrics(inputs, data.val.targets)["accuracy"]
+    objective = objective_of(ClassificationConfig(class_weights=[1.0, 10.0]), split.batch, 2, CPU, torch.float64)
+    total, weight = objective.metrics(inputs, data.val.batch)["accuracy"]
     assert float(total) / float(weight) == pytest.approx(3 / 13)
 
 
 def test_the_top_k_hold_the_label():
     outputs = torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 4)
-    objective = objective_of(ClassificationConfig(top_k=2), True, 4, CPU, torch.float32)
-    metrics = objective.metrics(outputs, torch.tensor([0, 1, 2, 3]))
+    batch = {"x": outputs, "y": torch.tensor([0, 1, 2, 3])}
+    metrics = objective_of(ClassificationConfig(top_k=2), batch, 4, CPU, torch.float32).metrics(outputs, batch)
     assert [int(metrics[name][0]) for name in ("accuracy", "top2_accuracy")] == [1, 2]
 
 

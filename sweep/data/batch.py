@@ -1,0 +1,66 @@
+"""Batches: tensors in a nested structure, whose first axis counts examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+TARGETS = ("labels", "y")
+"""Names of the target in a mapping. If a mapping has both, the first one is the target."""
+
+
+def mapped(function: Callable[[Any], Any], batch: Any) -> Any:
+    """Return a batch of the same structure, with the function applied to each of its tensors or arrays."""
+    if isinstance(batch, Mapping):
+        return {name: mapped(function, inner) for name, inner in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(mapped(function, inner) for inner in batch)
+    return function(batch)
+
+
+def leaves(batch: Any) -> list[Any]:
+    """Return the tensors or arrays of a batch, in the order of its structure."""
+    if isinstance(batch, Mapping):
+        return [leaf for inner in batch.values() for leaf in leaves(inner)]
+    if isinstance(batch, tuple | list):
+        return [leaf for inner in batch for leaf in leaves(inner)]
+    return [batch]
+
+
+def size(batch: Any) -> int:
+    """Return the number of examples in a batch."""
+    return len(leaves(batch)[0])
+
+
+def rebuilt(structure: Any, values: Sequence[Any]) -> Any:
+    """Return a batch of the same structure as another one, with these tensors or arrays: the reverse of `leaves`."""
+    following = iter(values)
+    return mapped(lambda _: next(following), structure)
+
+
+def divided(batch: Any, parts: int) -> list[Any]:
+    """Divide a batch into so many batches along the first axis, as torch.Tensor.tensor_split does."""
+    columns = [leaf.tensor_split(parts) for leaf in leaves(batch)]
+    return [rebuilt(batch, part) for part in zip(*columns, strict=True)]
+
+
+def target_name(names: Sequence[str]) -> str | None:
+    """Return the name of the target in a mapping; None if it has none."""
+    return next((name for name in TARGETS if name in names), None)
+
+
+def target_of(batch: Any) -> Any:
+    """Return the target of a batch: `labels` or `y` of a mapping, the last entry of a tuple; None if it has none."""
+    if isinstance(batch, Mapping):
+        name = target_name(list(batch))
+        return None if name is None else batch[name]
+    return batch[-1] if isinstance(batch, tuple) and len(batch) > 1 else None
+
+
+def inputs_of(batch: Any) -> Any:
+    """Return the batch without its target; of a mapping with one other name, or a pair, what is left alone."""
+    if isinstance(batch, Mapping):
+        target = target_name(list(batch))
+        names = [name for name in batch if name != target]
+        return batch[names[0]] if len(names) == 1 else {name: batch[name] for name in names}
+    if isinstance(batch, tuple) and len(batch) > 1:
+        return batch[0] if len(batch) == 2 else batch[:-1]
+    return batch

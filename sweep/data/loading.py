@@ -1,0 +1,196 @@
+"""Loads batches of a map-style data set: an object with `__len__` and `__getitem__`, such as a torch Dataset.
+
+The order of the examples is the project's own, a function of (seed, epoch). What `__getitem__` draws from the
+generators of torch, NumPy and Python is a function of (seed, epoch, index), whatever process loads the example.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sweep.config import steps_per_epoch
+from sweep.errors import InvalidValueError
+
+LABEL_PADDING = -100
+"""What ragged targets are padded with: the labels that torch's cross entropy leaves out by default."""
+
+EVALUATED = 2**63 - 1
+"""The seed of what is drawn where examples are evaluated: it is the same in every evaluation of every training."""
+
+
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the examples in an epoch of a training with that seed: int64 [n], on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
+
+
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
+
+
+class Loader:
+    """Loads batches of a map-style data set, in this process or in worker processes.
+
+    Args:
+        source: the data set: `len(source)` examples, `source[i]` a tensor, an array, a number, or a tuple or mapping of
+            such.
+        rows: int64 [n], the examples of it that are used; None for all.
+        collate: takes a list of examples and returns a batch.
+        num_workers: processes that load examples; 0 for this one.
+    """
+
+    def __init__(
+        self, source: Any, rows: np.ndarray | None, collate: Callable[[list[Any]], Any], num_workers: int
+    ) -> None:
+        self.source, self.rows, self.collate, self.num_workers = source, rows, collate, num_workers
+        self._ahead: tuple[tuple[int, int, bool, int], Iterator[Any]] | None = None
+        """Seed, batch size, drop_last and next update of the batches that workers are loading."""
+        self._evaluating: dict[int, DataLoader[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.source) if self.rows is None else len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_ahead": None, "_evaluating": {}}
+
+    def examples(self, rows: Sequence[int]) -> Any:
+        """Return the batch of some examples, as they are evaluated."""
+        with generators_as_they_were():
+            return self._collated(self._seeded(), [(EVALUATED, 0, index) for index in rows])
+
+    def batches(self, seed: int, batch_size: int, drop_last: bool, begin: int, end: int) -> Iterator[Any]:
+        """Yield the batches of the updates begin..end-1. Workers load further ones ahead."""
+        keys = (seed, batch_size, drop_last)
+        if self._ahead is None or self._ahead[0] != (*keys, begin):
+            self._ahead = None  # which ends its workers
+            order = self._order(seed, batch_size, drop_last, begin)
+            self._ahead = (*keys, begin), self._loaded(order, persistent=False)
+        for step in range(begin, end):
+            loaded = self._ahead[1]
+            with generators_as_they_were():
+                batch = next(loaded)
+            self._ahead = (*keys, step + 1), loaded
+            yield batch
+
+    def in_order(self, at_once: int) -> Iterator[Any]:
+        """Yield all examples in order, at most so many at a time."""
+        parts = [range(first, min(first + at_once, len(self))) for first in range(0, len(self), at_once)]
+        order = [[(EVALUATED, 0, index) for index in part] for part in parts]
+        loaded = self._loaded(order, persistent=True, key=at_once)
+        for _ in order:
+            with generators_as_they_were():
+                batch = next(loaded)
+            yield batch
+
+    def _loaded(self, order: Any, persistent: bool, key: int = 0) -> Iterator[Any]:
+        """Return an iterator over the batches of an order of (seed, epoch, index)."""
+        seeded = self._seeded()
+        if not self.num_workers:
+            return (self._collated(seeded, keys) for keys in order)
+        if persistent and key in self._evaluating:
+            return iter(self._evaluating[key])
+        loader: DataLoader[Any] = DataLoader(
+            seeded,
+            batch_sampler=order,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+            persistent_workers=persistent,
+            generator=torch.Generator(),  # it would draw from the generator of the training
+        )
+        if persistent:
+            self._evaluating[key] = loader
+        return iter(loader)
+
+    def _seeded(self) -> "_Seeded":
+        return _Seeded(self.source, self.rows)
+
+    def _collated(self, seeded: "_Seeded", keys: Sequence[tuple[int, int, int]]) -> Any:
+        return self.collate([seeded[key] for key in keys])
+
+    def _order(self, seed: int, batch_size: int, drop_last: bool, begin: int) -> Iterator[list[tuple[int, int, int]]]:
+        """Yield the (seed, epoch, index) of the examples of each update from `begin` on."""
+        per_epoch, step = steps_per_epoch(len(self), batch_size, drop_last), begin
+        while True:
+            epoch, first = divmod(step, per_epoch)
+            order = permutation(len(self), seed, epoch).tolist()
+            for index in range(first, per_epoch):
+                chosen = order[index * batch_size : (index + 1) * batch_size]
+                yield [(seed, epoch, row) for row in chosen]
+            step += per_epoch - first
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose examples are drawn by (seed, epoch, index)."""
+
+    def __init__(self, source: Any, rows: np.ndarray | None) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        seed, epoch, index = key
+        mixed = _mixed(seed, epoch, index)
+        torch.default_generator.manual_seed(mixed)  # those of GPUs are the training's
+        random.seed(mixed)
+        np.random.seed(mixed % 2**32)
+        return self.source[index if self.rows is None else int(self.rows[index])]
+
+
+@contextmanager
+def generators_as_they_were() -> Iterator[None]:
+    """Give the generators of torch (of the CPU), NumPy and Python back the states that they had before the context."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def collated(examples: list[Any]) -> Any:
+    """Return the batch of a list of examples: the collate function of a data set without one of its own.
+
+    Tensors, arrays, numbers and lists of numbers are stacked along a new first axis. If their shapes differ, they are
+    padded at the end of each axis: with 0, and with -100 where they are integers named `labels` or `y`. Tuples and
+    mappings keep their structure. Texts in a mapping are left out.
+
+    Raises:
+        InvalidValueError: names dataset.collate if examples cannot be put together.
+    """
+    return _collated(examples, "")
+
+
+def _collated(examples: list[Any], name: str) -> Any:
+    first = examples[0]
+    if isinstance(first, Mapping):
+        names = [key for key, value in first.items() if not isinstance(value, str | bytes)]
+        return {key: _collated([example[key] for example in examples], str(key)) for key in names}
+    if isinstance(first, tuple):
+        return tuple(_collated(list(column), name) for column in zip(*examples, strict=True))
+    try:
+        tensors = [torch.as_tensor(np.asarray(value) if isinstance(value, list) else value) for value in examples]
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"a {type(first).__name__}" + (f" at {name}" if name else "")
+        rule = f"is needed: the data set gives {kind}, of which no tensor can be made ({error})"
+        raise InvalidValueError("dataset.collate", None, rule) from error
+    if tensors[0].dtype == torch.float64 and isinstance(first, float):
+        tensors = [tensor.to(torch.get_default_dtype()) for tensor in tensors]
+    shapes = {tensor.shape for tensor in tensors}
+    if len(shapes) == 1:
+        return torch.stack(tensors)
+    if len({len(shape) for shape in shapes}) > 1:
+        rule = f"is needed: examples{f' of {name}' if name else ''} have different numbers of axes"
+        raise InvalidValueError("dataset.collate", None, rule)
+    longest = [max(lengths) for lengths in zip(*shapes, strict=True)]
+    label = name in ("labels", "y") and not tensors[0].is_floating_point()
+    padded = tensors[0].new_full((len(tensors), *longest), LABEL_PADDING if label else 0)
+    for place, tensor in zip(padded, tensors, strict=True):
+        place[tuple(slice(length) for length in tensor.shape)] = tensor
+    return padded
