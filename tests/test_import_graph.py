@@ -34,11 +34,11 @@ MAY_IMPORT = {
     "checkpoints": {"core", "durable"},
     "messages": {"config"},
     "arrays": set(),
-    "data": {"arrays", "components", "config", "messages"},
+    "data": {"arrays", "components", "config", "messages", "tracebacks"},
     "training": {
         "components", "config", "core", "data", "forking", "messages", "output", "schedules", "tasks", "tracebacks",
     },
-    "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "training"},
+    "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
     "tracking": {"config", "core", "database", "durable", "schedules"},
@@ -57,7 +57,7 @@ MAY_IMPORT = {
         "schedules", "terminal", "tracking",
     },
     "api": {
-        "app", "comparison", "config", "core", "forking", "given", "report", "requests", "schedules",
+        "app", "arrays", "comparison", "config", "core", "forking", "given", "report", "requests", "schedules",
         "terminal", "tracking",
     },
     "__main__": {"cli"},

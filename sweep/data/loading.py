@@ -5,6 +5,9 @@ generators of torch, NumPy and Python is a function of (seed, epoch, index), wha
 """
 
 import random
+import signal
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +36,15 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
 
 
+_loaders: "weakref.WeakSet[Loader]" = weakref.WeakSet()
+
+
+def close_loaders() -> None:
+    """End the worker processes of all data sets."""
+    for loader in list(_loaders):
+        loader.close()
+
+
 class Loader:
     """Loads batches of a map-style data set, in this process or in worker processes.
 
@@ -51,12 +63,22 @@ class Loader:
         self._ahead: tuple[tuple[int, int, bool, int], Iterator[Any]] | None = None
         """Seed, batch size, drop_last and next update of the batches that workers are loading."""
         self._evaluating: dict[int, DataLoader[Any]] = {}
+        _loaders.add(self)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._ahead = None
+        self._evaluating.clear()
 
     def __len__(self) -> int:
         return len(self.source) if self.rows is None else len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_ahead": None, "_evaluating": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _loaders.add(self)
 
     def examples(self, rows: Sequence[int]) -> Any:
         """Return the batch of some examples, as they are evaluated."""
@@ -99,6 +121,8 @@ class Loader:
             batch_sampler=order,
             num_workers=self.num_workers,
             collate_fn=self.collate,
+            worker_init_fn=_let_it_be_ended,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # workers then end with this process
             persistent_workers=persistent,
             generator=torch.Generator(),  # it would draw from the generator of the training
         )
@@ -122,6 +146,11 @@ class Loader:
                 chosen = order[index * batch_size : (index + 1) * batch_size]
                 yield [(seed, epoch, row) for row in chosen]
             step += per_epoch - first
+
+
+def _let_it_be_ended(worker: int) -> None:
+    """Let SIGTERM, with which a DataLoader ends its workers, end this one: the process that trains ignores it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Seeded(Dataset[Any]):

@@ -339,7 +339,7 @@ def _with_inputs(model: Callable[..., Any], batch: Any) -> Any:
     """
     if isinstance(batch, Mapping):
         names = [name for name in batch if name not in TARGETS]
-        accepted = _accepted(model, names)
+        accepted = _accepted(model, names) if names != ["x"] else names
         if "x" in names and not [name for name in accepted if name != "x"]:
             return model(batch["x"])
         return model(**{name: batch[name] for name in accepted or names})
@@ -492,6 +492,8 @@ def described(result: Any) -> str:
         return f"it returned a tensor {list(result.shape)}"
     if isinstance(result, tuple):
         return f"it returned a tuple of {', '.join(described(one).removeprefix('it returned ') for one in result)}"
+    if result is None:
+        return "it returned None"
     if isinstance(result, Mapping):
         return f"it returned a mapping with {', '.join(map(str, result)) or 'nothing'}"
     return f"it returned {'an' if type(result).__name__[0] in 'aeiou' else 'a'} {type(result).__name__}"

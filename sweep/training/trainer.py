@@ -19,6 +19,7 @@ from sweep import forking
 from sweep.components import Component
 from sweep.config import DatasetConfig, EngineConfig, RunConfig
 from sweep.data import Dataset, dataset_of, load
+from sweep.data.loading import close_loaders
 from sweep.errors import InvalidValueError
 from sweep.messages import Account, Facts, Measured, Work
 from sweep.output import protect
@@ -66,6 +67,7 @@ class _Trainer:
         while True:
             kind, _, content = self._inbox.next()
             if kind == "end":
+                close_loaders()
                 return
             if kind == "ask":
                 self._answer(*content)

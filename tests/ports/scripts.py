@@ -31,7 +31,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A small nanoGPT: forward(idx, targets) returns (logits, loss), with the weights of the head tied."""
 
-    def __init__(self, vocabulary=17, block=12, width=16, heads=2, layers=2, dropout=0.0):
+    def __init__(self, vocabulary=17, block=12, width=16, heads=2, layers=1, dropout=0.0):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocabulary, width), nn.Embedding(block, width)
         self.h = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))

@@ -1,5 +1,7 @@
 """What a user adds to a training script, so that sweep trains it: a task."""
 
+from typing import ClassVar
+
 from torch.nn import functional
 
 import sweep
@@ -9,7 +11,7 @@ from tests.ports.scripts import dice_loss
 class AutoEncoding(sweep.Task):
     """The loss of the variational autoencoder, for each example, and one of its parts as a metric."""
 
-    directions = {"kl": "minimize"}
+    directions: ClassVar = {"kl": "minimize"}
 
     def loss(self, model, batch):
         recon, mu, logvar = model(batch["x"])
@@ -35,7 +37,7 @@ class Segmenting:
 class Weighted:
     """A regression whose examples count by the size of their target."""
 
-    directions = {"error": "minimize"}
+    directions: ClassVar = {"error": "minimize"}
 
     def __init__(self, power=1.0):
         self.power = power
