@@ -70,6 +70,7 @@ def search(
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         HopelessError: if 20 trials have failed one after another. The same call continues the search.
+        LookupError: if the file of `train.save` cannot be written because the weights of the best trial are not kept.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
     with command_of("search", overrides, model, dataset, config_dir) as command:
@@ -78,6 +79,8 @@ def search(
     if result.record is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
         raise KeyboardInterrupt(f"{result.told} of {recorded}; the same call resumes the search")
+    if result.unsaved is not None:
+        raise LookupError(result.unsaved)
     return Study(result.record, plan.tracking, result.report)
 
 
@@ -104,6 +107,7 @@ def train(
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
+        LookupError: if the file of `train.save` cannot be written because the training is not complete.
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
@@ -115,6 +119,8 @@ def train(
     if ended.result.status is Status.FAILED:
         failure = ended.result.failure
         raise TrainingFailedError("the training failed" if failure is None else failure.details or failure.reason)
+    if ended.unsaved is not None:
+        raise LookupError(ended.unsaved)
     return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Examples
 from sweep.errors import InvalidValueError
+from sweep.messages import Ranking
 from sweep.plurals import plural
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
@@ -26,6 +27,7 @@ from sweep.training.model import silenced
 from sweep.training.objectives import Objective, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
+from sweep.training.weights import state_dict_of
 
 LONGEST_PROBE = 1.0
 """Seconds of measuring the speed of an engine after which no further round is begun."""
@@ -74,6 +76,7 @@ class BaseEngine:
     Attributes:
         pause: asked between two updates whether to stop there, wherever the next boundary is. An engine makes at least
             one update between two pauses.
+        ranking: what says which trials give their weights when they end; None for none.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
@@ -81,6 +84,7 @@ class BaseEngine:
         self.autocast = precision == "bf16"
         self.data = data.place(device, self.dtype)
         self.pause: Callable[[], bool] = lambda: False
+        self.ranking: Ranking | None = None
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
@@ -345,6 +349,22 @@ class BaseEngine:
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:
+        """Return the weights of a trial that is complete, if it may be the best; see `state_dict_of`.
+
+        Args:
+            state: returns the state that the trial has ended with.
+        """
+        ranking = self.ranking
+        if ranking is None:
+            return None
+        value = evaluation.metrics[ranking.metric]
+        if not ranking.beaten_by(value, evaluation.trial):
+            return None
+        if not ranking.prunes:
+            self.ranking = replace(ranking, best=(value, evaluation.trial))
+        return state_dict_of(state(), ranking.metric)
 
     def splits(self, trial: Trial, step: int) -> dict[str, Examples]:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""

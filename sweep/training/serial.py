@@ -126,8 +126,10 @@ class SerialEngine(BaseEngine):
 
     def _ended(self, slot: Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slot = None
-        state = packed(slot.state) if slot.trial.keeps_state and status is Status.COMPLETE else None
-        return Progress(slot.trial.number, slot.rows(), evaluation, status, slot.state.events, state)
+        complete, number = status is Status.COMPLETE, slot.trial.number
+        state = packed(slot.state) if slot.trial.keeps_state and complete else None
+        weights = self._weights(evaluation, lambda: slot.state) if complete else None
+        return Progress(number, slot.rows(), evaluation, status, slot.state.events, state, weights=weights)
 
     @staticmethod
     def _broken(slot: Slot) -> Evaluation:
