@@ -180,7 +180,7 @@ class TrainConfig:
         whole("eval_every", self.eval_every, at_least=1)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
-        one_of("precision", self.precision, ("float32", "bf16", "float64"))
+        one_of("precision", self.precision, ("float32", "bf16", "fp16", "float64"))
         whole("workers", self.workers, at_least=1)
         if self.workers > self.batch_size:
             rule = f"must be at most train.batch_size={self.batch_size}, so that every worker has an example"
@@ -346,6 +346,9 @@ class RunConfig:
             if isinstance(part, Reaction):
                 name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
                 raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
+        if self.train.precision == "fp16":
+            rule = "is not offered for a GAN (critic); bf16 needs no loss scale, and is"
+            raise InvalidValueError("train.precision", self.train.precision, rule)
         if self.task != AUTO:
             raise InvalidValueError("task", self.task.name, "is not offered for a GAN (critic): its losses are given")
         if self.average.name != "none":

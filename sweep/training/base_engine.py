@@ -20,13 +20,13 @@ from sweep.plurals import plural
 from sweep.schedules import Reaction
 from sweep.tracebacks import refusal
 from sweep.training.contents import Contents, changes, described, named, restore, same
-from sweep.training.device import CPU, DTYPES
+from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
 from sweep.training.objectives import Objective, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
-from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
+from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_scaler
 from sweep.training.weights import state_dict_of
 
 LONGEST_PROBE = 1.0
@@ -71,7 +71,7 @@ class BaseEngine:
     Args:
         data: the data set all trials share.
         device: where to train.
-        precision: float32, bf16 (autocast), float64.
+        precision: float32, bf16 and fp16 (autocast, fp16 with a loss scale), float64.
 
     Attributes:
         pause: asked between two updates whether to stop there, wherever the next boundary is. An engine makes at least
@@ -81,7 +81,7 @@ class BaseEngine:
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         self.device, self.dtype = device, DTYPES[precision]
-        self.autocast = precision == "bf16"
+        self.autocast = AUTOCAST.get(precision)
         self.data = data.place(device, self.dtype)
         self.pause: Callable[[], bool] = lambda: False
         self.ranking: Ranking | None = None
@@ -113,6 +113,8 @@ class BaseEngine:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
                 raise InvalidValueError(key, value, f"waits for {part.watches}; such a training has {', '.join(known)}")
         state, examples = self.initial(config, config.train.seed), config.train.batch_size
+        if state.scaler is not None:  # with the usual scale, the first updates may be skipped
+            state.scaler = loss_scaler(self.device, 1.0)
         entries = state.model.state_dict().keys()
         state.model.train()
         try:
@@ -136,7 +138,7 @@ class BaseEngine:
             rule = f"cannot be trained on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
-            state.optimizer.step()
+            make_update(state, None)
         except (Exception, SystemExit) as error:
             rule = f"cannot update this model: {refusal(error)}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
@@ -303,6 +305,8 @@ class BaseEngine:
     ) -> tuple[Tensor, Tensor | None]:
         """Compute the loss of a batch, and add its gradient to the parameters', micro-batch by micro-batch.
 
+        With fp16 the gradient is multiplied by the loss scale; `make_update` divides by it.
+
         Of a part of a batch, the share in both: summed over the parts they are those of the batch.
 
         Returns:
@@ -319,7 +323,7 @@ class BaseEngine:
             set_draws(state.dropouts, key)
             loss, weight = self._loss(state, inputs, targets)
             loss = loss / weight if isinstance(weight, Tensor) else loss
-            loss.backward()  # type: ignore[no-untyped-call]
+            scaled(loss, state).backward()  # type: ignore[no-untyped-call]
             return loss.detach(), None
         total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
         for part, expected in zip(inputs.tensor_split(accumulate), targets.tensor_split(accumulate), strict=True):
@@ -331,7 +335,7 @@ class BaseEngine:
                     weights = weight if weights is None else weights + weight
                 else:
                     loss = loss * (len(expected) / whole)
-                loss.backward()  # type: ignore[no-untyped-call]
+                scaled(loss, state).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += len(expected)
         return total, weights
@@ -348,7 +352,7 @@ class BaseEngine:
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
     def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:
         """Return the weights of a trial that is complete, if it may be the best; see `state_dict_of`.
@@ -370,6 +374,32 @@ class BaseEngine:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
         tested = trial.final and step == trial.last and len(self.data.test) > 0
         return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
+
+
+def scaled(loss: Tensor, state: TrainState) -> Tensor:
+    """Multiply a loss by the loss scale of fp16, so that small gradients are no zeros in float16."""
+    if state.scaler is None:
+        return loss
+    larger: Tensor = state.scaler.scale(loss)
+    return larger
+
+
+def make_update(state: TrainState, clip_norm: float | None) -> None:
+    """Clip the gradient, and let the optimizer make its update.
+
+    With fp16 the gradient is divided by the loss scale before. Where it is not finite then, nothing is updated and the
+    scale is halved.
+    """
+    scaler, optimizer = state.scaler, state.optimizer
+    if scaler is not None:
+        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it needs nothing but param_groups and step
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # type: ignore[arg-type]
+        scaler.update()
 
 
 def boundary(trial: Trial, step: int) -> int:

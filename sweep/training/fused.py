@@ -237,7 +237,7 @@ class FusedEngine(BaseEngine):
             groups=grouped(state),
             n_groups=len(state.optimizer.param_groups),
             objective=state.objective,
-            autocast=self.autocast,
+            autocast=self.autocast is not None,
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
             counts=state.mistakes is not None,
@@ -273,6 +273,8 @@ class FusedEngine(BaseEngine):
         """All in which trials of one stack must agree, by the name that it is said with."""
         if config.train.accumulate != 1:
             raise NotStackableError("train.accumulate is for a batch that does not fit at once, let alone many")
+        if config.train.precision == "fp16":
+            raise NotStackableError("fp16 has a loss scale for each trial; train.precision=bf16 trains several at once")
         try:
             rule = rule_of(state.optimizer)
         except ValueError as error:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
@@ -54,7 +54,7 @@ class Slot:
 
 
 class SerialEngine(BaseEngine):
-    """Trains one trial at a time. No host synchronization between two boundaries."""
+    """Trains one trial at a time. No host synchronization between two boundaries, but for one an update with fp16."""
 
     slots = 1
     workers = 1
@@ -166,9 +166,7 @@ class SerialEngine(BaseEngine):
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
             losses[row] = self._gradient(slot.state, inputs, targets, accumulate, slot.trial.seed, begin + row)
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimizer.step()
+            make_update(slot.state, clip_norm)
             rates[row] = recorded["lr"]
             if slot.state.average is not None and config.average.decay is not None:
                 update_average(slot.state.average, model, config.average.decay, begin + row)
