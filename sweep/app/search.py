@@ -255,6 +255,7 @@ def carry_out(
             ranking = Ranking(metric, plan.study.minimize, best, prunes=plan.pruner.name != "none")
             held = None if best is None else recorder.weights.get(best[1])
             weights = weights_of(plan.first, plan.name, ranking, held, say, opened.lease.check)
+            weights.forget_others()  # as an interruption may have left them
             work = Work(extremes(plan), opened.left, learns=not proposer.history_free, ranking=ranking)
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
