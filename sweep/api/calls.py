@@ -48,7 +48,8 @@ def search(
 
     `study.metric` ranks the trials by its value at the end of the training. The default is `val_loss`, and
     `val_energy_distance` for a GAN; a classification also has `val_accuracy`. `Trial.metrics` and `Study.to_frame` give
-    the metrics of each trial. Results are stored in the working directory: `mlflow.db`, `optuna.db`, `reports` and
+    the metrics of each trial. `study.best.weights()` returns the state dict of the best trial, and `train.save=best.pt`
+    writes it to a file. Results are stored in the working directory: `mlflow.db`, `optuna.db`, `reports` and
     `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`, `train.checkpoint_dir`).
 
     An interrupt (Ctrl-C, the stop button of a notebook) raises KeyboardInterrupt after the trainings in progress are
@@ -97,6 +98,8 @@ def train(
 
     >>> trial = sweep.train(["schedule=wsd", "optimizer.lr=0.1"])
     >>> trial.rows()["lr"].plot()
+
+    `Trial.weights` returns the state dict that it ends with, and `train.save=one.pt` writes it to a file.
 
     A training that was interrupted resumes with the same call. The best trial of a search whose overrides are a mapping
     is trained again by `sweep.train({**overrides, **study.best.values}, model=..., dataset=...)`: what it drew replaces
