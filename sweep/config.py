@@ -1,6 +1,7 @@
 """The typed configuration: frozen dataclasses that validate when they are built."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,7 +121,7 @@ class DatasetConfig:
 LOADING = ("num_workers",)
 """Keys of dataset that say how examples are loaded, not which."""
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds")
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "save")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
@@ -165,6 +166,8 @@ class TrainConfig:
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
         eval_batch_size: examples of each trial that are evaluated at once, >= 1; None for as many as an update takes,
             so that an evaluation needs no more memory.
+        save: file for the state dict of the training, or of the best trial of a search: it ends in .pt or .pth, in a
+            folder that exists; None for no file.
     """
 
     steps: int
@@ -181,8 +184,10 @@ class TrainConfig:
     workers: int = 1
     drop_last: bool = False
     eval_batch_size: int | None = None
+    save: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_save()
         if self.eval_batch_size is not None:
             whole("eval_batch_size", self.eval_batch_size, at_least=1)
         whole("steps", self.steps, at_least=1)
@@ -191,7 +196,7 @@ class TrainConfig:
         whole("eval_every", self.eval_every, at_least=1)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
-        one_of("precision", self.precision, ("float32", "bf16", "float64"))
+        one_of("precision", self.precision, ("float32", "bf16", "fp16", "float64"))
         whole("workers", self.workers, at_least=1)
         if self.workers > self.batch_size:
             rule = f"must be at most train.batch_size={self.batch_size}, so that every worker has an example"
@@ -209,6 +214,16 @@ class TrainConfig:
             whole("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():
             raise InvalidValueError("checkpoint_dir", self.checkpoint_dir, "must be a folder, or the name of a new one")
+
+    def _check_save(self) -> None:
+        if self.save is None:
+            return
+        path = Path(str(self.save))
+        if not isinstance(self.save, str) or path.suffix not in (".pt", ".pth") or path.is_dir():
+            raise InvalidValueError("save", self.save, "must be a file that ends in .pt or .pth")
+        folder = path.absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise InvalidValueError("save", self.save, f"{folder} must be a folder that exists and can be written to")
 
     @property
     def evaluated_at_once(self) -> int:
@@ -347,6 +362,9 @@ class RunConfig:
             if isinstance(part, Reaction):
                 name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
                 raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
+        if self.train.precision == "fp16":
+            rule = "is not offered for a GAN (critic); bf16 needs no loss scale, and is"
+            raise InvalidValueError("train.precision", self.train.precision, rule)
         if self.task != AUTO:
             raise InvalidValueError("task", self.task.name, "is not offered for a GAN (critic): its losses are given")
         if self.average.name != "none":

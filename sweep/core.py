@@ -185,6 +185,8 @@ class Progress:
     """The trial whose record this is, where this one is the same training and was not trained itself."""
     failure: Failure | None = None
     """The reason, where the status is FAILED."""
+    weights: bytes | None = field(default=None, repr=False)
+    """The state dict of the model as torch saves it, where the trial is complete and may be the best."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,9 @@ class Recorder(Protocol):
     def flush(self, trial: Trial) -> None:
         """Bring what was taken of an open trial into the record: a checkpoint has it."""
 
+    def note_weights(self, trial: Trial, path: str) -> None:
+        """Record which file has the weights of an open trial."""
+
     def close(self, trial: Trial, result: Result) -> None:
         """End the record of a trial, with all that was taken of it."""
 
@@ -341,6 +346,24 @@ class Checkpoints(Protocol):
         """Forget those of a trial that has ended; but keep the state that it has ended with, where it is given."""
 
 
+class Weights(Protocol):
+    """Where the weights of the best trial are kept."""
+
+    def keep(self, result: Result, weights: bytes | None, twin_of: int | None) -> str | None:
+        """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.
+
+        Args:
+            weights: None if the trial was not trained, or is not better than others.
+            twin_of: the trial that it is a twin of, whose weights are also its own.
+
+        Returns:
+            The path of the file; None if its weights are not kept.
+        """
+
+    def forget_others(self) -> None:
+        """Remove all weights except those of the best trial, whose record is closed."""
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial as it is recorded.
@@ -356,6 +379,7 @@ class TrialRecord:
         stalled_at: step, None where the curve does not stall.
         reason: for which it has failed, one line; None of trials that have not.
         values: what the search drew, key or group -> value; empty for a single training and in older records.
+        weights: path of the file that had its weights when it ended; None without one.
     """
 
     number: int | None
@@ -368,6 +392,7 @@ class TrialRecord:
     stalled_at: int | None
     reason: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     @property
     def series(self) -> list[str]:

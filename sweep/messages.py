@@ -36,6 +36,29 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """The metric that ranks trials, and the best trial so far. On a tie, the trial with the smaller number is better.
+
+    Args:
+        metric, minimize: of the study.
+        best: value and number of the best trial that is complete; None without one.
+        prunes: whether trials are pruned: a trial that the trainer has trained to its end may have been.
+    """
+
+    metric: str
+    minimize: bool
+    best: tuple[float, int] | None = None
+    prunes: bool = False
+
+    def beaten_by(self, value: float, trial: int) -> bool:
+        """Return whether a trial with this value of the metric is better than the best so far."""
+        if self.best is None:
+            return True
+        best, number = self.best
+        return (value, trial) < (best, number) if self.minimize else (-value, trial) < (-best, number)
+
+
+@dataclass(frozen=True)
 class Work:
     """The trials that an engine is chosen for.
 
@@ -43,11 +66,13 @@ class Work:
         like: configurations at the ends of all that is searched.
         trials: still to be trained.
         learns: whether the sampler uses results to propose further trials.
+        ranking: what says which trials the engine gives the weights of; None for none.
     """
 
     like: Sequence[RunConfig]
     trials: int
     learns: bool
+    ranking: Ranking | None = None
 
     @property
     def updates(self) -> int:

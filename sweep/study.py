@@ -17,6 +17,7 @@ from sweep.core import (
     Snapshot,
     Status,
     Trial,
+    Weights,
 )
 from sweep.schedules import Event
 
@@ -120,6 +121,7 @@ def run(
     monitor: Monitor,
     metric: str,
     interrupted: Callable[[], bool] = lambda: False,
+    weights: Weights | None = None,
 ) -> None:
     """Fill the free slots, advance, record, report, stop what should be pruned, tell; until no trial is left.
 
@@ -132,8 +134,9 @@ def run(
     Args:
         metric: the evaluation's entry that is the objective; judged at the end of the horizon.
         interrupted: asked between two boundaries.
+        weights: where the weights of the best trial are kept; None if they are not.
     """
-    loop = _Loop(proposer, TrainedOnce(engine, recorder), recorder, checkpoints, monitor, metric)
+    loop = _Loop(proposer, TrainedOnce(engine, recorder), recorder, checkpoints, monitor, metric, weights)
     try:
         while loop.fill(interrupted) and not interrupted():
             for progress in loop.engine.advance():
@@ -163,6 +166,7 @@ class _Loop:
     checkpoints: Checkpoints
     monitor: Monitor
     metric: str
+    weights: Weights | None = None
     live: dict[int, _Live] = field(default_factory=dict)
 
     def fill(self, interrupted: Callable[[], bool]) -> bool:
@@ -221,7 +225,7 @@ class _Loop:
             self._flush(live)
         self.monitor.progressed(live.trial, progress)
         if result is not None:
-            self._end(live, result, progress.state)
+            self._end(live, result, progress)
 
     def _note(self, live: _Live, progress: Progress) -> None:
         """Record and report."""
@@ -243,12 +247,22 @@ class _Loop:
         self.recorder.flush(live.trial)
         self.proposer.kept(live.trial)
 
-    def _end(self, live: _Live, result: Result, state: Snapshot | None) -> None:
-        """Close, then tell. A state that is wanted is kept before, for whoever wants it to take."""
-        trial = live.trial
-        if trial.keeps_state and state is not None:
-            self._keep(live, state)
+    def _end(self, live: _Live, result: Result, progress: Progress | None) -> None:
+        """Close, then tell. What is wanted of its end, weights and state, is kept before, for whoever wants it to take.
+
+        Args:
+            progress: with what it has ended; None of one that had ended before.
+        """
+        trial, path = live.trial, None
+        if progress is not None and self.weights is not None:
+            path = self.weights.keep(result, progress.weights, progress.twin_of)
+        if path is not None:
+            self.recorder.note_weights(trial, path)
+        if progress is not None and trial.keeps_state and progress.state is not None:
+            self._keep(live, progress.state)
         self.recorder.close(trial, result)
+        if path is not None and self.weights is not None:
+            self.weights.forget_others()
         del self.live[trial.number]
         self._tell(trial, result)
 

@@ -82,7 +82,7 @@ def test_a_warmup_may_leave_one_update():
         ("device", "auto:", "cuda"),
         ("device", "cuda:", "cuda"),
         ("device", "cuda:\N{SUPERSCRIPT TWO}", "cuda"),
-        ("precision", "float16", "float32, bf16, float64"),
+        ("precision", "float16", "float32, bf16, fp16, float64"),
         ("precision", None, "float32"),
         ("accumulate", 0, ">= 1"),
         ("accumulate", 1.5, "integer"),
@@ -97,7 +97,7 @@ def test_train_refuses_with_key_value_and_rule(key, value, rule):
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
-@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16", "float64"])
 def test_train_takes_every_device_and_precision(device, precision):
     assert TrainConfig(**TRAIN, device=device, precision=precision).device == device
 

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "database": set(),
     "checkpoints": {"core", "durable"},
     "messages": {"config"},
+    "weights": {"core", "durable", "messages"},
     "arrays": set(),
     "data": {"arrays", "components", "config", "messages", "tracebacks"},
     "training": {
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "report": {"comparison", "config", "core", "given", "schedules"},
     "app": {
         "checkpoints", "comparison", "config", "core", "database", "durable", "messages", "pool", "proposals",
-        "report", "schedules", "space", "study", "tracking",
+        "report", "schedules", "space", "study", "tracking", "weights",
     },
     "requests": {
         "app", "components", "config", "given", "pool", "proposals", "report", "schedules", "space", "tasks",

@@ -4,9 +4,13 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sweep.components import Component
+from sweep.config import DatasetConfig
+from sweep.data import load
 from tests.conftest import ROOT, SMALL, Answer
 from tests.test_main_job import runs
 
@@ -64,6 +68,19 @@ def test_a_users_own_loss_is_trained_and_a_search_is_judged_by_a_metric_of_their
     for run in runs(folder, "trial"):
         assert run.data.params["task.loss.gamma"] == "1.5"
         assert 0 < run.data.metrics["val_f1"] < 1
+
+
+def test_the_weights_of_the_best_trial_are_loaded_as_it_says(sweep: Callable[..., Answer], folder: Path) -> None:
+    (command,) = [line for line in commands() if "train.save=best.pt" in line]
+    assert sweep(*command, "train.steps=20", "study.n_trials=2").status == 0
+    (block,) = [block for block in blocks("python") if "torch.load" in block]
+    assert len([line for line in block.splitlines() if line]) == 4
+    space: dict[str, Any] = {}
+    exec(block, space)
+    best = min(runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss"])
+    split = load(DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}))).val
+    accuracy = (space["model"].eval()(split.inputs.float()).argmax(dim=1) == split.targets).float().mean()
+    assert float(accuracy) == pytest.approx(best.data.metrics["val_accuracy"])
 
 
 def test_their_code_is_refused_unless_it_is_declared_trusted_on_the_command_line(

@@ -174,6 +174,9 @@ class FakeRecorder:
     def twin_of(self, trial):
         return None
 
+    def note_weights(self, trial, path):
+        self._write("weights", trial.number, path)
+
     def record(self, rows):
         self._write("record", rows.trial, rows.first)
 
@@ -257,6 +260,20 @@ class FakeCheckpoints:
             self.final[trial.number] = last
 
 
+class FakeWeights:
+    """Keeps what it is given, or that of a twin."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def keep(self, result, weights, twin_of):
+        self.log.append(("keep", result.trial, result.value, weights, twin_of))
+        return None if weights is None and twin_of is None else f"{result.trial}.pt"
+
+    def forget_others(self):
+        self.log.append(("forget",))
+
+
 class FakeMonitor:
     def __init__(self, log):
         self.log = log
@@ -314,6 +331,39 @@ def after(boundaries):
 
 
 # --- the order
+
+
+def with_weights(number, *losses):
+    *before, last = trained(number, *losses)
+    return [*before, replace(last, weights=b"weights")]
+
+
+def run_with_weights(study):
+    log = study.log
+    parts = study.proposer, study.engine, study.recorder, study.checkpoints, FakeMonitor(log)
+    run(*parts, "val_loss", weights=FakeWeights(log))
+    return log.of("keep", "weights", "save", "close", "forget", "tell")
+
+
+def test_weights_are_on_the_disk_and_named_before_the_record_is_closed_and_others_removed_after_it():
+    found = run_with_weights(Study({0: with_weights(0, 0.7, 0.4), 1: trained(1, 0.5)}))
+    assert [event[:2] for event in found] == [
+        ("keep", 0),
+        ("weights", 0),
+        ("close", 0),
+        ("forget",),
+        ("tell", 0),
+        ("keep", 1),
+        ("close", 1),
+        ("tell", 1),
+    ]
+    assert found[0] == ("keep", 0, 0.4, b"weights", None)
+
+
+def test_a_trial_that_is_pruned_offers_no_value():
+    found = run_with_weights(Study({0: with_weights(0, 0.7, 0.4)}, prune={0: 10}))
+    assert [event[:3] for event in found if event[0] == "keep"] == [("keep", 0, None)]
+    assert not [event for event in found if event[0] == "weights"]
 
 
 def test_one_trial_from_its_opening_to_its_end():

@@ -50,7 +50,8 @@ def search(
 
     `study.metric` ranks the trials by its value at the end of the training. The default is `val_loss`, and
     `val_energy_distance` for a GAN; a classification also has `val_accuracy`. `Trial.metrics` and `Study.to_frame` give
-    the metrics of each trial. Results are stored in the working directory: `mlflow.db`, `optuna.db`, `reports` and
+    the metrics of each trial. `study.best.weights()` returns the state dict of the best trial, and `train.save=best.pt`
+    writes it to a file. Results are stored in the working directory: `mlflow.db`, `optuna.db`, `reports` and
     `checkpoints` (`tracking.uri`, `study.storage`, `report.dir`, `train.checkpoint_dir`).
 
     An interrupt (Ctrl-C, the stop button of a notebook) raises KeyboardInterrupt after the trainings in progress are
@@ -77,6 +78,7 @@ def search(
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         HopelessError: if 20 trials have failed one after another. The same call continues the search.
+        LookupError: if the file of `train.save` cannot be written because the weights of the best trial are not kept.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
     with command_of("search", overrides, Objects(model, dataset, task), config_dir) as command:
@@ -85,6 +87,8 @@ def search(
     if result.record is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
         raise KeyboardInterrupt(f"{result.told} of {recorded}; the same call resumes the search")
+    if result.unsaved is not None:
+        raise LookupError(result.unsaved)
     return Study(result.record, plan.tracking, result.report)
 
 
@@ -103,6 +107,8 @@ def train(
     >>> trial = sweep.train(["schedule=wsd", "optimizer.lr=0.1"])
     >>> trial.rows()["lr"].plot()
 
+    `Trial.weights` returns the state dict that it ends with, and `train.save=one.pt` writes it to a file.
+
     A training that was interrupted resumes with the same call. The best trial of a search whose overrides are a mapping
     is trained again by `sweep.train({**overrides, **study.best.values}, model=..., dataset=...)`: what it drew replaces
     what was searched.
@@ -112,6 +118,7 @@ def train(
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
+        LookupError: if the file of `train.save` cannot be written because the training is not complete.
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
@@ -123,6 +130,8 @@ def train(
     if ended.result.status is Status.FAILED:
         failure = ended.result.failure
         raise TrainingFailedError("the training failed" if failure is None else failure.details or failure.reason)
+    if ended.unsaved is not None:
+        raise LookupError(ended.unsaved)
     return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
 
 

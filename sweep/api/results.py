@@ -17,6 +17,7 @@ from sweep.tracking import MlflowReader, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +93,29 @@ class Trial:
             columns = {f"{series}lr": rows.lr, f"{series}loss": rows.loss}
             frames.append(pd.DataFrame(columns, index=pd.Index(rows.steps, name="step")))
         return pd.concat(frames, axis=1)
+
+    @plainly
+    def weights(self) -> "dict[str, torch.Tensor]":
+        """Return the state dict of the model at the end of the training: name -> tensor, on the CPU.
+
+        >>> model.load_state_dict(study.best.weights())
+
+        Of a search, the weights of the best trial are kept, in `train.checkpoint_dir`; of the single trainings of one
+        configuration, those of the last. They are the weights that `study.metric` was measured with: the average if its
+        name ends with _ema.
+
+        Raises:
+            LookupError: if the weights of this trial are not kept; the text says how to train it again.
+        """
+        import torch
+
+        path = self._record.weights
+        if path is None or not Path(path).is_file():
+            of = "this training" if self.number is None else f"trial {self.number}"
+            again = "sweep.train({**overrides, **trial.values, 'train.seed': trial.seed}) trains it again"
+            raise LookupError(f"the weights of {of} are not kept; {again}")
+        held: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return held
 
     def __repr__(self) -> str:
         number = "" if self.number is None else f" {self.number}"

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sweep import durable
 from sweep.app.files import folder_name
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
-from sweep.core import Trial
+from sweep.core import Status, Trial, TrialRecord
 from sweep.errors import UnavailableError
-from sweep.messages import Account, Measured, Work
+from sweep.messages import Account, Measured, Ranking, Work
 from sweep.plurals import plural
 from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
+from sweep.weights import WeightFiles
 
 SETTLING = 60.0
 """Seconds that a tracking server may make no progress while it is waited for."""
@@ -103,6 +105,44 @@ def checkpoints_of(
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name)
     return CheckpointFiles(folder, of, trainer.largest_checkpoint(run), say, check)
+
+
+def weights_of(
+    run: RunConfig,
+    name: str,
+    ranking: Ranking,
+    held: str | None,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> WeightFiles:
+    """Return where the weights of the best trial of a study, or of a training, are kept: beside its checkpoints.
+
+    Args:
+        name: of the folder.
+        ranking: with the best trial so far.
+        held: the file that has the weights of that trial, as recorded.
+        check: raises where this process may not write.
+    """
+    folder = Path(run.train.checkpoint_dir) / folder_name(name) / "weights"
+    return WeightFiles(folder, ranking, held, say, check)
+
+
+def save_weights(trial: TrialRecord | None, path: str) -> str | None:
+    """Write the weights of a recorded trial to the file of train.save.
+
+    Args:
+        trial: None if no trial is complete.
+
+    Returns:
+        The reason for which it cannot be written; None if it is.
+    """
+    if trial is None or trial.status is not Status.COMPLETE:
+        return f"{path} is not written: no training is complete"
+    if trial.weights is None or not Path(trial.weights).is_file():
+        of = "the training" if trial.number is None else f"trial {trial.number}"
+        return f"{path} is not written: the weights of {of} are not kept; mode=train trains it again, with train.save"
+    durable.write(Path(path), [Path(trial.weights).read_bytes()])
+    return None
 
 
 def engine_text(account: Account) -> str:

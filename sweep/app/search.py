@@ -10,12 +10,12 @@ from sweep import study
 from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import Plan
-from sweep.app.resources import Engines, checkpoints_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
 from sweep.errors import InvalidValueError, RemovedError
-from sweep.messages import Work
+from sweep.messages import Ranking, Work
 from sweep.passwords import without_passwords
 from sweep.plurals import plural
 from sweep.pool import Trainer
@@ -35,6 +35,7 @@ class SearchResult:
         report: the file; None of one that was interrupted.
         told, total: trials that count, and that were asked for.
         failed: how many trials have failed.
+        unsaved: the reason for which the file of train.save is not written; None if it is, or was not asked for.
     """
 
     record: StudyRecord | None
@@ -42,6 +43,7 @@ class SearchResult:
     told: int
     total: int
     failed: int
+    unsaved: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ def _search(
     write(files, folder)
     run.attach(files)
     settle(store, interrupted)
-    return SearchResult(recorded, folder / "report.html", proposer.told, proposer.total, len(proposer.failed))
+    save, best = plan.first.train.save, next(iter(recorded.ranked), None)
+    unsaved = None if save is None else save_weights(best, save)
+    report = folder / "report.html"
+    return SearchResult(recorded, report, proposer.told, proposer.total, len(proposer.failed), unsaved)
 
 
 def refuse_taken(store: Store | None, name: str, kind: str) -> None:
@@ -247,14 +252,18 @@ def carry_out(
         if not opened.done:
             for scaled in scaling(plan.first, plan.space.keys):
                 say(scaled)
-            work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
+            ranking = Ranking(metric, plan.study.minimize, best, prunes=plan.pruner.name != "none")
+            held = None if best is None else recorder.weights.get(best[1])
+            weights = weights_of(plan.first, plan.name, ranking, held, say, opened.lease.check)
+            weights.forget_others()  # as an interruption may have left them
+            work = Work(extremes(plan), opened.left, learns=not proposer.history_free, ranking=ranking)
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
             with (
                 engines.start(plan.engine, work, retries, proposer.begun) as engine,
                 front.watch(watched) as monitor,
             ):
-                study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted)
+                study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted, weights)
             checkpoints.sweep(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
         recorder.give_up(proposer.failed)

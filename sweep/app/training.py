@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from sweep import study
 from sweep.app.front import Front, Watched
 from sweep.app.plan import TrainingPlan
-from sweep.app.resources import Engines, checkpoints_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
 from sweep.core import Checkpoint, Result, Status, Trial
 from sweep.errors import InvalidValueError
-from sweep.messages import Work
+from sweep.messages import Ranking, Work
 from sweep.pool import Trainer
 from sweep.report.describe import describe, training_name
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
-from sweep.tracking import Hooks, MlflowRecorder, Store, TrainingRuns, open_store, recorded_run
+from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, TrainingRuns, open_store, recorded_run
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class TrainingResult:
         run_id: of its run; None of one that was interrupted.
         result: how it ended; None of one that was interrupted.
         kept: updates completed in the checkpoint of one that was interrupted, 0 without one.
+        unsaved: the reason for which the file of train.save is not written; None if it is, or was not asked for.
     """
 
     trial: Trial
@@ -36,6 +37,7 @@ class TrainingResult:
     run_id: str | None
     result: Result | None
     kept: int = 0
+    unsaved: str | None = None
 
 
 def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
@@ -73,12 +75,14 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
-        engine, work = _alone(plan.engine), Work([run], 1, learns=False)
+        ranking = Ranking(judged.metric, judged.minimize)
+        weights = weights_of(run, name, ranking, None, front.say)
+        engine, work = _alone(plan.engine), Work([run], 1, learns=False, ranking=ranking)
         with (
             Engines(trainer, front.say, interrupted).start(engine, work, judged.max_retries) as trains,
             front.watch(watched) as monitor,
         ):
-            study.run(proposer, trains, recorder, checkpoints, monitor, judged.metric, interrupted)
+            study.run(proposer, trains, recorder, checkpoints, monitor, judged.metric, interrupted, weights)
         if not proposer.results:
             kept = checkpoints.latest(trial)
             return TrainingResult(trial, store, None, None, 0 if kept is None else kept.state.step)
@@ -86,7 +90,10 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         (result,) = proposer.results
         if result.status is Status.COMPLETE:  # and now everything else is done
             checkpoints.end(trial, checkpoints.latest(trial))
-    return TrainingResult(trial, store, recorder.run_id(trial), result)
+    run_id = recorder.run_id(trial)
+    save = run.train.save
+    unsaved = None if save is None else save_weights(MlflowReader(store).training(run_id), save)
+    return TrainingResult(trial, store, run_id, result, unsaved=unsaved)
 
 
 def _unique(name: str, checkpoints: CheckpointFiles) -> str:

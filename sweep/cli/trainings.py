@@ -29,7 +29,8 @@ def search(command: Command) -> int:
         return INTERRUPTED
     show_study(front.console, result.record, base, ui_command(command))
     front.say(f"\nreport: {result.report}")
-    return FAILED if result.failed and not result.told else DONE
+    saved = _saved(plan.first.train.save, result.unsaved, front)
+    return FAILED if not saved or (result.failed and not result.told) else DONE
 
 
 def train(command: Command) -> int:
@@ -52,7 +53,17 @@ def train(command: Command) -> int:
     failure = ended.result.failure
     if failure is not None:
         print(f"sweep: the training failed: {failure.details or failure.reason}", file=sys.stderr)
-    return DONE if ended.result.status is Status.COMPLETE else FAILED
+    saved = _saved(run.train.save, ended.unsaved, front)
+    return DONE if ended.result.status is Status.COMPLETE and saved else FAILED
+
+
+def _saved(path: str | None, unsaved: str | None, front: Terminal) -> bool:
+    """Say whether the file of train.save was written, if there is to be one; return False if it was not."""
+    if unsaved is not None:
+        print(f"sweep: {unsaved}", file=sys.stderr)
+    elif path is not None:
+        front.say(f"weights: {path}")
+    return unsaved is None
 
 
 def compare(command: Command) -> int:

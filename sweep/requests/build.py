@@ -62,11 +62,15 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
         raise error.under(key) from error
 
 
+REQUESTS = ("more_steps", "save")
+"""Keys of train that ask for something, and say nothing about the training: they are not recorded."""
+
+
 def run_config(config: DictConfig) -> RunConfig:
     """What one training depends on."""
     trusted = _trusted(config)
     # First, because the others count in parts of its horizon.
-    train = fill(TrainConfig, "train", _expanding("checkpoint_dir", _mapping(config, "train")))
+    train = fill(TrainConfig, "train", _expanding(("checkpoint_dir", "save"), _mapping(config, "train")))
     options = run_options(config)
     parts, _ = recorded_parts(config, options)
     model = _component("model", _without(_mapping(config, "model"), "name"), trusted)
@@ -101,7 +105,8 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
         if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
             schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
-    parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
+    for key in REQUESTS:
+        parts["train"].pop(key, None)
     metrics = parts["task"].get("metrics") or {}
     places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset")}
     places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
@@ -123,6 +128,8 @@ def training_of(composer: Composer, overrides: Sequence[str]) -> dict[str, Any] 
         parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in RUN_GROUPS}
     except (InvalidValueError, OmegaConfBaseException):
         return None
+    if isinstance(parts["train"], dict):
+        parts["train"].pop("save", None)
     return parts | {"options": run_options(config)}
 
 
@@ -270,9 +277,9 @@ def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _expanding(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with the home directory for a `~` at the beginning of the path at `key`."""
-    return {k: expanduser(v) if k == key and isinstance(v, str) else v for k, v in values.items()}
+def _expanding(keys: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the home directory for a `~` at the beginning of the paths at `keys`."""
+    return {k: expanduser(v) if k in keys and isinstance(v, str) else v for k, v in values.items()}
 
 
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -296,11 +303,11 @@ def compare_config(config: DictConfig) -> CompareConfig:
 
 
 def report_config(config: DictConfig) -> ReportConfig:
-    return fill(ReportConfig, "report", _expanding("dir", _mapping(config, "report")))
+    return fill(ReportConfig, "report", _expanding(["dir"], _mapping(config, "report")))
 
 
 def preview_config(config: DictConfig) -> PreviewConfig:
-    return fill(PreviewConfig, "preview", _expanding("path", _mapping(config, "preview")))
+    return fill(PreviewConfig, "preview", _expanding(["path"], _mapping(config, "preview")))
 
 
 def ui_config(config: DictConfig) -> UiConfig:

@@ -50,7 +50,8 @@ def repeating(command: Command) -> str:
     request, kept = command.request, list(command.request.plain)
     first = request.first[: len(request.first) - len(request.plain)]
     asked = training_of(command.composer, (*first, *kept))
-    unneeded = [text for text in kept if text.lstrip("+~").split("=")[0].split(".")[0] in NOT_REPEATED]
+    keys = {text: text.lstrip("+~").split("=")[0] for text in kept}
+    unneeded = [text for text, key in keys.items() if key.split(".")[0] in NOT_REPEATED or key == "train.save"]
     if training_of(command.composer, (*first, *(text for text in kept if text not in unneeded))) == asked:
         kept = [text for text in kept if text not in unneeded]
         unneeded = []

@@ -88,6 +88,10 @@ def make_comparison(command: Command) -> ComparisonPlan:
     plan = ComparisonPlan(
         name, repeating(command), compare, tuple(_named(family, name, compare.trials) for family in families)
     )
+    if plan.first.first.train.save is not None:
+        rule = "is for mode=search and mode=train; sweep.load(name).studies gives the searches of a comparison, and"
+        rule = f"{rule} .best.weights() of each one its weights"
+        raise InvalidValueError("train.save", plan.first.first.train.save, rule)
     seed = plan.first.first.train.seed
     try:
         plan.first.first.with_seed(plan.seeds[-1])

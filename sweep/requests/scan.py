@@ -33,7 +33,7 @@ RESOLVERS = frozenset({"fraction", "epochs", "remaining", "warmup_steps", "unles
 """Our own, and the time of day: what gives neither a part of this machine nor of the text it stands in."""
 MAY_HOLD_A_PASSWORD = ("tracking.uri", "study.storage")
 """What is neither recorded nor shown as it is, so that it may come from the environment."""
-PLACES = ("report.dir", "preview.path", "train.checkpoint_dir", *MAY_HOLD_A_PASSWORD)
+PLACES = ("report.dir", "preview.path", "train.checkpoint_dir", "train.save", *MAY_HOLD_A_PASSWORD)
 """Where is written."""
 
 OPTION = re.compile(r"/?\w[\w.+-]*(/\w[\w.+-]*)*")

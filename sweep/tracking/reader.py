@@ -37,6 +37,9 @@ ASKED = {
 }  # fmt: skip
 """Keys of the tag sweep.asked, which holds the settings of a comparison, and their types."""
 
+WEIGHTS = "sweep.weights"
+"""The tag with the path of the file that has the weights of a trial."""
+
 REASON = "sweep.reason"
 """The tag with the reason for which a trial has failed."""
 
@@ -255,6 +258,7 @@ def _trial(run: Run) -> TrialRecord:
         stalled_at=_optional(run, "sweep.stalled_at", int),
         reason=run.data.tags.get(REASON) or None,
         values=_optional(run, "sweep.values", _json(_is_mapping)) or {},
+        weights=run.data.tags.get(WEIGHTS),
     )
 
 

@@ -13,7 +13,7 @@ from sweep.schedules import Event
 from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
-from sweep.tracking.reader import REASON, MlflowReader
+from sweep.tracking.reader import REASON, WEIGHTS, MlflowReader
 from sweep.tracking.rest import reason_of
 from sweep.tracking.server import KEY, key_after
 from sweep.tracking.store import Store, impatient, names_of
@@ -94,9 +94,13 @@ class MlflowRecorder:
         """What `twin_of` has read of the twin of each trial that was not played back since."""
         self._left: dict[int, list[_Left]] = {}
         """What earlier attempts have recorded of each trial that was not opened since."""
+        self.weights: dict[int, str] = {}
+        """The files with the weights of trials that were recorded before, as their tags name them."""
         for number, run in parent.children():
             tags = run.data.tags
             self._left.setdefault(number, []).append(_Left.of(run))
+            if WEIGHTS in tags:
+                self.weights[number] = tags[WEIGHTS]
             if "sweep.twin_of" not in tags and tags.get("sweep.status") in BY_THEMSELVES:
                 self._remember(tags.get("sweep.training"), number, run.info.run_id)
         self._reap()
@@ -222,6 +226,9 @@ class MlflowRecorder:
             opened.flushed = True
             self._write([Change(opened.run_id, points)])
         opened.forget()
+
+    def note_weights(self, trial: Trial, path: str) -> None:
+        self._open[trial.number].tags[WEIGHTS] = path
 
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]

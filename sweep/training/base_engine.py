@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -19,19 +19,21 @@ from sweep.core import Evaluation, Rows, Trial
 from sweep.data import Dataset, Examples
 from sweep.data.batch import divided, leaves, mapped, size, target_of
 from sweep.errors import InvalidValueError
+from sweep.messages import Ranking
 from sweep.plurals import plural
 from sweep.schedules import Reaction
 from sweep.tasks import LOSS, CustomConfig
 from sweep.tracebacks import refusal
 from sweep.training.batches import in_order
 from sweep.training.contents import Contents, changes, described, named, restore, same
-from sweep.training.device import CPU, DTYPES
+from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
 from sweep.training.objectives import Objective, OutputObjective, objective_of, prediction, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
-from sweep.training.state import TRAIN_ERROR, TrainState, initial_state
+from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_scaler
+from sweep.training.weights import state_dict_of
 
 LONGEST_PROBE = 1.0
 """Seconds of measuring the speed of an engine after which no further round is begun."""
@@ -75,18 +77,20 @@ class BaseEngine:
     Args:
         data: the data set all trials share.
         device: where to train.
-        precision: float32, bf16 (autocast), float64.
+        precision: float32, bf16 and fp16 (autocast, fp16 with a loss scale), float64.
 
     Attributes:
         pause: asked between two updates whether to stop there, wherever the next boundary is. An engine makes at least
             one update between two pauses.
+        ranking: what says which trials give their weights when they end; None for none.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         self.device, self.dtype = device, DTYPES[precision]
-        self.autocast = precision == "bf16"
+        self.autocast = AUTOCAST.get(precision)
         self.data = data.place(device, self.dtype)
         self.pause: Callable[[], bool] = lambda: False
+        self.ranking: Ranking | None = None
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
@@ -119,6 +123,8 @@ class BaseEngine:
             if isinstance(part, Reaction) and part.watches not in known:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
                 raise InvalidValueError(key, value, f"waits for {part.watches}; such a training has {', '.join(known)}")
+        if state.scaler is not None:  # with the usual scale, the first updates may be skipped
+            state.scaler = loss_scaler(self.device, 1.0)
         entries = state.model.state_dict().keys()
         state.model.train()
         try:
@@ -142,7 +148,7 @@ class BaseEngine:
             rule = f"cannot be trained on {self._described_examples()}: {refusal(error)}{self._hint(config)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
-            state.optimizer.step()
+            make_update(state, None)
         except (Exception, SystemExit) as error:
             rule = f"cannot update this model: {refusal(error)}"
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
@@ -326,6 +332,8 @@ class BaseEngine:
     ) -> tuple[Tensor, Tensor | None]:
         """Compute the loss of a batch, and add its gradient to the parameters', micro-batch by micro-batch.
 
+        With fp16 the gradient is multiplied by the loss scale; `make_update` divides by it.
+
         Of a part of a batch, the share in both: summed over the parts they are those of the batch.
 
         Returns:
@@ -342,7 +350,7 @@ class BaseEngine:
             set_draws(state.dropouts, key)
             loss, weight = self._loss(state, batch)
             loss = loss / weight if isinstance(weight, Tensor) else loss
-            loss.backward()  # type: ignore[no-untyped-call]
+            scaled(loss, state).backward()  # type: ignore[no-untyped-call]
             return loss.detach(), None
         total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
         for part in divided(batch, accumulate):
@@ -354,7 +362,7 @@ class BaseEngine:
                     weights = weight if weights is None else weights + weight
                 else:
                     loss = loss * (examples / whole)
-                loss.backward()  # type: ignore[no-untyped-call]
+                scaled(loss, state).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += examples
         return total, weights
@@ -373,7 +381,23 @@ class BaseEngine:
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:
+        """Return the weights of a trial that is complete, if it may be the best; see `state_dict_of`.
+
+        Args:
+            state: returns the state that the trial has ended with.
+        """
+        ranking = self.ranking
+        if ranking is None:
+            return None
+        value = evaluation.metrics[ranking.metric]
+        if not ranking.beaten_by(value, evaluation.trial):
+            return None
+        if not ranking.prunes:
+            self.ranking = replace(ranking, best=(value, evaluation.trial))
+        return state_dict_of(state(), ranking.metric)
 
     def splits(self, trial: Trial, step: int) -> dict[str, Examples]:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
@@ -402,6 +426,32 @@ def _check_names(metrics: Mapping[str, object]) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name) or name.endswith("_ema") or name == LOSS:
             rule = "must be a name of letters, digits and _ that does not end in _ema and is not loss"
             raise ValueError(f"the name of a metric {rule}, not {name!r}")
+
+
+def scaled(loss: Tensor, state: TrainState) -> Tensor:
+    """Multiply a loss by the loss scale of fp16, so that small gradients are no zeros in float16."""
+    if state.scaler is None:
+        return loss
+    larger: Tensor = state.scaler.scale(loss)
+    return larger
+
+
+def make_update(state: TrainState, clip_norm: float | None) -> None:
+    """Clip the gradient, and let the optimizer make its update.
+
+    With fp16 the gradient is divided by the loss scale before. Where it is not finite then, nothing is updated and the
+    scale is halved.
+    """
+    scaler, optimizer = state.scaler, state.optimizer
+    if scaler is not None:
+        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it needs nothing but param_groups and step
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # type: ignore[arg-type]
+        scaler.update()
 
 
 def boundary(trial: Trial, step: int) -> int:

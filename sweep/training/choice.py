@@ -25,6 +25,7 @@ from sweep.training.generators import RandomState, generators_kept
 from sweep.training.model import silenced
 from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
+from sweep.training.weights import refuse_unsavable
 
 FEWEST = 4
 """Slots below which it is not worth while to fuse."""
@@ -314,6 +315,8 @@ def check(data: Dataset, configs: Sequence[RunConfig], silent: bool = False) -> 
     for index, config in enumerate(configs):
         with silenced() if silent or index else nullcontext():
             engine.check(config)
+            if config.train.save is not None and not index:
+                refuse_unsavable(engine.initial(config, config.train.seed), config, engine.data)
 
 
 @silenced()

@@ -6,8 +6,16 @@ from torch import nn
 from sweep.config import TrainConfig
 from sweep.errors import InvalidValueError
 
-DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
-"""The type of parameters and data; bf16 computes in bfloat16 by autocast over float32 parameters."""
+DTYPES = {
+    "float32": torch.float32,
+    "bf16": torch.float32,
+    "fp16": torch.float32,
+    "float64": torch.float64,
+}
+"""The type of parameters and data."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type that a precision computes in by autocast, over parameters of DTYPES."""
 
 
 CPU = torch.device("cpu")
@@ -42,6 +50,8 @@ def choose_device(config: TrainConfig) -> torch.device:
         _check_workers(config.workers, device)
     if device.type == "mps" and config.precision == "float64":
         raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.device=cpu has it")
+    if device.type == "mps" and config.precision == "fp16":
+        raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.precision=bf16 is")
     return device
 
 

@@ -164,17 +164,21 @@ class FusedEngine(BaseEngine):
 
     def _packed(self, slot: _Slot) -> Snapshot:
         """The training in a slot."""
+        return packed(self._state(slot))
+
+    def _state(self, slot: _Slot) -> TrainState:
+        """Return the state of the training in a slot, until the next call."""
         assert self._stack is not None
         if not slot.step:
             with silenced():
-                return packed(self.initial(slot.trial.config, slot.trial.seed))
+                return self.initial(slot.trial.config, slot.trial.seed)
         state = self._spare
         for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
             group.update(own)
         self._stack.read(slot.index, state, slot.step)
         state.events, state.memories = slot.events, slot.memories
         state.seen, state.global_step = _examples(slot.batches, slot.seen, slot.step), slot.step
-        return packed(state)
+        return state
 
     def advance(self) -> list[Progress]:
         """To the nearest boundary, or LONGEST updates, or a pause.
@@ -240,7 +244,7 @@ class FusedEngine(BaseEngine):
             groups=grouped(state),
             n_groups=len(state.optimizer.param_groups),
             objective=objective,
-            autocast=self.autocast,
+            autocast=self.autocast is not None,
             clips=config.optimizer.clip_norm is not None,
             averages=state.average is not None,
             counts=state.mistakes is not None,
@@ -277,6 +281,8 @@ class FusedEngine(BaseEngine):
         """All in which trials of one stack must agree, by the name that it is said with."""
         if config.train.accumulate != 1:
             raise NotStackableError("train.accumulate is for a batch that does not fit at once, let alone many")
+        if config.train.precision == "fp16":
+            raise NotStackableError("fp16 has a loss scale for each trial; train.precision=bf16 trains several at once")
         try:
             rule = rule_of(state.optimizer)
         except ValueError as error:
@@ -422,8 +428,10 @@ class FusedEngine(BaseEngine):
 
     def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slots[slot.index] = None
-        state = self._packed(slot) if slot.trial.keeps_state and status is Status.COMPLETE else None
-        return Progress(slot.trial.number, slot.rows.take(), evaluation, status, slot.events, state)
+        complete, number = status is Status.COMPLETE, slot.trial.number
+        state = self._packed(slot) if slot.trial.keeps_state and complete else None
+        weights = self._weights(evaluation, lambda: self._state(slot)) if complete else None
+        return Progress(number, slot.rows.take(), evaluation, status, slot.events, state, weights=weights)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
         """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, on_host, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
@@ -56,7 +56,7 @@ class Slot:
 
 
 class SerialEngine(BaseEngine):
-    """Trains one trial at a time. No host synchronization between two boundaries."""
+    """Trains one trial at a time. No host synchronization between two boundaries, but for one an update with fp16."""
 
     slots = 1
     workers = 1
@@ -128,8 +128,10 @@ class SerialEngine(BaseEngine):
 
     def _ended(self, slot: Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slot = None
-        state = packed(slot.state) if slot.trial.keeps_state and status is Status.COMPLETE else None
-        return Progress(slot.trial.number, slot.rows(), evaluation, status, slot.state.events, state)
+        complete, number = status is Status.COMPLETE, slot.trial.number
+        state = packed(slot.state) if slot.trial.keeps_state and complete else None
+        weights = self._weights(evaluation, lambda: slot.state) if complete else None
+        return Progress(number, slot.rows(), evaluation, status, slot.state.events, state, weights=weights)
 
     @staticmethod
     def _broken(slot: Slot) -> Evaluation:
@@ -166,9 +168,7 @@ class SerialEngine(BaseEngine):
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
             losses[row] = self._gradient(slot.state, batch, accumulate, slot.trial.seed, begin + row)
-            if clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimizer.step()
+            make_update(slot.state, clip_norm)
             rates[row] = recorded["lr"]
             if slot.state.average is not None and config.average.decay is not None:
                 update_average(slot.state.average, model, config.average.decay, begin + row)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from sweep.config import RunConfig
 from sweep.data import Dataset
@@ -40,6 +41,7 @@ class TrainState:
         seen: examples of those batches.
         global_step: completed updates; of a GAN, of its generator, whose optimizer `optimizer` is.
         critic: what a GAN has beside it; its batches are the critic's.
+        scaler: the loss scale of fp16; None in another precision.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class TrainState:
     seen: int = 0
     global_step: int = 0
     critic: "CriticState | None" = None
+    scaler: GradScaler | None = None
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -106,9 +109,18 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     objective = None if config.critic else objective_of(config.task, data.train.example, data.n_outputs, device, dtype)
     random = RandomState.capture(device)
     state = TrainState(model, optimizer, objective, batches, random, dropouts, average, critic=critic)
+    if config.train.precision == "fp16":
+        state.scaler = loss_scaler(device)
     if any(reaction.watches == TRAIN_ERROR for reaction in config.schedule.reactions):
         state.mistakes = torch.zeros((), device=device, dtype=torch.int64)
     return state
+
+
+def loss_scaler(device: torch.device, scale: float = 2.0**16) -> GradScaler:
+    """Return torch's loss scaler, whose tensors exist: a worker without an example of a batch scales no loss."""
+    scaler = GradScaler(device.type, init_scale=scale)
+    scaler.scale(torch.zeros((), device=device))
+    return scaler
 
 
 def _bring_to(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

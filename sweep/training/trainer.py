@@ -166,6 +166,7 @@ class _Trainer:
             self._used.forget_placed()
         self._used = data
         chosen = _choose(config, data, device, work, others, known)
+        chosen.engine.ranking = work.ranking
         prepared = time.monotonic() - began
         account = Account(
             name=chosen.name,

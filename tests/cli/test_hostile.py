@@ -148,6 +148,7 @@ FILES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
             ("report.dir", "OUTSIDE/reports"), ("report.dir", "../escaped"), ("report.dir", "${model.name}"),
             ("preview.path", "OUTSIDE/escaped.csv"), ("preview.path", "../escaped.csv"), ("preview.path", "out/x.csv"),
             ("train.checkpoint_dir", "OUTSIDE/escaped"), ("train.checkpoint_dir", "a/../../escaped"),
+            ("train.save", "OUTSIDE/escaped.pt"), ("train.save", "../escaped.pt"),
             ("study.storage", "sqlite:///OUTSIDE/escaped.db"), ("study.storage", "sqlite:///../escaped.db"),
             ("study.storage", "sqlite:///file:OUTSIDE/escaped.db?uri=true"),
             ("study.storage", "postgresql://evil.example/x"),

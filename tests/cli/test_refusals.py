@@ -221,7 +221,7 @@ from tests.conftest import ROOT, Answer
         (["study.metric=accuracy"], "study.metric=accuracy: must be one of val_loss, val_accuracy"),
         (["study.metric=val_accuracy", "study.direction=minimize"], "study.direction=minimize: val_accuracy is to"),
         (["train.batch_size=5000"], "train.batch_size=5000: must be at most the training split, which has 1079"),
-        (["train.precision=float16"], "train.precision=float16: must be one of float32, bf16, float64"),
+        (["train.precision=float16"], "train.precision=float16: must be one of float32, bf16, fp16, float64"),
         (["train.device=gpu"], "train.device=gpu: must be auto, cpu, cuda, cuda:<index> or mps"),
         (["train.device=cuda:99"], "train.device=cuda:99: is not there: this machine has"),
         (["model.hidden=[0]"], "hidden=[0] must be a list of integers > 0"),

@@ -43,6 +43,7 @@ class Point:
 
 ASK, TELL = "sweep.proposals.proposer.OptunaProposer.ask", "sweep.proposals.proposer.OptunaProposer.tell"
 SAVE, FLUSH = "sweep.checkpoints.CheckpointFiles.save", "sweep.tracking.recorder.MlflowRecorder.flush"
+KEEP = "sweep.weights.WeightFiles.keep"
 CREATE, OPEN = "sweep.tracking.bulk.DatabaseWriter.create", "sweep.tracking.recorder.MlflowRecorder.open"
 
 POINTS = {
@@ -52,6 +53,9 @@ POINTS = {
     "between rename and rows": Point("os.replace", (1, 2, 4), "after", within="sweep.checkpoints"),
     "before rows of a checkpoint": Point(FLUSH, (1, 2, 4), "before"),
     "during rows of a checkpoint": Point(FLUSH, (1, 2, 4), "during"),
+    "during weights": Point(KEEP, (1, 2), "during"),
+    "between weights and record": Point(KEEP, (1, 2), "after"),
+    "between record and old weights": Point("sweep.weights.WeightFiles.forget_others", (2, 3), "before"),
     "between record and tell": Point(TELL, range(1, 6), "before"),
     "during tell": Point(TELL, range(1, 6), "during"),
     "before resuming": Point(ASK, (1,), "before", start=2),

@@ -34,8 +34,10 @@ TRIALS, STEPS, EVERY = 6, 120, 30
 OFTEN = ["train.checkpoint_seconds=0.01"] if "checkpoint_seconds" in (ROOT / "conf/config.yaml").read_text() else []
 """A checkpoint at every opportunity, where there are any."""
 
-NOT_COMPARED = {"sweep.uid", "sweep.key", "sweep.lease", "sweep.engine", "mlflow.parentRunId", "mlflow.user"}
-"""Tags that tell one time, process or database from another."""
+NOT_COMPARED = {
+    "sweep.uid", "sweep.key", "sweep.lease", "sweep.engine", "sweep.weights", "mlflow.parentRunId", "mlflow.user"
+}  # fmt: skip
+"""Tags that tell one time, process or database from another. Of the weights, `check_weights` compares the best's."""
 
 Table = dict[tuple[Any, ...], Any]
 Rows = list[tuple[Any, ...]]
@@ -329,6 +331,7 @@ class Bench:
         """Refuse a finished search whose record is not that of the uninterrupted one; keeps the folder then."""
         try:
             check_no_step_missing_or_twice(folder)
+            check_weights(folder)
             compare(final_table(folder), self.uninterrupted(case).table, case)
         except AssertionError as error:
             error.add_note(f"{case.name} in {folder}: {told}")
@@ -463,6 +466,19 @@ def check_no_step_missing_or_twice(folder: Path) -> None:
         assert [number for number, _ in of_optuna] == list(range(len(of_optuna)))
         assert {state for _, state in of_optuna} <= {"COMPLETE", "PRUNED"}, of_optuna
         assert list(kinds.values()).count("trial") == len(of_optuna)
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a finished search or training unless the one file with weights is that of its best trial."""
+    query = """SELECT run_uuid, value FROM tags JOIN runs USING (run_uuid)
+               WHERE key = 'sweep.weights' AND lifecycle_stage = 'active'"""
+    named = dict(rows(folder, query))
+    query = """SELECT run_uuid, latest_metrics.value FROM latest_metrics JOIN tags USING (run_uuid)
+               JOIN runs USING (run_uuid) WHERE latest_metrics.key = 'val_loss' AND tags.key = 'sweep.status'
+               AND tags.value = 'complete' AND lifecycle_stage = 'active' ORDER BY start_time"""
+    best = min(rows(folder, query), key=lambda row: row[1])[0]
+    kept = [str(path.relative_to(folder)) for path in (folder / "checkpoints").rglob("weights/*")]
+    assert kept == [named.get(best)]
 
 
 def final_state(folder: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def loss_function(recon_x, x, mu, logvar):
 
 
 class GraphNet(nn.Module):
-    """Two graph convolutions over one graph, whose normalized adjacency is a sparse buffer; x is [n, nodes, features]."""
+    """Two graph convolutions over one graph, whose adjacency is a sparse buffer; x is [n, nodes, features]."""
 
     def __init__(self, nodes=10, features=3, width=8):
         super().__init__()

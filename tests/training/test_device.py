@@ -51,6 +51,13 @@ def test_cuda_is_refused_on_this_machine_which_has_none():
         choose("cuda")
 
 
+def test_fp16_is_refused_on_mps(machine):
+    machine(mps=True)
+    with pytest.raises(InvalidValueError, match=r"^train\.precision=fp16: .*train\.precision=bf16 is"):
+        choose("mps", "fp16")
+    assert choose("cpu", "fp16") == torch.device("cpu")
+
+
 @pytest.mark.parametrize("device", ["mps", "auto"])
 def test_float64_is_refused_on_mps_which_has_none(machine, device):
     machine(mps=True)

@@ -27,7 +27,7 @@ def test_it_has_one_slot(digits, make_trial):
     assert serial.free == 0
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16", "float64"])
 @pytest.mark.parametrize("target", ["models.mlp.MLP", "models.cnn.CNN"])
 def test_what_can_be_trained_passes(digits, make_trial, target, precision):
     trial = make_trial(model=model(target), precision=precision)
