@@ -217,7 +217,9 @@ def _group(key: str, values: Mapping[str, Any], updates: _Updates, warmup: Warmu
     parts = {name: values[name] for name in ("schedule", "warmup") if values.get(name) is not None}
     for name, part in parts.items():
         if not isinstance(part, Mapping):
-            raise InvalidValueError(f"{key}.{name}", part, f"must be a group of keys, as {name} is: {{name: linear, ...}}")
+            raise InvalidValueError(
+                f"{key}.{name}", part, f"must be a group of keys, as {name} is: {{name: linear, ...}}"
+            )
     if "schedule" not in parts:
         if parts:
             rule = f"is for a group with a schedule of its own: give {key}.schedule too"

@@ -20,7 +20,7 @@ from sweep.requests.build import (
     study_config,
     tracking_config,
 )
-from sweep.requests.compose import OWN_KEYS, SCHEDULES, Composer, elements_of, resolved
+from sweep.requests.compose import CUSTOM, OWN_KEYS, SCHEDULES, Composer, elements_of, resolved
 from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
@@ -85,7 +85,8 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
         return horizon(config, key) if name == "fraction" else epoch_length(config, key)
 
     def name_of(part: str) -> str:
-        return str(OmegaConf.select(config, part).get("name"))
+        schedule = OmegaConf.select(config, part) or {}
+        return CUSTOM if "_target_" in schedule else str(schedule.get("name"))
 
     return dimension(override, name_of, unit)
 
@@ -112,9 +113,10 @@ def _critic_dimensions(composer: Composer, config: DictConfig, request: Request)
     It is what conf/space has for a generator with that schedule.
     """
     named = _space(request)
-    if OmegaConf.select(config, "critic.schedule.name") is None or "space" not in config or (named is not None and named not in OF_ONE):
+    schedule, of_theirs = OmegaConf.select(config, "critic.schedule"), named is not None and named not in OF_ONE
+    if schedule is None or "space" not in config or of_theirs:
         return {}
-    space = resolved(composer.compose([f"space={composer.space_of(config.critic.schedule)}"]), "space")
+    space = resolved(composer.compose([f"space={composer.space_of(schedule)}"]), "space")
     return {f"critic.{key}": drawn for key, drawn in space.items() if key.startswith(("schedule.", "warmup."))}
 
 
