@@ -30,7 +30,7 @@ METRICS: Mapping[str, Direction] = {
 val_energy_distance needs a GAN."""
 
 
-def _option_of(part: Decay | Warmup) -> str:
+def _option_of(part: object) -> str:
     """Return the name that the family of a schedule or warmup has in conf."""
     return next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
 
@@ -48,7 +48,8 @@ class GroupSchedule:
     warmup: Warmup | None = None
 
     def __post_init__(self) -> None:
-        for key, part in (("schedule", self.decay), ("warmup", self.warmup)):
+        parts: dict[str, object] = {"schedule": self.decay, "warmup": self.warmup}
+        for key, part in parts.items():
             if isinstance(part, Reaction):
                 rule = f"waits for {part.watches}, which only the schedule of all parameters can"
                 raise InvalidValueError(f"{key}.name", _option_of(part), rule)
@@ -305,10 +306,16 @@ class Series:
     def curves(self, events: Sequence[Event] = (), last: int = 0) -> dict[str | None, Floats]:
         """Return `curve` under None, and the rates of each group of parameters that has a schedule of its own.
 
-        A group whose `lr_factor` is not 1 is updated with so many times its rate.
+        A group is updated with `lr_factor` times its rate.
         """
-        own = {name: self._drawn(schedule, events, last) for name, schedule in self.groups.items()}
-        return {None: self.curve(events, last), **own}
+        curves: dict[str | None, Floats] = {None: self.curve(events, last)}
+        for name, schedule in self.groups.items():
+            curves[name] = self._drawn(schedule, events, last)
+        return curves
+
+    def lr_factor(self, group: str) -> float:
+        """Return what the rate of a group of parameters is multiplied by."""
+        return float((self.optimizer.groups or {})[group].get("lr_factor", 1.0))
 
     def _drawn(self, schedule: Schedule, events: Sequence[Event], last: int) -> Floats:
         return schedule.after(*events).curve(max(self.horizon, last) * self.updates)

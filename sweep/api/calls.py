@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sweep.api.command import Data, Model, command_of
+from sweep.api.command import Data, Function, Model, command_of
 from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -28,6 +28,7 @@ def search(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    schedule: Function | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Study:
@@ -64,6 +65,9 @@ def search(
             configured data set. Whole numbers y are classes, others a regression. 20 % are kept for validation and
             20 % for the test (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features
             are standardized (`dataset.standardize`).
+        schedule: a function (steps, horizon, **keys) that returns the factor on the learning rate at each of the steps
+            (docs/schedules.md, "custom"), or the name of a configured schedule. Its other parameters are keys:
+            `{"schedule.knee": sweep.interval(0.2, 0.8)}`.
         config_dir: a folder of further configuration files.
         progress: whether to show messages and progress, on standard error or in the notebook.
 
@@ -72,7 +76,7 @@ def search(
         HopelessError: if 20 trials have failed one after another. The same call continues the search.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
-    with command_of("search", overrides, model, dataset, config_dir) as command:
+    with command_of("search", overrides, model, dataset, config_dir, schedule) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
@@ -87,6 +91,7 @@ def train(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    schedule: Function | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Trial:
@@ -100,14 +105,14 @@ def train(
     what was searched.
 
     Args:
-        overrides, model, dataset, config_dir, progress: as for `search`.
+        overrides, model, dataset, schedule, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
-    with command_of("train", overrides, model, dataset, config_dir) as command:
+    with command_of("train", overrides, model, dataset, config_dir, schedule) as command:
         plan = make_training(command)
         ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:

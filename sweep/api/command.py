@@ -26,13 +26,21 @@ Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
 """The name of an option of conf/dataset; arrays {"x": [n, ...], "y": [n, ...]}, or x_train, y_train, x_val, ...; a pair
 (x, y); or a function that returns such a mapping, and gets the keys of `dataset` that are given."""
 
+Function = str | Callable[..., Any]
+"""The name of an option of conf/schedule, or a function (steps [n], horizon, **keys) -> factors [n]."""
+
 
 @contextmanager
 def command_of(
-    mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, config_dir: str | Path | None
+    mode: str,
+    overrides: Overrides,
+    model: Model | None,
+    dataset: Data | None,
+    config_dir: str | Path | None,
+    schedule: Function | None = None,
 ) -> Iterator[Command]:
     """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
-    with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
+    with _given_objects(mode, overrides, model, dataset, schedule) as texts, own_trainer():
         request = parse(texts)
         if request.datasets and mode not in OF_COMPARISONS:
             check_searchable("dataset", ",".join(request.datasets))
@@ -42,11 +50,14 @@ def command_of(
 
 
 @contextmanager
-def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset: Data | None) -> Iterator[list[str]]:
+def _given_objects(
+    mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, schedule: Function | None
+) -> Iterator[list[str]]:
     """Give all overrides of a call as texts, with targets for its objects."""
     register_resolvers()
     texts, objects = [f"mode={mode}"], {}
-    for group, value in (("model", _checked_model(model)), ("dataset", _named(dataset))):
+    given_values = {"model": _checked_model(model), "dataset": _named(dataset), "schedule": _checked_schedule(schedule)}
+    for group, value in given_values.items():
         if isinstance(value, str):
             texts.append(f"{group}={value}")
         elif value is not None:
@@ -54,7 +65,7 @@ def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset
             objects[target] = functools.partial(_returned, value) if isinstance(value, Mapping) else value
             texts += ["dataset=arrays"] if group == "dataset" else []
             texts.append(f"{group}._target_={target}")
-    given_groups = [group for group, value in (("model", model), ("dataset", dataset)) if value is not None]
+    given_groups = [group for group, value in given_values.items() if value is not None]
     for text in as_texts(overrides):
         key = read(text).key_or_group
         group = key.removesuffix("._target_")
@@ -75,6 +86,12 @@ def _checked_model(model: Model | None) -> Model | None:
         rule = "must be a class or function that returns a new model, because each trial trains its own"
         raise InvalidValueError("model", f"{type(model).__name__}(...)", rule)
     return model
+
+
+def _checked_schedule(schedule: Function | None) -> Function | None:
+    if schedule is not None and not callable(schedule) and not isinstance(schedule, str):
+        raise InvalidValueError("schedule", repr(schedule), "must be a function (steps, horizon, **keys), or a name")
+    return schedule
 
 
 def _named(dataset: Data | None) -> str | Callable[..., Any] | Mapping[str, Any] | None:

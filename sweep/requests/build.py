@@ -101,10 +101,10 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     _check_names({group: str(values.get("name")) for group, values in parts.items()})
     _check_names(options)
     for key, schedule, warmup in _schedules(parts):
-        decayed = schedule.get("decay_steps")
-        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None and type(decayed) is int:
-            if ".pieces." not in key:  # which is not what is left of the horizon
-                schedule["stable_steps"] = remaining(horizon(config, key), warmup, decayed)
+        decayed, is_piece = schedule.get("decay_steps"), ".pieces." in key  # a piece does not have the whole horizon
+        is_unknown = schedule.get("name") == "wsd" and schedule.get("stable_steps") is None and not is_piece
+        if is_unknown and type(decayed) is int:
+            schedule["stable_steps"] = remaining(horizon(config, key), warmup, decayed)
     parts["train"].pop("more_steps", None)  # a request, which says nothing about the training
     metrics = parts["task"].get("metrics") or {}
     places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset")}

@@ -30,6 +30,7 @@ REASONS = {
 OF_COMPARISONS = ("compare", "report", "ui")
 """Modes whose command line may be about a comparison."""
 UNITS = ("fraction", "epochs")
+OF_ONE_FILE = "a file in the folder schedule of --config-dir names the function of one schedule among several"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ def parse(overrides: Sequence[str]) -> Request:
                 raise InvalidValueError(element, "given twice", rule)
     for key in pinned & (groups.keys() | sweeps.keys() | ({"dataset"} if datasets else set())):
         raise InvalidValueError(key, "given twice", "is either fixed or searched")
+    for group in groups:
+        if group in ("schedule", "critic.schedule") and f"{group}._target_" in pinned:
+            rule = f"would be each of {', '.join(groups[group])}: {OF_ONE_FILE}"
+            raise InvalidValueError(f"{group}._target_", "given", rule)
     return Request(tuple(plain), frozenset(pinned), groups, sweeps, datasets)
 
 

@@ -45,8 +45,9 @@ def warmup_above(node: BaseContainer) -> DictConfig:
     """
     above = node._get_parent()
     while above is not None:
-        if OmegaConf.is_dict(above) and OmegaConf.is_dict(above.get("warmup")):
-            return above.warmup
+        warmup = above.get("warmup") if isinstance(above, DictConfig) else None
+        if isinstance(warmup, DictConfig):
+            return warmup
         above = above._get_parent()
     return OmegaConf.create({})
 

@@ -11,9 +11,6 @@ from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats
 
-CLOSE = {"rtol": 1e-9, "atol": 1e-12}
-"""How far two results for the same step may differ: NumPy may round the last element of an array differently."""
-
 
 @dataclass(frozen=True)
 class Custom(Factor):
@@ -46,11 +43,11 @@ class Custom(Factor):
     def __post_init__(self) -> None:
         steps = np.arange(self.horizon, dtype=np.float64)
         planned = self._factors(steps)
-        if not np.allclose(self._factors(steps), planned, **CLOSE):
+        if not _are_close(self._factors(steps), planned):
             raise self._refused("must return the same for the same arguments; a second call returned other factors")
         third = slice(self.horizon // 3, max(2 * self.horizon // 3, self.horizon // 3 + 1))
-        if not np.allclose(self._factors(steps[third]), planned[third], **CLOSE):
-            rule = "must compute each factor from its step alone, and horizon and keys; called with the steps"
+        if not _are_close(self._factors(steps[third]), planned[third]):
+            rule = "must compute each factor from its step, horizon and keys alone; called with the steps"
             rule = f"{rule} {third.start} to {third.stop - 1} only, it returned other factors for them"
             raise self._refused(rule)
         object.__setattr__(self, "planned", planned)
@@ -92,11 +89,16 @@ class Custom(Factor):
         if wrong.size:
             step, horizon = int(steps[wrong[0]] * self.workers), self.horizon * self.workers
             at = f"step {step}" if step < horizon else f"step {step}, which is beyond the horizon {horizon}"
-            raise self._refused(f"must return finite factors >= 0; it returned {factors[wrong[0]]} for {at}")
+            raise self._refused(f"must return finite factors >= 0; it returned {factors[wrong[0]]:g} for {at}")
         return factors.astype(np.float64)
 
     def _refused(self, rule: str) -> InvalidValueError:
         return InvalidValueError(f"{self.function.key}._target_", self.function.target, rule)
+
+
+def _are_close(one: Floats, other: Floats) -> bool:
+    """Return whether factors are the same to rounding, which may depend on the place of an element in its array."""
+    return np.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 RULE = "must return an array with one number for each step"

@@ -49,7 +49,7 @@ class Joined(Decay, name="joined"):
             raise InvalidValueError("boundaries", list(self.boundaries), rule)
 
     def rate(self, s: Floats, lr: float) -> Floats:
-        rate, begin = np.zeros_like(s), 0
+        rate, begin = np.zeros_like(s), 0.0
         for piece, end in zip(self.pieces, (*self.boundaries, math.inf), strict=True):
             counted = np.clip(s - begin, 0, end - begin - 1)  # a piece need not be defined beyond its own steps
             rate = np.where(s >= begin, piece.decay.rate(counted, lr * piece.factor), rate)

@@ -44,8 +44,8 @@ class _Slot:
         rows: not given yet.
         groups: param_groups of its optimizer: its hyperparameters.
         recorded: index of the group whose rate is the schedule's own.
-        curves: by the name of the schedule, None for the main one: float64, the rate of every update, as long as nothing
-            else happens.
+        curves: float64, the rate of every update, as long as nothing else happens; by the name of the schedule, None
+            for the main one.
         step: completed updates.
         seen: those of them at the last regular evaluation.
     """

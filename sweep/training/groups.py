@@ -16,7 +16,7 @@ BIAS_AND_NORM = "bias_and_norm"
 """The parameters with at most one dimension: biases, and the scales and shifts of normalizations."""
 
 SCHEDULE = "lr_schedule"
-"""The entry of a param_group that has the name of its schedule; a group without it follows the schedule of the others."""
+"""The entry of a param_group that names its schedule; a group without it follows the main schedule."""
 
 Rates = dict[str | None, list[float]]
 """The rate of every update by the name of the schedule, as `config.Series.curves` gives it."""

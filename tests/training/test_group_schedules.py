@@ -13,8 +13,10 @@ from sweep.components import Component
 from sweep.config import CriticConfig, GroupSchedule
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Event, Schedule
+from sweep.training import FusedEngine
 from sweep.training.batches import Batches
 from sweep.training.groups import build_optimizer, recorded_group, set_rate
+from sweep.training.portable import read
 
 COSINE = GroupSchedule(DECAYS["cosine"](decay_steps=30, end_factor=0.1), WARMUPS["linear"](steps=6))
 HEAD = {"layers.3.*": {"lr_factor": 3.0, "weight_decay": 0.1}}
@@ -103,9 +105,6 @@ def test_slots_with_and_without_such_a_group_do_not_mix(kind, make_engine, make_
 
 
 def test_a_kept_state_has_the_schedules_of_its_own_trial(make_trial, digits):
-    from sweep.training import FusedEngine
-    from sweep.training.portable import read
-
     engine = FusedEngine(digits, torch.device("cpu"), "float64", 2)
     for number, schedules in enumerate([{"layers.3.*": COSINE}, {}]):
         engine.start(grouped_trial(make_trial, number=number, schedules=schedules))
