@@ -121,6 +121,14 @@ def test_a_target_alone_is_enough_and_takes_nothing_from_the_chosen_family() -> 
     assert alone.identity != run(KNEE, "schedule.knee=0.4").identity
 
 
+def test_all_keys_of_a_function_are_part_of_the_identity() -> None:
+    """Also those that have the name and the default of a key of ours that was added later."""
+    keys = run("schedule._target_=tests.schedules.test_custom.watched").identity["schedule"]
+    assert keys == {"name": "watched", "_target_": "tests.schedules.test_custom.watched", "per_worker": False}
+    own = run("schedule._target_=tests.schedules.test_custom.floored", "schedule.end_factor=null")
+    assert own.identity["schedule"]["end_factor"] is None
+
+
 def test_a_file_of_any_name_may_have_a_target(conf: Path) -> None:
     config = run("schedule=bend", config_dir=conf)
     assert (config.label("schedule"), custom(config).function.arguments) == ("bend", {"knee": 0.5})

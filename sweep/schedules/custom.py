@@ -25,11 +25,11 @@ class Custom(Factor):
 
     The function returns an array [n] of finite numbers >= 0: the factor on `optimizer.lr` at each step. Each factor
     must depend on its step, the horizon and the keys only; this is tried when the schedule is built. The other
-    parameters of the function are keys of the schedule.
+    parameters of the function are keys of the schedule. The process that plans imports the module of the function, and
+    waits for all that this imports: it should not import torch.
 
     Args:
-        function: of a trusted package, with its keys. Its module is imported by the process that plans, which waits
-            for all that the module imports.
+        function: of a trusted package, with its keys.
         horizon: updates, >= 1, of all workers together.
         workers: of whom one makes the updates that the function counts.
     """

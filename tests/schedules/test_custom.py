@@ -22,6 +22,10 @@ def half_life(steps, horizon, half_life):
     return 0.5 ** (steps / half_life)
 
 
+def floored(steps, horizon, end_factor=0.1):
+    return np.maximum(1 - steps / horizon, end_factor or 0.0)
+
+
 def watched(steps, horizon):
     CALLS.append((steps, horizon))
     return np.ones(len(steps))
