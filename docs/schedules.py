@@ -8,7 +8,7 @@ from sweep.report.figures import curves_picture
 from sweep.requests.build import run_config
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers
-from sweep.schedules import DECAYS, WARMUPS, Event, warmup
+from sweep.schedules import DECAYS, WARMUPS, Custom, Event, warmup
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMON = ("train.steps=600", "optimizer.lr=1", "warmup.steps=60")
@@ -88,7 +88,7 @@ def describe() -> str:
     parts = [HEAD]
     common = _escaped(inspect.cleandoc(warmup.__doc__ or "").partition("\n\n")[2])
     for title, group, families in (
-        ("## Schedules\n", "schedule", DECAYS),
+        ("## Schedules\n", "schedule", dict(sorted({**DECAYS, "custom": Custom}.items()))),
         (f"## Warmups\n\n{common}\n", "warmup", WARMUPS),
     ):
         parts.append(title)

@@ -173,6 +173,24 @@ class Component:
         return Component(f"{self.key}.{name}", value["_target_"], arguments, self.trusted).build()
 
 
+def trusted_function(key: str, target: Any, arguments: Mapping[str, Any], trusted: tuple[str, ...]) -> Component:
+    """Return a component whose target is code of a trusted package or was given in Python, and nothing else.
+
+    Raises:
+        InvalidValueError: names `key`._target_ if the target is something else, and an argument with a `_target_`.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            rule = f"must be plain data; the code of {target} can build what it needs"
+            raise InvalidValueError(f"{key}.{name}._target_", value["_target_"], rule)
+    if isinstance(target, str) and (_within(target, trusted) or is_given(target)):
+        component = Component(key, target, arguments, trusted)
+        if component.is_trusted:
+            return component
+    rule = "must be a function of a package of yours that the command line trusts: trusted=[mylab]"
+    raise InvalidValueError(f"{key}._target_", target, rule)
+
+
 def _unpickled(
     key: str, target: str, arguments: Mapping[str, Any], trusted: tuple[str, ...], code: bytes | None
 ) -> Component:

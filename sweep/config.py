@@ -31,6 +31,31 @@ METRICS: Mapping[str, Direction] = {
 val_energy_distance needs a GAN."""
 
 
+def _option_of(part: object) -> str:
+    """Return the name that the family of a schedule or warmup has in conf."""
+    return next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
+
+
+@dataclass(frozen=True)
+class GroupSchedule:
+    """The schedule of a group of parameters, in place of that of the other parameters.
+
+    Args:
+        decay: must not wait for evaluations.
+        warmup: must not wait for evaluations; None for the warmup of the other parameters.
+    """
+
+    decay: Decay
+    warmup: Warmup | None = None
+
+    def __post_init__(self) -> None:
+        parts: dict[str, object] = {"schedule": self.decay, "warmup": self.warmup}
+        for key, part in parts.items():
+            if isinstance(part, Reaction):
+                rule = f"waits for {part.watches}, which only the schedule of all parameters can"
+                raise InvalidValueError(f"{key}.name", _option_of(part), rule)
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """An optimizer: base rate, gradient clipping, groups of parameters, and the class with its own arguments.
@@ -43,6 +68,7 @@ class OptimizerConfig:
             that differ for them; None for no groups. "bias_and_norm" are the parameters with at most one dimension,
             any other name is an fnmatch pattern on the names of the parameters; the first that matches counts.
         base_batch_size: examples of the batches that lr is for, >= 1; None for those that are trained with.
+        schedules: names of `groups` -> their own schedules.
     """
 
     component: Component
@@ -50,6 +76,7 @@ class OptimizerConfig:
     clip_norm: float | None = None
     groups: Mapping[str, Mapping[str, Any]] | None = None
     base_batch_size: int | None = None
+    schedules: Mapping[str, GroupSchedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         real("lr", self.lr, above=0)
@@ -286,6 +313,7 @@ class Series:
         schedule: of its own updates.
         horizon: train.steps.
         updates: its updates for each one of the horizon.
+        groups: names of the groups of parameters that have a schedule of their own -> that schedule.
     """
 
     name: str
@@ -293,6 +321,7 @@ class Series:
     schedule: Schedule
     horizon: int
     updates: int = 1
+    groups: Mapping[str, Schedule] = field(default_factory=dict)
 
     def curve(self, events: Sequence[Event] = (), last: int = 0) -> Floats:
         """Return the rates of its updates, float64 [max(horizon, last) * updates]; not to be written to.
@@ -302,8 +331,25 @@ class Series:
             last: the updates of the horizon at the end of a training that goes beyond it.
         """
         if events or last > self.horizon:
-            return self.schedule.after(*events).curve(max(self.horizon, last) * self.updates)
+            return self._drawn(self.schedule, events, last)
         return self._planned
+
+    def curves(self, events: Sequence[Event] = (), last: int = 0) -> dict[str | None, Floats]:
+        """Return `curve` under None, and the rates of each group of parameters that has a schedule of its own.
+
+        A group is updated with `lr_factor` times its rate.
+        """
+        curves: dict[str | None, Floats] = {None: self.curve(events, last)}
+        for name, schedule in self.groups.items():
+            curves[name] = self._drawn(schedule, events, last)
+        return curves
+
+    def lr_factor(self, group: str) -> float:
+        """Return what the rate of a group of parameters is multiplied by."""
+        return float((self.optimizer.groups or {})[group].get("lr_factor", 1.0))
+
+    def _drawn(self, schedule: Schedule, events: Sequence[Event], last: int) -> Floats:
+        return schedule.after(*events).curve(max(self.horizon, last) * self.updates)
 
     @cached_property
     def _planned(self) -> Floats:
@@ -346,6 +392,23 @@ class RunConfig:
             self.decay.check_rate(self.optimizer.lr)
         except InvalidValueError as error:
             raise error.under("optimizer") from error
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        """Refuse a schedule of a group of parameters that does not fit the base rate or the horizon."""
+        for optimizer in [self.optimizer, *([] if self.critic is None else [self.critic.optimizer])]:
+            for name, own in optimizer.schedules.items():
+                key, horizon = f"{optimizer.component.key}.groups.{name}", self.train.steps
+                if self.critic is not None and optimizer is self.critic.optimizer:
+                    horizon *= self.critic.updates
+                if own.warmup is not None and own.warmup.steps >= horizon:
+                    rule = f"must be below the horizon, which is {horizon} updates, so that lr is reached"
+                    raise InvalidValueError(f"{key}.warmup.steps", own.warmup.steps, rule)
+                try:
+                    own.decay.check_rate(optimizer.lr)
+                except InvalidValueError as error:
+                    rule = f"{error.rule} with {key}.schedule"
+                    raise InvalidValueError(f"{optimizer.component.key}.lr", error.value, rule) from error
 
     def _check_critic(self, critic: CriticConfig) -> None:
         """Refuse what a training with two optimizers cannot have."""
@@ -360,8 +423,7 @@ class RunConfig:
             ("critic.warmup", critic.warmup),
         ):
             if isinstance(part, Reaction):
-                name = next(name for name, family in {**DECAYS, **WARMUPS}.items() if type(part) is family)
-                raise InvalidValueError(key, name, f"waits for {part.watches}, which a GAN does not have")
+                raise InvalidValueError(key, _option_of(part), f"waits for {part.watches}, which a GAN does not have")
         if self.train.precision == "fp16":
             rule = "is not offered for a GAN (critic); bf16 needs no loss scale, and is"
             raise InvalidValueError("train.precision", self.train.precision, rule)
@@ -386,10 +448,12 @@ class RunConfig:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Return the code that is named by an import path: model, optimizers, data set, loss and metrics."""
-        optimizers = (series.optimizer.component for series in self.series)
+        """Return the code that is named by an import path: model, optimizers, data set, loss, metrics and schedules."""
+        optimizers = [series.optimizer.component for series in self.series]
+        schedules = [schedule for series in self.series for schedule in (series.schedule, *series.groups.values())]
+        functions = [function for schedule in schedules for function in schedule.decay.functions]
         collate = () if self.dataset.collate is None else (self.dataset.collate,)
-        return self.model, *optimizers, self.dataset.component, *collate, *self.task.components
+        return self.model, *optimizers, self.dataset.component, *collate, *self.task.components, *functions
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
         """Return the metrics of an evaluation on the validation split, and whether each is minimized or maximized.
@@ -418,11 +482,18 @@ class RunConfig:
     def series(self) -> tuple[Series, ...]:
         """Return the optimizers: one, or the generator's and the critic's. Their curves are computed once."""
         if self.critic is None:
-            return (Series("", self.optimizer, self.schedule, self.train.steps),)
+            return (self._series("", self.optimizer, self.schedule),)
         critic = self.critic
         own = Schedule(critic.optimizer.lr, critic.decay, critic.warmup)
-        generator = Series("G_", self.optimizer, self.schedule, self.train.steps)
-        return generator, Series("D_", critic.optimizer, own, self.train.steps, critic.updates)
+        generator = self._series("G_", self.optimizer, self.schedule)
+        return generator, self._series("D_", critic.optimizer, own, critic.updates)
+
+    def _series(self, name: str, optimizer: OptimizerConfig, schedule: Schedule, updates: int = 1) -> Series:
+        groups = {
+            pattern: Schedule(optimizer.lr, own.decay, own.warmup or schedule.warmup)
+            for pattern, own in optimizer.schedules.items()
+        }
+        return Series(name, optimizer, schedule, self.train.steps, updates, groups)
 
     def with_seed(self, seed: int) -> "RunConfig":
         """The same on another seed."""
@@ -454,7 +525,8 @@ def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{path}{name}".removeprefix("critic.")
-        if key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
+        is_ours = "_target_" not in values  # a schedule of the user's may have keys of these names
+        if is_ours and key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
             continue
         kept[name] = _without_added(value, f"{path}{name}.") if isinstance(value, Mapping) else value
     return kept

@@ -1,4 +1,4 @@
-"""Objects that a user gives in Python instead of by an import path: the class of a model, a function that returns data.
+"""Objects that a user gives in Python instead of by an import path: a class of models, a function of data, a schedule.
 
 A configuration names such an object by a target as it names other code: `python.Net_1f0a3b5c`. The end of the target is
 a digest of the object's code, so that studies of different code have different identities.
@@ -88,6 +88,12 @@ def registered(objects: Mapping[str, Any]) -> Iterator[None]:
                 _known[target].users -= 1
                 if not _known[target].users:
                     del _known[target]
+
+
+def keep(target: str, value: Any) -> None:
+    """Let the target of an object be found for the rest of the process."""
+    with _LOCK:
+        _known.setdefault(target, _Known(value)).users += 1
 
 
 def find(key: str, target: str) -> Any:

@@ -48,7 +48,7 @@ def test_a_users_own_model_data_set_and_optimizer_are_searched(
     kinds = {path.split("/")[1] for path in written if path.endswith(".yaml")}
     assert {"model", "dataset", "optimizer"} <= kinds
     monkeypatch.syspath_prepend(str(folder))
-    (command,) = [line for line in commands() if "--config-dir" in line]
+    (command,) = [line for line in commands() if "model=residual" in line]
     answer = sweep(*command, "train.steps=20", "study.n_trials=2")
     assert answer.status == 0, answer.err
     for run in runs(folder, "trial"):
@@ -83,12 +83,30 @@ def test_the_weights_of_the_best_trial_are_loaded_as_it_says(sweep: Callable[...
     assert float(accuracy) == pytest.approx(best.data.metrics["val_accuracy"])
 
 
+@pytest.mark.parametrize("mode", ["search", "preview", "compare"])
+def test_a_users_own_schedule_is_searched_drawn_and_compared(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    write_files(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    of_schedules = [line for line in commands() if "knee" in str(line)]
+    by_mode = {next((word[5:] for word in line if word.startswith("mode=")), "search"): line for line in of_schedules}
+    assert len(by_mode) == len(of_schedules) == 3
+    total = {"search": ["study.n_trials=2"], "compare": ["compare.trials=1", "compare.seeds=2"]}.get(mode, [])
+    answer = sweep(*by_mode[mode], *SMALL, *total)
+    assert answer.status == 0, answer.err
+    kept = {run.data.params["schedule.name"] for run in runs(folder, "trial")} if mode != "preview" else set()
+    assert kept == {"search": {"knee"}, "compare": {"knee", "cosine"}, "preview": set()}[mode]
+    if mode == "preview":
+        assert (folder / "schedule.csv").read_text().startswith("step,knee,cosine\n0,0.0,0.0\n")
+
+
 def test_their_code_is_refused_unless_it_is_declared_trusted_on_the_command_line(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_files(folder)
     monkeypatch.syspath_prepend(str(folder))
-    (command,) = [line for line in commands() if "--config-dir" in line]
+    (command,) = [line for line in commands() if "model=residual" in line]
     answer = sweep(*[argument for argument in command if not argument.startswith("trusted")])
     assert answer.status == 2
     assert "trusted=[package] adds one" in answer.err

@@ -30,6 +30,10 @@ x_val, ...; a pair (x, y); a map-style data set; {"train": ..., "val": ...} of t
 them, and gets the keys of `dataset` that are given."""
 
 
+Function = str | Callable[..., Any]
+"""The name of an option of conf/schedule, or a function (steps [n], horizon, **keys) -> factors [n]."""
+
+
 @dataclass(frozen=True)
 class Objects:
     """Objects of a call that replace options of configuration groups; None where none is given.
@@ -41,6 +45,7 @@ class Objects:
     model: Model | None = None
     dataset: Data | None = None
     task: Any = None
+    schedule: Function | None = None
 
 
 @contextmanager
@@ -64,6 +69,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         "model": _checked_model(given_objects.model),
         "dataset": _named(given_objects.dataset),
         "task": _checked_task(given_objects.task),
+        "schedule": _checked_schedule(given_objects.schedule),
     }
     for group, value in parts.items():
         if isinstance(value, str):
@@ -102,6 +108,12 @@ def _checked_task(task: Any) -> Any:
         rule = "must be a class or an object with a method loss(model, batch), or the name of a task"
         raise InvalidValueError("task", repr(task), rule)
     return task
+
+
+def _checked_schedule(schedule: Function | None) -> Function | None:
+    if schedule is not None and not callable(schedule) and not isinstance(schedule, str):
+        raise InvalidValueError("schedule", repr(schedule), "must be a function (steps, horizon, **keys), or a name")
+    return schedule
 
 
 def _named(dataset: Data | None) -> Any:

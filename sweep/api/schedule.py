@@ -1,8 +1,9 @@
 """A schedule by its name, as a function of the step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from sweep import given
 from sweep.api.raising import plainly
 from sweep.api.values import Searched, as_texts
 from sweep.errors import InvalidValueError
@@ -18,7 +19,7 @@ HORIZONS = (4800, 9600)
 
 @plainly
 def schedule(
-    name: str,
+    name: str | Callable[..., Any],
     *,
     lr: float,
     steps: int | None = None,
@@ -38,7 +39,8 @@ def schedule(
     >>> rate.curve(1000)  # the rates of the updates 0..999, float64 [1000]
 
     Args:
-        name: the family: `constant`, `exponential`, `cosine`, `wsd`, ... `docs/schedules.md` lists all families.
+        name: the family: `constant`, `exponential`, `cosine`, `wsd`, ... `docs/schedules.md` lists all families. Or a
+            function (steps, horizon, **keys) that returns the factor at each of the steps; it needs `steps`.
         lr: the base rate, > 0.
         steps: the horizon T. It may be left out if the schedule does not depend on it.
         warmup: None for no warmup, a number of updates of linear warmup, the name of a warmup, or a mapping with its
@@ -54,14 +56,24 @@ def schedule(
     for key, value in {"name": name, "lr": lr, "warmup": warmup, **keys}.items():
         if isinstance(value, Searched) or (isinstance(value, str) and "${epochs:" in value):
             raise InvalidValueError(key, value, "must be a value: nothing is searched here, and there is no data set")
-    texts = [f"schedule={name}", *as_texts({"optimizer.lr": lr}), *_warmup(warmup)]
+    shown = name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__)
+    texts = [_chosen(name), *as_texts({"optimizer.lr": lr}), *_warmup(warmup)]
     texts += as_texts({f"schedule.{key}": value for key, value in keys.items()})
     if steps is not None:
         return _composed(texts, steps)
     one, other = (_composed(texts, horizon) for horizon in HORIZONS)
     if one != other:
-        raise InvalidValueError("steps", None, f"must be given, because schedule={name} depends on the horizon")
+        raise InvalidValueError("steps", None, f"must be given, because schedule={shown} depends on the horizon")
     return one
+
+
+def _chosen(schedule: str | Callable[..., Any]) -> str:
+    """Return the override that chooses a schedule. A function is found for the rest of the process."""
+    if isinstance(schedule, str):
+        return f"schedule={schedule}"
+    target = given.target_of("schedule", schedule)
+    given.keep(target, schedule)
+    return f"schedule._target_={target}"
 
 
 def _composed(texts: list[str], steps: int) -> Schedule:

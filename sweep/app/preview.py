@@ -31,7 +31,8 @@ class PreviewResult:
 
     Args:
         curves: column -> the rates of the updates 0..T-1, float64 [T]. A column is named after the label of the
-            configuration, and after the optimizer where a training has two.
+            configuration, after the optimizer where a training has two, and after a group of parameters that has a
+            schedule of its own.
         figures: column -> the key figures of its curve.
         picture: the file beside the csv file; None if nothing was written.
     """
@@ -43,9 +44,14 @@ class PreviewResult:
 
 def preview(plan: PreviewPlan) -> PreviewResult:
     """Compute the curves, and write them as csv (`step`, then a column for each curve) and as a picture."""
-    drawn = {_column(label, series.name): series for label, run in plan.runs.items() for series in run.series}
-    curves = {column: series.curve() for column, series in drawn.items()}
-    figures = {column: key_figures(curves[column], drawn[column].schedule.constant_half_life) for column in drawn}
+    curves, figures = {}, {}
+    for label, run in plan.runs.items():
+        for series in run.series:
+            for name, curve in series.curves().items():
+                column = _column(label, series.name, name)
+                schedule = series.schedule if name is None else series.groups[name]
+                curves[column] = curve if name is None else series.lr_factor(name) * curve
+                figures[column] = key_figures(curves[column], schedule.constant_half_life)
     return PreviewResult(curves, figures, None if plan.path is None else _write(plan.path, curves, figures))
 
 
@@ -66,5 +72,5 @@ def picture(curves: Mapping[str, Floats], figures: Mapping[str, KeyFigures]) -> 
     return curves_picture(curves)
 
 
-def _column(label: str, series: str) -> str:
-    return " ".join(filter(None, [label, f"{series}lr" if series or not label else ""]))
+def _column(label: str, series: str, group: str | None) -> str:
+    return " ".join(filter(None, [label, f"{series}lr" if series or not label else "", group]))

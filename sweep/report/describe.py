@@ -84,7 +84,7 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
 
 
 def training_digest(trial: Trial) -> str:
-    """Return a digest of float32 curve, seed and the rest of the configuration.
+    """Return a digest of the float32 curves, seed and the rest of the configuration.
 
     Trials of a study that share it are one training: exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have
     the same curve. The curve stands for schedule and warmup, unless the schedule has reactions, and for optimizer.lr,
@@ -95,14 +95,14 @@ def training_digest(trial: Trial) -> str:
     be built from them.
     """
     config = trial.config
-    curve = config.series[0].curve().astype(np.float32)
+    curves = [curve.astype(np.float32).tobytes() for curve in config.series[0].curves().values()]
     left_out = ["train.seed"] if config.schedule.reactions else ["train.seed", "schedule", "warmup"]
     if not config.schedule.reactions and not config.optimizer.component.is_trusted:
         left_out.append("optimizer.lr")
     identity = config.identity
     kept = {key: value for key, value in flatten(identity).items() if not _below(key, left_out)}
     mappings = [repr(entry) for entry in _mappings(identity) if not _below(entry[0], left_out)]
-    return _digest(curve.tobytes() + json.dumps([trial.seed, kept, *mappings], sort_keys=True).encode())
+    return _digest(b"".join(curves) + json.dumps([trial.seed, kept, *mappings], sort_keys=True).encode())
 
 
 def _below(key: str, groups: Sequence[str]) -> bool:

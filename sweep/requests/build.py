@@ -1,14 +1,15 @@
 """Turn a composed configuration into a typed one: nothing below knows OmegaConf."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import pairwise
 from os.path import expanduser
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep.components import Component, recorded_target, shadowing
+from sweep.components import Component, recorded_target, shadowing, trusted_function
 from sweep.config import (
     METRICS,
     AverageConfig,
@@ -17,6 +18,7 @@ from sweep.config import (
     CriticConfig,
     DatasetConfig,
     EngineConfig,
+    GroupSchedule,
     OptimizerConfig,
     PreviewConfig,
     ReportConfig,
@@ -29,11 +31,11 @@ from sweep.config import (
 )
 from sweep.errors import InvalidValueError
 from sweep.requests.compose import Composer, resolved
-from sweep.requests.horizon import remaining
-from sweep.schedules import DECAYS, WARMUPS, Decay, Piece, Plateau
+from sweep.requests.horizon import horizon, remaining
+from sweep.schedules import DECAYS, WARMUPS, Custom, Decay, Piece, Plateau, Warmup
 from sweep.targets import is_given
 from sweep.tasks import TASKS, CustomConfig, Metric, TaskConfig
-from sweep.validation import boolean
+from sweep.validation import boolean, whole
 
 T = TypeVar("T")
 
@@ -77,11 +79,13 @@ def run_config(config: DictConfig) -> RunConfig:
     task, dataset = _task(parts["task"], trusted), dataset_config(config)
     if dataset.block is not None:
         train = replace(train, drop_last=True)  # an epoch has floor(tokens / (block * batch_size)) updates
+    warmup = _family(WARMUPS, "warmup", parts["warmup"])
+    updates = _Updates(train.steps, train.workers, trusted)
     return RunConfig(
         model=model,
-        optimizer=_optimizer("optimizer", parts["optimizer"], trusted).for_batches_of(train.batch_size),
-        decay=_watching(_schedule("schedule", parts["schedule"], train.workers), task),
-        warmup=_family(WARMUPS, "warmup", parts["warmup"]),
+        optimizer=_optimizer("optimizer", parts["optimizer"], updates, warmup).for_batches_of(train.batch_size),
+        decay=_watching(_schedule("schedule", parts["schedule"], updates, warmup), task),
+        warmup=warmup,
         dataset=dataset,
         train=train,
         resolved=parts,
@@ -102,9 +106,11 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     parts = {group: _mapping(config, group) for group in RUN_GROUPS}
     _check_names({group: str(values.get("name")) for group, values in parts.items()})
     _check_names(options)
-    for key, schedule in (("schedule", parts["schedule"]), ("critic.schedule", parts["critic"].get("schedule", {}))):
-        if schedule.get("name") == "wsd" and schedule.get("stable_steps") is None:
-            schedule["stable_steps"] = remaining(config, key, schedule["decay_steps"])
+    for key, schedule, warmup in _schedules(parts):
+        decayed, is_piece = schedule.get("decay_steps"), ".pieces." in key  # a piece does not have the whole horizon
+        is_unknown = schedule.get("name") == "wsd" and schedule.get("stable_steps") is None and not is_piece
+        if is_unknown and type(decayed) is int:
+            schedule["stable_steps"] = remaining(horizon(config, key), warmup, decayed)
     for key in REQUESTS:
         parts["train"].pop(key, None)
     metrics = parts["task"].get("metrics") or {}
@@ -113,12 +119,37 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     places |= {"task": parts["task"], "dataset.collate": parts["dataset"].get("collate")}
     if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
         places |= {f"task.metrics.{name}": metric for name, metric in metrics.items()}
+    places |= {key: schedule for key, schedule, _ in _schedules(parts)}
     named = {key: place.get("_target_") for key, place in places.items() if isinstance(place, Mapping)}
     targets = {key: target for key, target in named.items() if isinstance(target, str)}
     theirs = shadowing(targets, _trusted(config))
     if "model" in targets:
         parts["model"]["_target_"] = recorded_target(targets["model"])
     return parts, theirs
+
+
+def _schedules(parts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], Mapping[str, Any]]]:
+    """Yield the schedules of a training: the key, the schedule, and the warmup that it follows.
+
+    They are the schedule of the optimizer, those of groups of parameters, the pieces of these, and those of a critic.
+    """
+    warmup, optimizer = parts.get("warmup"), parts.get("optimizer")
+    groups = optimizer.get("groups") if isinstance(optimizer, Mapping) else None
+    own: list[tuple[str, Any]] = [("", parts)]
+    own += [(f"optimizer.groups.{name}.", keys) for name, keys in groups.items()] if isinstance(groups, Mapping) else []
+    for group, keys in own:
+        schedule = keys.get("schedule") if isinstance(keys, Mapping) else None
+        if not isinstance(schedule, dict):
+            continue
+        followed = keys.get("warmup", warmup)
+        followed = followed if isinstance(followed, Mapping) else {}
+        yield f"{prefix}{group}schedule", schedule, followed
+        pieces = schedule.get("pieces")
+        for name, piece in pieces.items() if isinstance(pieces, Mapping) else ():
+            if isinstance(piece, dict):
+                yield f"{prefix}{group}schedule.pieces.{name}", piece, followed
+    if not prefix and isinstance(parts.get("critic"), Mapping):
+        yield from _schedules(parts["critic"], "critic.")
 
 
 def training_of(composer: Composer, overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -163,10 +194,58 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | parts)
 
 
-def _optimizer(key: str, values: Mapping[str, Any], trusted: tuple[str, ...]) -> OptimizerConfig:
+@dataclass(frozen=True)
+class _Updates:
+    """What the schedules of an optimizer count in.
+
+    Args:
+        horizon: updates of the optimizer.
+        workers: that make each update together.
+        trusted: packages whose functions may be schedules.
+    """
+
+    horizon: int
+    workers: int
+    trusted: tuple[str, ...]
+
+    def left_by(self, warmup: Warmup) -> int:
+        """Return the updates that a decay has after a warmup."""
+        return remaining(self.horizon, {"steps": warmup.steps, "counting": warmup.counting})
+
+
+def _optimizer(key: str, values: Mapping[str, Any], updates: _Updates, warmup: Warmup) -> OptimizerConfig:
+    """Return an optimizer, with the schedules of its groups of parameters.
+
+    Args:
+        warmup: of the groups that have none of their own.
+    """
     own = ("lr", "clip_norm", "groups", "base_batch_size")
-    component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, trusted)
-    return fill(OptimizerConfig, key, {k: values[k] for k in own if k in values} | {"component": component})
+    component = _component(key, {k: v for k, v in values.items() if k not in ("name", *own)}, updates.trusted)
+    typed = {k: values[k] for k in own if k in values} | {"component": component}
+    if isinstance(groups := values.get("groups"), Mapping):
+        mappings = {name: keys for name, keys in groups.items() if isinstance(keys, Mapping)}
+        built = {name: _group(f"{key}.groups.{name}", keys, updates, warmup) for name, keys in mappings.items()}
+        typed["schedules"] = {name: schedule for name, schedule in built.items() if schedule is not None}
+        typed["groups"] = {n: k if n not in mappings else _without(k, "schedule", "warmup") for n, k in groups.items()}
+    return fill(OptimizerConfig, key, typed)
+
+
+def _group(key: str, values: Mapping[str, Any], updates: _Updates, warmup: Warmup) -> GroupSchedule | None:
+    """Return the schedule of a group of parameters; None if it is that of the others."""
+    parts = {name: values[name] for name in ("schedule", "warmup") if values.get(name) is not None}
+    for name, part in parts.items():
+        if not isinstance(part, Mapping):
+            raise InvalidValueError(
+                f"{key}.{name}", part, f"must be a group of keys, as {name} is: {{name: linear, ...}}"
+            )
+    if "schedule" not in parts:
+        if parts:
+            rule = f"is for a group with a schedule of its own: give {key}.schedule too"
+            raise InvalidValueError(f"{key}.warmup", parts["warmup"], rule)
+        return None
+    own = _family(WARMUPS, f"{key}.warmup", parts["warmup"]) if "warmup" in parts else None
+    decay = _schedule(f"{key}.schedule", parts["schedule"], updates, own or warmup)
+    return fill(GroupSchedule, key, {"decay": decay, "warmup": own})
 
 
 def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
@@ -213,10 +292,14 @@ def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, .
     for part in ("optimizer", "schedule", "warmup"):
         if not isinstance(values.get(part), Mapping):
             raise InvalidValueError(f"critic.{part}", values.get(part), f"must be a group of keys, as {part} is")
+    warmup = _family(WARMUPS, "critic.warmup", values["warmup"])
+    whole("critic.updates", values.get("updates", CriticConfig.updates), at_least=1)
+    updates = _Updates(train.steps * values.get("updates", CriticConfig.updates), train.workers, trusted)
+    optimizer = _optimizer("critic.optimizer", values["optimizer"], updates, warmup)
     parts = {
-        "optimizer": _optimizer("critic.optimizer", values["optimizer"], trusted).for_batches_of(train.batch_size),
-        "decay": _schedule("critic.schedule", values["schedule"], train.workers),
-        "warmup": _family(WARMUPS, "critic.warmup", values["warmup"]),
+        "optimizer": optimizer.for_batches_of(train.batch_size),
+        "decay": _schedule("critic.schedule", values["schedule"], updates, warmup),
+        "warmup": warmup,
     }
     rest = {k: v for k, v in values.items() if k not in ("name", "optimizer", "schedule", "warmup")}
     return fill(CriticConfig, "critic", {**rest, **parts})
@@ -237,37 +320,52 @@ def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]
     return fill(registry[name], key, _without(values, "name"))
 
 
-def _schedule(key: str, values: Mapping[str, Any], workers: int) -> Decay:
+def _schedule(key: str, values: Mapping[str, Any], updates: _Updates, warmup: Warmup) -> Decay:
     """The decay, in updates of all workers together."""
     per_worker = values.get("per_worker", False)
     boolean(f"{key}.per_worker", per_worker)
-    return _decay(key, _without(values, "per_worker"), workers if per_worker else 1)
+    counted = replace(updates, workers=updates.workers if per_worker else 1)
+    return _decay(key, _without(values, "per_worker"), counted, updates.left_by(warmup))
 
 
-def _decay(key: str, values: Mapping[str, Any], workers: int) -> Decay:
-    """A decay family; of joined ones, each piece as a decay of its own.
+def _decay(key: str, values: Mapping[str, Any], updates: _Updates, horizon: int) -> Decay:
+    """A decay family, or a function of the user's; of joined ones, each piece as a decay of its own.
 
     Args:
-        workers: of whom one makes the updates that its lengths count.
+        updates: with the workers of whom one makes the updates that its lengths count.
+        horizon: the updates of all workers together that it has.
     """
+    if "_target_" in values:
+        keys = _without(values, "name", "_target_")
+        return Custom(trusted_function(key, values["_target_"], keys, updates.trusted), horizon, updates.workers)
     if values.get("name") == "joined":
         pieces = values.get("pieces")
         if not isinstance(pieces, Mapping):
             raise InvalidValueError(f"{key}.pieces", pieces, "must be a mapping of a name to a schedule and its factor")
-        built = tuple(_piece(f"{key}.pieces.{label}", piece, workers) for label, piece in pieces.items())
-        values = {**values, "pieces": built}
+        lengths = _lengths(values.get("boundaries"), len(pieces), updates.workers, horizon)
+        labeled = zip(pieces.items(), lengths, strict=True)
+        built = [_piece(f"{key}.pieces.{label}", piece, updates, length) for (label, piece), length in labeled]
+        values = {**values, "pieces": tuple(built)}
     decay = _family(DECAYS, key, values)
     try:
-        return decay if workers == 1 else decay.per_worker(workers)
+        return decay if updates.workers == 1 else decay.per_worker(updates.workers)
     except InvalidValueError as error:
         raise error.under(key) from error
 
 
-def _piece(key: str, values: Any, workers: int) -> Piece:
+def _lengths(boundaries: Any, pieces: int, workers: int, horizon: int) -> list[int]:
+    """Return the updates of each of the joined pieces, at least 1; the horizon where the boundaries are refused."""
+    if not isinstance(boundaries, list) or len(boundaries) != pieces - 1 or not all(type(b) is int for b in boundaries):
+        return [horizon] * pieces
+    ends = [0, *(boundary // workers for boundary in boundaries), horizon]
+    return [max(end - begin, 1) for begin, end in pairwise(ends)]
+
+
+def _piece(key: str, values: Any, updates: _Updates, horizon: int) -> Piece:
     if not isinstance(values, Mapping):
         raise InvalidValueError(key, values, "must be a mapping: {name: linear, decay_steps: 100, factor: 0.5}")
     factor = {"factor": values["factor"]} if "factor" in values else {}
-    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"), workers)} | factor)
+    return fill(Piece, key, {"decay": _decay(key, _without(values, "factor"), updates, horizon)} | factor)
 
 
 def _mapping(config: DictConfig, group: str) -> dict[str, Any]:
@@ -282,8 +380,8 @@ def _expanding(keys: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]
     return {k: expanduser(v) if k in keys and isinstance(v, str) else v for k, v in values.items()}
 
 
-def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != key}
+def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in keys}
 
 
 def _trusted(config: DictConfig) -> tuple[str, ...]:

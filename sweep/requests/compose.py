@@ -42,8 +42,15 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "critic.optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "dataset": frozenset(DatasetConfig.__dataclass_fields__),
     "task": frozenset({"loss", "metrics"}),
+    "schedule": frozenset({"per_worker"}),
+    "critic.schedule": frozenset({"per_worker"}),
 }
-"""Groups with a `_target_`, and those of their keys that are no arguments of it."""
+"""Groups that may have a `_target_`, and those of their keys that are no arguments of it."""
+
+SCHEDULES = ("schedule", "critic.schedule")
+"""Groups whose families have no `_target_`. A given one takes nothing from the family but these keys."""
+CUSTOM = "custom"
+"""The option of a schedule, and of its space, that is a function of the user's."""
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -100,11 +107,18 @@ class Composer:
             self._hydra(written)
         except HydraException:
             try:
-                family = OmegaConf.select(self._hydra((*written, "space=none")), "schedule.name")
+                schedule = self._hydra((*written, "space=none")).schedule
             except HydraException:
                 return written  # something else is wrong with them
-            return (*written, f"space={family if f'{family}.yaml' in self._files_of('space') else 'none'}")
+            return (*written, f"space={self.space_of(schedule)}")
         return written
+
+    def space_of(self, schedule: DictConfig) -> str:
+        """Return the space of a schedule: that of its name, and without one `custom` for a function of the user's."""
+        family, files = schedule.get("name"), self._files_of("space")
+        if f"{family}.yaml" in files:
+            return str(family)
+        return CUSTOM if "_target_" in schedule else "none"
 
     def _for_hydra(self, text: str, open_groups: Sequence[str]) -> list[str]:
         """Return what an override means to Hydra.
@@ -265,9 +279,12 @@ def option_of_critic(text: str) -> str:
 
 
 def _gives(text: str, group: str) -> bool:
-    """Return whether an override names an object that was given in Python as the target of a group."""
+    """Return whether an override names a target of a group whose arguments are not known.
+
+    It is an object that was given in Python, or a schedule of the user's.
+    """
     key, _, value = text.partition("=")
-    return key == f"{group}._target_" and is_given(value)
+    return key.lstrip("+") == f"{group}._target_" and (group in SCHEDULES or is_given(value))
 
 
 def _options(composed: DictConfig) -> dict[str, str]:
@@ -299,7 +316,7 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
     """Let a group fit a `_target_` that was given in place of that of its option.
 
     The keys of the option that the target does not accept are removed, unless they were given; of an object that was
-    given in Python all of them. The name becomes that of the target.
+    given in Python and of a schedule all of them. The name becomes that of the target.
     """
     part = OmegaConf.select(config, group)
     target = part.get("_target_")
@@ -307,9 +324,9 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
         return  # which is refused where it is used
     of_option = [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]
     chosen = [key for key in of_option if not any(f"{text}.".startswith(f"{group}.{key}.") for text in given)]
-    component = Component(group, target, {}, tuple(config.trusted))
-    if chosen and not is_given(target):
-        accepted = asked().accepted(component, list(map(str, chosen)))
+    if group not in SCHEDULES and not is_given(target):
+        component = Component(group, target, {}, tuple(config.trusted))
+        accepted = asked().accepted(component, list(map(str, chosen))) if chosen else ()
         if accepted is None:  # the user's code raises an error as it is imported, and again where it is used
             return
         chosen = [key for key in chosen if str(key) not in accepted]

@@ -30,6 +30,7 @@ REASONS = {
 OF_COMPARISONS = ("compare", "report", "ui")
 """Modes whose command line may be about a comparison."""
 UNITS = ("fraction", "epochs")
+OF_ONE_FILE = "a file in the folder schedule of --config-dir names the function of one schedule among several"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ def parse(overrides: Sequence[str]) -> Request:
                 raise InvalidValueError(element, "given twice", rule)
     for key in pinned & (groups.keys() | sweeps.keys() | ({"dataset"} if datasets else set())):
         raise InvalidValueError(key, "given twice", "is either fixed or searched")
+    for group in groups:
+        if group in ("schedule", "critic.schedule") and f"{group}._target_" in pinned:
+            rule = f"would be each of {', '.join(groups[group])}: {OF_ONE_FILE}"
+            raise InvalidValueError(f"{group}._target_", "given", rule)
     return Request(tuple(plain), frozenset(pinned), groups, sweeps, datasets)
 
 
@@ -197,6 +202,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
     if unknown or len(units) > 1:
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
     declared = _integer_rule(key, config_name)
+    if units and declared is None and _is_of_custom(key, config_name):
+        declared = Count(at_least=0)  # a key of the user's counts updates if its expression says so
     if units and not isinstance(declared, Count):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
@@ -266,14 +273,27 @@ def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
     if key in KEYS:
         return Whole(at_least=1)
     named, indexes = _without_indexes(key)
-    group, (part, _, leaf) = key.removeprefix("critic.").partition(".")[0], named.rpartition(".")
+    part, _, leaf = named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
+    group = _group_of(key)
     family = families[group].get(config_name(part)) if group in families else None
     kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
     for index in indexes:
         kind = element_of(kind, index)
     rule = rule_of(kind)
     return rule if isinstance(rule, Whole) else None
+
+
+def _group_of(key: str) -> str:
+    """Return the group that a key belongs to: `schedule` also below `critic` and `optimizer.groups.<name>`."""
+    own = key.removeprefix("critic.")
+    within = re.match(r"optimizer\.groups\..+?\.(schedule|warmup)\.", own)
+    return within[1] if within else own.partition(".")[0]
+
+
+def _is_of_custom(key: str, config_name: Callable[[str], str]) -> bool:
+    """Return whether a key is one of a schedule that is a function of the user's."""
+    return _group_of(key) == "schedule" and config_name(_without_indexes(key)[0].rpartition(".")[0]) not in DECAYS
 
 
 def _without_indexes(key: str) -> tuple[str, tuple[int, ...]]:

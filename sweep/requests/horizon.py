@@ -1,6 +1,10 @@
 """Lengths in updates that follow from a composed configuration: the horizon, and what warmup leaves of it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 
 from sweep.validation import whole
 
@@ -19,22 +23,33 @@ def horizon(config: DictConfig, key: str) -> int:
     return int(steps) * updates
 
 
-def remaining(config: DictConfig, key: str, taken: int = 0, part: float = 1.0) -> int:
+def remaining(horizon: int, warmup: Mapping[Any, Any], taken: int = 0, part: float = 1.0) -> int:
     """Return a part of the steps that a decay has within the horizon, less those taken: T - W; T if it counts from 0.
 
     If the warmup leaves no step, the result is a length that any decay accepts: the warmup is what is to be refused.
+
+    Args:
+        warmup: its keys; `steps` and `counting` are used.
     """
-    warmup = optimizes(config, key).warmup
     before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
-    left = horizon(config, key) - before
+    left = horizon - before
     if left < 1:
         return 0 if taken else 1
     return round(part * left) - taken
 
 
-def optimizes(config: DictConfig, key: str) -> DictConfig:
-    """Return where the optimizer, schedule and warmup are that a key belongs to."""
-    return config.critic if is_critics(key) else config
+def warmup_above(node: BaseContainer) -> DictConfig:
+    """Return the warmup that a part of a schedule follows: of its group of parameters, of the critic, or of the model.
+
+    It is the `warmup` of the innermost mapping that contains the schedule and has one.
+    """
+    above = node._get_parent()
+    while above is not None:
+        warmup = above.get("warmup") if isinstance(above, DictConfig) else None
+        if isinstance(warmup, DictConfig):
+            return warmup
+        above = above._get_parent()
+    return OmegaConf.create({})
 
 
 def is_critics(key: str) -> bool:

@@ -12,6 +12,7 @@ from sweep.proposals import grid_size
 from sweep.requests import build, spaces
 from sweep.requests.asking import asked
 from sweep.requests.command import Command, repeating
+from sweep.requests.expressions import OF_ONE_FILE
 from sweep.tasks import CustomConfig
 
 
@@ -75,6 +76,9 @@ def make_comparison(command: Command) -> ComparisonPlan:
     for key, instead in (("schedule", "compare.schedules"), ("study.n_trials", "compare.trials")):
         if key in request.keys:
             raise InvalidValueError(key, request.given(key), f"is for mode=search; mode=compare has {instead}")
+    if "schedule._target_" in request.keys:
+        rule = f"would be each of {', '.join(compare.schedules)}: {OF_ONE_FILE}"
+        raise InvalidValueError("schedule._target_", request.given("schedule._target_"), rule)
     if study.timeout is not None:
         rule = "is for mode=search; mode=compare gives every schedule compare.trials trials"
         raise InvalidValueError("study.timeout", study.timeout, rule)

@@ -9,7 +9,7 @@ from sweep.config import ENERGY_DISTANCE, steps_per_epoch
 from sweep.requests.asking import asked
 from sweep.requests.build import dataset_config
 from sweep.requests.expressions import whole_updates
-from sweep.requests.horizon import critic_updates, horizon, is_critics, optimizes, remaining
+from sweep.requests.horizon import critic_updates, horizon, is_critics, remaining, warmup_above
 from sweep.validation import whole
 
 
@@ -43,16 +43,16 @@ def _epochs(count: float, *, _root_: DictConfig, _node_: Node) -> int:
 def _remaining(
     taken: int = 0, part: float = 1.0, above: int | None = None, *, _root_: DictConfig, _parent_: BaseContainer
 ) -> int:
-    return _exceeding(above, remaining(_root_, _key(_parent_), taken, part))
+    return _exceeding(above, remaining(horizon(_root_, _key(_parent_)), warmup_above(_parent_), taken, part))
 
 
 def _exceeding(above: int | None, updates: int) -> int:
     return updates if above is None else max(updates, above + 1)
 
 
-def _warmup_steps(default: int, *, _root_: DictConfig, _parent_: BaseContainer) -> int:
+def _warmup_steps(default: int, *, _parent_: BaseContainer) -> int:
     """W, or the default without a warmup."""
-    return int(optimizes(_root_, _key(_parent_)).warmup.get("steps", 0)) or default
+    return int(warmup_above(_parent_).get("steps", 0)) or default
 
 
 def _unless_half_life(value: Any, *, _root_: DictConfig, _parent_: BaseContainer) -> Any:

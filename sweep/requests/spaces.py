@@ -20,7 +20,7 @@ from sweep.requests.build import (
     study_config,
     tracking_config,
 )
-from sweep.requests.compose import OWN_KEYS, Composer, elements_of, resolved
+from sweep.requests.compose import CUSTOM, OWN_KEYS, SCHEDULES, Composer, elements_of, resolved
 from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
 from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
@@ -85,7 +85,8 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
         return horizon(config, key) if name == "fraction" else epoch_length(config, key)
 
     def name_of(part: str) -> str:
-        return str(OmegaConf.select(config, part).get("name"))
+        schedule = OmegaConf.select(config, part) or {}
+        return CUSTOM if "_target_" in schedule else str(schedule.get("name"))
 
     return dimension(override, name_of, unit)
 
@@ -93,11 +94,13 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
 def _with_values(config: DictConfig, request: Request) -> DictConfig:
     """Return the configuration with a value of each searched key that has none.
 
-    It may be a value that the group cannot do without, or a key of an object that was given in Python: its
-    configuration has only those keys that are given.
+    It may be a value that the group cannot do without, or a key of an object that was given in Python or of a schedule
+    of the user's: the configuration of these has only those keys that are given.
     """
     filled = config.copy()
-    given = tuple(f"{group}." for group in OWN_KEYS if is_given(OmegaConf.select(config, f"{group}._target_")))
+    targets = {group: OmegaConf.select(config, f"{group}._target_") for group in OWN_KEYS}
+    open_groups = [group for group, target in targets.items() if is_given(target) or (target and group in SCHEDULES)]
+    given = tuple(f"{group}." for group in open_groups)
     for key, override in request.sweeps.items():
         if (_has(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
@@ -109,10 +112,11 @@ def _critic_dimensions(composer: Composer, config: DictConfig, request: Request)
 
     It is what conf/space has for a generator with that schedule.
     """
-    schedule, named = OmegaConf.select(config, "critic.schedule.name"), _space(request)
-    if schedule is None or "space" not in config or (named is not None and named not in OF_ONE):
+    named = _space(request)
+    schedule, of_theirs = OmegaConf.select(config, "critic.schedule"), named is not None and named not in OF_ONE
+    if schedule is None or "space" not in config or of_theirs:
         return {}
-    space = resolved(composer.compose([f"space={schedule}"]), "space")
+    space = resolved(composer.compose([f"space={composer.space_of(schedule)}"]), "space")
     return {f"critic.{key}": drawn for key, drawn in space.items() if key.startswith(("schedule.", "warmup."))}
 
 

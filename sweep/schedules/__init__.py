@@ -7,6 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from sweep.schedules import decay, warmup
+from sweep.schedules.custom import Custom
 from sweep.schedules.decay import Decay
 from sweep.schedules.joined import Joined, Piece
 from sweep.schedules.key_figures import KeyFigures, key_figures
@@ -26,6 +27,7 @@ WARMUPS: dict[str, type[Warmup]] = dict(sorted(warmup.FAMILIES.items()))
 __all__ = [
     "DECAYS",
     "WARMUPS",
+    "Custom",
     "Decay",
     "Event",
     "Joined",

@@ -1,11 +1,13 @@
 """What a decay family is: a frozen dataclass whose fields are its keys in conf/schedule."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from sweep.components import Component
 from sweep.errors import InvalidValueError
 from sweep.schedules.family import Count, Floats, element_of
 from sweep.validation import check_keys, rule_of
@@ -69,6 +71,11 @@ class Decay(ABC):
         Raises:
             InvalidValueError: names lr.
         """
+
+    @property
+    def functions(self) -> Sequence[Component]:
+        """Return the functions of the user's that it calls."""
+        return ()
 
     @property
     def rises_for(self) -> int:

@@ -1,9 +1,12 @@
 """Schedules one after another."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.components import Component
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Decay
 from sweep.schedules.family import Floats, Updates, as_tuples, check_rising
@@ -46,12 +49,16 @@ class Joined(Decay, name="joined"):
             raise InvalidValueError("boundaries", list(self.boundaries), rule)
 
     def rate(self, s: Floats, lr: float) -> Floats:
-        first, *later = self.pieces
-        rate = first.decay.rate(s, lr * first.factor)
-        for boundary, piece in zip(self.boundaries, later, strict=True):
-            counted = np.maximum(s - boundary, np.zeros_like(s))
-            rate = np.where(s >= boundary, piece.decay.rate(counted, lr * piece.factor), rate)
+        rate, begin = np.zeros_like(s), 0.0
+        for piece, end in zip(self.pieces, (*self.boundaries, math.inf), strict=True):
+            counted = np.clip(s - begin, 0, end - begin - 1)  # a piece need not be defined beyond its own steps
+            rate = np.where(s >= begin, piece.decay.rate(counted, lr * piece.factor), rate)
+            begin = end
         return rate
+
+    @property
+    def functions(self) -> Sequence[Component]:
+        return [function for piece in self.pieces for function in piece.decay.functions]
 
     def check_rate(self, lr: float) -> None:
         for piece in self.pieces:

@@ -211,13 +211,13 @@ class _Player:
     ) -> None:
         self.parameters: list[Tensor] = [weights for weights in network.parameters() if weights.requires_grad]
         self.optimizer, self.clip_norm = optimizer, slot.trial.config.series[place].optimizer.clip_norm
-        self.curve, self.begin, self.recorded = slot.curves[place], begin, recorded_group(optimizer)
+        self.planned, self.begin, self.recorded = slot.rates[place], begin, recorded_group(optimizer)
         self.rates = np.empty(end - begin)
         self.losses = torch.empty(end - begin, device=engine.device, dtype=engine.dtype)
 
     def update(self, step: int, loss: Tensor) -> None:
         """One update of its own parameters, and of no others, down the gradient of a loss."""
-        set_rate(self.optimizer, self.curve[step])
+        set_rate(self.optimizer, self.planned, step)
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]

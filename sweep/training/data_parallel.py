@@ -37,6 +37,7 @@ from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import CPU, DTYPES, out_of_memory
 from sweep.training.dropout import update_key
 from sweep.training.generators import RandomState, seed_generators
+from sweep.training.groups import Rates
 from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import TrainState
@@ -186,11 +187,12 @@ class ShardEngine(SerialEngine):
         except RuntimeError as error:
             raise WorkerLostError(f"the workers could not add up: {str(error).splitlines()[0]}") from error
 
-    def follow(self, begin: int, end: int, rates: Sequence[float]) -> None:
-        """The updates begin..end-1 of the trial, or up to a pause, at the rates of worker 0."""
+    def follow(self, begin: int, end: int, rates: Rates) -> None:
+        """The updates begin..end-1 of the trial, or up to a pause, at these rates of worker 0."""
         assert self._slot is not None
         slot = self._slot
-        slot.curves[0][begin:end] = rates
+        for name, planned in slot.rates[0].items():
+            planned[begin:end] = rates[name]
         slot.state.random.restore(self.device)
         self._train(slot, begin, end)
         slot.state.random = RandomState.capture(self.device)
@@ -225,7 +227,7 @@ class DataParallelEngine(ShardEngine):
         self._tell("start", trial)
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:
-        self._tell("follow", begin, end, slot.curves[0][begin:end])
+        self._tell("follow", begin, end, {name: planned[begin:end] for name, planned in slot.rates[0].items()})
         try:
             return super()._train(slot, begin, end)
         except WorkerLostError:

@@ -21,7 +21,7 @@ from sweep.training.average import average_decay
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed
 from sweep.training.dropout import update_keys
-from sweep.training.groups import recorded_group
+from sweep.training.groups import SCHEDULE, recorded_group
 from sweep.training.model import silenced
 from sweep.training.objectives import OutputObjective, quotient
 from sweep.training.portable import packed
@@ -46,7 +46,8 @@ class _Slot:
         rows: not given yet.
         groups: param_groups of its optimizer: its hyperparameters.
         recorded: index of the group whose rate is the schedule's own.
-        curve: float64, the rate of every update, as long as nothing else happens.
+        curves: float64, the rate of every update, as long as nothing else happens; by the name of the schedule, None
+            for the main one.
         step: completed updates.
         seen: those of them at the last regular evaluation.
     """
@@ -56,7 +57,7 @@ class _Slot:
     rows: Unrecorded
     batches: Batches
     groups: Sequence[Mapping[str, Any]]
-    curve: np.ndarray
+    curves: Mapping[str | None, np.ndarray]
     recorded: int
     step: int
     seen: int
@@ -147,7 +148,7 @@ class FusedEngine(BaseEngine):
             rows=Unrecorded(trial.number, step),
             batches=state.batches,
             groups=groups,
-            curve=config.series[0].curve(state.events, trial.last),
+            curves=config.series[0].curves(state.events, trial.last),
             recorded=recorded,
             step=step,
             seen=step - step % config.train.eval_every,
@@ -174,6 +175,7 @@ class FusedEngine(BaseEngine):
                 return self.initial(slot.trial.config, slot.trial.seed)
         state = self._spare
         for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
+            group.pop(SCHEDULE, None)  # that of another slot
             group.update(own)
         self._stack.read(slot.index, state, slot.step)
         state.events, state.memories = slot.events, slot.memories
@@ -347,10 +349,10 @@ class FusedEngine(BaseEngine):
         clip_norm, share, rates = np.full(slots, np.inf), np.zeros((length, slots)), np.zeros((length, slots))
         for slot in live:
             begin, end, index, config = slot.step, slot.step + length, slot.index, slot.trial.config
-            steps, lr = np.arange(begin, end), slot.curve[begin:end]
+            steps = np.arange(begin, end)
             self._choose(slot, begin, end, chosen, present)
             for number, group in enumerate(slot.groups):
-                used = lr * group["lr_factor"]
+                used = slot.curves[group.get(SCHEDULE)][begin:end] * group["lr_factor"]
                 for i, value in enumerate(rule.coefficients(group, used, steps)):
                     coefficients[:, number, i, index] = value
                 if number == slot.recorded:
@@ -439,7 +441,7 @@ class FusedEngine(BaseEngine):
         slot.memories, happened = schedule.react(slot.memories, evaluation.step, evaluation.metrics)
         if happened:
             slot.events += happened
-            slot.curve = slot.trial.config.series[0].curve(slot.events, slot.trial.last)
+            slot.curves = slot.trial.config.series[0].curves(slot.events, slot.trial.last)
         assert self._stack is not None
         self._stack.mistakes[slot.index] = 0
         slot.seen = slot.step

@@ -1,7 +1,7 @@
-"""Groups of parameters that are updated with a rate, or arguments, of their own."""
+"""Groups of parameters that are updated with a rate, a schedule, or arguments of their own."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,9 +15,17 @@ from sweep.training.optimizers import Optimizer, TwoWeights
 BIAS_AND_NORM = "bias_and_norm"
 """The parameters with at most one dimension: biases, and the scales and shifts of normalizations."""
 
+SCHEDULE = "lr_schedule"
+"""The entry of a param_group that names its schedule; a group without it follows the main schedule."""
+
+Rates = dict[str | None, list[float]]
+"""The rate of every update by the name of the schedule, as `config.Series.curves` gives it."""
+
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """The optimizer of a model. Each of its param_groups has an `lr_factor`: the rate at update s is lr(s) * lr_factor.
+
+    lr(s) is that of the schedule that the entry SCHEDULE of the group names.
 
     Raises:
         InvalidValueError: names an argument that the optimizer refuses, or what cannot be in `optimizer.groups`.
@@ -38,22 +46,28 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def set_rate(optimizer: Optimizer, lr: float) -> None:
-    """Give every group its rate for the next update."""
+def set_rate(optimizer: Optimizer, rates: Mapping[str | None, Sequence[float]], step: int) -> None:
+    """Give every group its rate for an update.
+
+    Args:
+        rates: the rates of all updates by the name of the schedule; None for that of groups without one of their own.
+        step: of the update.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = rates[group.get(SCHEDULE)][step] * group["lr_factor"]
 
 
 def recorded_group(optimizer: Optimizer) -> dict[str, Any]:
     """A group whose rate is the schedule's own: that of the parameters which `optimizer.groups` does not name."""
-    return next(group for group in optimizer.param_groups if group["lr_factor"] == 1)
+    return next(group for group in optimizer.param_groups if group["lr_factor"] == 1 and SCHEDULE not in group)
 
 
 def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
     """The optimizer with groups; the parameters that no name matches are the first."""
     asked = copy.deepcopy(dict(asked))  # an optimizer may change the lists in its groups
     named = _named(f"{config.component.key}.groups", asked, model)
-    groups = [{"params": named[None]}, *({**asked[name], "params": named[name]} for name in asked)]
+    own = {name: {SCHEDULE: name} if name in config.schedules else {} for name in asked}
+    groups = [{"params": named[None]}, *({**asked[name], **own[name], "params": named[name]} for name in asked)]
     try:
         optimizer: Optimizer = config.component.build(groups, lr=config.lr)
     except InvalidValueError as error:
@@ -76,7 +90,7 @@ def _check_arguments(
     own = {argument: value for argument, value in keys.items() if argument != "lr_factor"}
     for argument, value in own.items():
         if argument not in known:
-            rule = f"is no key of a group of {component.target}, which has {_list(['lr_factor', *known])}"
+            rule = f"is no key of a group of {component.target}, which has {_list(['lr_factor', 'schedule', *known])}"
             raise InvalidValueError(f"{key}.{argument}", value, rule)
     Component(key, component.target, {**component.arguments, **own}, component.trusted).build(parameters, lr=config.lr)
 

@@ -19,7 +19,7 @@ from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import choose_threads
 from sweep.training.generators import RandomState
-from sweep.training.groups import recorded_group, set_rate
+from sweep.training.groups import Rates, recorded_group, set_rate
 from sweep.training.losses import Totals
 from sweep.training.objectives import quotient, total_of
 from sweep.training.portable import packed
@@ -32,13 +32,13 @@ class Slot:
 
     Args:
         unrecorded: of each of its optimizers; a GAN's are the generator's and the critic's.
-        curves: of each the rate of every update, as long as nothing else happens.
+        rates: of each the rate of every update, as long as nothing else happens.
     """
 
     trial: Trial
     state: TrainState
     unrecorded: list[Unrecorded] = field(init=False)
-    curves: list[list[float]] = field(init=False)
+    rates: list[Rates] = field(init=False)
 
     def __post_init__(self) -> None:
         number, step = self.trial.number, self.state.global_step
@@ -48,7 +48,8 @@ class Slot:
     def redraw(self) -> None:
         """Draw the curves anew, after what has happened."""
         trial = self.trial
-        self.curves = [series.curve(self.state.events, trial.last).tolist() for series in trial.config.series]
+        drawn = [series.curves(self.state.events, trial.last) for series in trial.config.series]
+        self.rates = [{name: curve.tolist() for name, curve in curves.items()} for curves in drawn]
 
     def rows(self) -> list[Rows]:
         """What was not given yet."""
@@ -158,13 +159,13 @@ class SerialEngine(BaseEngine):
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
         rates = np.empty(end - begin)
         losses = torch.empty(end - begin, device=self.device, dtype=self.dtype)
-        parameters, (curve,), (unrecorded,) = list(model.parameters()), slot.curves, slot.unrecorded
+        parameters, (planned,), (unrecorded,) = list(model.parameters()), slot.rates, slot.unrecorded
         model.train()
         for row, batch in enumerate(slot.state.batches.range(begin, end)):
             if row and self._pausing():
                 end = begin + row
                 break
-            set_rate(optimizer, curve[begin + row])
+            set_rate(optimizer, planned, begin + row)
             for parameter in parameters:  # optimizer.zero_grad costs a small model as much as its update
                 parameter.grad = None
             losses[row] = self._gradient(slot.state, batch, accumulate, slot.trial.seed, begin + row)

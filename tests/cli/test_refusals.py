@@ -140,7 +140,7 @@ from tests.conftest import ROOT, Answer
         (["optimizer.groups={bias_and_norm:{lr_factor:-1}}"], "bias_and_norm.lr_factor=-1: must be a finite number"),
         (["optimizer.groups={bias_and_norm:{weight_decay:-1}}"], "Invalid weight_decay value: -1"),
         (["optimizer.groups={*:{lr_factor:2}}"], "optimizer.groups=*: must leave a parameter"),
-        (["optimizer=muon", "optimizer.groups={bias_and_norm:{eps:1}}"], "Muon, which has lr_factor, weight_decay"),
+        (["optimizer=muon", "optimizer.groups={bias_and_norm:{eps:1}}"], "has lr_factor, schedule, weight_decay"),
         (["train.accumulate=0"], "train.accumulate=0: must be an integer >= 1"),
         (["train.accumulate=65"], "train.accumulate=65: must be at most train.batch_size=64"),
         (["train.accumulate=60", "train.batch_size=32,64"], "train.accumulate=60: must be at most train.batch_size=32"),

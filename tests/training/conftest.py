@@ -139,8 +139,10 @@ def make_trial(optimizers):
         drop_last=False,
         eval_batch_size=None,
         task=AUTO,
+        schedules=None,
     ) -> Trial:
-        given = {"clip_norm": clip_norm, "groups": groups} | ({} if lr is None else {"lr": lr})
+        given = {"clip_norm": clip_norm, "groups": groups, "schedules": schedules or {}}
+        given |= {} if lr is None else {"lr": lr}
         if arguments:
             component = optimizers[optimizer].component
             given["component"] = replace(component, arguments={**component.arguments, **arguments})

@@ -72,7 +72,7 @@ def test_a_pattern_matches_whole_names_and_the_first_counts():
 
 def test_a_rate_reaches_every_group_times_its_factor():
     _, optimizer = grouped({"first.*": {"lr_factor": 0}, "last.*": {"lr_factor": 2.5}, "norm.*": {"momentum": 0.5}})
-    set_rate(optimizer, 0.3)
+    set_rate(optimizer, {None: [0.3]}, 0)
     assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0, 0.75, 0.3]
     assert recorded_group(optimizer)["lr"] == 0.3
 
@@ -85,7 +85,7 @@ def test_a_rate_reaches_every_group_times_its_factor():
         ({"bias_and_norm": {}, "*.bias": {}}, r"optimizer\.groups=\*\.bias: matches no parameter"),
         ({"*": {"lr_factor": 2}}, r"optimizer\.groups=\*: must leave a parameter"),
         ({"*.weight": {}, "*.bias": {}}, r"optimizer\.groups=\*\.weight, \*\.bias: must leave a parameter"),
-        ({"first.*": {"foo": 1}}, r"optimizer\.groups\.first\.\*\.foo=1: is no key of .*lr_factor, momentum"),
+        ({"first.*": {"foo": 1}}, r"optimizer\.groups\.first\.\*\.foo=1: is no key of .*lr_factor, schedule, momentum"),
         ({"first.*": {"params": []}}, r"optimizer\.groups\.first\.\*\.params=\[\]: is no key"),
         ({"first.*": {"weight_decay": -1}}, r"optimizer\.groups\.first\.\*=.*-1.*: .*Invalid weight_decay value: -1"),
         ({"first.*": {"momentum": "much"}}, r"optimizer\.groups\.first\.\*=.*much"),
@@ -130,7 +130,7 @@ def test_muon_has_groups_of_matrices_and_of_the_rest_which_share_what_both_have(
         ["first.bias"],
     ]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.5, 0.01, 0.5]
-    set_rate(optimizer, 0.3)
+    set_rate(optimizer, {None: [0.3]}, 0)
     assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.6, 0.3, 0.6]
     with pytest.raises(InvalidValueError, match=r"^optimizer\.groups\.first\.\*\.momentum=0\.5: is no key"):
         grouped({"first.*": {"momentum": 0.5}}, muon)

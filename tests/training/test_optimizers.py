@@ -112,7 +112,7 @@ class Training:
     def train(self, begin, end):
         for step in range(begin, end):
             x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step)).double()
-            set_rate(self.optimizer, 0.01 / (1 + step))
+            set_rate(self.optimizer, {None: [0.01 / (1 + step)]}, 0)
             self.optimizer.zero_grad()
             (self.model(x) - x[:, :2]).square().mean().backward()
             self.optimizer.step()
@@ -169,7 +169,7 @@ def test_the_rate_that_is_set_before_an_update_is_all_that_an_optimizer_uses_of_
         config = OptimizerConfig(Component("optimizer", target, {}), lr)
         optimizer = build_optimizer(config, model)
         for rate in (0.01, 0.03, 0.002):
-            set_rate(optimizer, rate)
+            set_rate(optimizer, {None: [rate]}, 0)
             for parameter in model.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer.step()
