@@ -27,12 +27,13 @@ MAY_IMPORT = {
     "given": set(),
     "components": {"given", "tracebacks"},
     "tasks": {"components"},
-    "config": {"components", "schedules", "tasks"},
+    "loops": {"components"},
+    "config": {"components", "loops", "schedules", "tasks"},
     "core": {"config", "schedules"},
     "space": {"config", "core"},
     "database": set(),
     "checkpoints": {"core", "durable"},
-    "messages": {"config"},
+    "messages": {"config", "loops"},
     "arrays": set(),
     "data": {"arrays", "components", "config", "messages"},
     "training": {
@@ -49,7 +50,7 @@ MAY_IMPORT = {
         "report", "schedules", "space", "study", "tracking",
     },
     "requests": {
-        "app", "components", "config", "given", "pool", "proposals", "report", "schedules", "space", "tasks",
+        "app", "components", "config", "given", "loops", "pool", "proposals", "report", "schedules", "space", "tasks",
     },
     "terminal": {"app", "core", "forking", "report", "schedules"},
     "cli": {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sweep.api.command import Data, Model, command_of
+from sweep.api.command import Data, Loop, Model, command_of
 from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -28,6 +28,7 @@ def search(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Study:
@@ -64,6 +65,8 @@ def search(
             configured data set. Whole numbers y are classes, others a regression. 20 % are kept for validation and
             20 % for the test (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features
             are standardized (`dataset.standardize`).
+        loop: a function `main(run, **keys)` that does the training itself, in place of model and dataset; its other
+            parameters are keys of `loop`. Its `run` gives the steps and rates, and takes losses and evaluations.
         config_dir: a folder of further configuration files.
         progress: whether to show messages and progress, on standard error or in the notebook.
 
@@ -72,7 +75,7 @@ def search(
         HopelessError: if 20 trials have failed one after another. The same call continues the search.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
-    with command_of("search", overrides, model, dataset, config_dir) as command:
+    with command_of("search", overrides, model, dataset, config_dir, loop) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
@@ -87,6 +90,7 @@ def train(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Trial:
@@ -100,14 +104,14 @@ def train(
     what was searched.
 
     Args:
-        overrides, model, dataset, config_dir, progress: as for `search`.
+        overrides, model, dataset, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
-    with command_of("train", overrides, model, dataset, config_dir) as command:
+    with command_of("train", overrides, model, dataset, config_dir, loop) as command:
         plan = make_training(command)
         ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:
@@ -124,6 +128,7 @@ def compare(
     *,
     model: Model | None = None,
     dataset: Data | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -133,13 +138,13 @@ def compare(
     >>> print(found.verdict)
 
     Args:
-        overrides, model, dataset, config_dir, progress: as for `search`.
+        overrides, model, dataset, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
     """
-    with command_of("compare", overrides, model, dataset, config_dir) as command:
+    with command_of("compare", overrides, model, dataset, config_dir, loop) as command:
         plan = make_comparison(command)
         result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:
@@ -161,7 +166,7 @@ def load(
     Raises:
         InvalidValueError: if it is not recorded.
     """
-    with command_of("report", overrides, None, None, config_dir) as command:
+    with command_of("report", overrides, config_dir=config_dir) as command:
         config = command.compose()
         tracking, report = build.tracking_config(config), build.report_config(config)
     store = open_store(tracking, create=False)

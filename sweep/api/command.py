@@ -26,13 +26,21 @@ Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
 """The name of an option of conf/dataset; arrays {"x": [n, ...], "y": [n, ...]}, or x_train, y_train, x_val, ...; a pair
 (x, y); or a function that returns such a mapping, and gets the keys of `dataset` that are given."""
 
+Loop = str | Callable[..., Any]
+"""The name of an option of conf/loop, or a function `main(run, **keys)` that does the training itself."""
+
 
 @contextmanager
 def command_of(
-    mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, config_dir: str | Path | None
+    mode: str,
+    overrides: Overrides,
+    model: Model | None = None,
+    dataset: Data | None = None,
+    config_dir: str | Path | None = None,
+    loop: Loop | None = None,
 ) -> Iterator[Command]:
     """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
-    with _given_objects(mode, overrides, model, dataset) as texts, own_trainer():
+    with _given_objects(mode, overrides, model, dataset, loop) as texts, own_trainer():
         request = parse(texts)
         if request.datasets and mode not in OF_COMPARISONS:
             check_searchable("dataset", ",".join(request.datasets))
@@ -42,11 +50,16 @@ def command_of(
 
 
 @contextmanager
-def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset: Data | None) -> Iterator[list[str]]:
+def _given_objects(
+    mode: str, overrides: Overrides, model: Model | None, dataset: Data | None, loop: Loop | None
+) -> Iterator[list[str]]:
     """Give all overrides of a call as texts, with targets for its objects."""
     register_resolvers()
     texts, objects = [f"mode={mode}"], {}
-    for group, value in (("model", _checked_model(model)), ("dataset", _named(dataset))):
+    if loop is not None and not callable(loop) and not isinstance(loop, str):
+        raise InvalidValueError("loop", repr(loop), "must be a function main(run, ...), or a name")
+    given_values = (("model", _checked_model(model)), ("dataset", _named(dataset)), ("loop", loop))
+    for group, value in given_values:
         if isinstance(value, str):
             texts.append(f"{group}={value}")
         elif value is not None:
@@ -54,7 +67,7 @@ def _given_objects(mode: str, overrides: Overrides, model: Model | None, dataset
             objects[target] = functools.partial(_returned, value) if isinstance(value, Mapping) else value
             texts += ["dataset=arrays"] if group == "dataset" else []
             texts.append(f"{group}._target_={target}")
-    given_groups = [group for group, value in (("model", model), ("dataset", dataset)) if value is not None]
+    given_groups = [group for group, value in given_values if value is not None]
     for text in as_texts(overrides):
         key = read(text).key_or_group
         group = key.removesuffix("._target_")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.api.command import Data, command_of
+from sweep.api.command import Data, Loop, command_of
 from sweep.api.raising import plainly
 from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult, picture
@@ -52,19 +52,25 @@ class Preview:
 
 
 @plainly
-def preview(overrides: Overrides = (), *, dataset: Data | None = None, config_dir: str | Path | None = None) -> Preview:
+def preview(
+    overrides: Overrides = (),
+    *,
+    dataset: Data | None = None,
+    loop: Loop | None = None,
+    config_dir: str | Path | None = None,
+) -> Preview:
     """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
 
     >>> sweep.preview({"schedule": sweep.choice("cosine", "wsd"), "train.steps": 300}).to_frame().plot()
 
     Args:
-        overrides, dataset, config_dir: as for `search`. Of the data only the length of an epoch matters. Files are
-            written only if `preview.path` is given.
+        overrides, dataset, loop, config_dir: as for `search`. Of the data only the length of an epoch matters. Files
+            are written only if `preview.path` is given.
 
     Raises:
         InvalidValueError: names what cannot be drawn.
     """
-    with command_of("preview", overrides, None, dataset, config_dir) as command:
+    with command_of("preview", overrides, None, dataset, config_dir, loop) as command:
         plan = make_preview(command)
         if "preview.path" not in command.request.keys:
             plan = PreviewPlan(plan.runs, None)

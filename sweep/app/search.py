@@ -247,7 +247,8 @@ def carry_out(
         if not opened.done:
             for scaled in scaling(plan.first, plan.space.keys):
                 say(scaled)
-            work = Work(extremes(plan), opened.left, learns=not proposer.history_free)
+            learns, folder = not proposer.history_free, str(checkpoints.own_files)
+            work = Work(extremes(plan), opened.left, learns, metric, folder)
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
             with (

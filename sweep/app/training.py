@@ -65,6 +65,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         if begun:
             front.say(f"goes on from step {begun}, kept in {checkpoints.folder}")
         elif ended is not None:
+            checkpoints.clear(trial)
             way = "trained anew, as a run of its own; train.more_steps trains on from there"
             front.say(f"has been trained to step {ended.state.step} before: {way}")
         for scaled in scaling(run):
@@ -73,7 +74,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
-        engine, work = _alone(plan.engine), Work([run], 1, learns=False)
+        engine = _alone(plan.engine)
+        work = Work([run], 1, learns=False, metric=judged.metric, folder=str(checkpoints.own_files))
         with (
             Engines(trainer, front.say, interrupted).start(engine, work, judged.max_retries) as trains,
             front.watch(watched) as monitor,
@@ -85,7 +87,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         settle(store, interrupted)
         (result,) = proposer.results
         if result.status is Status.COMPLETE:  # and now everything else is done
-            checkpoints.end(trial, checkpoints.latest(trial))
+            last = checkpoints.latest(trial)  # a loop need not give the state that it ends with
+            checkpoints.end(trial, last if last is not None and last.state.step == trial.last else None)
     return TrainingResult(trial, store, recorder.run_id(trial), result)
 
 

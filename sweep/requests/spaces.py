@@ -97,7 +97,9 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     configuration has only those keys that are given.
     """
     filled = config.copy()
-    given = tuple(f"{group}." for group in OWN_KEYS if is_given(OmegaConf.select(config, f"{group}._target_")))
+    targets = {group: OmegaConf.select(config, f"{group}._target_") for group in OWN_KEYS}
+    # the keys of a loop are those that are given, wherever its function is
+    given = tuple(f"{group}." for group, target in targets.items() if is_given(target) or (group == "loop" and target))
     for key, override in request.sweeps.items():
         if (_has(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
