@@ -135,7 +135,7 @@ class Component:
         call = self.bound()
         accepted = {name: value for name, value in provided.items() if self.accepts(name)}
         try:
-            return call(*positional, **accepted)
+            return call.func(*positional, **accepted, **call.keywords)  # an argument may not replace another
         except InvalidValueError as error:
             raise error.under(self.key) from error
         except MemoryError:
@@ -146,7 +146,7 @@ class Component:
             rule = f"was refused by {self.target}: {refusal(error)}"
             raise InvalidValueError(self.key, _call_text(self), rule) from error
 
-    def bound(self) -> Callable[..., Any]:
+    def bound(self) -> functools.partial[Any]:
         """Return the target with copies of its arguments, for a caller that explains its errors itself.
 
         Raises:

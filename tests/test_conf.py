@@ -47,6 +47,7 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("schedule") == sorted(DECAYS)
     assert options("warmup") == sorted(WARMUPS)
     assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
+    assert options("loop") == ["command", "none"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
     assert options("engine") == ["auto", "fused", "serial"]
