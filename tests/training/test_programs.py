@@ -22,7 +22,16 @@ from sweep.training.program import ProgramError, filled, words_of
 
 PROGRAM = Path(__file__).with_name("user_program.py")
 STEPS, EVERY, LR = 25, 10, 0.2
-WORDS = [sys.executable, str(PROGRAM), "{curve}", "{metrics}", "{checkpoint}", "{steps}", "{train.eval_every}", "{seed}"]
+WORDS = [
+    sys.executable,
+    str(PROGRAM),
+    "{curve}",
+    "{metrics}",
+    "{checkpoint}",
+    "{steps}",
+    "{train.eval_every}",
+    "{seed}",
+]
 
 
 @pytest.fixture
@@ -253,6 +262,8 @@ def test_no_other_code_than_a_training_runs_a_program(tmp_path):
     file = tmp_path / "made"
     with pytest.raises(TypeError, match="by a training alone"):
         commands.main("run", ["touch", str(file)])  # type: ignore[arg-type]
-    functions = [name for name, value in vars(commands).items() if getattr(value, "__module__", "") == commands.__name__]
+    functions = [
+        name for name, value in vars(commands).items() if getattr(value, "__module__", "") == commands.__name__
+    ]
     assert functions == ["main"]
     assert not file.exists()

@@ -1,5 +1,6 @@
 """Training loops of users, and the plain scripts that they were made of. Imports nothing of sweep."""
 
+import os
 import random
 import time
 
@@ -121,7 +122,9 @@ def steps(run, do):
                 run.evaluate(test_loss=1.0)
             if do == "metric twice":
                 run.evaluate(val_loss=1.0)
-            run.evaluate(**{"val_other" if do == "other metric" else "val_loss": loss if do != "nan metric" else np.nan})
+            run.evaluate(
+                **{"val_other" if do == "other metric" else "val_loss": loss if do != "nan metric" else np.nan}
+            )
         if do == "unstorable":
             run.checkpoint(lambda: {"model": nn.Linear(1, 1)})
         if do == "nothing":
@@ -157,7 +160,7 @@ def watched(run, values):
         run.record(run.lr(step))
         if run.evaluating(step):
             run.evaluate(val_loss=values[(step + 1) // 10 - 1])
-        run.checkpoint(lambda: {})
+        run.checkpoint(dict)
 
 
 def drawing(run):
@@ -183,3 +186,21 @@ def scheduled(run):
         scheduler.step()
         if run.evaluating(step):
             run.evaluate(val_loss=1.0)
+
+
+def fragile(run, width=1, bad_from=5):
+    """Raises an error with some widths."""
+    for step in run.steps():
+        run.lr(step)
+        if width >= bad_from and step == 12:
+            explode(step)
+        run.record(1.0 / width)
+        if run.evaluating(step):
+            run.evaluate(val_loss=1.0 / width, val_score=float(width))
+
+
+def known(run, pids, **keys):
+    """The loop `two`, which says in which process it runs."""
+    with open(pids, "a") as file:
+        print(os.getpid(), file=file)
+    two(run, **keys)

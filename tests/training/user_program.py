@@ -58,9 +58,7 @@ def main(curve, metrics, checkpoint, steps, every, seed, what="", seconds="0"):
             if what == "twice" and step == 3:
                 write(step=step, loss=loss, lr=rate)
             w -= rate * 2 * (w + 1)
-            if what == "evaluates more":
-                write(step=step + 1, val_loss=(w + 1) ** 2)
-            elif ((step + 1) % every == 0 or step + 1 == steps) and what != "never":
+            if what == "evaluates more" or (((step + 1) % every == 0 or step + 1 == steps) and what != "never"):
                 write(step=step + 1, val_loss=(w + 1) ** 2)
             if (step + 1) % 4 == 0:
                 with open(state + ".new", "w") as file:
