@@ -126,7 +126,7 @@ def check_searchable(key: str, expression: str) -> None:
     Raises:
         InvalidValueError: names the key, with the reason.
     """
-    whole = re.split(r"[.\[]", key)
+    whole = [part.rstrip("]") for part in re.split(r"[.\[]", key)]
     of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS
     if key in KEYS or of_loop or (whole[0] in GROUPS and "." in key):
         return

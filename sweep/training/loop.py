@@ -22,7 +22,7 @@ from sweep.training.generators import seed_generators
 from sweep.training.program import check_program
 from sweep.training.run import NAME, Run, Session
 
-GRACE = 10.0
+GRACE = 5.0
 """Seconds in which a loop that is stopped must return, before the process that it runs in is ended."""
 
 

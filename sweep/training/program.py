@@ -96,14 +96,17 @@ def check_program(command: Any, config: RunConfig) -> None:
         InvalidValueError: names loop.command.
     """
     words = words_of(command)
-    program = filled(words, dict.fromkeys(OWN, ""), config.resolved)[0]
+    filled(words, dict.fromkeys(OWN, ""), config.resolved)
     for placeholder in ("curve", "metrics"):
         if not any(f"{{{placeholder}}}" in word for word in words):
             what = "reads the rates from" if placeholder == "curve" else "writes its losses to"
             rule = f"must have the word {{{placeholder}}}: the name of the file that the program {what}"
             raise InvalidValueError("loop.command", " ".join(words), rule)
-    if shutil.which(program) is None:
-        raise InvalidValueError("loop.command", " ".join(words), f"cannot be run: there is no program {program}")
+    if PLACEHOLDER.search(words[0]):
+        rule = "must name its program as it is: a value of the configuration may not be what is run"
+        raise InvalidValueError("loop.command", " ".join(words), rule)
+    if shutil.which(words[0]) is None:
+        raise InvalidValueError("loop.command", " ".join(words), f"cannot be run: there is no program {words[0]}")
 
 
 def follow(run: Run, command: Any) -> None:

@@ -26,6 +26,9 @@ CONTENT = {"loop", "random", "events", "memories", "global_step"}
 NAME = re.compile(rf"(val|test)_[A-Za-z]\w*|{TRAIN_ERROR}")
 """Metrics that a loop may give."""
 
+READ_AT_ONCE = ("cpu",)
+"""Devices whose tensors are read without waiting for anything; those of others are read at the next evaluation."""
+
 STORABLE = "state dicts, tensors, numbers, texts, and lists, tuples and mappings of these can be stored"
 
 RTOL, ATOL = 1e-6, 1e-12
@@ -254,7 +257,7 @@ class Session:
             rate = used
         self._asked.discard(step)
         self._rates.append(rate)
-        if isinstance(loss, Tensor) and loss.device.type != "cpu":
+        if isinstance(loss, Tensor) and loss.device.type not in READ_AT_ONCE:
             if loss.numel() != 1 or loss.is_complex():
                 raise self.refuse(f"records a loss of shape {list(loss.shape)} in step {step}: it must be one number")
             self._losses.append(loss.detach().reshape(()).clone())  # the loop may write into it

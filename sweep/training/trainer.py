@@ -22,7 +22,6 @@ from sweep.data import Dataset, dataset_of, load
 from sweep.errors import InvalidValueError
 from sweep.messages import Account, Facts, Measured, Work
 from sweep.output import protect
-from sweep.targets import with_names
 from sweep.tracebacks import summary
 from sweep.training.base_engine import largest_checkpoint
 from sweep.training.choice import Chosen, check, choose, refuse_unstackable
@@ -164,7 +163,7 @@ class _Trainer:
             self._used.forget_placed()
         self._used = data
         if data is None:
-            chosen = Chosen(LoopEngine(device, work), False, f"a loop of its own: {with_names(first.label('loop'))}")
+            chosen = Chosen(LoopEngine(device, work), False, f"the loop {first.label('loop')} trains one at a time")
         else:
             chosen = _choose(config, data, device, work, others, known)
         prepared = time.monotonic() - began

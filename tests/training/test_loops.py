@@ -16,6 +16,7 @@ from sweep.schedules import DECAYS, Event
 from sweep.tracebacks import summary, user_traceback
 from sweep.training import CPU
 from sweep.training import loop as engine_of_loops
+from sweep.training import run as run_of_loops
 from sweep.training.loop import LoopEngine, SpentError, check_loop
 from tests.training import user_loops
 
@@ -239,6 +240,18 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(make_loop, make_en
     assert history.steps == [0, 1, 2, 3]
     assert np.isnan(history.loss[-1])
     assert history.evaluations[-1].step == 4
+
+
+@pytest.mark.parametrize("do", ["", "nan tensor"])
+def test_losses_on_a_device_are_read_at_the_evaluations(make_loop, make_engine, train, monkeypatch, do):
+    """The same losses, and the same end of a trial that diverges."""
+    trial = make_loop("steps", keys={"do": do})
+    expected = trained(make_engine(trial), trial, train)
+    monkeypatch.setattr(run_of_loops, "READ_AT_ONCE", ())
+    history = trained(make_engine(trial), trial, train)
+    np.testing.assert_array_equal(history.loss, expected.loss)
+    assert (history.steps, history.evaluations) == (expected.steps, expected.evaluations)
+    assert history.status is expected.status
 
 
 def test_a_metric_that_is_not_finite_ends_the_trial_as_diverged(make_loop, make_engine, train):

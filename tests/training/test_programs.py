@@ -248,6 +248,7 @@ def test_words_and_their_placeholders():
         ([sys.executable, "{metrics}"], "must have the word {curve}: the name of the file"),
         ([sys.executable, "{curve}"], "must have the word {metrics}: the name of the file"),
         (["no-such-program", "{curve}", "{metrics}"], "there is no program no-such-program"),
+        (["{loop.width}", "{curve}", "{metrics}"], "must name its program as it is"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_refused_before_anything_is_trained(make_program, command, said):
