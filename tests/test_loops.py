@@ -188,8 +188,8 @@ def test_a_comparison_of_loops_reports_the_test_split(sweep: Callable[..., Answe
 
 
 LONG = [
-    f"{LOOP}known", "train.steps=120", "train.eval_every=20", "train.device=cpu", "trusted=[mylab]", "loop.seconds=0.01",
-    "loop.pids=pids", "train.checkpoint_seconds=0.1", "sampler=random", "study.n_trials=3",
+    f"{LOOP}known", "train.steps=120", "train.eval_every=20", "train.device=cpu", "trusted=[mylab]",
+    "loop.seconds=0.01", "loop.pids=pids", "train.checkpoint_seconds=0.1", "sampler=random", "study.n_trials=3",
 ]  # fmt: skip
 
 
@@ -199,10 +199,6 @@ def uninterrupted(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.Temp
     write_loops(folder)
     assert sweep_in(folder, *LONG, "loop.seconds=0").status == 0
     return folder
-
-
-def without_seconds(recorded: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    return recorded
 
 
 def in_the_second_trial(command: Command, folder: Path) -> int:
@@ -410,4 +406,4 @@ def test_a_preview_in_python_may_have_a_loop() -> None:
     preview = library.preview(
         {**QUICK, "warmup.steps": "${epochs:1}", "loop.examples": 640, "loop.width": 2}, loop=mine
     )
-    assert len(preview.curves["lr"]) == 40
+    assert preview.curves["lr"].argmax() == 10

@@ -132,7 +132,7 @@ def steps(run, do):
         if do == "no function":
             run.checkpoint({"step": step})
     if do == "again":
-        for step in run.steps():
+        for _ in run.steps():
             run.record(1.0)
     if do == "beyond":
         run.record(1.0, lr=0.1)
@@ -147,7 +147,7 @@ def explode(step):
 
 def swallows(run):
     """Catches what it is told."""
-    for step in run.steps():
+    for _ in run.steps():
         try:
             run.record(1.0)
         except Exception:
