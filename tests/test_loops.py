@@ -45,7 +45,7 @@ def test_a_search_draws_the_keys_of_a_loop_and_loads_no_data(sweep: Callable[...
     searched = ["loop.width=int(interval(2,9))", "loop.factor=0.25,0.5"]
     answer = sweep(f"{LOOP}two", *SMALL, *NO_DATA, *searched, "study.n_trials=3")
     assert answer.status == 0, answer.err
-    assert "engine: serial (the loop two trains one at a time)" in answer.out
+    assert "engine: serial (the loop two trains one trial at a time)" in answer.out
     assert re.search(r"study two-exponential-[0-9a-f]{8}: 0 of 3", answer.out)
     for run in runs(folder, "trial"):
         params = run.data.params

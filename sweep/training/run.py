@@ -315,14 +315,14 @@ class Session:
             InvalidValueError: if a metric is missing that the study is judged by or the schedule waits for.
         """
         watched = [reaction.watches for reaction in self.trial.config.schedule.reactions]
-        needed = dict.fromkeys([self.metric, *watched])
-        if self.trial.final and self.step == self.trial.last:
-            needed |= {self.metric.replace("val_", "test_", 1): None}
-        for name in needed:
+        for name in (self.metric, *watched):
             if name not in self.metrics:
-                rule = f"gives no {name} after {self.step} updates: if run.evaluating(step): run.evaluate({name}=...)"
-                reason = {self.metric: "", **dict.fromkeys(watched, ", which the schedule waits for")}
-                raise self.refuse(rule + reason.get(name, ", which final runs (run.test) must report"))
+                rule = f"gives no {name} after {self.step} updates, where an evaluation is due"
+                raise self.refuse(f"{rule}: if run.evaluating(step): run.evaluate({name}=...)")
+        tested = self.metric.replace("val_", "test_", 1)
+        if self.trial.final and self.step == self.trial.last and tested not in self.metrics:
+            rule = f"gives no {tested} at the end of a final run"
+            raise self.refuse(f"{rule}: if run.test: run.evaluate({tested}=...)")
 
     def check_ended(self) -> None:
         """Refuse a loop that has returned and is not done.

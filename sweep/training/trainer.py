@@ -163,7 +163,9 @@ class _Trainer:
             self._used.forget_placed()
         self._used = data
         if data is None:
-            chosen = Chosen(LoopEngine(device, work), False, f"the loop {first.label('loop')} trains one at a time")
+            chosen = Chosen(
+                LoopEngine(device, work), False, f"the loop {first.label('loop')} trains one trial at a time"
+            )
         else:
             chosen = _choose(config, data, device, work, others, known)
         prepared = time.monotonic() - began

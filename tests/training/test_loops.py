@@ -1,6 +1,7 @@
 """Training loops of users in an engine."""
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from sweep.components import Component
+from sweep.config import EngineConfig
 from sweep.core import Progress, Status, Trial
 from sweep.errors import InvalidValueError
 from sweep.loops import LoopConfig
 from sweep.messages import Work
+from sweep.pool import PooledEngine, Trainer
 from sweep.schedules import DECAYS, Event
 from sweep.tracebacks import summary, user_traceback
 from sweep.training import CPU
@@ -31,7 +34,7 @@ def make_loop(make_trial):
         trial = make_trial(number, seed, lr=lr, **{"steps": STEPS, "eval_every": EVERY, **further})
         target = f"{user_loops.__name__}.{name}"
         component = Component("loop", target, keys or {}, trusted=(user_loops.__name__,))
-        config = replace(trial.config, loop=LoopConfig(component), resolved={"optimizer": {"lr": lr}})
+        config = replace(trial.config, loop=LoopConfig(component), resolved={"loop": {"name": name}})
         return replace(trial, config=config, final=final, keeps_state=keeps_state)
 
     return make
@@ -176,7 +179,7 @@ REFUSALS = {
     "vector": "gives loss=a tensor of shape [2] in step 0: it must be one number",
     "evaluates first": "evaluates in step 0 before run.record(loss)",
     "twice": "records step 3 twice: run.record(loss) must be called once in each step",
-    "never": "gives no val_loss after 10 updates: if run.evaluating(step): run.evaluate(val_loss=...)",
+    "never": "gives no val_loss after 10 updates, where an evaluation is due: if run.evaluating(step): run.evaluate(",
     "other metric": "gives no val_loss after 10 updates",
     "always": "evaluates after 1 updates, where no evaluation is due (train.eval_every=10)",
     "name": "gives the metric accuracy: names begin with val_",
@@ -315,8 +318,7 @@ def test_a_final_run_reports_the_test_split_at_its_end(make_loop, make_engine, t
     ]  # fmt: skip
     other = make_loop("steps", final=True, keys={"do": ""})
     error = error_of(make_engine(other), other)
-    assert "gives no test_loss after 25 updates" in str(error)
-    assert "which final runs (run.test) must report" in str(error)
+    assert str(error).endswith("no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)")
 
 
 def test_an_unknown_or_missing_key_is_refused_before_anything_is_trained(make_loop):
@@ -331,3 +333,64 @@ def test_a_loop_keeps_files_of_its_own_in_a_folder_of_its_trial(make_loop, make_
     trial = make_loop("two", 7)
     trained(make_engine(trial), trial, train)
     assert list(Path(tmp_path).glob("loops/7")) == []  # it kept none
+
+
+@pytest.fixture
+def pooled(tmp_path):
+    """An engine in a process of its own."""
+    begun = []
+
+    def make(trial, trials=2) -> PooledEngine:
+        work = Work([trial.config], trials, False, "val_loss", str(tmp_path / "loops"))
+        begun.append(PooledEngine(Trainer(), EngineConfig("auto"), work))
+        return begun[-1]
+
+    yield make
+    for engine in begun:
+        engine.close()
+        engine._trainer.close()
+
+
+def reached(engine: PooledEngine) -> list[Progress]:
+    """What is reached next."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := engine.advance():
+            return list(found)
+    raise AssertionError("nothing is reached")
+
+
+def test_a_loop_that_ignores_the_end_does_not_hang_the_trainer(make_loop, pooled):
+    deaf, other = make_loop("steps", 0, keys={"do": "deaf"}), make_loop("steps", 1, keys={"do": ""})
+    engine = pooled(deaf)
+    engine.start(deaf)
+    assert reached(engine)[0].evaluation.step == 10
+    before = engine._trainer.pid
+    engine.stop(deaf)
+    engine.start(other)
+    steps, last = [], None
+    while last is None:
+        for progress in reached(engine):
+            assert progress.trial == 1
+            steps += [step for rows in progress.rows for step in rows.steps.tolist()]
+            last = progress.status
+    assert last is Status.COMPLETE
+    assert steps == list(range(STEPS))
+    assert engine._trainer.pid != before
+
+
+def test_a_loop_is_trained_in_another_process_and_its_errors_come_back(make_loop, pooled):
+    failing, other = make_loop("steps", 0, keys={"do": "skips"}), make_loop("steps", 1, keys={"do": ""})
+    engine = pooled(failing)
+    engine.start(failing)
+    engine.start(other)
+    (progress,) = reached(engine)
+    assert progress.status is Status.FAILED
+    assert progress.failure is not None
+    rule = "skips step 3: run.record(loss) must be called once in each step"
+    assert progress.failure.reason.startswith(f"loop._target_={user_loops.__name__}.steps: {rule}")
+    while (progress := reached(engine)[0]).status is None:
+        assert progress.trial == 1
+    assert progress.status is Status.COMPLETE
+    assert engine.account.name == "serial"
+    assert engine.account.why == "the loop steps trains one trial at a time"
