@@ -54,6 +54,17 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert set(options("space")) == {*options("schedule"), "half_life", "none"}
 
 
+def test_a_program_is_a_loop_whose_words_must_be_given() -> None:
+    config = run("loop=command", 'loop.command=[python,train.py,"{curve}","{metrics}"]', "loop.width=3")
+    assert config.loop is not None
+    assert config.loop.runs_program
+    assert config.resolved["loop"]["name"] == "command"
+    assert config.loop.component.arguments == {"command": ["python", "train.py", "{curve}", "{metrics}"], "width": 3}
+    with pytest.raises(InvalidValueError, match=r"loop.command=\?\?\?: must be given"):
+        run("loop=command")
+    assert run("loop=none").loop is None
+
+
 @pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup", "average", "critic"])
 def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
     for option in options(group):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from os import killpg
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,19 +117,20 @@ def follow(run: Run, command: Any) -> None:
         InvalidValueError: if what it writes is wrong; names the loop.
         ProgramError: if it fails.
     """
-    session, last = run.session, run.session.trial.last
+    last = run.session.trial.last
     curve, metrics, checkpoint = run.folder / "curve.csv", run.folder / "metrics.jsonl", run.folder / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     with curve.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("step", "lr"), *((step, repr(run.lr(step))) for step in range(last))])
-    earlier = _earlier(metrics)
+        rows = ((step, repr(rate)) for step, rate in enumerate(run.session.curve[:last]))
+        csv.writer(file).writerows([("step", "lr"), *rows])
+    earlier = _Earlier.of(metrics)
     own = {
         "curve": str(curve), "metrics": str(metrics), "checkpoint": str(checkpoint), "seed": run.seed, "steps": last,
         "test": run.test, "device": str(run.device),
     }  # fmt: skip
     words = filled(words_of(command), own, run.config)
-    with _started(words, run.folder / "output.txt") as program:
-        lines = _Lines(run, metrics, program, earlier)
+    with _started(words, run.folder / "output.txt") as program, metrics.open("rb") as file:
+        lines = _Lines(run, file, program, earlier)
         for step in run.steps():
             row, evaluations = lines.of(step)
             if row is None:
@@ -137,42 +139,53 @@ def follow(run: Run, command: Any) -> None:
             for measured in evaluations:
                 run.evaluate(**measured)
             run.checkpoint(dict)
-        if session.stopped:
-            return
-    lines.check_end()
 
 
-def _earlier(metrics: Path) -> dict[int, list[Line]]:
-    """Return what earlier attempts have written, by step, and begin a new file.
+@dataclass
+class _Earlier:
+    """What earlier attempts have written, the last of them first.
 
-    A program that resumes from a checkpoint of its own may do so after the last state that is kept here.
+    A program that resumes from a checkpoint of its own may do so after the last state that was kept of the trial.
+
+    Args:
+        rows: by step.
+        evaluations: metrics by completed updates.
     """
-    kept = metrics.with_name("earlier.jsonl")
-    if metrics.exists():
-        whole = metrics.read_bytes().rpartition(b"\n")
-        with kept.open("ab") as file:
-            file.write(whole[0] + whole[1])
-    metrics.write_bytes(b"")
-    found: dict[int, list[Line]] = {}
-    for line in kept.read_bytes().splitlines() if kept.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):  # what is wrong was refused when it was new
-            content = json.loads(line)
-            kind = "loss" in content
-            same = [other for other in found.get(content["step"], []) if ("loss" in other) != kind]
-            found[content["step"]] = [*same, content]  # a later attempt replaces an earlier one
-    return found
+
+    rows: dict[int, Line] = field(default_factory=dict)
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, metrics: Path) -> "_Earlier":
+        """Read them, and begin a new file of lines."""
+        kept = metrics.with_name("earlier.jsonl")
+        if metrics.exists():
+            whole = metrics.read_bytes().rpartition(b"\n")
+            with kept.open("ab") as file:
+                file.write(whole[0] + whole[1])
+        metrics.write_bytes(b"")
+        earlier = cls()
+        for line in kept.read_bytes().splitlines() if kept.exists() else []:
+            with suppress(ValueError, KeyError, TypeError):  # what is wrong was refused when it was new
+                content = json.loads(line)
+                step = content["step"]
+                if "loss" in content:
+                    earlier.rows[step] = content
+                else:
+                    earlier.evaluations[step] = earlier.evaluations.get(step, {}) | _metrics(content)
+        return earlier
 
 
 class _Lines:
     """The lines that a program writes, checked and put in order.
 
     Args:
-        earlier: lines of earlier attempts, which stand for those of steps before the one that the program resumes at.
+        file: to which it appends them.
+        earlier: what stands for the lines of steps before the one that the program resumes at.
     """
 
-    def __init__(self, run: Run, path: Path, program: "_Program", earlier: Mapping[int, Sequence[Line]]) -> None:
-        self._run, self._program, self._earlier = run, program, earlier
-        self._file: BinaryIO = path.open("rb")
+    def __init__(self, run: Run, file: BinaryIO, program: "_Program", earlier: _Earlier) -> None:
+        self._run, self._file, self._program, self._earlier = run, file, program, earlier
         self._rest, self._number = b"", 0
         self._ahead: Line | None = None
         """A line that was read and belongs to a later step."""
@@ -180,6 +193,8 @@ class _Lines:
         """The first step that this attempt has written."""
         self._next = 0
         """The step whose loss this attempt has to write next."""
+        self._evaluated = -1
+        """Completed updates of the last evaluation that it has written."""
 
     def of(self, step: int) -> tuple[Line | None, list[dict[str, float]]]:
         """Return the loss and the evaluations of a step; None for the loss if the trial is stopped.
@@ -208,44 +223,44 @@ class _Lines:
         if line is None and self._program.status:
             raise self._program.failure()
         if row is None and (self._first is None or self._first > step):
-            row = next((line for line in self._earlier.get(step, []) if "loss" in line), None)
+            row = self._earlier.rows.get(step)
         if row is None and line is None:
             raise self._run.session.refuse(f"the program has ended with status 0 and has not recorded step {step}")
         if row is None:
             raise self._refused(f"begins with step {self._first}, and step {step} is to be recorded next")
-        if self._first is None or step < self._first:
-            evaluations = evaluations or [
-                _metrics(line) for line in self._earlier.get(step + 1, []) if "loss" not in line
-            ]
+        if not evaluations and (self._first is None or step < self._first):
+            evaluations = [metrics for updates, metrics in self._earlier.evaluations.items() if updates == step + 1]
         return row, evaluations
-
-    def check_end(self) -> None:
-        """Refuse lines beyond the last step, and a program that has failed after it.
-
-        Raises:
-            InvalidValueError, ProgramError: if so.
-        """
-        if self._program.status:
-            raise self._program.failure()
-        if (line := self._peek()) is not None:
-            raise self._refused(f"records step {line['step']}, beyond the last")
 
     def _peek(self) -> Line | None:
         """Return the next line, which stays the next; wait for it. None if the program has ended, or is stopped."""
         if self._ahead is None:
             self._ahead = self._read()
-            if self._ahead is not None and self._first is None and "loss" in self._ahead:
-                self._first = self._next = self._ahead["step"]
-            if self._ahead is not None and "loss" in self._ahead:
-                self._check_order(self._ahead["step"])
+            if self._ahead is not None:
+                self._check_order(self._ahead["step"], recorded="loss" in self._ahead)
         return self._ahead
 
-    def _check_order(self, step: int) -> None:
-        if step < self._next:
-            raise self._refused(f"records step {step} twice")
-        if step > self._next:
-            raise self._refused(f"skips step {self._next}")
-        self._next += 1
+    def _check_order(self, step: int, recorded: bool) -> None:
+        """Refuse a line that is not where it belongs.
+
+        Args:
+            step: of the line.
+            recorded: whether it is the record of an update, and not an evaluation.
+        """
+        if recorded:
+            if self._first is None:
+                self._first = self._next = step
+            if step < self._next:
+                raise self._refused(f"records step {step} twice")
+            if step > self._next:
+                raise self._refused(f"skips step {self._next}")
+            self._next += 1
+        elif self._first is not None:  # what it evaluates before its first update belongs to an earlier attempt
+            if step != self._next:
+                raise self._refused(f"evaluates after {step} updates when it has recorded {self._next}")
+            if step == self._evaluated and step != self._run.session.trial.last:
+                raise self._refused(f"evaluates twice after {step} updates: one line has all metrics")
+            self._evaluated = step
 
     def _read(self) -> Line | None:
         """Read a line; wait until it is whole, or the program has ended."""
@@ -286,6 +301,8 @@ class _Lines:
         for name, value in content.items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise self._refused(f"has written {self._shown(line)}: {name} must be a number")
+        if "loss" in content and step >= self._run.session.trial.last:
+            raise self._refused(f"records step {step}, beyond the last")
         if "loss" in content and "lr" not in content:
             raise self._refused(f"records step {step} without lr, the rate that it used, which is checked")
         if unknown := [name for name in content if "loss" in content and name not in ("step", "loss", "lr")]:
@@ -336,7 +353,9 @@ class _Program:
 
     def failure(self) -> ProgramError:
         """Return the error of a program that has ended with another status than 0."""
-        lines = self._output.read_bytes()[-20_000:].decode(errors="replace").splitlines()[-SHOWN:]
+        with self._output.open("rb") as file:
+            file.seek(max(self._output.stat().st_size - 20_000, 0))
+            lines = file.read().decode(errors="replace").splitlines()[-SHOWN:]
         told = next((line.strip() for line in reversed(lines) if line.strip()), "")
         status = self._process.returncode
         how = f"was ended by signal {status - 128}" if 128 < status < 160 else f"ended with status {status}"

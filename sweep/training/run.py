@@ -174,7 +174,7 @@ class Session:
 
     def _redraw(self) -> None:
         (series,) = self.trial.config.series
-        self._curve: list[float] = series.curve(self.events, self.trial.last).tolist()
+        self.curve: list[float] = series.curve(self.events, self.trial.last).tolist()
         self._asked.clear()  # what was asked before is another rate now
 
     def due(self, completed: int) -> bool:
@@ -229,13 +229,13 @@ class Session:
 
     def lr(self, step: int) -> float:
         step = operator.index(step)
-        if not 0 <= step < len(self._curve):
+        if not 0 <= step < len(self.curve):
             if step < 0:
                 raise self.refuse(f"asks for the rate of step {step}: steps are counted from 0")
             (series,) = self.trial.config.series
             return float(series.schedule.after(*self.events)(np.asarray(step)))
         self._asked.add(step)
-        return self._curve[step]
+        return self.curve[step]
 
     def record(self, loss: Any, lr: Any) -> None:
         step = self.step
@@ -243,7 +243,7 @@ class Session:
             raise self.refuse("calls run.record outside of a step: it belongs into the loop over run.steps()")
         if self._recorded:
             raise self.refuse(f"records step {step} twice: run.record(loss) must be called once in each step")
-        rate = self._curve[step]
+        rate = self.curve[step]
         if lr is None:
             if step not in self._asked:
                 rule = f"records step {step} without its rate: the update must use run.lr(step)"

@@ -77,6 +77,11 @@ def test_a_program_trains_at_the_rates_of_the_curve(engine, make_program, train)
     assert history.evaluations[1].metrics["val_loss"] == pytest.approx(by_hand()[20], rel=1e-12)
 
 
+def test_the_metrics_of_the_last_evaluation_may_come_in_several_lines(engine, make_program, train):
+    history = train(engine, make_program("adds"))[0]
+    assert history.evaluations[-1].metrics.keys() == {"val_loss", "val_more", "global_step"}
+
+
 def error_of(engine, trial) -> BaseException:
     engine.start(trial)
     with pytest.raises(BaseException) as raised:  # noqa: PT011, PT012 (which one is for the test to say)
@@ -98,6 +103,9 @@ REFUSALS = {
     "stops": "the program has ended with status 0 and has not recorded step 3",
     "never": "gives no val_loss after 10 updates",
     "evaluates more": "the program evaluates after 1 updates, where no evaluation is due (train.eval_every=10)",
+    "evaluates late": "the program evaluates after 10 updates when it has recorded 11",
+    "evaluates early": "the program evaluates after 20 updates when it has recorded 10",
+    "evaluates twice": "the program evaluates twice after 10 updates: one line has all metrics",
     "beyond": "the program records step 25, beyond the last",
 }
 

@@ -58,12 +58,20 @@ def main(curve, metrics, checkpoint, steps, every, seed, what="", seconds="0"):
             if what == "twice" and step == 3:
                 write(step=step, loss=loss, lr=rate)
             w -= rate * 2 * (w + 1)
+            if what == "evaluates late" and step == 10:
+                write(step=10, val_loss=1.0)
+            if what == "evaluates twice" and step == 9:
+                write(step=10, val_loss=1.0)
+            if what == "evaluates early" and step == 9:
+                write(step=20, val_loss=1.0)
             if what == "evaluates more" or (((step + 1) % every == 0 or step + 1 == steps) and what != "never"):
                 write(step=step + 1, val_loss=(w + 1) ** 2)
             if (step + 1) % 4 == 0:
                 with open(state + ".new", "w") as file:
                     json.dump([step + 1, w], file)
                 os.replace(state + ".new", state)
+        if what == "adds":
+            write(step=steps, val_more=1.0)
         if what == "beyond":
             write(step=steps, loss=1.0, lr=rates[-1])
         if what == "fails at the end":
