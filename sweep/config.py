@@ -328,7 +328,7 @@ class RunConfig:
         name = with_names(loop.component.target)
         train = self.train
         for key, value, refused, rule in (
-            ("critic", "a critic", self.critic is not None, "trains all its networks itself"),
+            ("critic", self.critic and self.label("critic"), self.critic is not None, "trains all its networks itself"),
             ("task", self.task.name, self.task != AUTO, "has its own loss and metrics"),
             ("average", self.average.name, self.average.name != "none", "averages its weights itself"),
             ("train.accumulate", train.accumulate, train.accumulate != 1, "makes its own batches"),

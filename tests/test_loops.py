@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 import sweep as library
+from sweep.api.values import as_texts
 from sweep.errors import InvalidValueError, TrainingFailedError
 from sweep.requests import build
 from sweep.requests.compose import Composer
@@ -127,7 +128,7 @@ REFUSED = {
     "train.workers=2": "train.workers=2: is not for a loop: mylab.train.two starts its own processes",
     "train.accumulate=2": "train.accumulate=2: is not for a loop: mylab.train.two makes its own batches",
     "average=ema": "average=ema: is not for a loop: mylab.train.two averages its weights itself",
-    "critic=wgan": "critic=a critic: is not for a loop: mylab.train.two trains all its networks itself",
+    "critic=wgan": "critic=wgan: is not for a loop: mylab.train.two trains all its networks itself",
     "task=classification": "task=classification: is not for a loop: mylab.train.two has its own loss and metrics",
     "train.compile=true": "train.compile=true: is not for a loop: mylab.train.two compiles its model itself",
     "train.eval_batch_size=8": "train.eval_batch_size=8: is not for a loop: mylab.train.two evaluates itself",
@@ -254,6 +255,17 @@ def test_a_program_is_searched(sweep: Callable[..., Answer], folder: Path) -> No
     assert not list(folder.glob("checkpoints/*/*"))
     (again,) = re.findall(r"python -m sweep mode=train .*", answer.out)
     assert "loop.command=" in again
+
+
+def test_the_words_of_a_program_may_be_one_text() -> None:
+    text = f"{sys.executable} 'a b.py' \"it's\" {{curve}} {{metrics}} {{optimizer.lr}} \\\\x"
+    config = {"mode": "train", "loop": "command", "loop.command": text}
+    written = [f"{key}={value}" for key, value in config.items() if key != "loop.command"]
+    escaped = text.replace("'", "\\'")
+    for command in (as_texts(config), [*written, f"loop.command='{escaped}'"]):
+        run = build.run_config(Composer().compose(command))
+        assert run.loop is not None
+        assert run.loop.component.arguments["command"] == text
 
 
 def test_a_program_trains_on_from_its_end(sweep: Callable[..., Answer], folder: Path) -> None:

@@ -4,6 +4,7 @@ Of the two threads one runs at a time: the engine gives the turn to the loop, an
 step, where an evaluation was due or the engine is to stop.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -179,6 +180,7 @@ class LoopEngine:
         session, number = slot.session, slot.trial.number
         if not session.diverged:
             slot.turns.give()
+            sys.stdout.flush()  # what the loop has printed comes before what the coordinator says next
         if not session.collect() or session.diverged:
             return [self._ended(slot, broken(number, session.step), Status.DIVERGED)]
         if slot.turns.error is not None:
