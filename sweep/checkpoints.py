@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -97,7 +98,24 @@ class CheckpointFiles:
         if files:
             self._check()
             _remove(files)
+        if last is None:
+            self.clear(trial)
         self._good.pop(trial.number, None)
+
+    def clear(self, trial: Trial) -> None:
+        """Remove the files that the loop of a trial has kept itself."""
+        folder = self.own_files / str(trial.number)
+        if folder.is_dir():
+            self._check()
+            shutil.rmtree(folder, ignore_errors=True)
+        for above in (self.own_files, self.own_files.parent):
+            with suppress(OSError):  # others are in it, or it is not there
+                above.rmdir()
+
+    @property
+    def own_files(self) -> Path:
+        """The folder in which the loops of these trials keep files themselves, each in one named after its number."""
+        return self.folder.absolute() / "loops" / hashlib.sha256(self._of.encode()).hexdigest()[:8]
 
     @property
     def final(self) -> "CheckpointFiles":
@@ -142,6 +160,13 @@ class CheckpointFiles:
             if _number(path) not in numbers:
                 _remove([path])
         _remove(self.folder.glob(f"*{durable.TEMPORARY}"))
+        kept = [self.own_files / str(number) for number in numbers]
+        for folder in self.folder.absolute().glob("loops/*/*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in (*self.folder.glob("loops/*"), self.folder / "loops"):
+            with suppress(OSError):  # as below
+                folder.rmdir()
         with suppress(OSError):  # it has something in it, or is not there
             self.folder.rmdir()
 
@@ -203,7 +228,7 @@ def _own_file(path: Path, largest: int) -> bytes:
             raise DamagedError("it is no file of yours")
         if about.st_size > largest:
             raise DamagedError(f"it has {about.st_size:,} bytes, and cannot have more than {largest:,}")
-        return file.read(largest + 1)
+        return file.read(about.st_size)
 
 
 def _remove(paths: Any) -> None:

@@ -22,7 +22,8 @@ OWN_MODELS = "sweep.models"
 """The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
 
 OWN_PACKAGES = (
-    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers", OWN_MODELS,
+    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers",
+    "sweep.training.commands", OWN_MODELS,
 )  # fmt: skip
 """Packages whose classes and functions a `_target_` may name without `trusted`."""
 
@@ -131,11 +132,10 @@ class Component:
             InvalidValueError: if `check` refuses it, or the target raises an error.
             MemoryError: if it does: that is no fault of the arguments.
         """
-        self.check()
+        call = self.bound()
         accepted = {name: value for name, value in provided.items() if self.accepts(name)}
-        arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
         try:
-            return locate(self.key, self.target, self.trusted)(*positional, **accepted, **arguments)
+            return call.func(*positional, **accepted, **call.keywords)  # an argument may not replace another
         except InvalidValueError as error:
             raise error.under(self.key) from error
         except MemoryError:
@@ -157,6 +157,34 @@ class Component:
             return self.build()
         self.check()
         return functools.partial(found, **self.arguments) if self.arguments else found
+
+    def bound(self) -> functools.partial[Any]:
+        """Return the target with copies of its arguments, for a caller that explains its errors itself.
+
+        Raises:
+            InvalidValueError: if `check` refuses it.
+        """
+        self.check()
+        arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
+        return functools.partial(locate(self.key, self.target, self.trusted), **arguments)
+
+    def check_call(self, *positional: str) -> None:
+        """Refuse a call that the target cannot take, because an argument is missing or given twice.
+
+        Args:
+            positional: names of the positional arguments, for the message.
+
+        Raises:
+            InvalidValueError: names the `_target_`.
+        """
+        self.check()
+        found = locate(self.key, self.target, self.trusted)
+        try:
+            inspect.signature(found).bind(*positional, **self.arguments)
+        except TypeError as error:
+            keys = ", ".join([*positional, *self.arguments])
+            rule = f"cannot be called with ({keys}): {error}"
+            raise InvalidValueError(f"{self.key}._target_", self.target, rule) from error
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         found = locate(self.key, self.target, self.trusted)

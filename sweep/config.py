@@ -12,8 +12,10 @@ from typing import Any
 
 from sweep.components import Component, shadowing
 from sweep.errors import InvalidValueError
+from sweep.loops import LoopConfig
 from sweep.schedules import DECAYS, WARMUPS, Decay, Event, Reaction, Schedule, Warmup
 from sweep.schedules.family import Floats
+from sweep.targets import is_given, with_names
 from sweep.tasks import AUTO, Direction, TaskConfig
 from sweep.validation import boolean, one_of, real, whole
 
@@ -162,6 +164,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "dataset.collate": None,
     "task": {"name": "auto", "loss": None, "metrics": None},
     "task.ignore_index": None,  # of classification
+    "loop": {"name": "none"},
 }
 """Dotted keys that configurations did not have before -> their defaults.
 
@@ -365,6 +368,7 @@ class RunConfig:
         options: group -> the option chosen of it, where that is not the group's `name`: the family of a schedule, the
             name that the file of a model has inherited.
         critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
+        loop: the function of the user's that trains; model, data set and optimizer are not used then. None without one.
     """
 
     model: Component
@@ -377,12 +381,15 @@ class RunConfig:
     average: AverageConfig = AverageConfig()
     task: TaskConfig = AUTO
     critic: CriticConfig | None = None
+    loop: LoopConfig | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.warmup.steps >= self.train.steps:
             rule = f"must be below the horizon train.steps={self.train.steps}, so that lr is reached"
             raise InvalidValueError("warmup.steps", self.warmup.steps, rule)
+        if self.loop is not None:
+            self._check_loop(self.loop)
         if self.critic is not None:
             self._check_critic(self.critic)
         if isinstance(self.warmup, Reaction) and self.train.eval_every >= self.train.steps:
@@ -409,6 +416,32 @@ class RunConfig:
                 except InvalidValueError as error:
                     rule = f"{error.rule} with {key}.schedule"
                     raise InvalidValueError(f"{optimizer.component.key}.lr", error.value, rule) from error
+
+    def _check_loop(self, loop: LoopConfig) -> None:
+        """Refuse what only a training of ours can have: with a loop it would do nothing."""
+        name = with_names(loop.component.target)
+        train = self.train
+        for key, value, refused, rule in (
+            ("critic", self.critic and self.label("critic"), self.critic is not None, "trains all its networks itself"),
+            ("task", self.task.name, self.task != AUTO, "has its own loss and metrics"),
+            ("average", self.average.name, self.average.name != "none", "averages its weights itself"),
+            ("train.accumulate", train.accumulate, train.accumulate != 1, "makes its own batches"),
+            ("train.workers", train.workers, train.workers != 1, "starts its own processes"),
+            ("train.compile", "true", train.compile is True, "compiles its model itself"),
+            ("train.save", train.save, train.save is not None, "has the weights, and saves them itself"),
+            ("train.eval_batch_size", train.eval_batch_size, train.eval_batch_size is not None, "evaluates itself"),
+        ):
+            if refused:
+                raise InvalidValueError(key, value, f"is not for a loop: {name} {rule}")
+        for key, component in (("model", self.model), ("dataset", self.dataset.component)):
+            if is_given(component.target):
+                raise InvalidValueError(key, component.target, f"is not for a loop: {name} makes its own {key}")
+        reactions = self.schedule.reactions
+        if loop.runs_program and reactions:
+            name = reactions[0].name
+            rule = f"is not for loop=command: its curve is written to a file before the program starts; {name}"
+            key = "warmup" if isinstance(self.warmup, Reaction) else "schedule"
+            raise InvalidValueError(key, self.label(key), f"{rule} would change it")
 
     def _check_critic(self, critic: CriticConfig) -> None:
         """Refuse what a training with two optimizers cannot have."""
@@ -448,12 +481,22 @@ class RunConfig:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Return the code that is named by an import path: model, optimizers, data set, loss, metrics and schedules."""
-        optimizers = [series.optimizer.component for series in self.series]
+        """Return the code that is named by an import path.
+
+        It is that of the model, the optimizers, the data set, the loss and the metrics, or the loop; and of schedules.
+        """
         schedules = [schedule for series in self.series for schedule in (series.schedule, *series.groups.values())]
         functions = [function for schedule in schedules for function in schedule.decay.functions]
+        if self.loop is not None:
+            return self.loop.component, *functions
+        optimizers = [series.optimizer.component for series in self.series]
         collate = () if self.dataset.collate is None else (self.dataset.collate,)
         return self.model, *optimizers, self.dataset.component, *collate, *self.task.components, *functions
+
+    @property
+    def naming(self) -> tuple[str, ...]:
+        """Return the groups whose options name a training, the first of which says what is trained on."""
+        return ("dataset", "model", "optimizer", "schedule") if self.loop is None else ("loop", "schedule")
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
         """Return the metrics of an evaluation on the validation split, and whether each is minimized or maximized.
@@ -578,6 +621,18 @@ class StudyConfig:
     def minimize(self) -> bool:
         return self.direction_of_metric == "minimize"
 
+    def _direction_of_loop(self) -> Direction:
+        """Return the direction of the metric of a loop, which may have any name.
+
+        Raises:
+            InvalidValueError: names study.metric if no direction is given or known.
+        """
+        direction = self.direction or METRICS.get(self.metric)
+        if direction is None:
+            rule = "has no direction that is known: give study.direction=minimize or maximize"
+            raise InvalidValueError("study.metric", self.metric, rule)
+        return direction
+
     def judging(self, config: RunConfig, classification: bool) -> "StudyConfig":
         """Return the study with the direction of its metric.
 
@@ -587,6 +642,8 @@ class StudyConfig:
         Raises:
             InvalidValueError: names study.metric if such a training does not have it, or cannot be judged by it.
         """
+        if config.loop is not None:
+            return replace(self, direction=self._direction_of_loop())
         if (self.metric == ENERGY_DISTANCE) != (config.critic is not None):
             rule = "is of a GAN; others have val_loss" if config.critic is None else f"a GAN has {ENERGY_DISTANCE}"
             raise InvalidValueError("study.metric", self.metric, rule)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweep.config import RunConfig
+from sweep.loops import LoopConfig
 
 SHARE = 8
 """With a sampler that learns, at most one in so many of the remaining trials is trained at once.
@@ -58,6 +59,11 @@ class Ranking:
         return (value, trial) < (best, number) if self.minimize else (-value, trial) < (-best, number)
 
 
+def facts_of_loop(loop: LoopConfig) -> Facts:
+    """Return what is known of the data of a loop, which loads them itself. It may have a test split."""
+    return Facts(loop.examples or 0, n_test=1, n_outputs=0, classification=False, input_shape=(), digest="loop")
+
+
 @dataclass(frozen=True)
 class Work:
     """The trials that an engine is chosen for.
@@ -66,12 +72,16 @@ class Work:
         like: configurations at the ends of all that is searched.
         trials: still to be trained.
         learns: whether the sampler uses results to propose further trials.
+        metric: of the validation split, by which they are judged.
+        folder: path of the folder where the loop of a trial may keep files, below the trial's number; "" without one.
         ranking: what says which trials the engine gives the weights of; None for none.
     """
 
     like: Sequence[RunConfig]
     trials: int
     learns: bool
+    metric: str = "val_loss"
+    folder: str = ""
     ranking: Ranking | None = None
 
     @property

@@ -48,10 +48,12 @@ def refusal(error: BaseException) -> str:
 def user_traceback(error: BaseException) -> str:
     """Describe an error in several lines: its type and message, the user's frames, and the same of its causes.
 
-    Where none of the frames is the user's, the whole traceback is returned.
+    Where none of the frames is the user's, the whole traceback is returned, or the message of an error of this package.
     """
     chain = list(_chain(error))
     if not any(map(user_frames, chain)):
+        if type(error).__module__.startswith("sweep."):  # its message says everything
+            return _named(error, LONGEST_MESSAGE)
         return _printable("".join(traceback.format_exception(error)).rstrip())
     return "\ncaused by ".join("\n".join([_named(one, LONGEST_MESSAGE), *_lines(user_frames(one))]) for one in chain)
 

@@ -47,10 +47,22 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("schedule") == sorted([*DECAYS, "custom"])
     assert options("warmup") == sorted(WARMUPS)
     assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
+    assert options("loop") == ["command", "none"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
     assert options("engine") == ["auto", "fused", "serial"]
     assert set(options("space")) == {*options("schedule"), "half_life", "none"}
+
+
+def test_a_program_is_a_loop_whose_words_must_be_given() -> None:
+    config = run("loop=command", 'loop.command=[python,train.py,"{curve}","{metrics}"]', "loop.width=3")
+    assert config.loop is not None
+    assert config.loop.runs_program
+    assert config.resolved["loop"]["name"] == "command"
+    assert config.loop.component.arguments == {"command": ["python", "train.py", "{curve}", "{metrics}"], "width": 3}
+    with pytest.raises(InvalidValueError, match=r"loop.command=\?\?\?: must be given"):
+        run("loop=command")
+    assert run("loop=none").loop is None
 
 
 @pytest.mark.parametrize("group", ["model", "optimizer", "schedule", "warmup", "average", "critic"])

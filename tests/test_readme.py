@@ -101,6 +101,23 @@ def test_a_users_own_schedule_is_searched_drawn_and_compared(
         assert (folder / "schedule.csv").read_text().startswith("step,knee,cosine\n0,0.0,0.0\n")
 
 
+def test_a_users_own_loop_and_program_are_searched(
+    sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    (program,) = [line for line in commands() if "loop=command" in line]
+    answer = sweep(*program, "train.steps=60", "train.eval_every=30", "study.n_trials=2")
+    assert answer.status == 0, answer.err
+    assert [run.data.metrics["global_step"] for run in runs(folder, "trial")] == [60, 60]
+    (loop,) = [line for line in commands() if "loop._target_=mylab.loop.main" in line]
+    compared = ["mode=compare", "compare.schedules=[constant,cosine]", "compare.trials=1", "compare.seeds=2"]
+    answer = sweep(*loop, *compared, "train.steps=60", "train.eval_every=30")
+    assert answer.status == 0, answer.err
+    assert all(8 <= int(run.data.params["loop.width"]) <= 64 for run in runs(folder, "trial")[2:])
+    assert all(run.data.metrics["test_loss"] > 0 for run in runs(folder, "final"))
+
+
 def test_their_code_is_refused_unless_it_is_declared_trusted_on_the_command_line(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sweep.api.command import Data, Function, Model, Objects, command_of
+from sweep.api.command import Data, Function, Loop, Model, Objects, command_of
 from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -31,6 +31,7 @@ def search(
     dataset: Data | None = None,
     task: Any = None,
     schedule: Function | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Study:
@@ -76,6 +77,8 @@ def search(
         schedule: a function (steps, horizon, **keys) that returns the factor on the learning rate at each of the steps
             (docs/schedules.md, "custom"), or the name of a configured schedule. Its other parameters are keys:
             `{"schedule.knee": sweep.interval(0.2, 0.8)}`.
+        loop: a function `main(run, **keys)` that does the training itself, in place of model and dataset; its other
+            parameters are keys of `loop`. Its `run` gives the steps and rates, and takes losses and evaluations.
         config_dir: a folder of further configuration files.
         progress: whether to show messages and progress, on standard error or in the notebook.
 
@@ -85,7 +88,7 @@ def search(
         LookupError: if the file of `train.save` cannot be written because the weights of the best trial are not kept.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
-    with command_of("search", overrides, Objects(model, dataset, task, schedule), config_dir) as command:
+    with command_of("search", overrides, Objects(model, dataset, task, schedule, loop), config_dir) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
@@ -104,6 +107,7 @@ def train(
     dataset: Data | None = None,
     task: Any = None,
     schedule: Function | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Trial:
@@ -119,7 +123,7 @@ def train(
     what was searched.
 
     Args:
-        overrides, model, dataset, task, schedule, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, schedule, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
@@ -127,7 +131,7 @@ def train(
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
-    with command_of("train", overrides, Objects(model, dataset, task, schedule), config_dir) as command:
+    with command_of("train", overrides, Objects(model, dataset, task, schedule, loop), config_dir) as command:
         plan = make_training(command)
         ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:
@@ -147,6 +151,7 @@ def compare(
     model: Model | None = None,
     dataset: Data | None = None,
     task: Any = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -156,13 +161,13 @@ def compare(
     >>> print(found.verdict)
 
     Args:
-        overrides, model, dataset, task, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
     """
-    with command_of("compare", overrides, Objects(model, dataset, task), config_dir) as command:
+    with command_of("compare", overrides, Objects(model, dataset, task, loop=loop), config_dir) as command:
         plan = make_comparison(command)
         result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:

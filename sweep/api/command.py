@@ -34,6 +34,10 @@ Function = str | Callable[..., Any]
 """The name of an option of conf/schedule, or a function (steps [n], horizon, **keys) -> factors [n]."""
 
 
+Loop = str | Callable[..., Any]
+"""The name of an option of conf/loop, or a function `main(run, **keys)` that does the training itself."""
+
+
 @dataclass(frozen=True)
 class Objects:
     """Objects of a call that replace options of configuration groups; None where none is given.
@@ -46,6 +50,7 @@ class Objects:
     dataset: Data | None = None
     task: Any = None
     schedule: Function | None = None
+    loop: Loop | None = None
 
 
 @contextmanager
@@ -70,6 +75,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         "dataset": _named(given_objects.dataset),
         "task": _checked_task(given_objects.task),
         "schedule": _checked_schedule(given_objects.schedule),
+        "loop": _checked_loop(given_objects.loop),
     }
     for group, value in parts.items():
         if isinstance(value, str):
@@ -114,6 +120,12 @@ def _checked_schedule(schedule: Function | None) -> Function | None:
     if schedule is not None and not callable(schedule) and not isinstance(schedule, str):
         raise InvalidValueError("schedule", repr(schedule), "must be a function (steps, horizon, **keys), or a name")
     return schedule
+
+
+def _checked_loop(loop: Loop | None) -> Loop | None:
+    if loop is not None and not callable(loop) and not isinstance(loop, str):
+        raise InvalidValueError("loop", repr(loop), "must be a function main(run, ...), or a name")
+    return loop
 
 
 def _named(dataset: Data | None) -> Any:

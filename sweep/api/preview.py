@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.api.command import Data, Function, Objects, command_of
+from sweep.api.command import Data, Function, Loop, Objects, command_of
 from sweep.api.raising import plainly
 from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult, picture
@@ -57,6 +57,7 @@ def preview(
     *,
     dataset: Data | None = None,
     schedule: Function | None = None,
+    loop: Loop | None = None,
     config_dir: str | Path | None = None,
 ) -> Preview:
     """Compute the curves of schedules without training; a list (`choice`, `a,b`) gives a curve for each value.
@@ -64,13 +65,15 @@ def preview(
     >>> sweep.preview({"schedule": sweep.choice("cosine", "wsd"), "train.steps": 300}).to_frame().plot()
 
     Args:
-        overrides, dataset, schedule, config_dir: as for `search`. Of the data only the length of an epoch matters.
-            Files are written only if `preview.path` is given.
+        overrides, dataset, schedule, loop, config_dir: as for `search`. Of the data only the length of an epoch
+            matters. Files are written only if `preview.path` is given.
 
     Raises:
         InvalidValueError: names what cannot be drawn.
     """
-    with command_of("preview", overrides, Objects(dataset=dataset, schedule=schedule), config_dir) as command:
+    with command_of(
+        "preview", overrides, Objects(dataset=dataset, schedule=schedule, loop=loop), config_dir
+    ) as command:
         plan = make_preview(command)
         if "preview.path" not in command.request.keys:
             plan = PreviewPlan(plan.runs, None)

@@ -130,7 +130,7 @@ def as_texts(overrides: Overrides) -> list[str]:
     return [f"{key}={_text(key, value)}" for key, value in _flat(overrides).items()]
 
 
-OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "task", "space", "sampler", "pruner", "engine")
+OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "task", "loop", "space", "sampler", "pruner", "engine")
 """Groups that have options."""
 
 

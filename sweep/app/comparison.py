@@ -249,7 +249,7 @@ def _train_finals(
         plan, like = family.plan, of_family.trials[0].config
         name = f"{plan.name}.finals-{of_family.of}"
         checkpoints = checkpoints_of(engines.trainer, like, name, study_run, front.say, search.lease.check)
-        work = Work([like], total, learns=False)
+        work = Work([like], total, learns=False, metric=config.metric, folder=str(checkpoints.own_files))
         with (
             engines.start(plan.engine, work, config.max_retries) as engine,
             front.watch(watched) as monitor,

@@ -69,11 +69,10 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """study.name, or dataset-model-optimizer-schedule-digest."""
+        """study.name, or dataset-model-optimizer-schedule-digest; of a loop of the user's loop-schedule-digest."""
         if self.study.name is not None:
             return self.study.name
-        groups = ("dataset", "model", "optimizer", "schedule")
-        return "-".join([*(self.label(group) for group in groups), digest(self.identity)])
+        return "-".join([*(self.label(group) for group in self.first.naming), digest(self.identity)])
 
     def label(self, group: str) -> str:
         """Return the option of a group; of a group that is searched, all options."""

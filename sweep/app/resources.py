@@ -83,7 +83,7 @@ class Engines:
             )
             for run in work.like
         }
-        return json.dumps([asdict(config), self.trainer.facts(work.like[0].dataset).digest, sorted(parts)])
+        return json.dumps([asdict(config), self.trainer.facts_of(work.like[0]).digest, sorted(parts)])
 
 
 def checkpoints_of(

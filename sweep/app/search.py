@@ -256,7 +256,8 @@ def carry_out(
             held = None if best is None else recorder.weights.get(best[1])
             weights = weights_of(plan.first, plan.name, ranking, held, say, opened.lease.check)
             weights.forget_others()  # as an interruption may have left them
-            work = Work(extremes(plan), opened.left, learns=not proposer.history_free, ranking=ranking)
+            learns, folder = not proposer.history_free, str(checkpoints.own_files)
+            work = Work(extremes(plan), opened.left, learns, metric, folder, ranking)
             retries = plan.study.max_retries
             watched = Watched(metric, plan.study.minimize, proposer.total, proposer.told, horizon, best, later=later)
             with (

@@ -67,6 +67,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         if begun:
             front.say(f"goes on from step {begun}, kept in {checkpoints.folder}")
         elif ended is not None:
+            checkpoints.clear(trial)
             way = "trained anew, as a run of its own; train.more_steps trains on from there"
             front.say(f"has been trained to step {ended.state.step} before: {way}")
         for scaled in scaling(run):
@@ -77,7 +78,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
         ranking = Ranking(judged.metric, judged.minimize)
         weights = weights_of(run, name, ranking, None, front.say)
-        engine, work = _alone(plan.engine), Work([run], 1, learns=False, ranking=ranking)
+        engine = _alone(plan.engine)
+        work = Work([run], 1, False, judged.metric, str(checkpoints.own_files), ranking)
         with (
             Engines(trainer, front.say, interrupted).start(engine, work, judged.max_retries) as trains,
             front.watch(watched) as monitor,
@@ -89,7 +91,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         settle(store, interrupted)
         (result,) = proposer.results
         if result.status is Status.COMPLETE:  # and now everything else is done
-            checkpoints.end(trial, checkpoints.latest(trial))
+            last = checkpoints.latest(trial)  # a loop need not give the state that it ends with
+            checkpoints.end(trial, last if last is not None and last.state.step == trial.last else None)
     run_id = recorder.run_id(trial)
     save = run.train.save
     unsaved = None if save is None else save_weights(MlflowReader(store).training(run_id), save)

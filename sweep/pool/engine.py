@@ -115,7 +115,7 @@ class PooledEngine:
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
         train, data = self._work.like[0].train, self._work.like[0].dataset
-        facts = self._trainer.facts(data)
+        facts = self._trainer.facts_of(self._work.like[0])
         self._trainer.begin()
         self._trainer.supply(data)
         self._workers: list[Worker] = begin_workers(train.workers)
@@ -154,7 +154,7 @@ class PooledEngine:
             _, self._account = self._receive()
             self._on_chosen(self._account)
             if self._account.compiles:
-                facts = self._trainer.facts(self._work.like[0].dataset)
+                facts = self._trainer.facts_of(self._work.like[0])
                 self._compiler = begin_compiling(self._work, self._account, facts)
         return self._account is not None
 

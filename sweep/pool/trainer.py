@@ -21,13 +21,16 @@ from sweep.arrays import Source, as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError, InvalidValueError
-from sweep.messages import Account, Facts, Work
+from sweep.messages import Account, Facts, Work, facts_of_loop
 from sweep.passwords import without_passwords
 from sweep.targets import is_given
 from sweep.tasks import Direction
 
 GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""
+
+LARGEST_OF_LOOP = 2**40
+"""Bytes that no checkpoint of a loop of the user's exceeds: nobody knows what it keeps."""
 
 RELEASE = 5.0
 """Seconds in which a process that is to train something else may drop its engine. Another one would load the data."""
@@ -74,6 +77,14 @@ class Trainer:
         if key not in self._facts:
             self._facts[key] = self._ask("facts", config)
         return self._facts[key]
+
+    def facts_of(self, run: RunConfig) -> Facts:
+        """Describe the data of a training. A loop of the user's loads them itself.
+
+        Raises:
+            InvalidValueError: as `facts`.
+        """
+        return self.facts(run.dataset) if run.loop is None else facts_of_loop(run.loop)
 
     def accepted(self, component: Component, names: Sequence[str]) -> list[str] | None:
         """Return those names that are parameters of what a component calls; None if its code cannot be imported.
@@ -132,6 +143,8 @@ class Trainer:
 
     def largest_checkpoint(self, config: RunConfig) -> int:
         """Return a number of bytes that no checkpoint of such a training exceeds."""
+        if config.loop is not None:
+            return LARGEST_OF_LOOP
         return int(self._ask("largest_checkpoint", config, data=config.dataset))
 
     def begin(self) -> None:

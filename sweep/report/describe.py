@@ -88,7 +88,7 @@ def training_digest(trial: Trial) -> str:
 
     Trials of a study that share it are one training: exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have
     the same curve. The curve stands for schedule and warmup, unless the schedule has reactions, and for optimizer.lr,
-    unless the optimizer is the user's, who may use the lr of the constructor in other ways. The optimizers of
+    unless the optimizer or the loop is the user's, who may use lr in other ways. The optimizers of
     OWN_PACKAGES use nothing but the rate that is set before every update.
 
     The order of the entries of a mapping, and the types of its keys, count below the level of groups: an own model may
@@ -97,7 +97,7 @@ def training_digest(trial: Trial) -> str:
     config = trial.config
     curves = [curve.astype(np.float32).tobytes() for curve in config.series[0].curves().values()]
     left_out = ["train.seed"] if config.schedule.reactions else ["train.seed", "schedule", "warmup"]
-    if not config.schedule.reactions and not config.optimizer.component.is_trusted:
+    if not config.schedule.reactions and config.loop is None and not config.optimizer.component.is_trusted:
         left_out.append("optimizer.lr")
     identity = config.identity
     kept = {key: value for key, value in flatten(identity).items() if not _below(key, left_out)}
@@ -136,7 +136,7 @@ def _digest(content: bytes) -> str:
 
 def _name(trial: Trial) -> str:
     if trial.final:
-        return f"{trial.config.label('dataset')} {trial.config.label('schedule')} seed {trial.seed}"
+        return f"{trial.config.label(trial.config.naming[0])} {trial.config.label('schedule')} seed {trial.seed}"
     if not trial.values:
         return _groups(trial)
     drawn = " ".join(short(key, value) for key, value in trial.values.items())
@@ -144,7 +144,7 @@ def _name(trial: Trial) -> str:
 
 
 def _groups(trial: Trial) -> str:
-    return "-".join(trial.config.label(group) for group in ("dataset", "model", "optimizer", "schedule"))
+    return "-".join(trial.config.label(group) for group in trial.config.naming)
 
 
 def short(key: str, value: Any) -> str:

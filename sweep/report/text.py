@@ -170,7 +170,7 @@ def _train_call(texts: Sequence[str]) -> str:
     if texts[:1] == ["--config-dir"]:
         keywords.append(f"config_dir={texts[1]!r}")
         del texts[:2]
-    for group in ("dataset", "model"):
+    for group in ("loop", "dataset", "model"):
         for text in [text for text in texts if text.startswith(f"{group}._target_={PACKAGE}.")]:
             texts.remove(text)
             keywords.insert(0, f"{group}={name_of(text.partition('=')[2])}")

@@ -30,16 +30,17 @@ from sweep.config import (
     UiConfig,
 )
 from sweep.errors import InvalidValueError
+from sweep.loops import LoopConfig
 from sweep.requests.compose import Composer, resolved
 from sweep.requests.horizon import horizon, remaining
 from sweep.schedules import DECAYS, WARMUPS, Custom, Decay, Piece, Plateau, Warmup
-from sweep.targets import is_given
+from sweep.targets import is_given, with_names
 from sweep.tasks import TASKS, CustomConfig, Metric, TaskConfig
 from sweep.validation import boolean, whole
 
 T = TypeVar("T")
 
-RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "train")
+RUN_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "loop", "train")
 """The groups that one training depends on: what is recorded of it."""
 OF_STUDIES = ("space", "sampler", "pruner", "engine")
 """Groups that a study has options of, and a single training has not."""
@@ -76,6 +77,7 @@ def run_config(config: DictConfig) -> RunConfig:
     options = run_options(config)
     parts, _ = recorded_parts(config, options)
     model = _component("model", _without(_mapping(config, "model"), "name"), trusted)
+    loop = _loop(parts["loop"], trusted)
     task, dataset = _task(parts["task"], trusted), dataset_config(config)
     if dataset.block is not None:
         train = replace(train, drop_last=True)  # an epoch has floor(tokens / (block * batch_size)) updates
@@ -84,7 +86,7 @@ def run_config(config: DictConfig) -> RunConfig:
     return RunConfig(
         model=model,
         optimizer=_optimizer("optimizer", parts["optimizer"], updates, warmup).for_batches_of(train.batch_size),
-        decay=_watching(_schedule("schedule", parts["schedule"], updates, warmup), task),
+        decay=_watching(_schedule("schedule", parts["schedule"], updates, warmup), task, loop),
         warmup=warmup,
         dataset=dataset,
         train=train,
@@ -92,6 +94,7 @@ def run_config(config: DictConfig) -> RunConfig:
         average=fill(AverageConfig, "average", parts["average"]),
         task=task,
         critic=_critic(parts["critic"], train, trusted),
+        loop=loop,
         options=options,
     )
 
@@ -114,7 +117,7 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
     for key in REQUESTS:
         parts["train"].pop(key, None)
     metrics = parts["task"].get("metrics") or {}
-    places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset")}
+    places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset", "loop")}
     places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
     places |= {"task": parts["task"], "dataset.collate": parts["dataset"].get("collate")}
     if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
@@ -269,7 +272,20 @@ def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
     return _family(TASKS, "task", {**values, **own})
 
 
-def _watching(decay: Decay, task: TaskConfig) -> Decay:
+def _loop(values: Mapping[str, Any], trusted: tuple[str, ...]) -> LoopConfig | None:
+    """Return the loop of the user's; None without one."""
+    keys = {key: value for key, value in values.items() if key not in ("name", "examples")}
+    if "_target_" in keys:
+        return fill(
+            LoopConfig, "loop", {"component": _component("loop", keys, trusted), "examples": values.get("examples")}
+        )
+    for key in [key for key in values if key != "name"]:
+        rule = "is of no use without a loop: loop._target_=mylab.train.main names the function main(run, ...)"
+        raise InvalidValueError(f"loop.{key}", values[key], f"{rule}, and loop=command runs a program")
+    return None
+
+
+def _watching(decay: Decay, task: TaskConfig, loop: LoopConfig | None) -> Decay:
     """Return the decay. A plateau gets the direction of the metric that it watches."""
     if not isinstance(decay, Plateau):
         return decay
@@ -277,6 +293,9 @@ def _watching(decay: Decay, task: TaskConfig) -> Decay:
         raise InvalidValueError("schedule.direction", decay.direction, f"{decay.metric} is to {METRICS[decay.metric]}")
     if decay.direction is not None or decay.metric in METRICS:
         return decay
+    if loop is not None:
+        rule = "has no direction that is known: give schedule.direction=minimize or maximize"
+        raise InvalidValueError("schedule.metric", decay.metric, rule)
     name = decay.metric.removeprefix("val_").removesuffix("_ema")
     direction = (task.directions(True) | task.directions(False)).get(name)
     if direction is None:
@@ -434,4 +453,9 @@ def engine_config(config: DictConfig) -> EngineConfig:
         asked = f"engine={engine.name}" if engine.name != "auto" else f"engine.slots={engine.slots}"
         rule = f"is not for {asked}: several workers share the batches of one trial; leave engine=auto"
         raise InvalidValueError("train.workers", workers, rule)
+    loop = _mapping(config, "loop")
+    if "_target_" in loop and (engine.name == "fused" or engine.slots is not None):
+        key, value = ("engine", engine.name) if engine.name == "fused" else ("engine.slots", engine.slots)
+        rule = f"is not for a loop: {with_names(str(loop['_target_']))} trains one trial at a time; leave engine=auto"
+        raise InvalidValueError(key, value, rule)
     return engine

@@ -21,15 +21,17 @@ from yaml import YAMLError
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
+from sweep.loops import LoopConfig
 from sweep.requests.asking import asked
 from sweep.requests.expressions import read
-from sweep.requests.scan import CRITIC_GROUPS, check_files, check_name, check_override, check_places
+from sweep.requests.scan import CRITIC_GROUPS, check_command, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
 from sweep.targets import is_given, name_of
 
 SECTIONS = (
-    "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "space", "train",
-    "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted", "options",
+    "mode", "model", "optimizer", "schedule", "warmup", "critic", "dataset", "task", "average", "loop", "space",
+    "train", "sampler", "pruner", "engine", "study", "compare", "tracking", "report", "preview", "ui", "trusted",
+    "options",
 )  # fmt: skip
 """The top level of a configuration. `options` holds the option of each group whose option differs from its `name`."""
 
@@ -44,6 +46,7 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "task": frozenset({"loss", "metrics"}),
     "schedule": frozenset({"per_worker"}),
     "critic.schedule": frozenset({"per_worker"}),
+    "loop": frozenset(LoopConfig.__dataclass_fields__),
 }
 """Groups that may have a `_target_`, and those of their keys that are no arguments of it."""
 
@@ -98,7 +101,13 @@ class Composer:
         a space of its name gets that of its family.
         """
         open_groups = [f"{group}." for group in OWN_KEYS if any(_gives(text, group) for text in overrides)]
-        open_groups += ["tracking.tags.", "task.loss.", "task.metrics.", "dataset.collate."]  # whose keys are free
+        open_groups += [
+            "tracking.tags.",
+            "task.loss.",
+            "task.metrics.",
+            "dataset.collate.",
+            "loop.",
+        ]  # whose keys are free
         open_groups += ["task."] if any(read(text).key_or_group == "task._target_" for text in overrides) else []
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
@@ -158,7 +167,7 @@ class Composer:
                 part.setdefault("name", option)
         if "critic.schedule" in options:
             _check_rising(config, written)
-        for group in ("average", "critic"):  # a primary configuration of theirs may say nothing about them
+        for group in ("average", "critic", "loop"):  # a primary configuration of theirs may say nothing about them
             config.setdefault(group, {"name": "none"})
         config.setdefault("task", {"name": "auto", "loss": None, "metrics": None})
         for key in config:
@@ -168,6 +177,7 @@ class Composer:
                     rule = "must set keys of the whole configuration: its first line must be # @package _global_"
                 raise InvalidValueError(str(key), config._get_node(key), rule)
         config.trusted = _trusted(config, written)
+        check_command(config, {read(text).key_or_group: read(text).value() for text in written})
         if self.config_dir is not None:
             check_places(config, {read(text).key_or_group: text.partition("=")[2] for text in written})
         given = {read(text).key_or_group for text in overrides} | self.set_by_experiment(overrides)

@@ -26,6 +26,10 @@ REASONS = {
     "dataset": "a search works on one data set, mode=compare on several",
     "train.steps": "a schedule is judged at its own horizon, which is not searched",
     "train.seed": "the trials of a search share their seed",
+    "loop": "a search works on one loop, whose keys can be searched",
+    "loop.command": "its {loop.<key>} takes what is searched",
+    "loop._target_": "a search works on one loop, whose keys can be searched",
+    "loop.examples": "it is what lengths in epochs are made of",
 }
 OF_COMPARISONS = ("compare", "report", "ui")
 """Modes whose command line may be about a comparison."""
@@ -127,11 +131,13 @@ def check_searchable(key: str, expression: str) -> None:
     Raises:
         InvalidValueError: names the key, with the reason.
     """
-    if key in KEYS or (key.partition(".")[0] in GROUPS and "." in key):
+    whole = [part.rstrip("]") for part in re.split(r"[.\[]", key)]
+    of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS
+    if key in KEYS or of_loop or (whole[0] in GROUPS and "." in key):
         return
-    reason = REASONS.get(key) or REASONS.get(key.partition(".")[0])
+    reason = REASONS.get(".".join(whole[:2])) or REASONS.get(whole[0])
     rule = f"{reason}; " if reason else ""
-    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in GROUPS), *KEYS))
+    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop")), *KEYS))
     raise InvalidValueError(key, expression, f"cannot be searched: {rule}what can be is {searchable}")
 
 

@@ -26,7 +26,7 @@ def make_plan(command: Command) -> Plan:
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = spaces.space(command.composer, command.request)
     first = space.branches[0].first
-    data = asked().facts(first.dataset)
+    data = asked().facts_of(first)
     return Plan(
         study=study.judging(_declared(first), data.classification),
         tracking=tracking,
@@ -54,7 +54,7 @@ def make_training(command: Command) -> TrainingPlan:
     config = command.compose()
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
-    data = asked().facts(run.dataset)
+    data = asked().facts_of(run)
     return TrainingPlan(run, study.judging(_declared(run), data.classification), tracking, engine, data)
 
 
@@ -123,7 +123,7 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
     if size is not None and size < trials:
         rule = f"with schedule={schedule}: its grid has only {plural(size, 'point')}"
         raise InvalidValueError("compare.trials", trials, f"{rule}, and every schedule gets as many trials")
-    return Family(dataset or plan.label("dataset"), schedule, plan)
+    return Family(dataset or plan.label(plan.first.naming[0]), schedule, plan)
 
 
 def _has_sampler(command: Command) -> bool:
@@ -143,4 +143,5 @@ def _comparison_name(families: Sequence[Family]) -> str:
     datasets = sorted({family.dataset for family in families})
     plan = families[0].plan
     identities = sorted(json.dumps(family.plan.identity, sort_keys=True) for family in families)
-    return "-".join(["compare", "+".join(datasets), plan.label("model"), plan.label("optimizer"), digest(identities)])
+    labels = [plan.label(group) for group in plan.first.naming if group not in ("dataset", "loop", "schedule")]
+    return "-".join(["compare", "+".join(datasets), *labels, digest(identities)])

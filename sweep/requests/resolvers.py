@@ -6,6 +6,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from sweep.config import ENERGY_DISTANCE, steps_per_epoch
+from sweep.errors import InvalidValueError
 from sweep.requests.asking import asked
 from sweep.requests.build import dataset_config
 from sweep.requests.expressions import whole_updates
@@ -70,6 +71,18 @@ def _key(node: Node) -> str:
     return str(node._get_full_key(None))
 
 
+def _n_train(config: DictConfig) -> int:
+    """Return the number of training examples. Load the data set, unless a loop of the user's does that itself."""
+    if OmegaConf.select(config, "loop._target_") is None:
+        return asked().facts(dataset_config(config)).n_train
+    examples = config.loop.get("examples")
+    if examples is None:
+        rule = "must be given for lengths in epochs: the number of training examples of the loop"
+        raise InvalidValueError("loop.examples", None, rule)
+    whole("loop.examples", examples, at_least=1)
+    return int(examples)
+
+
 def epoch_length(config: DictConfig, key: str) -> float:
     """Return the updates of one epoch of the configured data set, as a key counts them. Load the data set.
 
@@ -77,9 +90,7 @@ def epoch_length(config: DictConfig, key: str) -> float:
     """
     whole("train.batch_size", config.train.batch_size, at_least=1)
     dataset = dataset_config(config)
-    n_train, drop_last = (
-        asked().facts(dataset).n_train,
-        config.train.get("drop_last", False) or dataset.block is not None,
-    )
+    drop_last = config.train.get("drop_last", False) or dataset.block is not None
+    n_train = _n_train(config)
     batches = steps_per_epoch(n_train, config.train.batch_size, drop_last)
     return batches if is_critics(key) else batches / (critic_updates(config) or 1)

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.errors import InvalidValueError
+from sweep.loops import COMMAND
 from sweep.passwords import hide
 
 LARGEST = 2**20
@@ -97,6 +98,39 @@ def check_words(words: Sequence[str]) -> None:
     for word in words:
         if "hydra" in re.split(r"[./@:]", word.lstrip("+~\"'").partition("=")[0]):
             raise InvalidValueError(word.partition("=")[0], word.partition("=")[2], "is Hydra's own")
+
+
+def check_command(config: DictConfig, given: Mapping[str, Any]) -> None:
+    """Refuse a program to run, loop.command, that the command line does not name.
+
+    `loop.command` may be anything where it is a key of a function in a trusted package.
+
+    Args:
+        given: keys and values of the command line.
+
+    Raises:
+        InvalidValueError: names loop or loop.command.
+    """
+    rule = "is a program that will run on this machine, which the command line alone names: loop.command=[...]"
+    if OmegaConf.is_interpolation(config, "loop"):
+        raise InvalidValueError("loop", "an interpolation", "must be written out")
+    loop: Any = OmegaConf.to_container(OmegaConf.create({"loop": config._get_node("loop")}), resolve=False)
+    keys = loop["loop"] if isinstance(loop["loop"], Mapping) else {}
+    held, target = keys.get("command", "???"), keys.get("_target_")
+    if held == "???" or (isinstance(target, str) and "${" not in target and target != COMMAND):
+        return
+    asked = _plain(given.get("loop.command"))
+    if held != asked:
+        raise InvalidValueError("loop.command", _brief(held), rule)
+    if any("${" in text for text in _texts(given["loop.command"])):
+        raise InvalidValueError("loop.command", _brief(held), "names keys as {optimizer.lr}, not as ${optimizer.lr}")
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an override without Hydra's marks of quotes."""
+    if isinstance(value, QuotedString):
+        return value.text
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def check_places(config: DictConfig, given: Mapping[str, str]) -> None:

@@ -99,7 +99,9 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     """
     filled = config.copy()
     targets = {group: OmegaConf.select(config, f"{group}._target_") for group in OWN_KEYS}
-    open_groups = [group for group, target in targets.items() if is_given(target) or (target and group in SCHEDULES)]
+    # the keys of a loop are those that are given, wherever its function is
+    free = ("loop", *SCHEDULES)
+    open_groups = [group for group, target in targets.items() if is_given(target) or (target and group in free)]
     given = tuple(f"{group}." for group in open_groups)
     for key, override in request.sweeps.items():
         if (_has(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:

@@ -22,6 +22,7 @@ from sweep.training.data_parallel import DataParallelEngine, backend
 from sweep.training.device import ALL_THREADS, CPU, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.generators import RandomState, generators_kept
+from sweep.training.loop import LoopEngine
 from sweep.training.model import silenced
 from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
@@ -63,7 +64,7 @@ class Chosen:
         measured: what was measured to choose it; None if nothing had to be.
     """
 
-    engine: SerialEngine | FusedEngine
+    engine: SerialEngine | FusedEngine | LoopEngine
     compiled: bool
     why: str
     measured: Measured | None = None

@@ -1,6 +1,6 @@
 """The state of a training as bytes: what any engine stops with, any other goes on from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pickle import UnpicklingError
 from typing import Any
@@ -42,10 +42,11 @@ ADDED_LATER = {"contents", "scaler"}
 
 def packed(state: TrainState) -> Snapshot:
     """Return a state as bytes: tensors and plain data, as torch saves them."""
-    return _saved(content_of(state), state.global_step)
+    return saved(content_of(state), state.global_step)
 
 
-def _saved(content: Mapping[str, Any], step: int) -> Snapshot:
+def saved(content: Mapping[str, Any], step: int) -> Snapshot:
+    """Return tensors and plain data as bytes, as torch saves them."""
     file = BytesIO()
     torch.save(dict(content), file)
     return Snapshot(step, file.getvalue())
@@ -113,7 +114,7 @@ def _unreadable(content: Mapping[str, Any]) -> str:
     """Return the part of a content that cannot be loaded, or else the model."""
     for part, held in content.items():
         try:
-            read(_saved({**dict.fromkeys(content), part: held}, 0))
+            read(saved({**dict.fromkeys(content), part: held}, 0))
         except Exception:  # as above
             return part
     return "model"
@@ -199,11 +200,14 @@ def _on(average: dict[str, torch.Tensor] | None, device: torch.device) -> dict[s
     return None if average is None else {name: weights.to(device) for name, weights in average.items()}
 
 
-def read(snapshot: Snapshot) -> dict[str, Any]:
+def read(snapshot: Snapshot, known: Collection[str] = CONTENT) -> dict[str, Any]:
     """Return the content of a snapshot, without running code and without taking more memory than its bytes.
 
+    Args:
+        known: the keys that it must have.
+
     Raises:
-        InvalidValueError: if it cannot be read.
+        InvalidValueError: if it cannot be read, or has other keys.
     """
     content = snapshot.content
     try:
@@ -213,7 +217,7 @@ def read(snapshot: Snapshot) -> dict[str, Any]:
     except (BadZipFile, OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise _refused(f"holds a state that cannot be read: {reason}") from error
-    if not isinstance(held, dict) or held.keys() | ADDED_LATER != CONTENT:
+    if not isinstance(held, dict) or held.keys() | (ADDED_LATER & set(known)) != set(known):
         raise _refused("holds no state of a training, or one of another version")
     return held
 

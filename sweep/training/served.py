@@ -24,6 +24,7 @@ from sweep.training.compiling import is_compiled
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
 from sweep.training.fused import FusedEngine
+from sweep.training.loop import SpentError
 
 MOMENT = 0.05
 """Seconds to wait for trials that are on their way: slots that begin together are evaluated together."""
@@ -41,10 +42,6 @@ TRIED = 1.0
 
 class SharedUpdateError(RuntimeError):
     """Trials that are trained in one update could not be trained: which of them has failed is not known."""
-
-
-class SpentError(RuntimeError):
-    """A trial has failed, and another one needs a new process."""
 
 
 def last_words(error: BaseException) -> tuple[str, Any]:
@@ -253,7 +250,7 @@ class EngineServer:
         try:
             yield
         except BaseException as error:  # also SystemExit and KeyboardInterrupt: this process hears no signals
-            if out_of_memory(error) or isinstance(error, WorkerLostError) or _is_refused_checkpoint(error):
+            if isinstance(error, WorkerLostError | SpentError) or out_of_memory(error) or _is_refused_checkpoint(error):
                 raise
             if isinstance(self.engine, FusedEngine) and (trial is None or not isinstance(error, InvalidValueError)):
                 raise SharedUpdateError(summary(error)) from error

@@ -25,11 +25,12 @@ from sweep.messages import Account, Facts, Measured, Work
 from sweep.output import protect
 from sweep.tasks import Direction
 from sweep.tracebacks import summary
-from sweep.training.base_engine import largest_checkpoint
+from sweep.training.base_engine import BaseEngine, largest_checkpoint
 from sweep.training.choice import Chosen, check, choose, refuse_unstackable
 from sweep.training.compiling import keep_compiled
 from sweep.training.device import ALL_THREADS, CPU, choose_device, out_of_memory
 from sweep.training.fused import NotStackableError
+from sweep.training.loop import LoopEngine, check_loop
 from sweep.training.objectives import custom_task, declared_directions
 from sweep.training.served import EngineServer, Inbox, last_words
 
@@ -127,7 +128,11 @@ class _Trainer:
 
     def check(self, configs: Sequence[RunConfig], silent: bool) -> None:
         """Try what trainings of one kind need, without training."""
-        check(self._data(configs[0].dataset), configs, silent)
+        if configs[0].loop is None:
+            check(self._data(configs[0].dataset), configs, silent)
+        else:
+            for config in configs:
+                check_loop(config)
 
     def refuse_unstackable(self, configs: Sequence[RunConfig]) -> None:
         """Refuse engine=fused for trainings that cannot be made in one update."""
@@ -158,15 +163,21 @@ class _Trainer:
         device = choose_device(first.train)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        data = self._data(first.dataset)
-        if data.digest != digest:
+        data = None if first.loop is not None else self._data(first.dataset)
+        if data is not None and data.digest != digest:
             rule = "gives other data each time it is loaded: what was trained before cannot be continued"
             raise InvalidValueError("dataset._target_", first.dataset.component.target, rule)
         if self._used is not None and self._used is not data:
             self._used.forget_placed()
         self._used = data
-        chosen = _choose(config, data, device, work, others, known)
-        chosen.engine.ranking = work.ranking
+        if data is None:
+            chosen = Chosen(
+                LoopEngine(device, work), False, f"the loop {first.label('loop')} trains one trial at a time"
+            )
+        else:
+            chosen = _choose(config, data, device, work, others, known)
+        if isinstance(chosen.engine, BaseEngine):  # a loop keeps its weights itself
+            chosen.engine.ranking = work.ranking
         prepared = time.monotonic() - began
         account = Account(
             name=chosen.name,
@@ -181,6 +192,8 @@ class _Trainer:
         server = EngineServer(self._pipe, self._inbox, chosen, account, first.train.checkpoint_seconds)
         self._pipe.send(("chosen", account))
         server.run()
+        if isinstance(chosen.engine, LoopEngine):
+            chosen.engine.close()
         del chosen, server
         gc.collect()  # engines refer to themselves
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
