@@ -5,6 +5,8 @@ torch.
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,16 @@ class Source:
 
     parts: Mapping[str, Any]
     collate: Callable[[list[Any]], Any] | None = None
+
+
+class StoredArray:
+    """An array in an .npy file, which is mapped into memory where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(np.load, mmap_mode="r", allow_pickle=False), (str(self.path),)
 
 
 class Ragged:

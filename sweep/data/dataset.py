@@ -20,7 +20,7 @@ from sweep.plurals import plural
 from sweep.tracebacks import refusal
 
 CONVERTED = 2**28
-"""Bytes up to which a split is converted to tensors as a whole. A larger one is converted batch by batch."""
+"""Bytes of tensors up to which a data set is converted as a whole. A larger one is converted batch by batch."""
 
 SAMPLED = 64
 """Examples of a data set that loads them one by one which its digest is made of."""
@@ -70,7 +70,9 @@ class Dataset:
         The last one that was placed is kept: engines that follow one another share it.
         """
         if (device, dtype) not in self._placed:
-            splits = [_in_type(split, dtype) for split in (self.train, self.val, self.test)]
+            splits = [split.in_type(dtype) for split in (self.train, self.val, self.test)]
+            if sum(split.nbytes for split in splits) <= CONVERTED:
+                splits = [split.tensors() if isinstance(split, StoredSplit) else split for split in splits]
             if all(isinstance(split, Split) for split in splits):
                 size = sum(split.nbytes for split in splits)
                 if device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2:
@@ -83,12 +85,6 @@ class Dataset:
     def forget_placed(self) -> None:
         """Let go of the copy that `place` has kept."""
         self._placed.clear()
-
-
-def _in_type(split: Examples, dtype: torch.dtype) -> Examples:
-    """Return a split in a floating type: as tensors, unless they would take much memory."""
-    typed = split.in_type(dtype)
-    return typed.tensors() if isinstance(typed, StoredSplit) and typed.nbytes <= CONVERTED else typed
 
 
 def load(config: DatasetConfig) -> Dataset:
@@ -335,7 +331,8 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:
     """Return the number of classes; refuse labels that are not 0..C-1."""
-    columns = [split.arrays[name][split.rows] for split in splits.values()]
+    names = ("x", name) if config.block else (name,)  # the first token is no target
+    columns = [split.arrays[each][split.rows] for split in splits.values() for each in names]
     columns = [labels for labels in columns if labels.size]
     if config.ignore_index is not None:
         columns = [labels[labels != config.ignore_index] for labels in columns]

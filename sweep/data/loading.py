@@ -206,8 +206,8 @@ def _collated(examples: list[Any], name: str) -> Any:
     try:
         tensors = [torch.as_tensor(np.asarray(value) if isinstance(value, list) else value) for value in examples]
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = f"a {type(first).__name__}" + (f" at {name}" if name else "")
-        rule = f"is needed: the data set gives {kind}, of which no tensor can be made ({error})"
+        kind = f"{type(first).__name__}" + (f" at {name}" if name else "")
+        rule = f"is needed: the data set gives {kind}, of which no tensor can be made"
         raise InvalidValueError("dataset.collate", None, rule) from error
     if tensors[0].dtype == torch.float64 and isinstance(first, float):
         tensors = [tensor.to(torch.get_default_dtype()) for tensor in tensors]

@@ -9,15 +9,19 @@ import pickle
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cloudpickle
+import numpy as np
 
 from sweep import forking
-from sweep.arrays import Source, as_source
+from sweep.arrays import SMALL, Source, StoredArray, as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError, InvalidValueError
@@ -165,7 +169,9 @@ class Trainer:
         """
         key = repr(config)
         if is_given(config.component.target) and key not in self._sent:
-            self._facts[key] = self._ask("take", config, _pickled(as_source(config.component.build())))
+            with TemporaryDirectory(prefix="sweep-") as folder:
+                source = as_source(config.component.build())
+                self._facts[key] = self._ask("take", config, _pickled(_on_disk(source, Path(folder))))
             self._sent.add(key)
 
     def _ask(self, name: str, *arguments: Any, data: DatasetConfig | None = None) -> Any:
@@ -296,6 +302,25 @@ def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
     process = forking.begin(_compile, sent, "sweep-compiler")
     theirs.close()
     return Worker(process, ours)
+
+
+def _on_disk(source: Source, folder: Path) -> Source:
+    """Return a data set whose large arrays are written to files of a folder, where another process maps them."""
+    written = count()
+
+    def stored(array: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.nbytes <= SMALL:
+            return array
+        path = folder / f"{next(written)}.npy"
+        np.save(path, array)
+        return StoredArray(path)
+
+    def within(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: within(inner) for name, inner in value.items()}
+        return tuple(map(within, value)) if isinstance(value, tuple) else stored(value)
+
+    return replace(source, parts={split: within(part) for split, part in source.parts.items()})
 
 
 def _pickled(source: Source) -> bytes:
