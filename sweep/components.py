@@ -132,10 +132,10 @@ class Component:
             InvalidValueError: if `check` refuses it, or the target raises an error.
             MemoryError: if it does: that is no fault of the arguments.
         """
-        call = self.bound()
+        call, arguments = self.prepared()
         accepted = {name: value for name, value in provided.items() if self.accepts(name)}
         try:
-            return call.func(*positional, **accepted, **call.keywords)  # an argument may not replace another
+            return call(*positional, **accepted, **arguments)
         except InvalidValueError as error:
             raise error.under(self.key) from error
         except MemoryError:
@@ -158,15 +158,15 @@ class Component:
         self.check()
         return functools.partial(found, **self.arguments) if self.arguments else found
 
-    def bound(self) -> functools.partial[Any]:
-        """Return the target with copies of its arguments, for a caller that explains its errors itself.
+    def prepared(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the target and copies of its arguments, for a caller that explains its errors itself.
 
         Raises:
             InvalidValueError: if `check` refuses it.
         """
         self.check()
         arguments = {name: self._nested(name, _copied(value)) for name, value in self.arguments.items()}
-        return functools.partial(locate(self.key, self.target, self.trusted), **arguments)
+        return locate(self.key, self.target, self.trusted), arguments
 
     def check_call(self, *positional: str) -> None:
         """Refuse a call that the target cannot take, because an argument is missing or given twice.

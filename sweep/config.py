@@ -554,13 +554,17 @@ def identity(resolved: Mapping[str, Any], theirs: Sequence[str] = ()) -> dict[st
         theirs: keys of the groups that `shadowing` gives: code of a user's is told from ours with the same import path.
     """
     known = _without_added(resolved)
-    train = {key: value for key, value in known["train"].items() if key not in CHANGES_NO_RESULT}
-    dataset = {key: value for key, value in known["dataset"].items() if key not in LOADING}
+    left_out = {"train": CHANGES_NO_RESULT, "dataset": LOADING}
+    kept = {
+        group: {key: value for key, value in known[group].items() if key not in keys}
+        for group, keys in left_out.items()
+        if group in known
+    }
     optimizer = known["optimizer"]
     groups = optimizer.get("groups") or None
     groups = list(groups.items()) if isinstance(groups, Mapping) else groups
     trusted = {"trusted": list(theirs)} if theirs else {}
-    return {**known, "dataset": dataset, "optimizer": {**optimizer, "groups": groups}, "train": train, **trusted}
+    return {**known, **kept, "optimizer": {**optimizer, "groups": groups}, **trusted}
 
 
 def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -76,7 +76,8 @@ class _Slot:
         loop = trial.config.loop
         assert loop is not None
         self.trial, self._device = trial, device
-        self._main, self._default = loop.component.bound(), torch.get_default_dtype()
+        self._main, self._arguments = loop.component.prepared()
+        self._default = torch.get_default_dtype()
         self.turns = _Turns(self._call)
         self.session = Session(trial, loop_name(trial.config), device, work.metric, pause, self.turns.give_back)
         assert work.folder
@@ -90,7 +91,7 @@ class _Slot:
             torch.cuda.set_device(self._device)
         seed_generators(self.trial.seed)
         try:
-            self._main(self._run)
+            self._main(self._run, **self._arguments)
         finally:
             torch.set_default_dtype(self._default)
             with suppress(OSError):  # it keeps files

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
-from sweep.data import LoadedSplit, StoredSplit, dataset_of
+from sweep.data import LoadedSplit, StoredSplit, dataset_of, sources
 from sweep.data import dataset as module
-from sweep.data import sources
 from sweep.data.loading import collated, permutation
 from sweep.errors import InvalidValueError
 from sweep.training import CPU

@@ -66,8 +66,13 @@ def test_a_missing_file_is_refused(tmp_path):
         arrays(str(tmp_path / "nothing.npz"))
 
 
-def test_a_directory_is_refused(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"^path=.*: is no \.npz file"):
+def test_a_folder_has_its_npy_files(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"^path=.*: is a folder without \.npy files"):
+        arrays(str(tmp_path))
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    assert isinstance(arrays(str(tmp_path))["x"], np.memmap)
+    (tmp_path / "y.npy").write_bytes(b"nothing")
+    with pytest.raises(InvalidValueError, match=r"^path=.*: has a file that cannot be read as \.npy"):
         arrays(str(tmp_path))
 
 
