@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from benchmarks import peer, plain, startup, table
+from benchmarks import fashion, loops, peer, plain, startup, table
 from benchmarks.command import Run, sweep
 from benchmarks.table import Figure
 from models.cnn import CNN
@@ -113,6 +113,26 @@ def serial(rounds: int) -> Figure:
     value, startup, detail = against(plain_loop("mlp"), 1000, overrides, rounds)
     measure = "serial engine, mlp, everything recorded, against the plain loop that records nothing"
     return Figure("serial", measure, value, 0.9, startup=startup, detail=detail)
+
+
+def large(rounds: int) -> Figure:
+    """The serial engine on 60,000 pictures of bytes."""
+    build = partial(MLP, input_shape=(1, 28, 28), n_outputs=10)
+    loop = plain.Loop(partial(plain.train, build, fashion.data()))
+    of_pictures = ("dataset._target_=benchmarks.fashion.arrays", "dataset.standardize=true", "trusted=[benchmarks]")
+    overrides = ("engine=serial", *of_pictures, "train.steps=1000", "study.n_trials=8", "sampler=random", CPU)
+    value, startup, detail = against(loop, 1000, overrides, rounds)
+    measure = "serial engine, mlp on Fashion-MNIST (bytes), everything recorded, against the plain loop"
+    return Figure("large", measure, value, 0.95, startup=startup, detail=detail)
+
+
+def empty_loop(rounds: int) -> Figure:
+    """A step of a loop of the user's that does nothing but report."""
+    taken = between(loops.with_sweep, loops.without, rounds)
+    own, without = median(own for own, _ in taken), median(plainly for _, plainly in taken)
+    detail = f"{own:.1f} µs against {without:.2f} µs; rounds {listed([own for own, _ in taken])}"
+    measure = f"a step of an empty loop of the user's; to reach: 3 times the {without:.2f} µs without sweep + 20 µs"
+    return Figure("loop", measure, own, round(3 * without + 20, 1), unit="µs", at_most=True, detail=detail)
 
 
 def recording(rounds: int) -> Figure:
@@ -297,6 +317,8 @@ MEASURES: Mapping[str, Measure] = {
         compiled_before=True,
     ),
     "serial": serial,
+    "large": large,
+    "loop": empty_loop,
     "recording": recording,
     "fused": fused,
     "whole": whole,

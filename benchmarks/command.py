@@ -69,6 +69,12 @@ class Run:
         return self.wall - self.engine.seconds
 
 
+def environment(folder: str) -> dict[str, str]:
+    """Return the environment of a command in a folder, where nothing was compiled before."""
+    caches = {name: str(Path(folder, "compiled")) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    return {**os.environ, **caches, "PYTHONPATH": str(ROOT)}
+
+
 def sweep(*overrides: str) -> Run:
     """Run `python -m sweep` in an empty folder, with nothing compiled before, and check that all is recorded.
 
@@ -76,8 +82,7 @@ def sweep(*overrides: str) -> Run:
         RuntimeError: if it fails, or MLflow does not hold the rate and the loss of every update.
     """
     with tempfile.TemporaryDirectory() as folder:
-        caches = {name: str(Path(folder, "compiled")) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
-        environ = os.environ | caches | {"PYTHONPATH": str(ROOT)}
+        environ = environment(folder)
         command = [sys.executable, "-m", "sweep", *overrides]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=TIMEOUT)

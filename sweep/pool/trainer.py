@@ -28,7 +28,7 @@ from sweep.errors import EngineError, EngineLostError, InvalidValueError
 from sweep.messages import Account, Facts, Work, facts_of_loop
 from sweep.passwords import without_passwords
 from sweep.targets import is_given
-from sweep.tasks import Direction
+from sweep.tasks import CustomConfig, Direction
 
 GRACE = 1.0
 """Seconds in which a process that is told to end may do so by itself."""
@@ -99,16 +99,19 @@ class Trainer:
         found: list[str] | None = self._ask("accepted", component, names)
         return found
 
-    def directions(self, component: Component) -> dict[str, Direction]:
-        """Return the directions of the metrics that a task of the user's declares.
+    def with_directions(self, config: RunConfig) -> RunConfig:
+        """Return a configuration that knows which directions the task declares, if it is one of the user's.
 
         Raises:
-            InvalidValueError: names task._target_ if there is no such task, or it declares none of these.
+            InvalidValueError: names task._target_ if there is no such task, or its directions are wrong.
         """
-        key = repr(component)
+        task = config.task
+        if not isinstance(task, CustomConfig):
+            return config
+        key = repr(task.component)
         if key not in self._directions:
-            self._directions[key] = self._ask("directions", component)
-        return self._directions[key]
+            self._directions[key] = self._ask("directions", task.component)
+        return replace(config, task=replace(task, declared=self._directions[key]))
 
     def check_components(self, components: Sequence[Component]) -> None:
         """Refuse components that cannot be called with their arguments.

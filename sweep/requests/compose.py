@@ -108,7 +108,6 @@ class Composer:
             "dataset.collate.",
             "loop.",
         ]  # whose keys are free
-        open_groups += ["task."] if any(read(text).key_or_group == "task._target_" for text in overrides) else []
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
         if any(read(text).key_or_group == "space" for text in written):
             return written
@@ -289,12 +288,8 @@ def option_of_critic(text: str) -> str:
 
 
 def _gives(text: str, group: str) -> bool:
-    """Return whether an override names a target of a group whose arguments are not known.
-
-    It is an object that was given in Python, or a schedule of the user's.
-    """
-    key, _, value = text.partition("=")
-    return key.lstrip("+") == f"{group}._target_" and (group in SCHEDULES or is_given(value))
+    """Return whether an override gives the target of a group, whose keys are then those that the target accepts."""
+    return text.partition("=")[0].lstrip("+") == f"{group}._target_"
 
 
 def _options(composed: DictConfig) -> dict[str, str]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweep.app.plan import ComparisonPlan, Family, Plan, TrainingPlan, digest, refusals_of
-from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.plurals import plural
 from sweep.proposals import grid_size
@@ -13,7 +12,6 @@ from sweep.requests import build, spaces
 from sweep.requests.asking import asked
 from sweep.requests.command import Command, repeating
 from sweep.requests.expressions import OF_ONE_FILE
-from sweep.tasks import CustomConfig
 
 
 def make_plan(command: Command) -> Plan:
@@ -28,7 +26,7 @@ def make_plan(command: Command) -> Plan:
     first = space.branches[0].first
     data = asked().facts_of(first)
     return Plan(
-        study=study.judging(_declared(first), data.classification),
+        study=study.judging(asked().with_directions(first), data.classification),
         tracking=tracking,
         report=build.report_config(config),
         engine=build.engine_config(config),
@@ -55,14 +53,7 @@ def make_training(command: Command) -> TrainingPlan:
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
     data = asked().facts_of(run)
-    return TrainingPlan(run, study.judging(_declared(run), data.classification), tracking, engine, data)
-
-
-def _declared(run: RunConfig) -> RunConfig:
-    """Return a configuration that knows which directions a task of the user's declares."""
-    if not isinstance(run.task, CustomConfig):
-        return run
-    return replace(run, task=replace(run.task, declared=asked().directions(run.task.component)))
+    return TrainingPlan(run, study.judging(asked().with_directions(run), data.classification), tracking, engine, data)
 
 
 def make_comparison(command: Command) -> ComparisonPlan:

@@ -100,7 +100,7 @@ def _with_values(config: DictConfig, request: Request) -> DictConfig:
     filled = config.copy()
     targets = {group: OmegaConf.select(config, f"{group}._target_") for group in OWN_KEYS}
     # the keys of a loop are those that are given, wherever its function is
-    free = ("loop", *SCHEDULES)
+    free = ("loop", *SCHEDULES, *(group for group in OWN_KEYS if f"{group}._target_" in request.keys))
     open_groups = [group for group, target in targets.items() if is_given(target) or (target and group in free)]
     given = tuple(f"{group}." for group in open_groups)
     for key, override in request.sweeps.items():

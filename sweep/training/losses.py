@@ -123,10 +123,11 @@ class Labels:
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         n, *positions = targets.shape
         classes = [self.n_outputs] if self.n_outputs else ["classes"]
-        expected = (
-            [n, *positions, *classes] if isinstance(self.task, LanguageModelConfig) else [n, *classes, *positions]
-        )
-        _check_shape(outputs, expected)
+        if not isinstance(self.task, LanguageModelConfig):
+            _check_shape(outputs, [n, *classes, *positions])
+            return
+        larger = self.n_outputs and outputs.shape[-1] > self.n_outputs  # a vocabulary need not all be in the text
+        _check_shape(outputs, [n, *positions, *(["classes"] if larger else classes)])
 
     def mistakes(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return which labels are predicted wrongly, of the shape of the targets."""
