@@ -188,6 +188,8 @@ class Component:
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         found = locate(self.key, self.target, self.trusted)
+        if not callable(found):  # an object that was given in Python, such as a task
+            return {}
         try:
             return inspect.signature(found).parameters
         except (ValueError, TypeError) as error:  # of some classes that are written in C
