@@ -188,7 +188,7 @@ class Component:
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         found = locate(self.key, self.target, self.trusted)
-        if not callable(found):  # an object that was given in Python, such as a task
+        if is_given(self.target) and not callable(found):  # an object, such as a task
             return {}
         try:
             return inspect.signature(found).parameters
