@@ -133,7 +133,7 @@ class Component:
             MemoryError: if it does: that is no fault of the arguments.
         """
         call, arguments = self.prepared()
-        accepted = {name: v for name, v in provided.items() if self.accepts(name) and name not in self.arguments}
+        accepted = {name: value for name, value in provided.items() if self.accepts(name)}
         try:
             return call(*positional, **accepted, **arguments)
         except InvalidValueError as error:

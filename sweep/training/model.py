@@ -38,7 +38,8 @@ def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
     if not data.n_outputs and config.model.accepts("n_outputs") and "n_outputs" not in config.model.arguments:
         rule = f"must be given: {config.model.target} needs the number of classes, which the data set does not tell"
         raise InvalidValueError("dataset.n_classes", None, rule)
-    model = config.model.build(input_shape=data.input_shape, n_outputs=data.n_outputs)
+    known = {"n_outputs": data.n_outputs} if data.n_outputs else {}
+    model = config.model.build(input_shape=data.input_shape, **known)
     if not isinstance(model, nn.Module):
         raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
     _check_parts(config, model)
