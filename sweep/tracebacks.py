@@ -35,9 +35,13 @@ def summary(error: BaseException) -> str:
     An example is `ZeroDivisionError: division by zero (mylab/nets.py:13 in forward)`. Of a message with several lines
     the first is taken; characters that cannot be printed or encoded are escaped.
     """
-    text = _named(error, LONGEST_LINE, lines=1)
-    where = next((_where(frames[-1]) for one in _chain(error) if (frames := user_frames(one))), None)
+    text, where = _named(error, LONGEST_LINE, lines=1), place(error)
     return text if where is None or where in text else f"{text} ({where})"
+
+
+def place(error: BaseException) -> str | None:
+    """Return the innermost frame of an error that is the user's, as `mylab/nets.py:13 in forward`; None without one."""
+    return next((_where(frames[-1]) for one in _chain(error) if (frames := user_frames(one))), None)
 
 
 def refusal(error: BaseException) -> str:

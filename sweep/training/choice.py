@@ -1,6 +1,7 @@
 """Which engine suits a model, a machine, and the work that is left."""
 
 import gc
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.messages import Measured, Work
 from sweep.targets import with_names
+from sweep.tracebacks import place
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
@@ -289,6 +291,8 @@ def _first_line(error: BaseException) -> str:
         return "it draws random numbers of its own"
     if "data-dependent control flow" in text or ".item()" in text:
         return "it decides by the values of a tensor"
+    if operation := re.search(r"Batching rule not implemented for (aten::\w+)", text):
+        return f"torch has no batching rule for {operation[1]}"
     line = text.splitlines()[0] if text else type(error).__name__
     return line if len(line) <= 120 else line[:120].rpartition(" ")[0] + " ..."
 
@@ -363,7 +367,9 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     except NotStackableError:
         raise
     except (Exception, SystemExit) as error:  # whatever a model does that cannot be done for many at once
-        raise NotStackableError(f"{model} cannot be stacked: {_first_line(error)}") from error
+        where = place(error)
+        reason = _first_line(error) + ("" if where is None else f" ({where})")
+        raise NotStackableError(f"{model} cannot be stacked: {reason}") from error
     for number, (state, expected) in alone.items():
         assert expected is not None
         found_state, found = together[number]
