@@ -20,6 +20,9 @@ SPLITS = ("train", "val", "test")
 WHOLE = "all"
 """The part of a data set that is not divided into splits."""
 
+KEPT = ("x", "y", "labels", "label")
+"""Names that are never left out: what is wrong with their arrays is refused."""
+
 SMALL = 2**26
 """Bytes up to which an array is copied, because the code of the user may change its own."""
 
@@ -69,10 +72,20 @@ class Rows:
         self.columns = columns
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        column = next(iter(self.columns.values()))
+        while isinstance(column, Mapping | tuple):
+            column = next(iter(column.values())) if isinstance(column, Mapping) else column[0]
+        return len(column)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {name: column[index] for name, column in self.columns.items()}
+        return {name: _entry(column, index) for name, column in self.columns.items()}
+
+
+def _entry(column: Any, index: int) -> Any:
+    """Return one entry of each array of a column."""
+    if isinstance(column, Mapping):
+        return {name: _entry(inner, index) for name, inner in column.items()}
+    return tuple(_entry(inner, index) for inner in column) if isinstance(column, tuple) else column[index]
 
 
 def loads_examples(given: Any) -> bool:
@@ -106,23 +119,27 @@ def as_source(given: Any) -> Source:
         raise InvalidValueError("dataset.collate", type(collate).__name__, "must be a function of a list of examples")
     if "validation" in parts and "val" not in parts:  # as Hugging Face calls it
         parts["val"] = parts.pop("validation")
+    if parts.keys() & {"train", "val"} and parts.keys() <= set(SPLITS) and not {"train", "val"} <= parts.keys():
+        raise InvalidValueError("dataset", ", ".join(parts), "must give train and val, and perhaps test")
     if {"train", "val"} <= parts.keys() <= set(SPLITS):
         found = {split: _examples(parts[split], f"_{split}") for split in SPLITS if split in parts}
         return Source(found, collate)
-    named = {f"{name}_{split}": (name, split) for name in "xy" for split in SPLITS}
-    if named.keys() & parts.keys():
-        return Source(_of_suffixes(parts, named), collate)
+    if any(f"{name}_{split}" in parts for name in "xy" for split in SPLITS):
+        return Source(_of_suffixes(parts), collate)
     if parts.keys() <= {"y", "labels"}:
         raise _incomplete(parts)
     return Source({WHOLE: _examples(parts, "")}, collate)
 
 
-def _of_suffixes(given: Mapping[str, Any], named: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Return the splits of a mapping with x_train, y_train, ..."""
+def _of_suffixes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the splits of a mapping with x_train, y_train, ..., and perhaps further names in each split."""
     splits: dict[str, dict[str, Any]] = {}
-    for key, (name, split) in named.items():
-        if key in given:
-            splits.setdefault(split, {})[name] = given[key]
+    for key, value in given.items():
+        name, _, split = key.rpartition("_")
+        further = f"{name}_train" in given and f"{name}_val" in given
+        if split in SPLITS and (name in ("x", "y") or further):
+            splits.setdefault(split, {})[name] = value
+    splits = {split: dict(sorted(columns.items())) for split, columns in splits.items()}
     names = {tuple(columns) for columns in splits.values()}
     if {"x", "y"} & given.keys() or len(names) > 1 or ("y",) in names or not {"train", "val"} <= splits.keys():
         raise _incomplete(given)
@@ -153,11 +170,11 @@ def _examples(given: Any, suffix: str) -> Any:
         try:
             examples[str(name)] = _nested(f"{name}{suffix}", value, name not in ("x", "y"))
         except InvalidValueError:
-            if "x" not in given or name in ("x", "y"):
+            if "x" not in given or name in KEPT:
                 raise
     if "x" in examples:  # others are left out where they are no arrays of examples: feature names and the like
         n = _length_of(examples["x"])
-        examples = {name: value for name, value in examples.items() if name in "xy" or _is_column(value, n)}
+        examples = {name: value for name, value in examples.items() if name in KEPT or _is_column(value, n)}
     return examples
 
 
@@ -174,7 +191,9 @@ def _is_column(value: Any, n: int) -> bool:
     """Return whether what stands beside x has a number, or an array of numbers, for each of n examples."""
     if isinstance(value, Mapping | tuple):
         return all(_is_column(inner, n) for inner in (value.values() if isinstance(value, Mapping) else value))
-    return isinstance(value, Ragged) or (value.ndim > 0 and len(value) == n and value.dtype.kind in "iufb")
+    if isinstance(value, Ragged):
+        return len(value) == n
+    return bool(value.ndim > 0 and len(value) == n and value.dtype.kind in "iufb")
 
 
 def _length_of(column: Any) -> int:

@@ -572,8 +572,8 @@ def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{path}{name}".removeprefix("critic.")
-        is_ours = "_target_" not in values  # a schedule of the user's may have keys of these names
-        if is_ours and key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
+        is_theirs = key.startswith("schedule.") and "_target_" in values  # it may have keys of these names
+        if not is_theirs and key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
             continue
         kept[name] = _without_added(value, f"{path}{name}.") if isinstance(value, Mapping) else value
     return kept

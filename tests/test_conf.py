@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from sweep.app.plan import digest
 from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.proposals import pruner, sampler
@@ -359,3 +360,18 @@ def test_the_decay_of_an_average_can_be_searched() -> None:
     request = parse(["average=ema", "average.decay=interval(0.9,0.999)", "space=none"])
     (branch,) = spaces.space(Composer(), request).branches
     assert [config.average.decay for config in branch.extremes()] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "f856ee21"),
+        (["schedule=cosine", "optimizer=adam"], "660c4419"),
+        (["model=cnn", "average=ema", "warmup=none"], "c2ea1e9f"),
+        (["dataset=breast_cancer", "train.batch_size=32"], "b58097a4"),
+        (["model=wgan", "critic=wgan"], "c8fede26"),
+    ],
+)
+def test_the_identity_of_a_configuration_is_that_of_earlier_versions(overrides, expected):
+    """Or no study and no training of an earlier version would be resumed: its name is made of this digest."""
+    assert digest(build.run_config(Composer().compose(overrides)).identity) == expected

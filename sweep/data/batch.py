@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-TARGETS = ("labels", "y")
-"""Names of the target in a mapping. If a mapping has both, the first one is the target."""
+TARGETS = ("labels", "label", "y")
+"""Names of the target in a mapping. If a mapping has several, the first one is the target, but y beside x."""
 
 
 def mapped(function: Callable[[Any], Any], batch: Any) -> Any:
@@ -44,6 +44,8 @@ def divided(batch: Any, parts: int) -> list[Any]:
 
 def target_name(names: Sequence[str]) -> str | None:
     """Return the name of the target in a mapping; None if it has none."""
+    if "x" in names and "y" in names:
+        return "y"
     return next((name for name in TARGETS if name in names), None)
 
 

@@ -12,7 +12,7 @@ import torch
 from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
-from sweep.data.loading import Loader, collated
+from sweep.data.loading import LABEL_PADDING, Loader, collated
 from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
@@ -126,7 +126,7 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
     digest = _digest(stored, {split: part for split, part in parts.items() if split not in stored})
     if len(stored) < len(parts) or any(_is_ragged(part) for part in stored.values()):
         return _loaded(parts, source.collate, config, digest)
-    splits = _stored_splits(stored, config)
+    splits = {split: replace(one, tokens=bool(config.block)) for split, one in _stored_splits(stored, config).items()}
     name = target_name(list(splits["train"].arrays))
     if config.standardize and not config.block and "x" in splits["train"].arrays:
         scaling = _scaling(splits["train"])
@@ -289,24 +289,33 @@ def _loaded(
         rule = f"cannot be made into a batch: {refusal(error)}"
         raise InvalidValueError("dataset", "the first example", rule) from error
     labels = isinstance(target, torch.Tensor) and not target.is_floating_point()
-    n_outputs = config.n_classes or _classes_of(sources["train"]) if labels else 0
+    n_outputs = config.n_classes or _classes_of(sources, config) if labels else 0
     if isinstance(target, torch.Tensor) and not labels:
         n_outputs = int(np.prod(target.shape[1:]))
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
 
 
-def _classes_of(source: Any) -> int:
-    """Return the number of classes that a map-style data set tells; 0 if it tells none."""
+def _classes_of(sources: Mapping[str, Any], config: DatasetConfig) -> int:
+    """Return the number of classes that map-style data sets tell; 0 if they tell none.
+
+    Raises:
+        InvalidValueError: names the labels if one is negative, other than LABEL_PADDING and `ignore_index`.
+    """
+    source = sources["train"]
     if isinstance(source, Rows):
-        name = target_name(list(source.columns))
-        labels = source.columns[str(name)]
-        arrays = labels.arrays if isinstance(labels, Ragged) else [labels]
-        return max(int(array.max()) for array in arrays if array.size) + 1
+        name = str(target_name(list(source.columns)))
+        columns = [part.columns[name] for part in {id(part): part for part in sources.values()}.values()]
+        arrays = [array for column in columns for array in (column.arrays if isinstance(column, Ragged) else [column])]
+        labels = np.unique(np.concatenate([array.reshape(-1) for array in arrays]))
+        labels = labels[(labels != config.ignore_index) & (labels != LABEL_PADDING)]
+        if labels.size and labels.min() < 0:
+            raise InvalidValueError(f"dataset.{name}", f"label {labels.min()}", "labels must be 0..C-1")
+        return int(labels.max()) + 1 if labels.size else 0
     if hasattr(source, "classes"):  # of torchvision
         return len(source.classes)
     features = getattr(source, "features", None)  # of Hugging Face
     if isinstance(features, Mapping):
-        label = features.get("labels", features.get("label"))
+        label = features.get(str(target_name(list(features))))
         return int(getattr(label, "num_classes", 0) or 0)
     return 0
 
@@ -332,24 +341,40 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
 def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:
     """Return the number of classes; refuse labels that are not 0..C-1."""
     names = ("x", name) if config.block else (name,)  # the first token is no target
-    columns = [split.arrays[each][split.rows] for split in splits.values() for each in names]
-    columns = [labels for labels in columns if labels.size]
-    if config.ignore_index is not None:
-        columns = [labels[labels != config.ignore_index] for labels in columns]
-    low, high = min(int(labels.min()) for labels in columns), max(int(labels.max()) for labels in columns)
+    columns = [(split.arrays[each], split.rows) for split in splits.values() for each in names]
+    blocks = [labels for column in columns for labels in _label_blocks(*column, config.ignore_index)]
+    if not blocks:
+        raise InvalidValueError(
+            f"dataset.{name}", f"label {config.ignore_index}", "is the only label, and does not count"
+        )
+    low, high = min(low for low, _, _ in blocks), max(high for _, high, _ in blocks)
     n_classes = config.n_classes or high + 1
     if low < 0 or high >= n_classes:
         last = f"{n_classes - 1}" if config.n_classes else "C-1"
         raise InvalidValueError(f"dataset.{name}", f"label {low if low < 0 else high}", f"labels must be 0..{last}")
     one_each = splits["train"].arrays[name].ndim == 1
-    if config.n_classes is None and one_each and (len(_distinct(columns)) != n_classes or n_classes < 2):
+    if (
+        config.n_classes is None
+        and one_each
+        and (len(set().union(*(d for *_, d in blocks))) != n_classes or n_classes < 2)
+    ):
         rule = "labels must be 0..C-1, each in use; dataset.n_classes allows classes without examples"
         raise InvalidValueError(f"dataset.{name}", f"labels {low}..{high}", rule)
     return n_classes
 
 
-def _distinct(columns: list[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate(columns))
+def _label_blocks(
+    labels: np.ndarray, rows: np.ndarray | slice, ignored: int | None
+) -> Iterator[tuple[int, int, set[int]]]:
+    """Yield the smallest and the largest label of each block of some examples; of labels [n] also the distinct ones."""
+    if isinstance(rows, slice):
+        labels, rows = labels[rows], np.arange(len(labels[rows]))
+    step = max(BLOCK // max(int(np.prod(labels.shape[1:])), 1), 1)
+    for first in range(0, len(rows), step):
+        block = labels[rows[first : first + step]]
+        block = block if ignored is None else block[block != ignored]
+        if block.size:
+            yield int(block.min()), int(block.max()), set(np.unique(block).tolist()) if labels.ndim == 1 else set()
 
 
 def _digest(stored: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Any]) -> str:
@@ -388,6 +413,10 @@ def _text(value: Any) -> str:
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().float().numpy() if value.dtype == torch.bfloat16 else value.detach().cpu().numpy()
+    if isinstance(value, np.generic):
+        return repr(value)
+    if hasattr(value, "__array_interface__"):  # an image of PIL
+        value = np.asarray(value)
     if isinstance(value, np.ndarray):
         return f"{value.dtype.str}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     return repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__

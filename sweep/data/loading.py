@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sweep.config import steps_per_epoch
+from sweep.data.batch import TARGETS
 from sweep.errors import InvalidValueError
 
 LABEL_PADDING = -100
@@ -187,8 +189,9 @@ def collated(examples: list[Any]) -> Any:
     """Return the batch of a list of examples: the collate function of a data set without one of its own.
 
     Tensors, arrays, numbers and lists of numbers are stacked along a new first axis. If their shapes differ, they are
-    padded at the end of each axis: with 0, and with -100 where they are integers named `labels` or `y`. Tuples and
-    mappings keep their structure. Texts in a mapping are left out.
+    padded at the end of each axis: with 0, and with -100 where they are integers and the target, which is `labels`,
+    `label` or `y` of a mapping and the last entry of a tuple. Tuples and mappings keep their structure. Texts in a
+    mapping are left out.
 
     Raises:
         InvalidValueError: names dataset.collate if examples cannot be put together.
@@ -196,21 +199,29 @@ def collated(examples: list[Any]) -> Any:
     return _collated(examples, "")
 
 
+def _has_fields(example: Any) -> bool:
+    """Return whether an example is a list of fields, as a tuple is, and not a list of numbers."""
+    return isinstance(example, list) and any(isinstance(value, Tensor | np.ndarray | Mapping) for value in example)
+
+
 def _collated(examples: list[Any], name: str) -> Any:
     first = examples[0]
     if isinstance(first, Mapping):
         names = [key for key, value in first.items() if not isinstance(value, str | bytes)]
         return {key: _collated([example[key] for example in examples], str(key)) for key in names}
-    if isinstance(first, tuple):
-        return tuple(_collated(list(column), name) for column in zip(*examples, strict=True))
+    if isinstance(first, tuple) or _has_fields(first):
+        columns = [list(column) for column in zip(*examples, strict=True)]
+        last = len(columns) - 1
+        return tuple(_collated(c, "y" if place == last > 0 else name) for place, c in enumerate(columns))
     try:
-        tensors = [torch.as_tensor(np.asarray(value) if isinstance(value, list) else value) for value in examples]
+        arrays = [np.asarray(value) if isinstance(value, list | float) else value for value in examples]
+        tensors = [torch.as_tensor(array) for array in arrays]
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"{type(first).__name__}" + (f" at {name}" if name else "")
         rule = f"is needed: the data set gives {kind}, of which no tensor can be made"
         raise InvalidValueError("dataset.collate", None, rule) from error
-    if tensors[0].dtype == torch.float64 and isinstance(first, float):
-        tensors = [tensor.to(torch.get_default_dtype()) for tensor in tensors]
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    tensors = [tensor.to(dtype) for tensor in tensors]
     shapes = {tensor.shape for tensor in tensors}
     if len(shapes) == 1:
         return torch.stack(tensors)
@@ -218,7 +229,7 @@ def _collated(examples: list[Any], name: str) -> Any:
         rule = f"is needed: examples{f' of {name}' if name else ''} have different numbers of axes"
         raise InvalidValueError("dataset.collate", None, rule)
     longest = [max(lengths) for lengths in zip(*shapes, strict=True)]
-    label = name in ("labels", "y") and not tensors[0].is_floating_point()
+    label = name in TARGETS and not tensors[0].is_floating_point()
     padded = tensors[0].new_full((len(tensors), *longest), LABEL_PADDING if label else 0)
     for place, tensor in zip(padded, tensors, strict=True):
         place[tuple(slice(length) for length in tensor.shape)] = tensor

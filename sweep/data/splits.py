@@ -98,12 +98,14 @@ class StoredSplit:
         rows: of the examples of this split; all of them if it is a slice.
         scaling: mean and deviation, each [*input_shape], with which x is standardized.
         dtype: of tensors with floating-point numbers.
+        tokens: whether x holds tokens, which stay integers of any size.
     """
 
     arrays: Mapping[str, Any]
     rows: np.ndarray | slice
     scaling: tuple[np.ndarray, np.ndarray] | None = None
     dtype: torch.dtype = torch.float64
+    tokens: bool = False
 
     device = torch.device("cpu")
 
@@ -190,6 +192,8 @@ class StoredSplit:
 
     def _type(self, name: str, array: np.ndarray) -> torch.dtype:
         kind, small = array.dtype.kind, array.dtype.itemsize == 1
+        if name == "x" and self.tokens:
+            return torch.int64
         if kind == "f" or (name == "x" and (self.scaling is not None or small)):
             return self.dtype
         if kind == "b" and name != target_name(list(self.arrays)):

@@ -182,7 +182,7 @@ def _check_names(names: Mapping[str, str]) -> None:
 def dataset_config(config: DictConfig) -> DatasetConfig:
     """The configured data set."""
     values = _without(_mapping(config, "dataset"), "name")
-    own = [field.name for field in fields(DatasetConfig) if field.name != "component"]
+    own = [field.name for field in fields(DatasetConfig) if field.name not in ("component", "ignore_index")]
     component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
     if is_given(component.target):
         component.refuse_unknown(own)

@@ -3,7 +3,7 @@
 import copy
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +30,7 @@ from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
-from sweep.training.objectives import Objective, OutputObjective, objective_of, prediction, quotient
+from sweep.training.objectives import CustomObjective, Objective, OutputObjective, objective_of, prediction, quotient
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_scaler
 from sweep.training.weights import state_dict_of
@@ -165,7 +165,8 @@ class BaseEngine:
 
     def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
         """Evaluate a model on a part of the validation split that is no batch of the training."""
-        batch = next(in_order(self.data.val, config.train.batch_size + 1, self.device))
+        examples = config.train.batch_size + 1
+        batch = next(in_order(self.data.val[:examples], examples, self.device))
         objective = objective_of(config.task, batch, self.data.n_outputs, self.device, self.dtype)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         model.eval()
@@ -174,6 +175,10 @@ class BaseEngine:
                 outputs = objective.outputs(model, batch)
                 objective.check(outputs, batch)
                 objective.loss(outputs, batch)
+                if isinstance(objective, CustomObjective):
+                    self._check_custom_means(objective, model, batch, config)
+        except InvalidValueError:
+            raise
         except (Exception, SystemExit) as error:
             rule = f"cannot be evaluated (in eval mode) on {plural(size(batch), 'example')} of shape"
             rule = f"{rule} {shape_text(self.data.input_shape)}: {refusal(error)}"
@@ -240,11 +245,8 @@ class BaseEngine:
         halves = [mapped(itemgetter(part), (predicted, batch)) for part in (slice(half), slice(half, None))]
         parts = [objective.metrics(*of_half) for of_half in halves]
         for name in objective.measures:
-            total, weight = (sum(part[name][place] for part in parts) for place in (0, 1))
-            found, expected = quotient(total, weight), quotient(*whole[name])
-            if not np.isclose(found, expected, rtol=1e-2, atol=1e-6, equal_nan=True):
-                found_in = f"{expected:.4g} for {size(batch)} examples, {found:.4g} for their halves"
-                rule = f"is no mean over examples ({found_in}): a class with update, compute and reset can measure it"
+            if differs := _not_a_mean(whole[name], [part[name] for part in parts], size(batch)):
+                rule = f"is no mean over examples ({differs}): a class with update, compute and reset can measure it"
                 target = config.task.metrics[name].component.target
                 raise InvalidValueError(f"task.metrics.{name}._target_", target, rule)
 
@@ -313,6 +315,18 @@ class BaseEngine:
         if losses[0] != losses[1]:
             rule = f"share parameters and buffers only, and {named(differing)} of the model would differ among them"
             raise InvalidValueError("train.workers", train.workers, f"{rule}; a buffer would not")
+
+    @staticmethod
+    def _check_custom_means(objective: CustomObjective, model: nn.Module, batch: Any, config: RunConfig) -> None:
+        """Refuse a metric of a task of the user's that is no mean over examples, unless it draws random numbers."""
+        half = size(batch) // 2
+        first, second = objective.metrics(model, batch), objective.metrics(model, batch)
+        parts = [objective.metrics(model, mapped(itemgetter(rows), batch)) for rows in (slice(half), slice(half, None))]
+        for name, whole in first.items():
+            differs = _not_a_mean(whole, [part[name] for part in parts], size(batch))
+            if differs and quotient(*whole) == quotient(*second[name]):
+                rule = f"measures {name}, which is no mean over examples ({differs}): give a value for each example"
+                raise InvalidValueError("task._target_", config.task.components[0].target, rule)
 
     def _check_batch(self, config: RunConfig) -> None:
         n_train = len(self.data.train)
@@ -403,6 +417,19 @@ class BaseEngine:
         """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
         tested = trial.final and step == trial.last and len(self.data.test) > 0
         return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
+
+
+def _not_a_mean(whole: tuple[Any, Any], halves: Sequence[tuple[Any, Any]], n: int) -> str | None:
+    """Return the values of a metric for n examples and for their halves if one is not the mean of the other; or None.
+
+    Args:
+        whole, halves: weighted sum and sum of the weights.
+    """
+    total, weight = (sum(half[place] for half in halves) for place in (0, 1))
+    expected, found = quotient(*whole), quotient(total, weight)
+    if np.isclose(found, expected, rtol=1e-2, atol=1e-6, equal_nan=True):
+        return None
+    return f"{expected:.4g} for {n} examples, {found:.4g} for their halves"
 
 
 def shape_text(shape: Any) -> str:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sweep.data.loading import LABEL_PADDING
 from sweep.errors import InvalidValueError
 from sweep.tasks import (
     ACCURACY,
     BITS,
-    DICE,
     LOSS,
     PERPLEXITY,
     RMSE,
@@ -56,10 +56,13 @@ class Labels:
     Args:
         task: its configuration.
         n_outputs: number of classes; 0 if it is not known.
+        left_out: the label that does not count; None if all count.
     """
 
-    def __init__(self, task: TaskConfig, n_outputs: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.task, self.n_outputs, self.left_out = task, n_outputs, task.left_out
+    def __init__(
+        self, task: TaskConfig, n_outputs: int, left_out: int | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.task, self.n_outputs, self.left_out = task, n_outputs, left_out
         self.smoothing: float = getattr(task, "label_smoothing", 0.0)
         self.top_k = task.top_k if isinstance(task, ClassificationConfig) else None
         self.dice_weight = task.dice_weight if isinstance(task, SegmentationConfig) else 0.0
@@ -89,8 +92,13 @@ class Labels:
     def values(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         scores, weights = self.scores(outputs), self._weights(targets)
         known = self._known(targets)
-        entropy = functional.cross_entropy(
-            scores, known, self.class_weights, reduction="none", label_smoothing=self.smoothing
+        entropy = functional.cross_entropy(  # 0 where a label does not count, whatever the scores are
+            scores,
+            targets,
+            self.class_weights,
+            ignore_index=LABEL_PADDING if self.left_out is None else self.left_out,
+            reduction="none",
+            label_smoothing=self.smoothing,
         )
         if self.class_weights is not None:  # which cross_entropy has multiplied it by
             entropy = entropy / self.class_weights[known]
@@ -259,10 +267,11 @@ def loss_of(task: TaskConfig, targets: Tensor, n_outputs: int, device: torch.dev
     task.check_targets(labels)
     if not labels:
         return Numbers(task)
+    if targets.ndim == 1 and isinstance(task, SegmentationConfig | LanguageModelConfig):
+        rule = f"needs labels of the {'pixels' if isinstance(task, SegmentationConfig) else 'tokens'} of each example"
+        raise InvalidValueError("task", task.name, f"{rule}, and those of the data set are [examples]")
     if targets.ndim != 1 and type(task) is TaskConfig:
         rule = "labels must be [examples]; task=language_model, segmentation or classification takes several of each"
         raise InvalidValueError("dataset.y", f"labels {list(targets.shape[1:])} of an example", rule)
-    return Labels(task, n_outputs, device, dtype)
-
-
-__all__ = ["DICE", "Dice", "Labels", "Loss", "Numbers", "Totals", "loss_of"]
+    padded = LABEL_PADDING if targets.ndim > 1 else None  # with which labels of several lengths are padded
+    return Labels(task, n_outputs, padded if task.left_out is None else task.left_out, device, dtype)

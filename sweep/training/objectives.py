@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sweep.components import Component
 from sweep.data.batch import TARGETS, size, target_of
+from sweep.data.loading import LABEL_PADDING
 from sweep.errors import InvalidValueError
 from sweep.tasks import DICE, LOSS, CustomConfig, Direction, ModelConfig, SegmentationConfig, TaskConfig
 from sweep.training.losses import Dice, Labels, Loss, Totals, loss_of
@@ -178,6 +179,8 @@ class OutputObjective(Objective):
         predicted, targets = prediction(outputs), target_of(batch)
         if not isinstance(self.own, Labels) and predicted.ndim == 2 and targets.ndim != 2:
             targets = targets.reshape(len(targets), -1)  # [n] is [n, 1], and a model may flatten its outputs
+        elif not isinstance(self.own, Labels) and predicted.ndim == 1 and targets.shape == (len(targets), 1):
+            targets = targets.squeeze(1)
         return predicted, targets
 
     def result(self, outputs: Any, batch: Any) -> Any:
@@ -208,7 +211,8 @@ class OutputObjective(Objective):
 
     def check(self, outputs: Any, batch: Any) -> None:
         predicted, targets = self.judged(outputs, batch)
-        if self.criterion is None or isinstance(self.own, Labels):
+        of_torch = isinstance(self.criterion, nn.Module) and type(self.criterion).__module__.startswith("torch.nn.")
+        if self.criterion is None or isinstance(self.own, Labels) or of_torch:  # torch would broadcast other shapes
             self.own.check(predicted, targets)
 
     @property
@@ -219,6 +223,9 @@ class OutputObjective(Objective):
 @dataclass(frozen=True)
 class ModelObjective(Objective):
     """An objective that the model computes itself: its forward pass returns the loss."""
+
+    def __repr__(self) -> str:
+        return f"ModelObjective({self.task!r})"
 
     def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
         if isinstance(batch, Mapping):
@@ -320,12 +327,12 @@ def objective_of(task: TaskConfig, example: Any, n_outputs: int, device: torch.d
         rule = "needs a target, the array y or labels: task=model takes the loss that the model returns, and"
         raise InvalidValueError("task", task.name, f"{rule} task._target_=... names a task of your own")
     if isinstance(task, SegmentationConfig):
-        meters = {DICE: Dice(task.ignore_index), **meters}
+        meters = {DICE: Dice(LABEL_PADDING if task.ignore_index is None else task.ignore_index), **meters}
     criterion = None if task.loss is None else _placed(task.loss, device, dtype)
     if task.loss is not None and isinstance(criterion, nn.Module):
         _check_module(task.loss, criterion)
     own = loss_of(task, targets, n_outputs, device, dtype)
-    return OutputObjective(task, own, criterion, _each(criterion), measures=measures, meters=meters)
+    return OutputObjective(task, own, criterion, _each(criterion, own), measures=measures, meters=meters)
 
 
 # --- calling a model
@@ -429,8 +436,10 @@ def _collects(found: Any) -> bool:
     return all(callable(getattr(found, name, None)) for name in ("update", "compute", "reset"))
 
 
-def _each(criterion: Any) -> Any:
+def _each(criterion: Any, own: Loss) -> Any:
     """Return a loss of torch.nn in the form that gives a value for each example; None where that has another mean."""
+    if isinstance(criterion, WEIGHTED) and isinstance(own, Labels) and own.left_out is not None:
+        return None
     if not isinstance(criterion, nn.Module) or getattr(criterion, "reduction", None) != "mean":
         return None
     if isinstance(criterion, WEIGHTED) and (criterion.weight is not None or criterion.ignore_index >= 0):

@@ -20,6 +20,8 @@ from sweep.errors import InvalidValueError
 from sweep.training import CPU
 from sweep.training.batches import Batches, in_order
 
+X2, Y2 = np.ones((20, 2)), np.arange(20) % 2
+
 
 class Drawing(Dataset):
     """Example i is (i and what three generators draw, i % 3)."""
@@ -145,7 +147,7 @@ def test_examples_are_stacked_and_padded():
     )
     assert batch["ids"].tolist() == [[1, 2, 3], [7, 0, 0]]
     assert batch["labels"].tolist() == [[4, 5, 6], [8, -100, -100]]
-    assert batch["size"].dtype == torch.get_default_dtype()
+    assert batch["size"].tolist() == [1.5, 2.5]
     assert batch["picture"].shape == (2, 2, 2)
     assert "text" not in batch
     pictures, labels = collated([(torch.ones(1, 3), 0), (torch.ones(2, 2), 1)])
@@ -280,12 +282,12 @@ def anonymous() -> int:
     return int(line.split()[1]) * 1024
 
 
-def grow(path, pipe):
+def grow(path, keys, pipe):
     """Send by how much the anonymous memory grows, at most, as a data set is loaded and used."""
     torch.set_num_threads(1)
     before = anonymous()
     component = Component("dataset", "sweep.data.sources.arrays", {"path": str(path)})
-    data = module.load(DatasetConfig(component, val_fraction=0.1)).place(CPU, torch.float32)
+    data = module.load(DatasetConfig(component, **keys)).place(CPU, torch.float32)
     reached = [anonymous()]
     for batch in Batches(data.train, 64, 0, CPU).range(0, 30):
         assert len(batch["y"]) == 64
@@ -294,21 +296,27 @@ def grow(path, pipe):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux tells it")
-@pytest.mark.parametrize("mapped", [True, False])
-def test_memory_grows_by_little_more_than_the_data(tmp_path, mapped):
+@pytest.mark.parametrize("kind", ["mapped", "tokens", "compressed"])
+def test_memory_grows_by_little_more_than_the_data(tmp_path, kind):
     """400 MB of bytes would take 1.6 GB in single precision; what is mapped takes no memory of the process."""
-    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (400_000 if mapped else 150_000, 1000))
-    y = np.arange(len(x)) % 10
-    np.save(tmp_path / "y.npy", y)
-    if not mapped:
-        np.savez_compressed(tmp_path / "data.npz", x=x, y=y)
+    if kind == "tokens":
+        for split in ("train", "val"):
+            size = np.lib.format.open_memmap(tmp_path / f"{split}.npy", "w+", np.uint16, (100_000_000,)).nbytes
+    else:
+        shape = (400_000 if kind == "mapped" else 150_000, 1000)
+        x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape)
+        y, size = np.arange(len(x)) % 10, x.nbytes
+        np.save(tmp_path / "y.npy", y)
+        if kind == "compressed":
+            np.savez_compressed(tmp_path / "data.npz", x=x, y=y)
+    keys = {"block": 256, "ignore_index": -100} if kind == "tokens" else {"val_fraction": 0.1}
     ours, theirs = multiprocessing.get_context("fork").Pipe()
-    path = tmp_path if mapped else tmp_path / "data.npz"
-    process = multiprocessing.get_context("fork").Process(target=grow, args=(path, theirs))
+    path = tmp_path / "data.npz" if kind == "compressed" else tmp_path
+    process = multiprocessing.get_context("fork").Process(target=grow, args=(path, keys, theirs))
     process.start()
     grown = ours.recv()
     process.join()
-    assert grown < (0.1 if mapped else 1.3) * x.nbytes, f"{grown / x.nbytes:.2f} times its size"
+    assert grown < (1.3 if kind == "compressed" else 0.1) * size, f"{grown / size:.2f} times its size"
 
 
 def test_large_arrays_of_an_npz_file_are_mapped(tmp_path, monkeypatch):
@@ -319,3 +327,69 @@ def test_large_arrays_of_an_npz_file_are_mapped(tmp_path, monkeypatch):
     for name, array in given.items():
         assert isinstance(found[name], np.memmap)
         np.testing.assert_array_equal(found[name], array)
+
+
+def test_tokens_of_bytes_stay_integers():
+    tokens = np.arange(200, dtype=np.uint8) % 50
+    batch = data_of({"train": tokens, "val": tokens}, block=10, standardize=True).train[:2].batch
+    assert batch["x"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=train, test: must give train and val"),
+        ({"x": X2, "labels": Y2[:-1]}, r"^dataset\.x=20 examples: must be as many as labels, which has 19"),
+        ({"tokens": [[1, 2], [3]] * 10, "labels": [0, -7] * 10}, r"^dataset\.labels=label -7: labels must be 0\.\.C-1"),
+        ({"x": X2, "y": np.full(20, 255)}, r"^dataset\.y=label 255: is the only label, and does not count"),
+    ],
+)
+def test_data_that_would_be_trained_wrongly_is_refused(given, said):
+    with pytest.raises(InvalidValueError, match=said):
+        data_of(given, ignore_index=255)
+
+
+def test_y_beside_x_is_the_target_and_further_columns_are_kept_for_each_split():
+    data = data_of({"x": X2, "y": Y2, "labels": np.zeros(20, int), "groups": [[1, 2], [3]]})
+    assert data.train.batch.keys() == {"x", "y", "labels"}
+    assert data.train.targets.unique().tolist() == [0, 1]
+    splits = {f"{name}_{split}": X2 for name in ("x", "mask") for split in ("train", "val")}
+    data = data_of(splits | {"y_train": Y2, "y_val": Y2})
+    assert data.train.batch.keys() == {"mask", "x", "y"}
+
+
+def test_ragged_arrays_stand_beside_nested_ones():
+    given = {
+        "tokens": [[1, 2, 3], [0.5, 1.5]] * 10,
+        "extra": {"a": np.arange(20), "b": (np.ones(20),)},
+        "y": [0, 3] * 10,
+    }
+    data = data_of(given, ignore_index=3)
+    assert data.n_outputs == 1
+    batch = data.train[:4].batch
+    rows = data.train.loader.rows[:4]
+    assert batch["extra"]["a"].tolist() == rows.tolist()
+    assert next(batch["tokens"][place].tolist() for place, row in enumerate(rows) if row % 2)[:2] == [0.5, 1.5]
+
+
+def test_a_batch_of_fields_pads_its_last_one_as_a_target():
+    _, labels = collated([([1, 2], [1, 2]), ([3], [3])])
+    assert labels.tolist() == [[1, 2], [3, -100]]
+    pictures, labels = collated([[torch.ones(2), 1], [torch.zeros(2), 0]])
+    assert pictures.shape == (2, 2)
+    assert labels.tolist() == [1, 0]
+    assert collated([0.1, 0.2]).double().tolist() == [0.1, 0.2]
+
+
+class Labelled(Drawing):
+    def __init__(self, label):
+        super().__init__()
+        self.label = label
+
+    def __getitem__(self, index):
+        return torch.zeros(2), np.int64(self.label)
+
+
+def test_numbers_of_numpy_are_part_of_the_digest():
+    one, other = (data_of({"train": Labelled(label), "val": Labelled(label)}) for label in (0, 1))
+    assert one.digest != other.digest

@@ -8,7 +8,14 @@ from torch import nn
 from sweep.components import Component
 from sweep.data import Dataset, Split
 from sweep.errors import InvalidValueError
-from sweep.tasks import ClassificationConfig, Metric, RegressionConfig, TaskConfig
+from sweep.tasks import (
+    ClassificationConfig,
+    LanguageModelConfig,
+    Metric,
+    RegressionConfig,
+    SegmentationConfig,
+    TaskConfig,
+)
 from sweep.training import SerialEngine
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.objectives import objective_of, quotient, reduced
@@ -335,3 +342,54 @@ def test_the_loss_of_bfloat16_is_that_of_float32_outputs(make_trial, train, digi
     trials = [make_trial(precision="bf16", steps=5, lr=0.05), make_trial(precision="bf16", steps=5, lr=0.05, task=task)]
     own, theirs = (train(SerialEngine(digits, CPU, "bf16"), trial)[0].loss for trial in trials)
     assert own == theirs
+
+
+def test_a_label_that_does_not_count_has_no_loss_whatever_the_outputs_are():
+    """Attention over a row that is all padding gives nan there."""
+    outputs = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[0, 1, -100], [2, -100, 3]])
+    spoiled = torch.where((targets == -100).unsqueeze(-1), torch.nan, outputs)
+    batch = {"x": outputs, "y": targets}
+    objective = objective_of(LanguageModelConfig(), batch, 4, CPU, torch.float64)
+    total, weight = objective.loss(spoiled, batch)
+    expected = torch.nn.functional.cross_entropy(spoiled.transpose(1, 2), targets)
+    assert float(total / weight) == pytest.approx(float(expected), rel=1e-14)
+    (total / weight).backward()
+    assert torch.isfinite(outputs.grad).all()
+
+
+def test_the_padding_of_labels_counts_for_nothing_without_an_option():
+    outputs = torch.randn(2, 5, 3, dtype=torch.float64)  # [n, classes, positions]
+    targets = torch.tensor([[0, 4, -100], [2, -100, -100]])
+    batch = {"x": outputs, "y": targets}
+    objective = objective_of(ClassificationConfig(), batch, 5, CPU, torch.float64)
+    total, weight = objective.metrics(outputs, batch)["accuracy"]
+    assert (float(total), float(weight)) == (float((outputs.argmax(1) == targets).sum()), 3)
+
+
+def test_the_cross_entropy_of_torch_leaves_labels_out_alike_in_a_stack(make_trial, train):
+    generator = np.random.default_rng(0)
+    split = Split({"x": torch.as_tensor(generator.normal(size=(64, 3))), "y": torch.arange(64) % 3})
+    split.batch["y"][::7] = -100
+    data = Dataset(split, split, split, n_outputs=3, classification=True, digest="left out")
+    task = ClassificationConfig(ignore_index=-100, loss=component("task.loss", "torch.nn.CrossEntropyLoss"))
+    trial = make_trial(task=task, steps=12, batch_size=16, model=Component("model", "models.mlp.MLP", {"hidden": [4]}))
+    alone = train(SerialEngine(data, CPU, "float64"), trial)[0]
+    together = train(FusedEngine(data, CPU, "float64", 2), trial)[0]
+    np.testing.assert_allclose(together.loss, alone.loss, rtol=1e-9)
+
+
+@pytest.mark.parametrize("outputs", [torch.ones(4), torch.ones(4, 1)])
+def test_outputs_and_targets_that_differ_by_an_axis_are_not_broadcast(outputs):
+    batch = {"x": torch.ones(4, 2), "y": torch.arange(4.0).unsqueeze(1)}
+    task = TaskConfig(loss=component("task.loss", "torch.nn.MSELoss"))
+    objective = objective_of(task, batch, 1, CPU, torch.float32)
+    loss, _ = objective.loss(outputs, batch)
+    assert float(loss) == pytest.approx(1.5)
+    with pytest.raises(ValueError, match=r"it gives \[4, 3\] for 4 examples, not \[4, 1\]"):
+        objective.check(torch.ones(4, 3), batch)
+
+
+def test_a_segmentation_needs_labels_of_pixels(digits):
+    with pytest.raises(InvalidValueError, match=r"^task=segmentation: needs labels of the pixels of each example"):
+        objective_of(SegmentationConfig(), digits.train.example, 10, CPU, torch.float32)
