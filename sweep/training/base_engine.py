@@ -30,7 +30,15 @@ from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
 from sweep.training.model import silenced
-from sweep.training.objectives import CustomObjective, Objective, OutputObjective, objective_of, prediction, quotient
+from sweep.training.objectives import (
+    CustomObjective,
+    Objective,
+    OutputObjective,
+    objective_of,
+    prediction,
+    quotient,
+    reduced,
+)
 from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_scaler
 from sweep.training.weights import state_dict_of
@@ -362,36 +370,47 @@ class BaseEngine:
         key, whole = update_key(seed, step) if state.dropouts else 0, size(batch) if of is None else of
         if accumulate == 1 and size(batch) == whole:
             set_draws(state.dropouts, key)
-            loss, weight = self._loss(state, batch)
+            loss, weight, _ = self._loss(state, batch)
             loss = loss / weight if isinstance(weight, Tensor) else loss
             scaled(loss, state).backward()  # type: ignore[no-untyped-call]
             return loss.detach(), None
         total, weights = torch.zeros((), device=self.device, dtype=self.dtype), None
+        divisor = 1
         for part in divided(batch, accumulate):
             if examples := size(part):  # the last batch of an epoch may have fewer examples than micro-batches
                 set_draws(state.dropouts, key, first_row)
                 # a model may write into its input, but torch refuses that for one of several views
-                loss, weight = self._loss(state, mapped(Tensor.detach, part))
+                loss, weight, values = self._loss(state, mapped(Tensor.detach, part))
                 if isinstance(weight, Tensor):
                     weights = weight if weights is None else weights + weight
+                    if state.scaler is not None and divisor == 1:
+                        # the loss scale is made for a mean: the gradient of a sum would exceed float16
+                        divisor = _power_of_two(values * whole // examples)
+                        _multiply_gradients(state.model, 1 / divisor)  # what earlier calls have added to it
                 else:
                     loss = loss * (examples / whole)
-                scaled(loss, state).backward()  # type: ignore[no-untyped-call]
+                scaled(loss if divisor == 1 else loss / divisor, state).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
                 first_row += examples
+        if divisor != 1:
+            _multiply_gradients(state.model, divisor)
         return total, weights
 
-    def _loss(self, state: TrainState, batch: Any) -> tuple[Tensor, Tensor | int]:
-        """Return the result of `Objective.loss`. Count the misclassified examples if a reaction needs their number."""
+    def _loss(self, state: TrainState, batch: Any) -> tuple[Tensor, Tensor | int, int]:
+        """Return what `Objective.loss` returns, and the number of values that it is the mean or the weighted sum of.
+
+        Count the misclassified examples if a reaction needs their number.
+        """
         objective = state.objective
         assert objective is not None  # a GAN has losses of its own
         with self.computing():
             outputs = objective.outputs(state.model, batch)
-            loss, weight = objective.loss(outputs, batch)
+            result = objective.result(outputs, batch)
+            loss, weight = reduced(result, size(batch))
         if state.mistakes is not None:
             state.mistakes += objective.mistakes(outputs, batch).sum()
             state.seen += size(batch)
-        return loss, weight
+        return loss, weight, result[0].numel() if isinstance(weight, Tensor) else size(batch)
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
@@ -461,6 +480,17 @@ def scaled(loss: Tensor, state: TrainState) -> Tensor:
         return loss
     larger: Tensor = state.scaler.scale(loss)
     return larger
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two that is at least this number: dividing by it rounds nothing."""
+    return 1 << (number - 1).bit_length()
+
+
+def _multiply_gradients(model: nn.Module, factor: float) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad *= factor
 
 
 def make_update(state: TrainState, clip_norm: float | None) -> None:

@@ -10,20 +10,24 @@ is gone, however that happens. What is no parameter (the statistics of BatchNorm
 torch's `DistributedDataParallel`.
 """
 
+import io
 import os
 import queue
 import signal
 import threading
+from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from functools import reduce
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -237,8 +241,9 @@ class DataParallelEngine(ShardEngine):
     def _tell(self, *message: Any) -> None:
         """Say something to all the others."""
         for pipe in self._others:
+            content = _pickled(message)  # of each its own: a tensor's file descriptor can be received once
             try:
-                pipe.send(message)
+                pipe.send_bytes(content)
             except OSError as error:
                 self._find_reason()
                 raise WorkerLostError(str(error)) from error
@@ -260,6 +265,24 @@ class DataParallelEngine(ShardEngine):
             raise MemoryError(content)
         if kind == "error":
             raise WorkerFailedError(content)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles tensors as `multiprocessing` does, in shared memory, and all else as `cloudpickle` does.
+
+    A data set or a collate function from a notebook or script is pickled by value.
+    """
+
+    dispatch_table: ClassVar[Any] = ChainMap(
+        cloudpickle.Pickler.dispatch_table, ForkingPickler(io.BytesIO()).dispatch_table
+    )
+
+
+def _pickled(message: Any) -> memoryview:
+    """Return what `Connection.recv` makes the message of."""
+    file = io.BytesIO()
+    _Pickler(file).dump(message)
+    return file.getbuffer()
 
 
 def _numbers(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,14 +6,12 @@ import math
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from os import killpg
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -364,14 +362,13 @@ class _Program:
         return ProgramError("\n".join([first, *shown]))
 
     def end(self) -> None:
-        """End it with all its processes, unless it has ended: first with SIGTERM, then with SIGKILL."""
+        """End it with all its processes, unless they have ended: first with SIGTERM, then with SIGKILL."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(supervisor.GRACE + 1)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(supervisor.GRACE + 5)
+        except subprocess.TimeoutExpired:  # it is stopped, or cannot end what is in the kernel
+            self._process.kill()
             self._process.wait()
 
 

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from dataclasses import replace
@@ -13,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from sweep.arrays import as_source
 from sweep.components import Component
-from sweep.config import EngineConfig
+from sweep.config import DatasetConfig, EngineConfig
 from sweep.core import Status
-from sweep.data import Split
+from sweep.data import Split, dataset_of
 from sweep.messages import Work
 from sweep.pool import PooledEngine, Trainer, begin_workers
 from sweep.schedules import DECAYS, WARMUPS
@@ -25,6 +27,7 @@ from sweep.training.data_parallel import (
     DataParallelEngine,
     WorkerFailedError,
     WorkerLostError,
+    _pickled,
     device_of,
 )
 from tests.training.test_pool import DROPPING, ERRORS, Trapped, history, reached
@@ -112,6 +115,59 @@ def test_what_one_kind_stops_with_the_other_goes_on_from(digits, make_trial, kin
     (found,) = train_in_parts(kinds, digits, "float64", [trial], cut=lambda: True).values()
     (expected,) = train_in_parts(["serial"], digits, "float64", [trial]).values()
     np.testing.assert_allclose(found.rows, expected.rows, rtol=1e-8)
+
+
+NOTEBOOK = """
+import torch
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "y": int(self.y[index])}
+
+collate = lambda examples: {
+    "x": torch.stack([example["x"] for example in examples]),
+    "y": torch.tensor([example["y"] for example in examples]),
+}
+"""
+"""A cell of a notebook: what it defines can be found in no module of a worker."""
+
+
+def test_a_data_set_from_a_notebook_that_loads_its_examples(digits, make_trial, train):
+    cell = {"__name__": "__main__"}
+    exec(NOTEBOOK, cell)
+    parts = {
+        name: cell["Pictures"](*split[:200].batch.values())
+        for name, split in (("train", digits.train), ("val", digits.val))
+    }
+    config = DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}), n_classes=10)
+    data = dataset_of(as_source({**parts, "collate": cell["collate"]}), config)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(data.train.loader)
+    (found,) = train(shared(data), make_trial()).values()
+    (expected,) = train(SerialEngine(data, CPU, "float64"), make_trial()).values()
+    assert found.status is Status.COMPLETE
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)
+    assert found.evaluations[-1].metrics == pytest.approx(expected.evaluations[-1].metrics, rel=1e-8)
+
+
+def test_what_workers_are_sent_holds_its_tensors_in_shared_memory():
+    class Local:
+        pass
+
+    held, local = torch.zeros(1_000_000), Local()  # such a class is pickled by value
+    local.numbers = held
+    content = bytes(_pickled(("join", held, nn.Parameter(torch.zeros(1_000_000)), local)))
+    assert len(content) < 10_000
+    assert held.is_shared()
+    _, received, _, with_it = pickle.loads(content)
+    held[3] = 7
+    assert received[3] == with_it.numbers[3] == 7
 
 
 class Partly(nn.Module):

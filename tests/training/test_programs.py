@@ -1,6 +1,7 @@
 """Programs of users, loop=command, in an engine."""
 
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sweep.loops import COMMAND, LoopConfig
 from sweep.messages import Work
 from sweep.schedules import DECAYS
 from sweep.tracebacks import summary, user_traceback
-from sweep.training import CPU, commands
+from sweep.training import CPU, commands, supervisor
 from sweep.training.loop import LoopEngine, check_loop
 from sweep.training.program import ProgramError, filled, words_of
 
@@ -181,6 +182,51 @@ def test_a_program_ends_when_the_process_that_trains_is_killed(make_program, tmp
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     assert until_ended(pids_of(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_program_that_ends_leaves_no_process(engine, make_program, train, tmp_path):
+    assert train(engine, make_program("child"))[0].status is Status.COMPLETE
+    assert until_ended(pids_of(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("script", "status", "at_least"),
+    [
+        ("sleep 77 & echo $!", 0, 0.0),
+        ("sleep 77 & echo $!; exit 3", 3, 0.0),
+        ("sleep 77 & echo $!; kill -9 $$", 137, 0.0),
+        ("trap '' TERM; sleep 77 & echo $!; exit 3", 3, supervisor.GRACE),
+    ],
+    ids=["ended", "failed", "killed", "ignores SIGTERM"],
+)
+def test_the_supervisor_ends_the_group_of_a_program_that_has_ended(script, status, at_least, tmp_path):
+    began, output = time.monotonic(), tmp_path / "output.txt"
+    with output.open("wb") as file:
+        found = subprocess.Popen(
+            [sys.executable, "-I", "-S", supervisor.__file__, "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            start_new_session=True,
+        )
+    try:
+        assert found.wait(30) == status
+    finally:
+        found.stdin.close()
+    assert time.monotonic() - began >= at_least
+    assert until_ended([int(output.read_text())])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_what_a_program_leaves_gets_sigterm_first(tmp_path):
+    saved, child = tmp_path / "saved", tmp_path / "child.sh"
+    child.write_text(f"trap 'touch {saved}; exit' TERM\ntouch {tmp_path}/begun\nwhile :; do sleep 0.05; done\n")
+    script = f"sh {child} & while [ ! -e {tmp_path}/begun ]; do sleep 0.05; done"
+    words = [sys.executable, "-I", "-S", supervisor.__file__, "sh", "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as found:
+        assert found.wait(30) == 0
+    assert saved.exists()
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
