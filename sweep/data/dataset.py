@@ -12,7 +12,7 @@ import torch
 from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
-from sweep.data.loading import Loader, collated
+from sweep.data.loading import Loader, collated, collated_as_labels
 from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
@@ -279,7 +279,7 @@ def _loaded(
             Loader(
                 sources.get(split, sources["train"]),
                 rows[split] if split in sources else nothing,
-                collate or collated,
+                collate or (collated_as_labels if _names_label(sources["train"]) else collated),
                 config.num_workers,
             )
         )
@@ -297,6 +297,12 @@ def _loaded(
     if isinstance(target, torch.Tensor) and not labels:
         n_outputs = int(np.prod(target.shape[1:]))
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
+
+
+def _names_label(source: Any) -> bool:
+    """Return whether the target of a data set has the name that it has in those of Hugging Face, `label`."""
+    features = getattr(source, "features", None)
+    return isinstance(features, Mapping) and "label" in features and target_name(list(features)) is None
 
 
 def _classes_of(source: Any) -> int:

@@ -15,6 +15,7 @@ from sweep.core import Progress, Trial
 from sweep.data import Dataset
 from sweep.messages import Measured, Work
 from sweep.targets import with_names
+from sweep.tracebacks import place
 from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
@@ -363,7 +364,9 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     except NotStackableError:
         raise
     except (Exception, SystemExit) as error:  # whatever a model does that cannot be done for many at once
-        raise NotStackableError(f"{model} cannot be stacked: {_first_line(error)}") from error
+        where = place(error)
+        rule = f"cannot be stacked: {_first_line(error)}" + ("" if where is None else f" ({where})")
+        raise NotStackableError(f"{model} {rule}") from error
     for number, (state, expected) in alone.items():
         assert expected is not None
         found_state, found = together[number]

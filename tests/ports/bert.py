@@ -3,24 +3,34 @@
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from sweep.integrations.transformers import SweepCallback
 
 
-def classifier(dropout=0.0):
+def classifier(dropout=0.0, problem_type=None):
     config = BertConfig(
         vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=16, num_labels=3, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        problem_type=problem_type,
     )  # fmt: skip
     return BertForSequenceClassification(config)
 
 
-def sentences(n=60, seed=0):
-    """Return examples of several lengths."""
-    generator = np.random.default_rng(seed)
-    tokens = [generator.integers(1, 20, generator.integers(3, 12)) for _ in range(n)]
-    return [{"input_ids": ids.tolist(), "label": int(ids[0] + ids[1]) % 3} for ids in tokens]
+class Sentences(Dataset):
+    """Tokens of several lengths, and a class."""
+
+    def __init__(self, n=60, seed=0):
+        generator = np.random.default_rng(seed)
+        self.tokens = [generator.integers(1, 20, generator.integers(3, 12)) for _ in range(n)]
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        ids = self.tokens[index]
+        return {"input_ids": ids.tolist(), "label": int(ids[0] + ids[1]) % 3}
 
 
 def padded(examples):
@@ -30,6 +40,16 @@ def padded(examples):
     ids = torch.tensor(rows)
     labels = torch.tensor([example["label"] for example in examples])
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+
+
+def sentences():
+    """Return a data set of the project's, with the collate function of the script."""
+    return {"train": Sentences(), "val": Sentences(24, seed=1), "collate": padded}
+
+
+def padded_sentences():
+    """Return the same as arrays, all padded to one length."""
+    return {split: padded([*sentences()[split]]) for split in ("train", "val")}
 
 
 def accuracy(predictions):
@@ -45,7 +65,7 @@ def trainer_of(folder, steps, seed, accumulate=1, **further):
     )  # fmt: skip
     return Trainer(
         classifier(dropout=0.1).double(), arguments, data_collator=padded, compute_metrics=accuracy,
-        train_dataset=sentences(), eval_dataset=sentences(24, seed=1),
+        train_dataset=Sentences(), eval_dataset=Sentences(24, seed=1),
     )  # fmt: skip
 
 
@@ -67,6 +87,6 @@ def main(run, accumulate=1, given=None):
     trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=callback.checkpoint)
     if run.test:
-        trainer.evaluate(sentences(24, seed=2), metric_key_prefix="test")
+        trainer.evaluate(Sentences(24, seed=2), metric_key_prefix="test")
     if given is not None:
         torch.save(trainer.model.state_dict(), given)
