@@ -317,7 +317,8 @@ def _classes_of(source: Any) -> int:
     features = getattr(source, "features", None)  # of Hugging Face
     if isinstance(features, Mapping):
         label = features.get("labels", features.get("label"))
-        return int(getattr(label, "num_classes", 0) or 0)
+        one = getattr(label, "feature", label)  # of a list of labels
+        return int(getattr(one, "num_classes", 0) or 0)
     return 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from sweep.integrations.transformers import SweepCallback
 
@@ -90,3 +90,26 @@ def main(run, accumulate=1, given=None):
         trainer.evaluate(Sentences(24, seed=2), metric_key_prefix="test")
     if given is not None:
         torch.save(trainer.model.state_dict(), given)
+
+
+def careless(run, do):
+    """A loop that does something wrong, or otherwise than `main`."""
+    keys = {"seed": {"seed": run.seed + 1}, "skip": {"ignore_data_skip": True}}.get(do, {})
+    steps = run.horizon + (do == "max_steps")
+    trainer = trainer_of(run.folder, **{"steps": steps, "seed": run.seed} | keys)
+    if do == "two data sets":
+        trainer.eval_dataset = {"a": Sentences(16, seed=1), "b": Sentences(8, seed=2)}
+    callback = SweepCallback(run, trainer)
+    if do != "no callback":
+        trainer.add_callback(callback)
+    if do == "group":
+        trainer.add_callback(Growing())
+    trainer.train(resume_from_checkpoint=None if do == "no checkpoint" else callback.checkpoint)
+
+
+class Growing(TrainerCallback):
+    """Adds a group of parameters in training."""
+
+    def on_step_begin(self, args, state, control, optimizer=None, **keys):
+        if state.global_step == 2:
+            optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})

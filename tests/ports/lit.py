@@ -101,3 +101,32 @@ def main(run, accumulate=1, given=None):
         trainer.test(module, loader(24, seed=2), verbose=False)
     if given is not None:
         torch.save(module.state_dict(), given)
+
+
+class Adversarial(Module):
+    """Two optimizers."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]
+
+
+class Setting(Module):
+    """Sets a rate of its own while the optimizer makes its step."""
+
+    def training_step(self, batch, batch_idx):
+        self.trainer.optimizers[0].param_groups[1]["lr"] = 0.3
+        return super().training_step(batch, batch_idx)
+
+
+def careless(run, do):
+    """A loop that does something wrong."""
+    module = {"two optimizers": Adversarial, "sets": Setting}.get(do, Module)()
+    keys = {"min_steps": {"min_steps": 5}}.get(do, {})
+    callback, steps = SweepCallback(run), run.horizon + (do == "max_steps")
+    trainer = pl.Trainer(max_steps=steps, callbacks=[] if do == "no callback" else [callback], **QUIET, **keys)
+    val = None if do == "no validation" else loader(24, seed=1)
+    trainer.fit(module, loader(shuffle=True), val, ckpt_path=None if do == "no checkpoint" else callback.checkpoint)

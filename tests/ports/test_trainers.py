@@ -10,6 +10,7 @@ import torch
 
 from sweep.components import Component
 from sweep.core import Progress, Status
+from sweep.errors import InvalidValueError
 from sweep.loops import LoopConfig
 from sweep.messages import Work
 from sweep.schedules import DECAYS
@@ -22,11 +23,11 @@ STEPS, EVERY = 20, 6
 
 @pytest.fixture
 def make_loop(make_trial):
-    def make(module: str, *, final: bool = False, every: int = EVERY, **keys: Any):
+    def make(module: str, *, final: bool = False, every: int = EVERY, name: str = "main", **keys: Any):
         pytest.importorskip({"bert": "transformers", "lit": "lightning"}[module])
         decay = DECAYS["exponential"](decay_rate=0.5, decay_steps=7)
         trial = make_trial(0, 3, lr=0.05, steps=STEPS, eval_every=every, decay=decay)
-        component = Component("loop", f"tests.ports.{module}.main", keys, trusted=("tests",))
+        component = Component("loop", f"tests.ports.{module}.{name}", keys, trusted=("tests",))
         return replace(trial, config=replace(trial.config, loop=LoopConfig(component), resolved={}), final=final)
 
     return make
@@ -144,3 +145,56 @@ def test_a_trainer_that_was_killed_and_resumed_equals_one_that_was_not(
     assert evaluations + after.evaluations == expected.evaluations
     for name, tensor in torch.load(tmp_path / "weights").items():
         assert torch.equal(tensor, weights[name])
+
+
+@pytest.mark.parametrize("module", ["bert", "lit"])
+def test_a_final_run_reports_the_test_split(make_loop, make_engine, train, module):
+    trial = make_loop(module, final=True)
+    history = train(make_engine(trial), trial)[0]
+    assert history.status is Status.COMPLETE
+    assert ["test_loss" in evaluation.metrics for evaluation in history.evaluations] == [False, False, False, True]
+
+
+def test_every_data_set_of_a_trainer_is_evaluated(make_loop, make_engine, train):
+    trial = make_loop("bert", name="careless", do="two data sets")
+    engine = LoopEngine(CPU, Work([trial.config], 1, False, "val_b_loss", str(make_engine(trial)._work.folder)))
+    history = train(engine, trial)[0]
+    assert [evaluation.step for evaluation in history.evaluations] == [6, 12, 18, 20]
+    names = {"val_a_loss", "val_a_accuracy", "val_b_loss", "val_b_accuracy", "global_step"}
+    assert all(evaluation.metrics.keys() == names for evaluation in history.evaluations)
+
+
+@pytest.mark.parametrize(
+    ("module", "do", "said"),
+    [
+        ("bert", "max_steps", "has TrainingArguments(max_steps=21): it must be max_steps=run.horizon"),
+        ("bert", "seed", "has TrainingArguments(seed=4): it must be seed=run.seed"),
+        ("bert", "skip", "has TrainingArguments(ignore_data_skip=True): it must be ignore_data_skip=False"),
+        ("bert", "no callback", "returns after 0 of 20 updates"),
+        ("bert", "group", "has an optimizer of 3 groups of parameters in step 2, and of 2 at the beginning"),
+        ("lit", "max_steps", "has Trainer(max_steps=21): it must be max_steps=run.horizon"),
+        ("lit", "min_steps", "has Trainer(min_steps=5): a run may be pruned before that"),
+        ("lit", "two optimizers", "has a module of 2 optimizers"),
+        ("lit", "no callback", "returns after 0 of 20 updates"),
+        ("lit", "no validation", "has a Trainer that does not validate"),
+        ("lit", "sets", "used the rate 0.3 in step 0, where the callback has set 0.1"),
+    ],
+)
+def test_what_a_loop_does_wrong_is_refused_in_one_line(make_loop, make_engine, train, module, do, said):
+    trial = make_loop(module, name="careless", do=do)
+    with pytest.raises(InvalidValueError) as raised:
+        train(make_engine(trial), trial)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("module", ["bert", "lit"])
+def test_a_trainer_that_begins_again_is_refused(make_loop, make_engine, train, module):
+    trial = make_loop(module)
+    engine = make_engine(trial)
+    engine.start(trial)
+    (*_, last) = paused_after(engine, 3)
+    engine.close()
+    careless = replace(make_loop(module, name="careless", do="no checkpoint"), state=last.state)
+    with pytest.raises(InvalidValueError, match="begins after 0 updates, and the run after 3: the trainer must resume"):
+        train(make_engine(careless), careless)
