@@ -35,13 +35,21 @@ def summary(error: BaseException) -> str:
     An example is `ZeroDivisionError: division by zero (mylab/nets.py:13 in forward)`. Of a message with several lines
     the first is taken; characters that cannot be printed or encoded are escaped.
     """
-    text, where = _named(error, LONGEST_LINE, lines=1), place(error)
+    text = _named(error, LONGEST_LINE, lines=1)
+    frame = innermost(error)
+    where = None if frame is None else _where(frame)
     return text if where is None or where in text else f"{text} ({where})"
 
 
 def place(error: BaseException) -> str | None:
-    """Return the innermost frame of an error that is the user's, as `mylab/nets.py:13 in forward`; None without one."""
-    return next((_where(frames[-1]) for one in _chain(error) if (frames := user_frames(one))), None)
+    """Return where the user's code raised an error: `mylab/nets.py:13 in forward: y = x.item()`; None if it did not."""
+    frame = innermost(error)
+    return None if frame is None else _printable(f"{_where(frame)}: {(frame.line or '').strip()}")
+
+
+def innermost(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the innermost frame that is the user's, of an error or of the first of its causes that has one."""
+    return next((frames[-1] for one in _chain(error) if (frames := user_frames(one))), None)
 
 
 def refusal(error: BaseException) -> str:

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "training": {
         "components", "config", "core", "data", "forking", "messages", "output", "schedules", "tasks", "tracebacks",
     },
+    "integrations": {"training"},
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
@@ -71,6 +72,8 @@ ONLY_IMPORTER = {
     "hydra": "requests",
     "omegaconf": "requests",
     "matplotlib": "report",
+    "transformers": "integrations",
+    "lightning": "integrations",
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
-from sweep.data.loading import LABEL_PADDING, Loader, collated
+from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_as_labels
 from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
@@ -275,7 +275,7 @@ def _loaded(
             Loader(
                 sources.get(split, sources["train"]),
                 rows[split] if split in sources else nothing,
-                collate or collated,
+                collate or (collated_as_labels if _names_label(sources["train"]) else collated),
                 config.num_workers,
             )
         )
@@ -293,6 +293,12 @@ def _loaded(
     if isinstance(target, torch.Tensor) and not labels:
         n_outputs = int(np.prod(target.shape[1:]))
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
+
+
+def _names_label(source: Any) -> bool:
+    """Return whether the target of a data set has the name that it has in those of Hugging Face, `label`."""
+    features = getattr(source, "features", None)
+    return isinstance(features, Mapping) and "label" in features and "labels" not in features
 
 
 def _classes_of(sources: Mapping[str, Any], config: DatasetConfig) -> int:
@@ -315,8 +321,9 @@ def _classes_of(sources: Mapping[str, Any], config: DatasetConfig) -> int:
         return len(source.classes)
     features = getattr(source, "features", None)  # of Hugging Face
     if isinstance(features, Mapping):
-        label = features.get(str(target_name(list(features))))
-        return int(getattr(label, "num_classes", 0) or 0)
+        label = features.get("labels", features.get("label"))
+        one = getattr(label, "feature", label)  # of a list of labels
+        return int(getattr(one, "num_classes", 0) or 0)
     return 0
 
 

@@ -190,8 +190,8 @@ def collated(examples: list[Any]) -> Any:
 
     Tensors, arrays, numbers and lists of numbers are stacked along a new first axis. If their shapes differ, they are
     padded at the end of each axis: with 0, and with -100 where they are integers and the target, which is `labels`,
-    `label` or `y` of a mapping and the last entry of a tuple. Tuples and mappings keep their structure. Texts in a
-    mapping are left out.
+    `label` or `y` of a mapping and the last entry of a tuple. Tuples and mappings keep their structure. Texts, and
+    lists of texts, in a mapping are left out.
 
     Raises:
         InvalidValueError: names dataset.collate if examples cannot be put together.
@@ -204,10 +204,22 @@ def _has_fields(example: Any) -> bool:
     return isinstance(example, list) and any(isinstance(value, Tensor | np.ndarray | Mapping) for value in example)
 
 
+def _is_text(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_text, value))
+    return isinstance(value, str | bytes)
+
+
+def collated_as_labels(examples: list[Any]) -> Any:
+    """Return what `collated` does, with the column `label` as `labels`: so do the collators of Hugging Face."""
+    renamed = [{"labels" if name == "label" else name: value for name, value in one.items()} for one in examples]
+    return collated(renamed)
+
+
 def _collated(examples: list[Any], name: str) -> Any:
     first = examples[0]
     if isinstance(first, Mapping):
-        names = [key for key, value in first.items() if not isinstance(value, str | bytes)]
+        names = [key for key in first if not any(_is_text(example[key]) for example in examples)]
         return {key: _collated([example[key] for example in examples], str(key)) for key in names}
     if isinstance(first, tuple) or _has_fields(first):
         columns = [list(column) for column in zip(*examples, strict=True)]

@@ -1,8 +1,8 @@
 """Everything that a training keeps outside of `state_dict`, as tensors and plain data.
 
 A `state_dict` has the parameters and the persistent buffers. Training may also change buffers that are not persistent,
-plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators), and
-what `get_extra_state` returns. `contents` encodes all of it in a form that `torch.load(weights_only=True)` reads, and
+plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators, fields
+of dataclass instances such as configurations), and what `get_extra_state` returns. `contents` encodes all of it in a form that `torch.load(weights_only=True)` reads, and
 `restore` puts it back.
 
 An encoded value is plain (PLAIN) or a list whose first element names its kind. An object that two attributes share is
@@ -10,10 +10,12 @@ encoded once, and the two share it again after `restore`.
 """
 
 import copy
+import copyreg
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import cached_property
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
@@ -295,6 +297,11 @@ class _Encoder:
             self.known[id(value)] = value, encoded  # before its elements: it may contain itself
             encoded += self._elements(value)
             return encoded
+        if _is_record(value):
+            encoded = ["dataclass", f"{type(value).__module__}.{type(value).__qualname__}"]
+            self.known[id(value)] = value, encoded
+            encoded.append([[key, self(inner)] for key, inner in vars(value).items()])
+            return encoded
         found = self._leaf(value)
         self.known[id(value)] = value, found
         return found
@@ -390,6 +397,8 @@ class _Decoder:
                 self.done[id(value)] = value, self._tensor(rest[0], *rest[1:], current=current)
             elif kind in SEQUENCES or kind in MAPPINGS:
                 self._container(value, kind, rest, current)
+            elif kind == "dataclass":
+                self._record(value, rest, current)
             else:
                 self.done[id(value)] = value, self._leaf(kind, rest, current)
         return self.done[id(value)][1]
@@ -419,6 +428,18 @@ class _Decoder:
         for place, inner in enumerate(rest[0]):
             decoded = self(inner, old_elements[place] if place < len(old_elements) else None)
             target.add(decoded) if kind == "set" else target.append(decoded)
+
+    def _record(self, value: Any, rest: list[Any], current: Any) -> None:
+        """Set the attributes of the dataclass instance that the constructor of the model has made."""
+        name, attributes = rest
+        if f"{type(current).__module__}.{type(current).__qualname__}" != name or not self._free(type(current), current):
+            raise ValueError(f"holds a {name} that the constructor of the model does not make")
+        self.done[id(value)] = value, current
+        own = vars(current)
+        for key in own.keys() - {key for key, _ in attributes}:
+            del own[key]
+        for key, inner in attributes:
+            own[key] = self(inner, own.get(key))
 
     def _free(self, kind: type, current: Any) -> bool:
         """Return whether an object is of a kind, and not in use for another value; it is from now on."""
@@ -503,6 +524,18 @@ class _Decoder:
         else:
             raise ValueError(f"holds a value of the unknown kind {kind}")
         return made
+
+
+def _is_record(value: Any) -> bool:
+    """Return whether an object is a dataclass instance that its attributes describe wholly."""
+    if not is_dataclass(value) or isinstance(value, type) or type(value).__reduce_ex__ is not object.__reduce_ex__:
+        return False
+    try:
+        create, arguments, state, *elements = (*value.__reduce_ex__(4), None, None)[:5]
+    except Exception:  # it cannot be copied
+        return False
+    plain = isinstance(state, dict) and state.keys() == vars(value).keys()
+    return plain and create is copyreg.__newobj__ and arguments == (type(value),) and not any(elements)
 
 
 def _is_plain_tensor(value: Any) -> bool:

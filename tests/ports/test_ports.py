@@ -21,6 +21,11 @@ from sweep.tasks import CustomConfig, LanguageModelConfig, ModelConfig, Regressi
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine
 from sweep.training.choice import check, refuse_unstackable
 from tests.ports import scripts
+
+try:
+    from tests.ports import bert
+except ImportError:  # without transformers
+    bert = None  # type: ignore[assignment]
 from tests.training.conftest import make_trial, one_thread, optimizers, train  # noqa: F401
 from tests.training.workers import SHARED_WORKERS
 
@@ -37,7 +42,7 @@ class Port:
 
     Args:
         data: gives its data.
-        model: its class, with arguments.
+        model: its class, or a function that returns it; called with `arguments`.
         task: configured for it.
         loss: of the plain loop: (model, batch) -> mean, or (sum, weight).
         stacks: whether the fused engine trains it, or the reason for which it does not.
@@ -45,7 +50,7 @@ class Port:
     """
 
     data: Callable[[], Any]
-    model: type
+    model: Callable[..., torch.nn.Module]
     task: TaskConfig
     loss: Callable[[Any, Any], torch.Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -138,10 +143,33 @@ PORTS = {
     ),
 }
 
+OF_TRANSFORMERS = {
+    "BERT": lambda: Port(
+        bert.sentences,
+        bert.classifier,
+        ModelConfig(),
+        lambda model, batch: model(**batch).loss,
+        stacks="loads examples one by one",
+        scalar=True,
+    ),
+    "BERT of one length": lambda: Port(
+        bert.padded_sentences,
+        bert.classifier,
+        ModelConfig(),
+        lambda model, batch: model(**batch).loss,
+        arguments={"problem_type": "single_label_classification"},  # or else forward changes it
+        stacks=r"^tests.ports.bert.classifier cannot be stacked: it decides by .* \(.*masking_utils.py:\d+ in .*all\(\)",
+        scalar=True,
+    ),
+}
 
-@pytest.fixture(params=list(PORTS))
+
+@pytest.fixture(params=[*PORTS, *OF_TRANSFORMERS])
 def port(request) -> Port:
-    return PORTS[request.param]
+    if request.param in PORTS:
+        return PORTS[request.param]
+    pytest.importorskip("transformers")
+    return OF_TRANSFORMERS[request.param]()
 
 
 def config_of(port: Port) -> DatasetConfig:
@@ -155,7 +183,7 @@ def data_of(port: Port):
 @pytest.fixture
 def trial_of(make_trial):  # noqa: F811
     def make(port: Port, **keys: Any) -> Trial:
-        where = "torch.nn" if port.model is torch.nn.Linear else "tests.ports.scripts"
+        where = "torch.nn" if port.model is torch.nn.Linear else port.model.__module__
         model = Component("model", f"{where}.{port.model.__name__}", port.arguments, TRUSTED)
         keys = {"batch_size": 16, "drop_last": bool(port.keys), "lr": port.lr} | keys
         return make_trial(model=model, task=port.task, **keys)

@@ -1,0 +1,70 @@
+"""What docs/trainers.md tells a user to write and type, written and typed."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, Answer
+from tests.test_main_job import history, runs
+
+PAGE = (ROOT / "docs" / "trainers.md").read_text()
+SMALL = ["train.steps=30", "train.eval_every=10", "train.device=cpu", "sampler=random"]
+
+
+@pytest.fixture
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the page in the working directory."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, block in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", PAGE, re.DOTALL):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(block)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def command(word: str) -> list[str]:
+    """The command of the page that has a word, as the arguments of `python -m sweep`."""
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
+    (line,) = [line for line in lines if word in line]
+    return shlex.split(line.removeprefix("python -m sweep"))
+
+
+@pytest.mark.parametrize(("name", "library"), [("bert", "transformers"), ("lit", "lightning")])
+def test_a_trainer_is_searched_and_compared(
+    sweep: Callable[..., Answer], written: None, folder: Path, name: str, library: str
+) -> None:
+    pytest.importorskip(library)
+    given = [*command(f"mylab.{name}.main"), *SMALL]
+    answer = sweep(*given, "study.n_trials=2", "schedule=cosine", "warmup.steps=5")
+    assert answer.status == 0, answer.err
+    for run in runs(folder, "trial"):
+        assert len(history(folder, run, "loss")) == 30
+        rates = dict(history(folder, run, "lr"))
+        assert max(rates.values()) == pytest.approx(float(run.data.params["optimizer.lr"]), rel=0.1)
+        assert [step for step, _ in history(folder, run, "val_loss")] == [10, 20, 30]
+    answer = sweep(*given, "mode=compare", "compare.schedules=[constant,cosine]", "compare.trials=1", "compare.seeds=2")
+    assert answer.status == 0, answer.err
+    finals = [run.data.metrics["test_loss"] for run in runs(folder, "final")]
+    assert len(set(finals)) == 4, "each seed draws other weights"
+
+
+def test_a_data_set_of_hugging_face_trains_a_model_of_transformers(
+    sweep: Callable[..., Answer], written: None, folder: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("transformers")
+    generator = np.random.default_rng(0)
+    splits = {}
+    for name, n in {"train": 60, "validation": 20}.items():
+        ids = [generator.integers(1, 50, generator.integers(3, 9)).tolist() for _ in range(n)]
+        rows = [
+            {"text": "", "input_ids": one, "attention_mask": [1] * len(one), "label": int(one[0]) % 3} for one in ids
+        ]
+        splits[name] = datasets.Dataset.from_list(rows)
+    datasets.DatasetDict(splits).save_to_disk(folder / "reviews")
+    answer = sweep(*command("mylab.reviews.classifier"), *SMALL, "study.n_trials=2", "train.batch_size=16")
+    assert answer.status == 0, answer.err
+    assert all(run.data.metrics["val_loss"] > 0 for run in runs(folder, "trial"))
