@@ -1,7 +1,12 @@
 """What docs/trainers.md tells a user to write and type, written and typed."""
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +54,34 @@ def test_a_trainer_is_searched_and_compared(
     assert answer.status == 0, answer.err
     finals = [run.data.metrics["test_loss"] for run in runs(folder, "final")]
     assert len(set(finals)) == 4, "each seed draws other weights"
+
+
+@pytest.mark.parametrize(("name", "library"), [("bert", "transformers"), ("lit", "lightning")])
+def test_a_killed_search_with_a_trainer_equals_an_uninterrupted_one(
+    sweep: Callable[..., Answer], written: None, folder: Path, name: str, library: str
+) -> None:
+    pytest.importorskip(library)
+    long = ["train.steps=400", "train.eval_every=90", "train.checkpoint_seconds=0.1", "study.n_trials=1"]
+    given = [*command(f"mylab.{name}.main"), *SMALL, *long]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sweep", *given], cwd=folder, env=env, stdout=output, stderr=output
+        )
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("checkpoints/*/0-*.checkpoint")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, (folder / "output.txt").read_text()
+    answer = sweep(*given)
+    assert answer.status == 0, answer.err
+    assert "goes on from step" in answer.out
+    assert sweep(*given, "study.name=whole").status == 0
+    both = [{key: history(folder, run, key) for key in ("loss", "lr", "val_loss")} for run in runs(folder, "trial")]
+    assert len(both) == 2
+    assert both[0] == both[1]
+    assert len(both[0]["loss"]) == 400
 
 
 def test_a_data_set_of_hugging_face_trains_a_model_of_transformers(

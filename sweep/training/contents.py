@@ -1,16 +1,15 @@
 """Everything that a training keeps outside of `state_dict`, as tensors and plain data.
 
 A `state_dict` has the parameters and the persistent buffers. Training may also change buffers that are not persistent,
-plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators, fields
-of dataclass instances such as configurations), and what `get_extra_state` returns. `contents` encodes all of it in a form that `torch.load(weights_only=True)` reads, and
-`restore` puts it back.
+plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators, and
+dataclass instances of these, such as configurations), and what `get_extra_state` returns. `contents` encodes all of it
+in a form that `torch.load(weights_only=True)` reads, and `restore` puts it back.
 
 An encoded value is plain (PLAIN) or a list whose first element names its kind. An object that two attributes share is
 encoded once, and the two share it again after `restore`.
 """
 
 import copy
-import copyreg
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,8 @@ FACTORIES: dict[str, type] = {kind.__name__: kind for kind in (int, float, list,
 """Default factories of a defaultdict that are stored, by their names."""
 COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+NEW = object().__reduce_ex__(4)[0]
+"""What makes a copy of an object by its class and its attributes alone."""
 CONSTANT = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 """Objects without a state that training could change."""
 
@@ -535,7 +536,7 @@ def _is_record(value: Any) -> bool:
     except Exception:  # it cannot be copied
         return False
     plain = isinstance(state, dict) and state.keys() == vars(value).keys()
-    return plain and create is copyreg.__newobj__ and arguments == (type(value),) and not any(elements)
+    return plain and create is NEW and arguments == (type(value),) and not any(elements)
 
 
 def _is_plain_tensor(value: Any) -> bool:

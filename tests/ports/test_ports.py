@@ -158,7 +158,7 @@ OF_TRANSFORMERS = {
         ModelConfig(),
         lambda model, batch: model(**batch).loss,
         arguments={"problem_type": "single_label_classification"},  # or else forward changes it
-        stacks=r"^tests.ports.bert.classifier cannot be stacked: it decides by .* \(.*masking_utils.py:\d+ in .*all\(\)",
+        stacks=r"^tests.ports.bert.classifier cannot be stacked: it decides by .* \(.*masking_utils.py:\d+ in .*all\(",
         scalar=True,
     ),
 }

@@ -3,7 +3,8 @@
 import copy
 import io
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -313,6 +314,60 @@ def test_an_object_that_cannot_be_stored_stays_as_it_is():
     given.object, found.object = Hidden(1), Hidden(2)
     restore(through_bytes(contents(given)), found, CPU)
     assert found.object.n == 2
+
+
+@dataclass
+class Settings:
+    """A configuration, as those of transformers are: a forward pass may complete it."""
+
+    mode: str | None = None
+    sizes: list[int] = field(default_factory=lambda: [1])
+    more: Any = None
+
+
+@dataclass
+class Mapped(dict):
+    """A dataclass that holds more than its fields."""
+
+    n: int = 0
+
+
+def configured() -> Aliased:
+    model = Aliased()
+    model.settings = Settings()
+    model.inner = nn.Identity()
+    model.inner.settings = model.settings
+    return model
+
+
+def test_the_fields_of_a_dataclass_are_stored():
+    given, found = configured(), configured()
+    before, held_elsewhere = copy.deepcopy(contents(given)), found.settings
+    given.settings.mode = "labels"
+    given.settings.sizes.append(2)
+    given.settings.late = 3
+    assert changes(before, contents(given)) == [("attribute", "", "settings"), ("attribute", "inner", "settings")]
+    restore(through_bytes(contents(given)), found, CPU)
+    assert found.settings is found.inner.settings is held_elsewhere
+    assert vars(found.settings) == {"mode": "labels", "sizes": [1, 2], "more": None, "late": 3}
+
+
+def test_a_dataclass_that_cannot_be_stored_stays_as_it_is():
+    given, found = configured(), configured()
+    given.settings.more = Hidden(1)
+    found.settings.mode = "own"
+    given.mapped, found.mapped = Mapped(), Mapped()
+    given.mapped["key"] = 1
+    restore(through_bytes(contents(given)), found, CPU)
+    assert found.settings.mode == "own"
+    assert found.mapped == {}
+
+
+def test_a_dataclass_that_the_constructor_does_not_make_is_refused():
+    given, found = configured(), configured()
+    found.settings = found.inner.settings = None
+    with pytest.raises(ValueError, match=r"holds a .*Settings that the constructor of the model does not make"):
+        restore(through_bytes(contents(given)), found, CPU)
 
 
 def test_contents_of_another_model_are_refused(digits, make_trial):
