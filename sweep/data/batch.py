@@ -26,8 +26,9 @@ def leaves(batch: Any) -> list[Any]:
 
 
 def size(batch: Any) -> int:
-    """Return the number of examples in a batch."""
-    return len(leaves(batch)[0])
+    """Return the number of examples in a batch: that of its target if it has one, because a model may change inputs."""
+    target = target_of(batch)
+    return len(leaves(batch if target is None else target)[0])
 
 
 def rebuilt(structure: Any, values: Sequence[Any]) -> Any:
