@@ -47,6 +47,8 @@ class Answer:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory. Modules that are imported from it are forgotten: others have the same names."""
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:  # of a test without this fixture
+        del sys.modules[name]
     yield tmp_path
     for name, module in list(sys.modules.items()):
         places = [vars(module).get("__file__"), *(vars(module).get("__path__") or [])] if module else []

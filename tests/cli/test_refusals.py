@@ -262,7 +262,7 @@ from tests.conftest import ROOT, Answer
         (["train.drop_last=true", "train.batch_size=5000"], "train.batch_size=5000: must be at most the training"),
         (
             ["trusted=[tests]", "dataset._target_=tests.data.test_dataset.ragged"],
-            "dataset.x=length 2, length 3: all examples must have the same shape",
+            "dataset.x=length 1, length 2: all examples must have the same shape",
         ),
         (
             [

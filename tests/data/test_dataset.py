@@ -33,8 +33,8 @@ def given(arrays):
 
 
 def ragged():
-    """Examples of two lengths."""
-    return {"x": [[1, 2], [1, 2, 3]] * 10, "y": [0, 1] * 10}
+    """Examples of different structures."""
+    return {"x": [[[1], [2]], [[1], [2, 3]]] * 10, "y": [0, 1] * 10}
 
 
 def load_given(**arrays):
