@@ -285,6 +285,8 @@ def in_precision(batch: Any, dtype: torch.dtype) -> Any:
 
 def _chosen(tensor: Tensor, rows: Tensor) -> Tensor:
     """Return tensor[rows], [*rows.shape, ...]: several times as fast as by index on a CPU."""
+    if rows.ndim == 1:
+        return tensor.index_select(0, rows)
     return tensor.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *tensor.shape[1:])
 
 
