@@ -163,6 +163,13 @@ FILES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         )
         for name in ("../../escaped", "OUTSIDE/escaped", "a/../../../escaped")
     },
+    **{
+        f"{group} of a file": ({f"{group}/evil": text}, (f"{group}=evil", "mode=train"))
+        for group, text in (
+            ("task", "name: evil\n_target_: canary_module.Model\n"),
+            ("dataset", "_target_: sweep.data.sources.digits\ncollate: {_target_: canary_module.Model}\n"),
+        )
+    },
     "schedules to compare": (
         {"evil": f"{PRIMARY}compare: {{schedules: [constant, ../../OUTSIDE_NAME/evil]}}\n"},
         ("-cn", "evil", "mode=compare"),
@@ -194,6 +201,16 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "_target_ made up": ("model._target_=${dataset.name}.system", "dataset.name=os"),
     "_target_ of a data set": ("dataset._target_=os.system", "+dataset.command='touch CANARY'"),
     "_target_ of an optimizer": ("optimizer._target_=subprocess.run",),
+    **{
+        f"_target_ of {key}": (f"{key}._target_={target}", *further)
+        for key, further in (
+            ("task", ("+task.command='touch CANARY'",)),
+            ("task.loss", ()),
+            ("task.metrics.evil", ()),
+            ("dataset.collate", ("+dataset.collate.command='touch CANARY'",)),
+        )
+        for target in ("os.system", "canary_module.Model", "sweep.tasks.Task")
+    },
     "_target_ in a sweep": ("model._target_=os.system,models.mlp.MLP", "mode=search"),
     "_partial_": ("+model._partial_=true",),
     "_convert_": ("+model._convert_=all",),
