@@ -295,7 +295,9 @@ def _find(key: str, target: Any, trusted: tuple[str, ...]) -> tuple[Any, bool]:
         if is_trusted or (len(names) == 1 and _is_own(found)):
             return found, is_trusted
         top = target.partition(".")[0]
-        if module_name is not None:
+        if module_name is not None and len(names) > 1 and not hasattr(sys.modules[module_name], names[0]):
+            rule = f"could not be imported: there is no module {module_name}.{names[0]}"
+        elif module_name is not None:
             rule = f"is no class or function of {module_name}"
             if packages is trusted and callable(found) and (home := _module_of(found)) and not _within(home, trusted):
                 rule += f"; {module_name} imports it from {home}, whose package must be trusted too"

@@ -657,7 +657,7 @@ class StudyConfig:
             raise InvalidValueError("study.metric", self.metric, f"needs average=ema, not {config.average.name}")
         known = config.directions(classification)
         if self.metric not in known:
-            rule = f"is measured by no such training, which has {', '.join(known)}; task.metrics adds others"
+            rule = f"is not measured by such a training, which has {', '.join(known)}; task.metrics adds others"
             raise InvalidValueError("study.metric", self.metric, rule)
         direction = known[self.metric] or self.direction
         if direction is None:

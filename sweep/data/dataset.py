@@ -213,7 +213,8 @@ def _check_numbers(name: str, label: str, array: np.ndarray, ragged: bool) -> No
     if not ragged and (array.ndim == 0 or len(array) == 0):
         raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", "must hold at least one example")
     if not ragged and array.ndim == 1 and name == "x":
-        raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", "must be [examples, features...]")
+        tokens = "; dataset.block divides tokens into examples" if array.dtype.kind in "iu" else ""
+        raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", f"must be [examples, features...]{tokens}")
     if array.dtype.kind != "f":
         return
     step = max(BLOCK // max(int(np.prod(array.shape[1:])), 1), 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -49,6 +49,9 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "loop": frozenset(LoopConfig.__dataclass_fields__),
 }
 """Groups that may have a `_target_`, and those of their keys that are no arguments of it."""
+
+ONE_OPTION = ("model", "optimizer", "schedule", "warmup", "dataset", "task", "average", "loop", *CRITIC_GROUPS)
+"""Groups of which a training has one option."""
 
 SCHEDULES = ("schedule", "critic.schedule")
 """Groups whose families have no `_target_`. A given one takes nothing from the family but these keys."""
@@ -146,6 +149,7 @@ class Composer:
 
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         for text in overrides:  # some are made of values of a file: compare.schedules
+            _refuse_list(read(text))
             check_override(read(text))
         written = overrides
         try:
@@ -287,6 +291,16 @@ def option_of_critic(text: str) -> str:
     return f"{override.key_or_group.removeprefix('critic.')}@{text}" if names_option else text
 
 
+def _refuse_list(override: Override) -> None:
+    """Refuse a list of options of a group, of which Hydra would merge the files."""
+    key, value = override.key_or_group, override.value()
+    if key in ONE_OPTION and isinstance(value, list):
+        options = ",".join(map(str, value))
+        rule = f"must be one option; {key}={options} searches among several"
+        rule += f", and compare.schedules=[{options}] compares them" if key == "schedule" else ""
+        raise InvalidValueError(key, str(override.input_line).partition("=")[2], rule)
+
+
 def _gives(text: str, group: str) -> bool:
     """Return whether an override gives the target of a group, whose keys are then those that the target accepts."""
     return text.partition("=")[0].lstrip("+") == f"{group}._target_"
@@ -320,8 +334,9 @@ def _recorded_options(config: DictConfig, options: Mapping[str, str], given: Col
 def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> None:
     """Let a group fit a `_target_` that was given in place of that of its option.
 
-    The keys of the option that the target does not accept are removed, unless they were given; of an object that was
-    given in Python and of a schedule all of them. The name becomes that of the target.
+    The keys of the option that were not given are removed: all of them if the target is the user's and the option was
+    not chosen, or is a schedule, because they would replace defaults of the user's; or else those that the target does
+    not accept. The name becomes that of the target.
     """
     part = OmegaConf.select(config, group)
     target = part.get("_target_")
@@ -329,8 +344,9 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
         return  # which is refused where it is used
     of_option = [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]
     chosen = [key for key in of_option if not any(f"{text}.".startswith(f"{group}.{key}.") for text in given)]
-    if group not in SCHEDULES and not is_given(target):
-        component = Component(group, target, {}, tuple(config.trusted))
+    component = Component(group, target, {}, tuple(config.trusted))
+    is_theirs = is_given(target) or target.partition(".")[0] in config.trusted
+    if group not in SCHEDULES and not (is_theirs and (is_given(target) or group not in given)):
         accepted = asked().accepted(component, list(map(str, chosen))) if chosen else ()
         if accepted is None:  # the user's code raises an error as it is imported, and again where it is used
             return

@@ -158,6 +158,8 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
                 examples = inputs_of(batch)
                 model.generator(examples.new_zeros(len(examples), model.latent))  # type: ignore[operator]
                 model.critic(examples)  # type: ignore[operator]
+    except InvalidValueError:
+        raise
     except Exception as error:  # whatever user code raises
         rule = "has lazy parameters, which get their shapes from a forward pass of examples"
         raise _refused(config, f"{rule} {list(data.input_shape)}, and that failed: {error}") from error

@@ -14,7 +14,16 @@ from sweep.components import Component
 from sweep.data.batch import TARGETS, size, target_of
 from sweep.data.loading import LABEL_PADDING
 from sweep.errors import InvalidValueError
-from sweep.tasks import DICE, LOSS, CustomConfig, Direction, ModelConfig, SegmentationConfig, TaskConfig
+from sweep.tasks import (
+    DICE,
+    LOSS,
+    CustomConfig,
+    Direction,
+    LanguageModelConfig,
+    ModelConfig,
+    SegmentationConfig,
+    TaskConfig,
+)
 from sweep.training.losses import Dice, Labels, Loss, Totals, loss_of
 
 Criterion = Callable[[Tensor, Tensor], Any]
@@ -176,6 +185,8 @@ class OutputObjective(Objective):
         return _with_inputs(model, batch)
 
     def judged(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(self.task, LanguageModelConfig) and isinstance(outputs, tuple) and len(outputs) == 2:
+            outputs = outputs[0]  # a recurrent network returns its state, too
         predicted, targets = prediction(outputs), target_of(batch)
         if not isinstance(self.own, Labels) and predicted.ndim == 2 and targets.ndim != 2:
             targets = targets.reshape(len(targets), -1)  # [n] is [n, 1], and a model may flatten its outputs

@@ -318,6 +318,11 @@ class Session:
         for name in (self.metric, *watched):
             if name not in self.metrics:
                 rule = f"gives no {name} after {self.step} updates, where an evaluation is due"
+                if self.metrics and name == self.metric:
+                    other = next(iter(self.metrics))
+                    rule += (
+                        f", but {', '.join(self.metrics)}; study.metric={other} study.direction=minimize judges by it"
+                    )
                 raise self.refuse(f"{rule}: if run.evaluating(step): run.evaluate({name}=...)")
         tested = self.metric.replace("val_", "test_", 1)
         if self.trial.final and self.step == self.trial.last and tested not in self.metrics:
