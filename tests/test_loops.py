@@ -32,7 +32,6 @@ NO_DATA = ["dataset=arrays", "dataset.path=there-is-no-such-file.npz"]
 def write_loops(folder: Path) -> None:
     (folder / "mylab").mkdir(exist_ok=True)
     shutil.copy(user_loops.__file__, folder / "mylab" / "train.py")
-    (folder / "mylab" / "__init__.py").touch()
 
 
 @pytest.fixture(autouse=True)
