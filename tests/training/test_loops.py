@@ -361,7 +361,8 @@ def reached(engine: PooledEngine) -> list[Progress]:
 
 
 def test_a_loop_that_ignores_the_end_does_not_hang_the_trainer(make_loop, pooled):
-    deaf, other = make_loop("steps", 0, keys={"do": "deaf"}), make_loop("steps", 1, keys={"do": ""})
+    deaf = make_loop("steps", 0, keys={"do": "deaf"}, steps=300_000)  # so many that it is stopped before its end
+    other = make_loop("steps", 1, keys={"do": ""})
     engine = pooled(deaf)
     engine.start(deaf)
     assert reached(engine)[0].evaluation.step == 10
