@@ -170,7 +170,10 @@ def test_its_keys_are_searched_as_they_are_written() -> None:
         (["schedule._target_=os.system"], r"schedule\._target_=os\.system: must be a function of a package of yours"),
         (["schedule._target_=torch.nn.Linear"], r"schedule\._target_=torch\.nn\.Linear: must be a function of a pack"),
         (["schedule._target_=sweep.data.sources.digits"], r"schedule\._target_=.*: must be a function of a package"),
-        (["schedule._target_=tests.nowhere.f"], r"schedule\._target_=tests\.nowhere\.f: is no class or function of"),
+        (
+            ["schedule._target_=tests.nowhere.f"],
+            r"schedule\._target_=tests\.nowhere\.f: could not be imported: there is no module",
+        ),
         (["schedule._target_=tests.schedules.test_custom.pytest.exit"], r"schedule\._target_=.*: is no class or funct"),
         (["schedule._target_=tests.schedules.test_custom.f"], r"schedule\._target_=.*: is no class or function of"),
         (["schedule=custom"], r"schedule\._target_=\?\?\?: must be given"),

@@ -344,9 +344,9 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
         return  # which is refused where it is used
     of_option = [key for key in part if key not in ("name", "_target_", *OWN_KEYS[group])]
     chosen = [key for key in of_option if not any(f"{text}.".startswith(f"{group}.{key}.") for text in given)]
-    component = Component(group, target, {}, tuple(config.trusted))
-    is_theirs = is_given(target) or target.partition(".")[0] in config.trusted
-    if group not in SCHEDULES and not (is_theirs and (is_given(target) or group not in given)):
+    is_new = is_given(target) or (target.partition(".")[0] in config.trusted and group not in given)
+    if group not in SCHEDULES and not is_new:
+        component = Component(group, target, {}, tuple(config.trusted))
         accepted = asked().accepted(component, list(map(str, chosen))) if chosen else ()
         if accepted is None:  # the user's code raises an error as it is imported, and again where it is used
             return
