@@ -10,7 +10,7 @@ from benchmarks.plain import Data
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 VAL = 10_000
-"""Of the 60,000 pictures the last so many validate."""
+"""The number of pictures in the validation split: the last ones of the 60,000."""
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ SMALL = 2**26
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set gave.
+    """The examples that a data set returned, by split.
 
     Args:
         parts: WHOLE -> examples, or train, val and perhaps test -> examples. Examples are a mapping of names to arrays
@@ -43,7 +43,7 @@ class Source:
 
 
 class StoredArray:
-    """An array in an .npy file, which is mapped into memory where it is unpickled."""
+    """Refers to an array in an .npy file. Unpickling it maps the file into memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

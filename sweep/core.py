@@ -347,7 +347,7 @@ class Checkpoints(Protocol):
 
 
 class Weights(Protocol):
-    """Where the weights of the best trial are kept."""
+    """Stores the weights of the best trial."""
 
     def keep(self, result: Result, weights: bytes | None, twin_of: int | None) -> str | None:
         """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.

@@ -23,7 +23,7 @@ from sweep.data.batch import TARGETS
 from sweep.errors import InvalidValueError
 
 LABEL_PADDING = -100
-"""What ragged targets are padded with: the labels that torch's cross entropy leaves out by default."""
+"""The value that pads ragged targets. The cross entropy of torch ignores this label by default."""
 
 EVALUATED = 2**63 - 1
 """The seed of what is drawn where examples are evaluated: it is the same in every evaluation of every training."""

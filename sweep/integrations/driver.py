@@ -1,4 +1,4 @@
-"""What the callbacks share: a run whose steps another trainer makes, and the rates of its optimizer."""
+"""Connects a run to a trainer of another library, which makes the updates. Both callbacks use it."""
 
 import math
 import re
@@ -54,7 +54,7 @@ class Driver:
             raise self.refuse(f"{rule}: the trainer must resume from callback.checkpoint")
 
     def end(self, state: Callable[[], Any]) -> bool:
-        """End the current step; return whether there is another one.
+        """End the current step. Return True if another step follows, and False at the end of the run.
 
         Args:
             state: returns what the trainer needs to resume; it is called if a checkpoint is due.
