@@ -64,19 +64,21 @@ class Loader:
         self.source, self.rows, self.collate, self.num_workers = source, rows, collate, num_workers
         self._ahead: tuple[tuple[int, int, bool, int], Iterator[Any]] | None = None
         """Seed, batch size, drop_last and next update of the batches that workers are loading."""
+        self._unused: tuple[int, Any] | None = None
+        """The update and the batch that was loaded last, if it was not used because the training paused before it."""
         self._evaluating: dict[int, DataLoader[Any]] = {}
         _loaders.add(self)
 
     def close(self) -> None:
         """End the worker processes."""
-        self._ahead = None
+        self._ahead = self._unused = None
         self._evaluating.clear()
 
     def __len__(self) -> int:
         return len(self.source) if self.rows is None else len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_ahead": None, "_evaluating": {}}
+        return {**vars(self), "_ahead": None, "_unused": None, "_evaluating": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -89,17 +91,23 @@ class Loader:
 
     def batches(self, seed: int, batch_size: int, drop_last: bool, begin: int, end: int) -> Iterator[Any]:
         """Yield the batches of the updates begin..end-1. Workers load further ones ahead."""
-        keys = (seed, batch_size, drop_last)
-        if self._ahead is None or self._ahead[0] != (*keys, begin):
-            self._ahead = None  # which ends its workers
+        keys, unused, self._unused = (seed, batch_size, drop_last), self._unused, None
+        follows = unused is not None and unused[0] == begin  # then workers have loaded that batch, too
+        if self._ahead is None or self._ahead[0] != (*keys, begin + follows):
+            self._ahead, follows = None, False  # which ends its workers
             order = self._order(seed, batch_size, drop_last, begin)
             self._ahead = (*keys, begin), self._loaded(order, persistent=False)
         for step in range(begin, end):
-            loaded = self._ahead[1]
-            with generators_as_they_were():
-                batch = next(loaded)
-            self._ahead = (*keys, step + 1), loaded
+            if follows and unused is not None:
+                batch, follows = unused[1], False
+            else:
+                loaded = self._ahead[1]
+                with generators_as_they_were():
+                    batch = next(loaded)
+                self._ahead = (*keys, step + 1), loaded
+            self._unused = step, batch
             yield batch
+            self._unused = None  # the next one is asked for, so that this one was used
 
     def in_order(self, at_once: int) -> Iterator[Any]:
         """Yield all examples in order, at most so many at a time."""

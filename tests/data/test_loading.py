@@ -94,6 +94,22 @@ def test_what_examples_draw_depends_on_seed_epoch_and_index_alone(num_workers):
     batches.split.loader.close()
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pause_before_an_update_restarts_no_workers(num_workers):
+    """A training that pauses has taken the batch of the update that follows."""
+    batches, whole = Batches(drawing(num_workers).train, 8, 5, CPU), drawn(drawing(), 5, 0, 6)
+    paused = batches.range(0, 6)
+    assert [torch.equal(next(paused)[0], expected) for expected in whole[:3]] == [True] * 3
+    loading = batches.split.loader._ahead[1]
+    paused.close()
+    rest = [batch[0] for batch in batches.range(2, 6)]
+    assert all(torch.equal(one, other) for one, other in zip(rest, whole[2:], strict=True))
+    assert batches.split.loader._ahead[1] is loading
+    other = [batch[0] for batch in Batches(batches.split, 8, 6, CPU).range(5, 6)]
+    assert torch.equal(other[0], drawn(drawing(), 6, 5, 6)[0])
+    batches.split.loader.close()
+
+
 def test_loading_leaves_the_generators_of_the_training_alone():
     data = drawing()
     torch.manual_seed(1)
