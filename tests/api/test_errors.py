@@ -82,13 +82,13 @@ def unreadable(rows: int = 1) -> dict[str, np.ndarray]:
         (
             {"dataset.row": 3},
             {"dataset": unreadable},
-            r"dataset\.row=3: .* \(did you mean rows\?\), .* n_classes, rows$",
+            r"dataset\.row=3: .* \(did you mean rows\?\), .* n_classes, .*, rows$",
         ),
         (
             {"dataset.standardise": True},
             {"dataset": points()},
             r"dataset\.standardise=True: is not a key of arrays \(did you mean standardize\?\), which has "
-            r"val_fraction, test_fraction, split_seed, standardize, n_classes$",
+            r"val_fraction, test_fraction, split_seed, standardize, n_classes, block, collate, num_workers$",
         ),
     ],
 )

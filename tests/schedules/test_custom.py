@@ -224,12 +224,12 @@ def test_a_function_that_is_no_schedule_is_refused(name, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("failing", r"NameError: name 'unknown' is not defined \(tests/schedules/test_custom\.py:\d+ in failing\)$"),
-        ("leaving", r"SystemExit: 3 \(tests/schedules/test_custom\.py:\d+ in leaving\)$"),
+        ("failing", r"NameError: name 'unknown' is not defined \(.*/test_custom\.py:\d+ in failing\)$"),
+        ("leaving", r"SystemExit: 3 \(.*/test_custom\.py:\d+ in leaving\)$"),
         ("half_life", "missing 1 required positional argument: 'half_life'"),
     ],
 )
-def test_an_error_of_the_function_names_the_line_of_its_code(name, said, monkeypatch):
+def test_an_error_of_the_function_names_the_line_of_its_code(name, said):
     with pytest.raises(InvalidValueError, match=rf"^schedule=\{{\}}: was refused by .*\.{name}: .*{said}"):
         custom(name)
 
