@@ -194,8 +194,8 @@ class TrainConfig:
         checkpoint_seconds: of training between two checkpoints, > 0.
         workers: processes that share each batch, 1 <= workers <= batch_size.
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
-        eval_batch_size: examples of each trial that are evaluated at once, >= 1; None for as many as an update takes,
-            so that an evaluation needs no more memory.
+        eval_batch_size: examples of each trial that are evaluated at once, >= 1; None for as many as a micro-batch
+            has, so that an evaluation needs no more memory than an update, or as need no more than 32 MiB.
         save: file for the state dict of the training, or of the best trial of a search: it ends in .pt or .pth, in a
             folder that exists; None for no file.
     """
@@ -256,9 +256,9 @@ class TrainConfig:
             raise InvalidValueError("save", self.save, f"{folder} must be a folder that exists and can be written to")
 
     @property
-    def evaluated_at_once(self) -> int:
-        """Return how many examples of a trial are evaluated at once: by default as many as a micro-batch has."""
-        return self.eval_batch_size or max(self.batch_size // (self.workers * self.accumulate), 1)
+    def micro_batch_size(self) -> int:
+        """Return how many examples of a trial its model is given at once in an update."""
+        return max(self.batch_size // (self.workers * self.accumulate), 1)
 
 
 @dataclass(frozen=True)

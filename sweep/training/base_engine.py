@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sweep.config import RunConfig, TrainConfig
 from sweep.core import Evaluation, Rows, Trial
-from sweep.data import Dataset, Examples
+from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import divided, leaves, mapped, size, target_of
 from sweep.errors import InvalidValueError
 from sweep.messages import Ranking
@@ -29,6 +29,7 @@ from sweep.training.contents import Contents, changes, described, named, restore
 from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
+from sweep.training.memory import examples_within
 from sweep.training.model import silenced
 from sweep.training.objectives import (
     CustomObjective,
@@ -99,6 +100,7 @@ class BaseEngine:
         self.data = data.place(device, self.dtype)
         self.pause: Callable[[], bool] = lambda: False
         self.ranking: Ranking | None = None
+        self._examples_within: dict[str, int] = {}
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
@@ -415,6 +417,37 @@ class BaseEngine:
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def evaluated_at_once(self, config: RunConfig, state: TrainState, evaluate: Callable[[Any], object]) -> int:
+        """Return how many examples are evaluated at once: train.eval_batch_size, or by default a micro-batch or more.
+
+        More are evaluated at once if they need no more than `EVALUATION_BYTES`: a small model is evaluated several
+        times as fast with thousands of examples. A loss that gives one number for a batch keeps to the micro-batch,
+        because the mean over a split may depend on the batches.
+
+        Args:
+            state: of a training with this configuration.
+            evaluate: evaluates the model of a trial on a batch.
+        """
+        train = config.train
+        if train.eval_batch_size is not None or isinstance(self.data.val, LoadedSplit):
+            return train.eval_batch_size or train.micro_batch_size
+        key = repr((config.model, config.task, train.micro_batch_size))
+        if key not in self._examples_within:
+            batch = next(in_order(self.data.val, train.micro_batch_size, self.device))
+            with generators_kept(self.device):
+                self._examples_within[key] = examples_within(evaluate, batch) if self.gives_values(state) else 0
+        return max(self._examples_within[key], train.micro_batch_size)
+
+    @torch.no_grad()
+    def gives_values(self, state: TrainState) -> bool:
+        """Return whether the loss gives a value for each example."""
+        objective = state.objective
+        assert objective is not None
+        if isinstance(objective, OutputObjective) and objective.criterion is None:
+            return True
+        batch = next(in_order(self.data.train, 2, self.device))
+        return objective.gives_values(objective.outputs(state.model.eval(), batch), batch)
 
     def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:
         """Return the weights of a trial that is complete, if it may be the best; see `state_dict_of`.

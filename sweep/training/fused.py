@@ -23,7 +23,7 @@ from sweep.training.batches import Batches, in_order, moved, placed
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
 from sweep.training.model import silenced
-from sweep.training.objectives import OutputObjective, quotient
+from sweep.training.objectives import quotient
 from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
@@ -251,7 +251,7 @@ class FusedEngine(BaseEngine):
             averages=state.average is not None,
             counts=state.mistakes is not None,
             ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
-            values=self._gives_values(state),
+            values=self.gives_values(state),
         )
         if shape.ragged and not shape.values:
             rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
@@ -259,25 +259,12 @@ class FusedEngine(BaseEngine):
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
-        at_once = config.train.evaluated_at_once
-        together = shape.values and config.train.eval_batch_size is None
-        self._evaluated_at_once = at_once * self.slots if together else at_once
-        """Examples of one slot that are evaluated at once if no other slot is: by default as many as in an update."""
+        self._config = config
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
             some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
             self._stack.capture(placed(self._examples.take(some), self.device))
-
-    @torch.no_grad()
-    def _gives_values(self, state: TrainState) -> bool:
-        """Return whether the loss gives a value for each example."""
-        objective = state.objective
-        assert objective is not None
-        if isinstance(objective, OutputObjective) and objective.criterion is None:
-            return True
-        batch = next(in_order(self.data.train, 2, self.device))
-        return objective.gives_values(objective.outputs(state.model.eval(), batch), batch)
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""
@@ -477,10 +464,8 @@ class FusedEngine(BaseEngine):
         meters = [copy.deepcopy(objective) for _ in slots] if objective.meters else []
         for meter in meters:
             meter.reset()
-        at_once = max(self._evaluated_at_once // len(slots), 1) if stack.shape.values else self._evaluated_at_once
-        for batch in in_order(split, at_once, self.device):
-            with sdpa_kernel(SDPBackend.MATH):
-                measured, predicted = stack.evaluate(slots, batch, averaged)
+        for batch in in_order(split, self._examples_of_each(stack, slots), self.device):
+            measured, predicted = self._stacked_measures(stack, slots, batch, averaged)
             for key, (total, weight) in measured.items():
                 both = torch.stack([total.to(self.dtype), weight.to(self.dtype)])
                 totals[key] = totals[key] + both if key in totals else both
@@ -493,6 +478,24 @@ class FusedEngine(BaseEngine):
             own_metrics = objective.finished(means) | (meters[place].collected() if meters else {})
             found[slot] = {f"{name}_{key}{suffix}": value for key, value in own_metrics.items()}
         return found
+
+    def _examples_of_each(self, stack: Stack, slots: Sequence[int]) -> int:
+        """Return how many examples of each of these slots are evaluated at once.
+
+        By default they may take the memory that an update of all slots takes.
+        """
+        config = self._config
+        at_once = self.evaluated_at_once(
+            config, self._spare, lambda batch: self._stacked_measures(stack, slots[:1], batch, averaged=False)
+        )
+        if config.train.eval_batch_size is not None or not stack.shape.values:
+            return at_once
+        return max(at_once, config.train.micro_batch_size * self.slots) // len(slots)
+
+    def _stacked_measures(self, stack: Stack, slots: Sequence[int], batch: Any, averaged: bool) -> Any:
+        """Return what `Stack.evaluate` returns; attention takes the kernel that can be stacked."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return stack.evaluate(slots, batch, averaged)
 
 
 def _examples(batches: Batches, begin: int, end: int) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sweep.training.device import CPU
+
 
 def seed_generators(seed: int) -> None:
     """Seed the global generators of torch, Python and NumPy."""
@@ -18,13 +20,13 @@ def seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """Restore the global generators of the CPU afterwards: a user's program may draw from them."""
-    before = RandomState.capture(torch.device("cpu"))
+def generators_kept(device: torch.device = CPU) -> Iterator[None]:
+    """Restore the global generators of the CPU and of a device afterwards: a user's program may draw from them."""
+    before = RandomState.capture(device)
     try:
         yield
     finally:
-        before.restore(torch.device("cpu"))
+        before.restore(device)
 
 
 @dataclass

@@ -199,7 +199,8 @@ class SerialEngine(BaseEngine):
 
         Weights and optimizer are left as they were.
         """
-        state, at_once = slot.state, slot.trial.config.train.evaluated_at_once
+        state = slot.state
+        at_once = self.evaluated_at_once(slot.trial.config, state, lambda batch: self._measured(state, batch))
         with evaluated_weights(state.model, state.optimizer):
             metrics = self._measure(state, splits, at_once)
         if state.average is not None:
@@ -217,18 +218,15 @@ class SerialEngine(BaseEngine):
         Args:
             at_once: how many examples are evaluated at once.
         """
-        model, objective = state.model.eval(), state.objective
+        objective = state.objective
         assert objective is not None  # a GAN is not measured here
         metrics: dict[str, float] = {}
         for name, split in splits.items():
             totals: Totals = {LOSS: (torch.zeros((), device=self.device, dtype=self.dtype), 0)}
             objective.reset()
             for batch in in_order(split, at_once, self.device):
-                with self.computing():
-                    outputs = objective.outputs(model, batch)
-                    measured: Totals = {LOSS: total_of(*objective.loss(outputs, batch))}
-                    measured |= objective.metrics(outputs, batch)
-                    objective.update(outputs, batch)
+                measured, outputs = self._measured(state, batch)
+                objective.update(outputs, batch)
                 for key, (total, weight) in measured.items():
                     before, seen = totals.get(key, (0, 0))
                     wide = total.to(self.dtype) if total.is_floating_point() else total
@@ -237,3 +235,11 @@ class SerialEngine(BaseEngine):
             found = objective.finished(means) | objective.collected()
             metrics |= {f"{name}_{key}": value for key, value in found.items()}
         return metrics
+
+    def _measured(self, state: TrainState, batch: Any) -> tuple[Totals, Any]:
+        """Return loss and metrics of a batch, each a sum and the weight it is to be divided by, and the outputs."""
+        objective = state.objective
+        assert objective is not None
+        with self.computing():
+            outputs = objective.outputs(state.model.eval(), batch)
+            return {LOSS: total_of(*objective.loss(outputs, batch))} | objective.metrics(outputs, batch), outputs

@@ -405,13 +405,19 @@ def test_a_validation_split_larger_than_one_evaluation_batch_is_averaged_over_it
 
 
 @pytest.mark.parametrize(
-    ("eval_batch_size", "largest"), [(None, {"serial": 16, "fused": 48, "data_parallel": 16}), (7, 7)]
+    ("eval_batch_size", "memory", "largest"),
+    [
+        (None, 0, {"serial": 16, "fused": 48, "data_parallel": 16}),  # the memory of an update
+        (None, 2**25, 2**11),
+        (7, 2**25, 7),
+    ],
 )
-def test_an_evaluation_takes_as_many_examples_as_an_update_or_as_are_asked_for(
-    kind, make_engine, make_trial, train, line, monkeypatch, request, eval_batch_size, largest
+def test_an_evaluation_takes_the_memory_of_an_update_or_a_little_or_as_many_examples_as_are_asked_for(
+    kind, make_engine, make_trial, train, line, monkeypatch, request, eval_batch_size, memory, largest
 ):
     """The fused engine evaluates one of its three slots at a time, with the examples of all of them."""
     taken, name = [], request.node.callspec.params["kind"]
+    monkeypatch.setattr("sweep.training.memory.EVALUATION_BYTES", memory)
     for module in (serial, fused):
 
         def in_order(split, size, device, given=module.in_order):
@@ -419,9 +425,14 @@ def test_an_evaluation_takes_as_many_examples_as_an_update_or_as_are_asked_for(
             return given(split, size, device)
 
         monkeypatch.setattr(module, "in_order", in_order)
+    engine = make_engine(line)
+    monkeypatch.setattr(engine, "_examples_within", {})  # the data-parallel engine is shared by all tests
     trial = make_trial(optimizer="sgd", lr=0.05, batch_size=16, steps=20, eval_batch_size=eval_batch_size)
-    history = train(make_engine(line), trial)[0]
-    assert set(taken) == {largest[name] if isinstance(largest, dict) else largest}
+    history = train(engine, trial)[0]
+    if memory and eval_batch_size is None:
+        assert min(taken) >= largest
+    else:
+        assert set(taken) == {largest[name] if isinstance(largest, dict) else largest}
     _, validations = plain_training(line, "sgd", 0.05, updates=20, batch_size=16)
     assert history.evaluations[-1].metrics["val_loss"] == pytest.approx(validations[-1][0], rel=1e-9)
 

@@ -1,0 +1,68 @@
+"""Measure the memory that an evaluation needs, to choose how many examples are evaluated at once."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sweep.data.batch import leaves, size
+
+EVALUATION_BYTES = 2**25
+"""Memory that an evaluation may take, even if a training step takes less: small compared with that of the process."""
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count the bytes of the tensors that torch's operations allocate within a `with` block, until they are freed.
+
+    Attributes:
+        live: bytes of the tensors that exist now.
+        peak: largest value of `live` so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in known:  # neither a view of an argument nor the argument itself
+                known.add(storage._cdata)
+                self._change(storage.nbytes())
+                weakref.finalize(storage, self._change, -storage.nbytes())
+        return result
+
+    def _change(self, n_bytes: int) -> None:
+        self.live += n_bytes
+        self.peak = max(self.peak, self.live)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
+
+
+@torch.no_grad()
+def examples_within(evaluate: Callable[[Any], object], batch: Any) -> int:
+    """Return how many examples an evaluation can take at once in EVALUATION_BYTES; 0 if those of the batch need more.
+
+    The number is a power of two times the examples of the batch, so that it does not change where the memory that the
+    model needs depends a little on its weights.
+
+    Args:
+        evaluate: evaluates a model on a batch and returns what it keeps.
+        batch: a few examples. Memory is taken to be proportional to their number.
+    """
+    with LiveBytes() as counted:
+        kept = evaluate(batch)
+    del kept
+    needed = counted.peak + sum(tensor.nbytes for tensor in leaves(batch))
+    times = EVALUATION_BYTES // max(needed, 1)
+    return size(batch) << (times.bit_length() - 1) if times else 0

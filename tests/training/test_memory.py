@@ -1,0 +1,44 @@
+"""The memory of an evaluation is counted, and a small one takes many examples at once."""
+
+import pytest
+import torch
+from torch import nn
+
+from sweep.training import memory
+from sweep.training.memory import LiveBytes, examples_within
+
+PERCEPTRON = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10)).double()
+
+
+def peak(model, inputs):
+    with torch.no_grad(), LiveBytes() as counted:
+        kept = model(inputs)
+    assert counted.live == kept.nbytes  # of what the operations have allocated, only the result still exists
+    return counted.peak
+
+
+def test_activations_are_counted_until_they_are_freed():
+    """Of a layer's input and output, both exist while it is computed; views of weights and inputs allocate nothing."""
+    assert peak(PERCEPTRON, torch.zeros(8, 100).double()) == 8 * 8 * (50 + 50)
+    assert peak(nn.Sequential(*[nn.Linear(50, 50)] * 20), torch.zeros(8, 50)) == 4 * 8 * (50 + 50)
+
+
+def test_operations_in_place_allocate_nothing():
+    in_place = nn.Sequential(nn.Linear(100, 50), nn.ReLU(inplace=True))
+    assert peak(in_place, torch.zeros(8, 100)) == 4 * 8 * 50
+
+
+def test_a_compiled_model_is_counted_as_well():
+    compiled = torch.compile(nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10)), backend="eager")
+    compiled(torch.zeros(8, 100))
+    assert peak(compiled, torch.zeros(8, 100)) == 4 * 8 * (50 + 50)
+
+
+@pytest.mark.parametrize(
+    ("available", "examples"), [(2**20, 512), (14_400, 8), (14_399, 0), (28_800, 16), (57_599, 16), (57_600, 32)]
+)
+def test_a_power_of_two_times_the_batch_is_evaluated_at_once(available, examples, monkeypatch):
+    monkeypatch.setattr(memory, "EVALUATION_BYTES", available)
+    batch = {"x": torch.zeros(8, 100).double(), "y": torch.zeros(8, 25).double()}  # 8,000 bytes, and 6,400 of the model
+    assert 8 * (800 + 200) + 8 * 8 * 100 == 14_400
+    assert examples_within(lambda batch: PERCEPTRON(batch["x"]), batch) == examples
