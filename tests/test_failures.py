@@ -210,7 +210,7 @@ def test_what_is_refused_before_training_names_file_and_line(
 def test_final_runs_that_fail_are_ranked_behind(lab: Callable[..., Answer], folder: Path) -> None:
     """Trials have the seed 0; of the final runs, those on odd seeds fail."""
     compared = ["mode=compare", "compare.schedules=[constant,linear]", "compare.trials=2", "compare.seeds=3"]
-    for _ in range(2):  # the second command has nothing to train
+    for _ in range(2):  # the second command trains the failed ones again
         answer = lab("model=twice", *compared)
         assert answer.status == 0
         assert "failed on 2 of 3 seeds and is ranked for it." in answer.out

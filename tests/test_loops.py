@@ -187,6 +187,28 @@ def test_a_comparison_of_loops_reports_the_test_split(sweep: Callable[..., Answe
     assert "two: " in answer.out
 
 
+def test_final_runs_that_have_failed_are_trained_again_by_the_same_command(
+    sweep: Callable[..., Answer], folder: Path
+) -> None:
+    command = ["mode=compare", "compare.schedules=[constant,cosine]", "compare.trials=2", "compare.seeds=2"]
+    command = [f"{LOOP}forgetful", *SMALL, *NO_DATA, *command]
+    answer = sweep(*command)
+    assert answer.status == 1
+    assert "gives no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)" in answer.out
+    assert [run.info.status for run in runs(folder, "final")] == ["FAILED"] * 4
+    tuned = {run.info.run_id for run in runs(folder, "trial")}
+    (folder / "mended").touch()
+    answer = sweep(*command)
+    assert answer.status == 0, answer.err
+    for run in runs(folder, "final"):
+        assert (run.info.status, run.data.tags["sweep.status"]) == ("FINISHED", "complete")
+        assert run.data.metrics["test_loss"] == 2.0
+        assert not run.data.tags.get("sweep.reason")
+        assert [step for step, _ in history(folder, run, "loss")] == list(range(40))
+    assert len(runs(folder, "final")) == 4
+    assert {run.info.run_id for run in runs(folder, "trial")} == tuned
+
+
 LONG = [
     f"{LOOP}known", "train.steps=120", "train.eval_every=20", "train.device=cpu", "trusted=[mylab]",
     "loop.seconds=0.01", "loop.pids=pids", "train.checkpoint_seconds=0.1", "sampler=random", "study.n_trials=3",

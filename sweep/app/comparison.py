@@ -14,7 +14,7 @@ from sweep.app.resources import Engines, checkpoints_of, settle, store_of
 from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
-from sweep.core import ComparisonRecord, Trial
+from sweep.core import ComparisonRecord, Status, Trial
 from sweep.errors import HopelessError, RemovedError
 from sweep.messages import Work
 from sweep.plurals import plural
@@ -35,7 +35,8 @@ class ComparisonResult:
         comparisons: the verdicts, one for each data set.
         report: the file; None of one that was interrupted.
         left: trainings that are left of one that was interrupted.
-        failed: whether the search of a schedule ended because its trials failed one after another.
+        failed: whether the search of a schedule ended because its trials failed one after another, or all final runs of
+            one failed. The same command trains what has failed again.
     """
 
     record: ComparisonRecord
@@ -95,6 +96,8 @@ def _compare(
         with suppress(Exception):  # the record may be what failed
             _end(run, searches, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
+    standings = [standing for comparison in comparisons for standing in comparison.standings]
+    failed = failed or any(0 < len(standing.finals) == standing.ranked.failed for standing in standings)
     return ComparisonResult(recorded, comparisons, folder / "report.html", failed=failed)
 
 
@@ -217,14 +220,17 @@ class _Finals:
 
 
 def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRun) -> list[_Finals]:
-    """Return the final runs of every family that was tuned, and has a trial that ended as complete."""
+    """Return the final runs of every family that was tuned, and has a trial that ended as complete.
+
+    Those that have failed in an earlier command are among them: the user may have mended the code since.
+    """
     recorded, asked = _recorded(run), plan.compare.trials
     left = []
     for family, opened, tuned in zip(plan.families, searches, recorded.families, strict=True):
         best = winner(tuned.study, asked)
         if best is None or best.number is None or not opened.done:
             continue
-        ended = {final.seed for final in finals(tuned, asked, plan.seeds)}
+        ended = {final.seed for final in finals(tuned, asked, plan.seeds) if final.run.status is not Status.FAILED}
         seeds = [seed for seed in plan.seeds if seed not in ended]
         left.append(_Finals(family, opened, best.number, final_trials(opened.proposer.proposed(best.number), seeds)))
     return left
@@ -242,7 +248,7 @@ def _train_finals(
         judged = judged_by(config.metric, tested=search.plan.data.n_test > 0)
         study_run = search.run(run.store).run_id
         parent = FinalRuns(run, study_run, of_family.of, judged, f"{family.dataset}/{family.schedule}")
-        recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture)
+        recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture, retrains_failed=True)
         later = sum(len(others.trials) for others in left[index + 1 :])
         watched = Watched(judged, config.minimize, total, 0, horizon, finals=True, later=later)
         front.say(f"final runs of {family.label}, as its trial {of_family.of}: {total}")

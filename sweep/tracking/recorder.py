@@ -71,6 +71,7 @@ class MlflowRecorder:
         parent: knows the runs of the trials.
         on_open: told the run of each trial that begins.
         draw: makes a picture of samples; None of what cannot be drawn.
+        retrains_failed: whether a trial whose recorded training has failed is trained again.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class MlflowRecorder:
         parent: Parent,
         on_open: Callable[[Trial, str], None] = lambda trial, run_id: None,
         draw: Callable[[np.ndarray], bytes | None] = lambda samples: None,
+        retrains_failed: bool = False,
     ) -> None:
-        self.store, self.parent = store, parent
+        self.store, self.parent, self._retrains_failed = store, parent, retrains_failed
         self._describe, self._on_open, self._draw = describe, on_open, draw
         self._runs: dict[int, str] = {}
         self._open: dict[int, OpenRun] = {}
@@ -111,7 +113,8 @@ class MlflowRecorder:
         self.store.write([Change(run.run_id, status="KILLED") for run in running])
 
     def ended(self, trial: Trial) -> Sequence[Progress] | None:
-        whole = [run for run in self._left.get(trial.number, []) if run.ended]
+        left = self._left.get(trial.number, [])
+        whole = [run for run in left if run.ended and not (run.failed and self._retrains_failed)]
         if not whole or trial.keeps_state:  # of that, the record is not all
             return None
         self._runs[trial.number] = whole[0].run_id

@@ -199,6 +199,16 @@ def fragile(run, width=1, bad_from=5):
             run.evaluate(val_loss=1.0 / width, val_score=float(width))
 
 
+def forgetful(run):
+    """Does not report the test split until its author has mended it: until there is a file `mended`."""
+    for step in run.steps():
+        run.record(run.lr(step))
+        if run.evaluating(step):
+            run.evaluate(val_loss=1.0)
+            if run.test and step + 1 == run.horizon and os.path.exists("mended"):
+                run.evaluate(test_loss=2.0)
+
+
 def known(run, pids, **keys):
     """The loop `two`, which says in which process it runs."""
     with open(pids, "a") as file:
