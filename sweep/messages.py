@@ -25,6 +25,7 @@ class Facts:
         input_shape: of one example; of several inputs a mapping or a tuple of shapes.
         digest: of the arrays before they are split.
         example: the structure of a batch, with arrays of no example.
+        label_like: whether the target is numbers that look like labels: 0.0, 1.0, ..., C-1.0, with C <= 20.
     """
 
     n_train: int
@@ -34,6 +35,7 @@ class Facts:
     input_shape: Any
     digest: str
     example: Any = None
+    label_like: bool = False
 
 
 @dataclass(frozen=True)

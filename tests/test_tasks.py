@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
@@ -43,6 +44,26 @@ def test_a_study_is_judged_by_a_metric_of_the_user_s(sweep: Callable[..., Answer
     reported = sweep("mode=report")
     assert reported.status == 0
     assert "val_recall" in reported.out
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "warned"),
+    [
+        ([0.0, 1.0], "auto", True),
+        ([0.0, 1.0], "regression", False),
+        ([0, 1], "auto", False),
+        ([0.0, 0.5], "auto", False),
+    ],
+)
+def test_numbers_that_look_like_labels_are_trained_as_a_regression_with_a_warning(
+    sweep: Callable[..., Answer], folder: Path, labels: list[float], task: str, warned: bool
+) -> None:
+    np.savez(folder / "points.npz", x=np.random.default_rng(0).normal(size=(60, 3)), y=np.array(labels * 30))
+    answer = sweep(*TRAIN, "dataset=arrays", "dataset.path=points.npz", f"task={task}", "train.batch_size=20")
+    assert answer.status == 0, answer.err
+    said = "warning: task=auto trains a regression, because y holds the numbers 0.0, 1.0, ...; integers are labels"
+    assert (said in answer.out) is warned
+    assert ("val_accuracy" in answer.out) is isinstance(labels[0], int)
 
 
 def test_further_metrics_are_columns_of_the_table_and_the_report(

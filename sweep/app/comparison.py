@@ -11,7 +11,7 @@ from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import ComparisonPlan, Family, refusals_of
 from sweep.app.resources import Engines, checkpoints_of, settle, store_of
-from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken
+from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken, warn_of_labels
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
 from sweep.core import ComparisonRecord, Status, Trial
@@ -53,6 +53,7 @@ def compare(plan: ComparisonPlan, front: Front, trainer: Trainer) -> ComparisonR
         InvalidValueError: names what cannot be carried out; nothing is written then.
     """
     _check_families(plan, trainer)
+    warn_of_labels(plan.first.first, plan.first.data, front.say)
     recorded_before = open_store(plan.first.tracking, create=False, hooks=Hooks(front.say))
     _refuse_other(plan, recorded_before)  # before any study is created
     with front.interruptible() as stop, ExitStack() as opened:

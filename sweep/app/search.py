@@ -15,7 +15,7 @@ from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import Patience, same_database
 from sweep.errors import InvalidValueError, RemovedError
-from sweep.messages import Ranking, Work
+from sweep.messages import Facts, Ranking, Work
 from sweep.passwords import without_passwords
 from sweep.plurals import plural
 from sweep.pool import Trainer
@@ -94,6 +94,7 @@ def search(plan: Plan, front: Front, trainer: Trainer) -> SearchResult:
         HopelessError: if the trials fail one after another.
     """
     check(plan, trainer)
+    warn_of_labels(plan.first, plan.data, front.say)
     recorded_before = open_store(
         plan.tracking, create=False, hooks=Hooks(front.say)
     )  # refused before a study is created
@@ -164,6 +165,12 @@ def check(plan: Plan, trainer: Trainer, silent: bool = False) -> None:
     if same_database(plan.study.storage, plan.tracking.uri):
         raise InvalidValueError("study.storage", plan.study.storage, "must be another database than tracking.uri")
     check_storage(plan.study, plan.name, plan.space)
+
+
+def warn_of_labels(run: RunConfig, data: Facts, say: Callable[[str], None]) -> None:
+    """Say that task=auto trains a regression, if the numbers that it is trained on look like labels."""
+    if data.label_like and run.task.name == "auto":
+        say("warning: task=auto trains a regression, because y holds the numbers 0.0, 1.0, ...; integers are labels")
 
 
 def extremes(plan: Plan) -> list[RunConfig]:

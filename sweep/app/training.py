@@ -7,6 +7,7 @@ from sweep import study
 from sweep.app.front import Front, Watched
 from sweep.app.plan import TrainingPlan
 from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
+from sweep.app.search import warn_of_labels
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
 from sweep.core import Checkpoint, Result, Status, Trial
@@ -51,6 +52,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     run, data, tracking, judged = plan.run, plan.data, plan.tracking, plan.study
     trainer.check_device(run)
     trainer.check([run])
+    warn_of_labels(run, data, front.say)
     trial = Trial(0, run, run.train.seed, keeps_state=True)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)

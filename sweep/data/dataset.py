@@ -25,6 +25,9 @@ CONVERTED = 2**28
 SAMPLED = 64
 """Examples of a data set that loads them one by one which its digest is made of."""
 
+MOST_LABELS = 20
+"""Largest number of classes of which a target of floating-point numbers is thought to be labels."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -35,6 +38,7 @@ class Dataset:
         n_outputs: number of classes, or width of the target of a regression; 0 if it is not known.
         classification: whether targets are labels.
         digest: of the arrays before splitting: other data, other digest.
+        label_like: whether the target is numbers that look like labels: 0.0, 1.0, ..., C-1.0, with C <= MOST_LABELS.
     """
 
     train: Examples
@@ -43,6 +47,7 @@ class Dataset:
     n_outputs: int
     classification: bool
     digest: str
+    label_like: bool = False
     _placed: "dict[tuple[torch.device, torch.dtype], Dataset]" = field(
         init=False, default_factory=dict, compare=False, repr=False
     )
@@ -57,7 +62,9 @@ class Dataset:
         """Return what others are told of it."""
         example = mapped(lambda tensor: np.asarray(tensor), self.train.example)
         sizes = len(self.train), len(self.test)
-        return Facts(*sizes, self.n_outputs, self.classification, self.input_shape, self.digest, example)
+        return Facts(
+            *sizes, self.n_outputs, self.classification, self.input_shape, self.digest, example, self.label_like
+        )
 
     @property
     def loads_examples(self) -> bool:
@@ -133,10 +140,20 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
         splits = {split: replace(one, scaling=scaling) for split, one in splits.items()}
     target = None if name is None else splits["train"].arrays[name]
     if not isinstance(target, np.ndarray):
-        return Dataset(**splits, n_outputs=config.n_classes or 0, classification=False, digest=digest)
+        n_outputs = config.n_classes or 0
+        return Dataset(**splits, n_outputs=n_outputs, classification=False, digest=digest, label_like=False)
     labels = target.dtype.kind in "iub"
     n_outputs = _check_labels(splits, str(name), config) if labels else int(np.prod(target.shape[1:]))
-    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
+    whole = not labels and _are_label_like(target)
+    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest, label_like=whole)
+
+
+def _are_label_like(target: np.ndarray) -> bool:
+    """Return whether numbers of a target [n] or [n, 1] are 0.0, 1.0, ..., C-1.0, with 2 <= C <= MOST_LABELS."""
+    if target.size != len(target) or target.max() >= MOST_LABELS:
+        return False
+    values = np.unique(target)
+    return len(values) > 1 and np.array_equal(values, np.arange(len(values)))
 
 
 def _windows(part: Any, block: int) -> dict[str, np.ndarray]:
@@ -293,7 +310,7 @@ def _loaded(
     n_outputs = config.n_classes or _classes_of(sources, config) if labels else 0
     if isinstance(target, torch.Tensor) and not labels:
         n_outputs = int(np.prod(target.shape[1:]))
-    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
+    return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest, label_like=False)
 
 
 def _names_label(source: Any) -> bool:
