@@ -24,6 +24,7 @@ KEYS = ("train.batch_size",)
 """Further keys that a search may draw."""
 REASONS = {
     "dataset": "a search works on one data set, mode=compare on several",
+    "task": "trials that differ in their loss cannot be compared by it",
     "train.steps": "a schedule is judged at its own horizon, which is not searched",
     "train.seed": "the trials of a search share their seed",
     "loop": "a search works on one loop, whose keys can be searched",
