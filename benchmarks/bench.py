@@ -120,8 +120,7 @@ def large(rounds: int) -> Figure:
     build = partial(MLP, input_shape=(1, 28, 28), n_outputs=10)
     loop = plain.Loop(partial(plain.train, build, fashion.data()))
     of_pictures = ("dataset._target_=benchmarks.fashion.arrays", "dataset.standardize=true", "trusted=[benchmarks]")
-    at_once = "train.eval_batch_size=10000"  # as the plain loop does; by default an evaluation takes no more memory
-    overrides = ("engine=serial", *of_pictures, at_once, "train.steps=1000", "study.n_trials=8", "sampler=random", CPU)
+    overrides = ("engine=serial", *of_pictures, "train.steps=1000", "study.n_trials=8", "sampler=random", CPU)
     value, startup, detail = against(loop, 1000, overrides, rounds)
     measure = "serial engine, mlp on Fashion-MNIST (bytes), everything recorded, against the plain loop"
     return Figure("large", measure, value, 0.95, startup=startup, detail=detail)
