@@ -25,7 +25,7 @@ from sweep.schedules import Reaction
 from sweep.tasks import LOSS, CustomConfig
 from sweep.tracebacks import refusal
 from sweep.training.batches import in_order
-from sweep.training.contents import Contents, changes, described, named, restore, same
+from sweep.training.contents import Contents, changes, described, named, restore, same, unchanged
 from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
@@ -435,7 +435,7 @@ class BaseEngine:
         key = repr((config.model, config.task, train.micro_batch_size))
         if key not in self._examples_within:
             batch = next(in_order(self.data.val, train.micro_batch_size, self.device))
-            with generators_kept(self.device):
+            with generators_kept(self.device), unchanged(state.model, self.device):
                 self._examples_within[key] = examples_within(evaluate, batch) if self.gives_values(state) else 0
         return max(self._examples_within[key], train.micro_batch_size)
 
