@@ -142,7 +142,10 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
             ["schedule=plateau", "schedule.metric=val_f1", "schedule.direction=maximize"],
             "schedule.metric=val_f1: waits for val_f1; such a training has val_loss, val_accuracy, train_error",
         ),
-        (["task.label_smoothing=0,0.1", "task=classification"], "task.label_smoothing=0,0.1: cannot be searched: trials that differ in their loss cannot be compared by it"),
+        (
+            ["task.label_smoothing=0,0.1", "task=classification"],
+            "task.label_smoothing=0,0.1: cannot be searched: trials that differ in their loss ",
+        ),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_in_one_line(
