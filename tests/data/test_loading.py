@@ -354,7 +354,8 @@ def test_tokens_of_bytes_stay_integers():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"train": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=train, test: must give train and val"),
+        ({"train": {"x": X2, "y": Y2}}, r"^dataset=train: must give train, and val or test or both"),
+        ({"val": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=val, test: must give train, and val"),
         ({"x": X2, "labels": Y2[:-1]}, r"^dataset\.x=20 examples: must be as many as labels, which has 19"),
         ({"tokens": [[1, 2], [3]] * 10, "labels": [0, -7] * 10}, r"^dataset\.labels=label -7: labels must be 0\.\.C-1"),
         ({"x": X2, "y": np.full(20, 255)}, r"^dataset\.y=label 255: is the only label, and does not count"),
