@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
-from sweep.data import LoadedSplit, StoredSplit, dataset_of, sources
+from sweep.data import LoadedSplit, StoredSplit, dataset_of
 from sweep.data import dataset as module
 from sweep.data.loading import collated, permutation
+from sweep.data.sources import npz
 from sweep.errors import InvalidValueError
 from sweep.training import CPU
 from sweep.training.batches import Batches, in_order
@@ -338,8 +339,8 @@ def test_memory_grows_by_little_more_than_the_data(tmp_path, kind):
 def test_large_arrays_of_an_npz_file_are_mapped(tmp_path, monkeypatch):
     given = {"x": np.random.default_rng(0).normal(size=(40, 3)), "y": np.asfortranarray(np.ones((40, 2)))}
     np.savez(tmp_path / "data.npz", **given)
-    monkeypatch.setattr(sources, "LARGE", 100)
-    found = sources.arrays(str(tmp_path / "data.npz"))
+    monkeypatch.setattr(npz, "LARGE", 100)
+    found = npz.arrays(str(tmp_path / "data.npz"))
     for name, array in given.items():
         assert isinstance(found[name], np.memmap)
         np.testing.assert_array_equal(found[name], array)
