@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -79,6 +78,7 @@ def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
 
 
 def test_the_data_sets_compose(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
     np.savez(tmp_path / "x.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]))
     archives.write_mnist(tmp_path / "mnist")
     archives.write_tar(tmp_path / "10.tar.gz", archives.cifar10())

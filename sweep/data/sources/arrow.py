@@ -42,6 +42,8 @@ def huggingface(path: str, columns: Sequence[str] | None = None, splits: Mapping
             )
         return _chosen(found, columns)
     splits = {name: name for name in found} if splits is None else splits
+    if not splits:
+        raise InvalidValueError("splits", "{}", "must give train, and val or test or both")
     for ours, theirs in splits.items():
         if theirs not in found or ours not in ("train", "val", "validation", "test"):
             rule = f"must give train, val and test among the splits {', '.join(found)}: {{train: ..., test: ...}}"
