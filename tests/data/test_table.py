@@ -133,6 +133,7 @@ def test_keys_that_cannot_be_right_are_refused(tmp_path: Path, arguments: dict[s
     [
         ("table.csv", b"", "cannot be read as a table: EmptyDataError: No columns"),
         ("table.csv", b"a,b\n1,2\n1,2,3\n", "cannot be read as a table: ParserError: Error tokenizing"),
+        ("table.csv", b"a,b\n1,2,3\n4,5,6\n", "has rows with more values than its header has names"),
         ("table.csv", b"a,b\n\xff\xfe,1\n", "cannot be read as a table: UnicodeDecodeError: 'utf-8'"),
         ("table.csv.gz", b"a,b\n1,2\n", "cannot be read as a table: BadGzipFile: Not a gzipped file"),
         ("table.parquet", b"PAR1 and then nothing", "cannot be read as a table: "),

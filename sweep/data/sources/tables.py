@@ -70,9 +70,12 @@ def _frame(path: str) -> Any:
     try:
         if file.suffix.lower() == ".parquet":
             return pandas.read_parquet(file, engine="pyarrow")
-        return pandas.read_csv(file, low_memory=False)
+        frame = pandas.read_csv(file, low_memory=False)
     except Exception as error:  # pandas, pyarrow, gzip and codecs raise a dozen types for a damaged file
         raise InvalidValueError("path", path, f"cannot be read as a table: {refusal(error)}") from error
+    if not frame.index.equals(pandas.RangeIndex(len(frame))):  # pandas takes values without a name as an index
+        raise InvalidValueError("path", path, "has rows with more values than its header has names")
+    return frame
 
 
 def _numbers(key: str, column: Any) -> np.ndarray:
