@@ -32,8 +32,8 @@ class Source:
     """The examples that a data set returned, by split.
 
     Args:
-        parts: WHOLE -> examples, or train, val and perhaps test -> examples. Examples are a mapping of names to arrays
-            [n, ...], to nested mappings or tuples of arrays, or to `Ragged`; or an object with `__len__` and
+        parts: WHOLE -> examples, or train and at least one of val and test -> examples. Examples are a mapping of names
+            to arrays [n, ...], to nested mappings or tuples of arrays, or to `Ragged`; or an object with `__len__` and
             `__getitem__`, which loads them one by one.
         collate: makes a batch of a list of examples; None for our own function.
     """
@@ -97,9 +97,9 @@ def loads_examples(given: Any) -> bool:
 def as_source(given: Any) -> Source:
     """Return the examples that a data set gave.
 
-    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; or a mapping from `train`, `val` and
-    perhaps `test` to one of these. The names x_train, y_train, x_val, y_val and perhaps x_test, y_test mean the same. A
-    mapping may also have `collate`, a function.
+    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; or a mapping from `train`, and `val` or
+    `test` or both, to one of these. The names x_train, y_train, x_val, y_val, x_test, y_test mean the same. A mapping
+    may also have `collate`, a function.
 
     Raises:
         InvalidValueError: names the part of the data set that cannot be read.
@@ -119,9 +119,9 @@ def as_source(given: Any) -> Source:
         raise InvalidValueError("dataset.collate", type(collate).__name__, "must be a function of a list of examples")
     if "validation" in parts and "val" not in parts:  # as Hugging Face calls it
         parts["val"] = parts.pop("validation")
-    if parts.keys() & {"train", "val"} and parts.keys() <= set(SPLITS) and not {"train", "val"} <= parts.keys():
-        raise InvalidValueError("dataset", ", ".join(parts), "must give train and val, and perhaps test")
-    if {"train", "val"} <= parts.keys() <= set(SPLITS):
+    if parts.keys() & {"train", "val"} and parts.keys() <= set(SPLITS):
+        if "train" not in parts or len(parts) == 1:
+            raise InvalidValueError("dataset", ", ".join(parts), "must give train, and val or test or both")
         found = {split: _examples(parts[split], f"_{split}") for split in SPLITS if split in parts}
         return Source(found, collate)
     if any(f"{name}_{split}" in parts for name in "xy" for split in SPLITS):
@@ -134,20 +134,21 @@ def as_source(given: Any) -> Source:
 def _of_suffixes(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the splits of a mapping with x_train, y_train, ..., and perhaps further names in each split."""
     splits: dict[str, dict[str, Any]] = {}
+    second = "val" if {"x_val", "y_val"} & given.keys() else "test"
     for key, value in given.items():
         name, _, split = key.rpartition("_")
-        further = f"{name}_train" in given and f"{name}_val" in given
+        further = f"{name}_train" in given and f"{name}_{second}" in given
         if split in SPLITS and (name in ("x", "y") or further):
             splits.setdefault(split, {})[name] = value
     splits = {split: dict(sorted(columns.items())) for split, columns in splits.items()}
     names = {tuple(columns) for columns in splits.values()}
-    if {"x", "y"} & given.keys() or len(names) > 1 or ("y",) in names or not {"train", "val"} <= splits.keys():
+    if {"x", "y"} & given.keys() or len(names) > 1 or ("y",) in names or not {"train", second} <= splits.keys():
         raise _incomplete(given)
     return {split: _examples(splits[split], f"_{split}") for split in SPLITS if split in splits}
 
 
 def _incomplete(given: Iterable[str]) -> InvalidValueError:
-    rule = "must give x and y, or x_train, y_train, x_val, y_val and perhaps x_test, y_test, or arrays of other names"
+    rule = "must give x and y, or x_train, y_train and x_val, y_val or x_test, y_test or both, or arrays of other names"
     return InvalidValueError("dataset", ", ".join(given) or "nothing", rule)
 
 

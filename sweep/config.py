@@ -110,9 +110,11 @@ class DatasetConfig:
 
     Args:
         component: called without further arguments; gives what `sweep.arrays.as_source` reads.
-        val_fraction, test_fraction: parts of all examples, where the arrays are not split already.
+        val_fraction, test_fraction: parts of all examples, if they are not split already. If train and test are given
+            without val, val_fraction is the part of train that becomes val.
         split_seed: of the permutation before splitting, >= 0.
-        standardize: whether each feature of x is brought to mean 0 and deviation 1 over the training split.
+        standardize: whether each feature of x is brought to mean 0 and deviation 1 over the training split; "channels"
+            does so with each channel of images x [n, C, H, W].
         n_classes: of a classification; None for as many as the labels have.
         block: tokens of one example, >= 1, into which an array of tokens is divided; None if it is none.
         collate: makes a batch of a list of examples, where they are loaded one by one; None for stacking and padding.
@@ -124,7 +126,7 @@ class DatasetConfig:
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     split_seed: int = 0
-    standardize: bool = False
+    standardize: bool | str = False
     n_classes: int | None = None
     block: int | None = None
     collate: Component | None = None
@@ -142,7 +144,8 @@ class DatasetConfig:
                 "val_fraction", self.val_fraction, "leaves no training examples beside test_fraction"
             )
         whole("split_seed", self.split_seed, at_least=0)
-        boolean("standardize", self.standardize)
+        if not isinstance(self.standardize, bool) and self.standardize != "channels":
+            raise InvalidValueError("standardize", self.standardize, "must be true, false or channels")
         if self.n_classes is not None:
             whole("n_classes", self.n_classes, at_least=2)
 

@@ -17,6 +17,7 @@ from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import DECAYS, WARMUPS
 from tests.conftest import ROOT
+from tests.data import archives
 
 register_resolvers()
 
@@ -47,7 +48,10 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("critic") == ["none", "wgan", "wgan_gp"] == ["none", *options("space/critic")]
     assert options("schedule") == sorted([*DECAYS, "custom"])
     assert options("warmup") == sorted(WARMUPS)
-    assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
+    assert options("dataset") == [
+        "arrays", "breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "huggingface", "image_folder",
+        "mnist", "quadratic", "table",
+    ]  # fmt: skip
     assert options("loop") == ["command", "none"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
@@ -74,9 +78,21 @@ def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
 
 
 def test_the_data_sets_compose(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
     np.savez(tmp_path / "x.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]))
+    archives.write_mnist(tmp_path / "mnist")
+    archives.write_tar(tmp_path / "10.tar.gz", archives.cifar10())
+    archives.write_tar(tmp_path / "100.tar.gz", archives.cifar100())
+    archives.write_images(tmp_path / "images", {"cat": 3, "dog": 3})
+    (tmp_path / "table.csv").write_text("a,b\n1,0\n2,1\n")
+    datasets.Dataset.from_dict({"x": [[1.0], [2.0]], "label": [0, 1]}).save_to_disk(str(tmp_path / "hf"))
+    paths = {
+        "arrays": "x.npz", "cifar10": "10.tar.gz", "cifar100": "100.tar.gz", "fashion_mnist": "mnist",
+        "huggingface": "hf", "image_folder": "images", "mnist": "mnist", "table": "table.csv",
+    }  # fmt: skip
     for option in options("dataset"):
-        given = [f"dataset.path={tmp_path}/x.npz"] if option == "arrays" else []
+        given = [f"dataset.path={tmp_path}/{paths[option]}"] if option in paths else []
+        given += ["dataset.target=b"] if option == "table" else []
         assert run(f"dataset={option}", *given).dataset.component.build()
 
 

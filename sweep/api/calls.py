@@ -64,13 +64,13 @@ def search(
         model: a class or function that returns a new torch.nn.Module, or the name of a configured model. It gets
             `input_shape` (of an example) and `n_outputs` if it has parameters of these names; its other parameters are
             keys: `{"model.width": 32}`.
-        dataset: arrays {"x": [n, ...], "y": [n]}, or x_train, y_train, x_val, y_val and perhaps x_test, y_test; a pair
-            (x, y); arrays of other names, which the model gets by keyword, with the target `y` or `labels`; a map-style
-            data set, such as a torch Dataset; {"train": ..., "val": ..., "test": ...} of any of these; a function that
-            returns one of these, whose parameters are keys of `dataset`; or the name of a configured data set. Whole
-            numbers y are classes, others a regression. 20 % are kept for validation and 20 % for the test
-            (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; features x are standardized
-            (`dataset.standardize`).
+        dataset: arrays {"x": [n, ...], "y": [n]}, or x_train, y_train, and x_val, y_val or x_test, y_test or both; a
+            pair (x, y); arrays of other names, which the model gets by keyword, with the target `y` or `labels`; a
+            map-style data set, such as a torch Dataset; {"train": ..., "val": ..., "test": ...} of any of these; a
+            function that returns one of these, whose parameters are keys of `dataset`; or the name of a configured data
+            set. Whole numbers y are classes, others a regression. 20 % are kept for validation and 20 % for the test
+            (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; if val alone is missing, it
+            is cut from train. Features x are standardized (`dataset.standardize`).
         task: a class or an object with a method `loss(model, batch)`, as `sweep.Task` describes; its parameters are
             keys of `task`. Or the name of a task: `classification`, `regression`, `language_model`, `segmentation`,
             `model`, whose models return their own loss.

@@ -1,7 +1,7 @@
 """From what a data set gives to splits that training can use: checked, split, standardized, on a device."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -135,8 +135,12 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
         return _loaded(parts, source.collate, config, digest)
     splits = {split: replace(one, tokens=bool(config.block)) for split, one in _stored_splits(stored, config).items()}
     name = target_name(list(splits["train"].arrays))
-    if config.standardize and not config.block and "x" in splits["train"].arrays:
-        scaling = _scaling(splits["train"])
+    x = splits["train"].arrays.get("x")
+    if config.standardize == "channels" and (x is None or x.ndim != 4):
+        found = "there is no x" if x is None else f"x has shape {list(x.shape)}"
+        raise InvalidValueError("dataset.standardize", "channels", f"is for images x [n, C, H, W]; {found}")
+    if config.standardize and not config.block and x is not None:
+        scaling = (_channel_scaling if config.standardize == "channels" else _scaling)(splits["train"])
         splits = {split: replace(one, scaling=scaling) for split, one in splits.items()}
     target = None if name is None else splits["train"].arrays[name]
     if not isinstance(target, np.ndarray):
@@ -246,58 +250,63 @@ def _is_ragged(part: Mapping[str, Any]) -> bool:
     return any(isinstance(array, Ragged) for _, _, array in _columns(part))
 
 
-def _parts_of(n: int, config: DatasetConfig) -> dict[str, np.ndarray]:
-    """Return the rows of each split, cut from one permutation of n examples."""
+def _cut(sizes: Mapping[str, int], config: DatasetConfig) -> dict[str, tuple[str, np.ndarray | None]]:
+    """Return for each split the part that its examples are in, and their rows there; None stands for all rows.
+
+    The splits are cut from WHOLE; if there is no val, it is cut from train. The rows come from one permutation.
+
+    Args:
+        sizes: part -> number of its examples.
+
+    Raises:
+        InvalidValueError: names dataset.val_fraction if it leaves no examples to train or to validate.
+    """
+    cut: dict[str, tuple[str, np.ndarray | None]] = {"test": ("train", np.empty(0, dtype=np.int64))}
+    cut |= {split: (split, None) for split in sizes if split != WHOLE}
+    if "val" in sizes:
+        return cut
+    part, names, test_fraction = (WHOLE, SPLITS, config.test_fraction) if WHOLE in sizes else ("train", SPLITS[:2], 0)
+    n = sizes[part]
     order = np.random.default_rng(config.split_seed).permutation(n)
-    n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction)
+    n_val, n_test = round(n * config.val_fraction), round(n * test_fraction)
     if n_val == 0 or n - n_val - n_test <= 0:
         rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
         raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
-    parts = np.split(order, [n - n_val - n_test, n - n_test])
-    return dict(zip(SPLITS, parts, strict=True))
+    rows = np.split(order, [n - n_val - n_test, n - n_test])
+    return cut | {split: (part, some) for split, some in zip(names, rows, strict=False)}
 
 
 def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig) -> dict[str, StoredSplit]:
-    """Return the splits: as given, or cut from all examples."""
-    if WHOLE in parts:
-        arrays = parts[WHOLE]
-        return {split: StoredSplit(arrays, rows) for split, rows in _parts_of(_n(arrays), config).items()}
-    nothing = mapped(lambda array: array[:0], parts["train"])
-    return {split: StoredSplit(parts.get(split, nothing), slice(None)) for split in SPLITS}
-
-
-def _n(arrays: Mapping[str, Any]) -> int:
-    return len(leaves(arrays)[0])
+    """Return the splits: as given, or cut from a part."""
+    cut = _cut({part: len(leaves(arrays)[0]) for part, arrays in parts.items()}, config)
+    return {
+        split: StoredSplit(parts[part], slice(None) if rows is None else rows) for split, (part, rows) in cut.items()
+    }
 
 
 def _loaded(
     parts: Mapping[str, Any], collate: Callable[[list[Any]], Any] | None, config: DatasetConfig, digest: str
 ) -> Dataset:
     """Return a data set whose examples are loaded one by one."""
+    if config.standardize == "channels":
+        rule = "is for images in an array [n, C, H, W], not for examples that are loaded one by one"
+        raise InvalidValueError("dataset.standardize", "channels", rule)
     if config.standardize and any(isinstance(part, Mapping) and "x" in part for part in parts.values()):
         rule = "cannot be done: the examples of x have several lengths; dataset.standardize=false pads them with 0"
         raise InvalidValueError("dataset.standardize", True, rule)
     sources = {split: Rows(part) if isinstance(part, Mapping) else part for split, part in parts.items()}
-    rows: Mapping[str, np.ndarray | None] = dict.fromkeys(SPLITS)
-    if WHOLE in sources:
-        whole = sources[WHOLE]
-        rows, sources = _parts_of(len(whole), config), dict.fromkeys(SPLITS, whole)
-    for split, source in sources.items():
+    for part, source in sources.items():
         if not len(source):
-            raise InvalidValueError(f"dataset.{split}", "0 examples", "must hold at least one example")
+            key = "dataset" if part == WHOLE else f"dataset.{part}"
+            raise InvalidValueError(key, "0 examples", "must hold at least one example")
+    cut = _cut({part: len(source) for part, source in sources.items()}, config)
+    train = sources[cut["train"][0]]
     if config.collate is not None:
         collate = config.collate.function()
-    nothing = np.empty(0, dtype=np.int64)
+    collate = collate or (collated_as_labels if _names_label(train) else collated)
     splits = {
-        split: LoadedSplit(
-            Loader(
-                sources.get(split, sources["train"]),
-                rows[split] if split in sources else nothing,
-                collate or (collated_as_labels if _names_label(sources["train"]) else collated),
-                config.num_workers,
-            )
-        )
-        for split in SPLITS
+        split: LoadedSplit(Loader(sources[part], rows, collate, config.num_workers))
+        for split, (part, rows) in cut.items()
     }
     try:
         target = target_of(splits["train"][:1].batch)
@@ -307,7 +316,7 @@ def _loaded(
         rule = f"cannot be made into a batch: {refusal(error)}"
         raise InvalidValueError("dataset", "the first example", rule) from error
     labels = isinstance(target, torch.Tensor) and not target.is_floating_point()
-    n_outputs = config.n_classes or _classes_of(sources, config) if labels else 0
+    n_outputs = config.n_classes or _classes_of(train, sources.values(), config) if labels else 0
     if isinstance(target, torch.Tensor) and not labels:
         n_outputs = int(np.prod(target.shape[1:]))
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest, label_like=False)
@@ -319,16 +328,19 @@ def _names_label(source: Any) -> bool:
     return isinstance(features, Mapping) and "label" in features and "labels" not in features
 
 
-def _classes_of(sources: Mapping[str, Any], config: DatasetConfig) -> int:
+def _classes_of(source: Any, sources: Collection[Any], config: DatasetConfig) -> int:
     """Return the number of classes that map-style data sets tell; 0 if they tell none.
+
+    Args:
+        source: of the training split.
+        sources: of all splits.
 
     Raises:
         InvalidValueError: names the labels if one is negative, other than LABEL_PADDING and `ignore_index`.
     """
-    source = sources["train"]
     if isinstance(source, Rows):
         name = str(target_name(list(source.columns)))
-        columns = [part.columns[name] for part in {id(part): part for part in sources.values()}.values()]
+        columns = [part.columns[name] for part in sources]
         arrays = [array for column in columns for array in (column.arrays if isinstance(column, Ragged) else [column])]
         labels = np.unique(np.concatenate([array.reshape(-1) for array in arrays]))
         labels = labels[(labels != config.ignore_index) & (labels != LABEL_PADDING)]
@@ -361,6 +373,26 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
         mean[some] = np.where(constant, block[0], block.mean(axis=0))
         deviation[some] = np.where(constant, 1.0, block.std(axis=0))
     return mean.reshape(x.shape[1:]), deviation.reshape(x.shape[1:])
+
+
+def _channel_scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each channel of images over the training split, each [C, 1, 1].
+
+    As with `_scaling`, (x - mean) / deviation is 0 for a constant channel.
+    """
+    x, rows = train.arrays["x"], train.rows
+    rows = np.arange(len(x))[rows] if isinstance(rows, slice) else rows
+    _, channels, height, width = x.shape
+    step = max(BLOCK // (channels * height * width), 1)
+    blocks = [rows[first : first + step] for first in range(0, len(rows), step)]
+    count = len(rows) * height * width
+    # the sums are of differences from one pixel, so that those of a constant channel are exactly 0
+    first_pixel = x[rows[0], :, :1, :1].astype(np.float64)
+    sums = sum((x[block] - first_pixel).sum(axis=(0, 2, 3), keepdims=True)[0] for block in blocks)
+    mean = first_pixel + sums / count
+    squares = sum(np.square(x[block] - mean).sum(axis=(0, 2, 3), keepdims=True)[0] for block in blocks)
+    deviation = np.sqrt(squares / count)
+    return mean, np.where(deviation == 0, 1.0, deviation)
 
 
 def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:

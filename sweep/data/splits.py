@@ -96,7 +96,7 @@ class StoredSplit:
     Args:
         arrays: name -> array [N, ...], or a structure of arrays, of this split and perhaps of others.
         rows: of the examples of this split; all of them if it is a slice.
-        scaling: mean and deviation, each [*input_shape], with which x is standardized.
+        scaling: mean and deviation, each [*input_shape] or [C, 1, 1] for channels, with which x is standardized.
         dtype: of tensors with floating-point numbers.
         tokens: whether x holds tokens, which stay integers of any size.
     """

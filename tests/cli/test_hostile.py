@@ -190,7 +190,8 @@ TARGETS = [
     "torch.nn.Module.__init_subclass__", "torch.nn.Linear.__class__", "torch.nn.modules.module.__builtins__.eval",
     "torch.nn.parallel.data_parallel", "torch.nn.Parameter", "torch.optim.lr_scheduler.LambdaLR",
     "torch.optim.swa_utils.update_bn", "torch.optim.Optimizer.load_state_dict", "sweep.data.load",
-    "sweep.data.sources.np.load", "sweep.data.sources.zipfile.ZipFile", "sweep.data.sources.Path",
+    "sweep.data.sources.npz.np.load", "sweep.data.sources.npz.zipfile.ZipFile", "sweep.data.sources.npz.Path",
+    "sweep.data.sources.cifar.tarfile.open", "sweep.data.sources.npz.arrays.__globals__.get",
     "sweep.cli.main", "sweep.training.optimizers.torch.load", "sweep.training.optimizers.load_exactly.__globals__.get",
     "schedulefree.torch.load", "models.canary_module.Model", "models.mlp.MLP.__init__",
 ]  # fmt: skip

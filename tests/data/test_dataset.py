@@ -12,7 +12,7 @@ import torch
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
-from sweep.data import dataset_of, load
+from sweep.data import dataset, dataset_of, load
 from sweep.data.dataset import _load
 from sweep.errors import InvalidValueError
 from sweep.tasks import AUTO
@@ -168,6 +168,29 @@ def test_arrays_that_are_split_need_no_test_split(tmp_path, kind):
     assert data.n_outputs == 2
 
 
+@pytest.mark.parametrize("kind", ["suffixes", "parts", "loaded"])
+def test_val_is_cut_from_train_where_only_train_and_test_are_given(kind):
+    whole, tested = numbered(50), {"x": numbers(7), "y": np.arange(100.0, 107.0)}
+    arrays = {"train": whole, "test": tested}
+    if kind == "suffixes":
+        arrays = {f"{name}_{split}": array for split, part in arrays.items() for name, array in part.items()}
+    elif kind == "loaded":
+        arrays = {split: torch.utils.data.TensorDataset(*map(torch.tensor, p.values())) for split, p in arrays.items()}
+    _load.cache_clear()
+    data = load_here(given, {"arrays": arrays}, val_fraction=0.3, test_fraction=0.6, split_seed=3)
+    assert (len(data.train), len(data.val), len(data.test)) == (35, 15, 7)
+    assert sorted(members(data.train) + members(data.val)) == list(range(50))
+    assert members(data.val) == np.random.default_rng(3).permutation(50)[35:].tolist()
+    assert members(data.test) == list(range(100, 107))
+    np.testing.assert_array_equal(data.val.inputs, whole["x"][members(data.val)])
+    np.testing.assert_array_equal(data.test.inputs, tested["x"])
+
+
+def test_a_val_fraction_that_leaves_nothing_of_train_is_refused():
+    with refused("dataset.val_fraction"):
+        load_here(given, {"arrays": {"train": numbered(3), "test": numbered(3)}}, val_fraction=0.1)
+
+
 # --- kinds of targets
 
 
@@ -222,6 +245,53 @@ def test_standardize_false_leaves_the_features(tmp_path):
     arrays = numbered(40)
     data = load_arrays(tmp_path, **arrays, dataset={"standardize": False})
     np.testing.assert_array_equal(data.train.inputs, arrays["x"][members(data.train)])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("splits", ["cut", "given"])
+def test_each_channel_is_standardized_over_the_training_split_alone(kind, splits):
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 4)).astype(kind)
+    images[:, 1] //= 4
+    y = np.arange(40.0)
+    arrays = {"x": images, "y": y}
+    if splits == "given":
+        arrays = {"x_train": images[:30], "y_train": y[:30], "x_val": images[30:], "y_val": y[30:]}
+    _load.cache_clear()
+    data = load_here(given, {"arrays": arrays}, standardize="channels")
+    train = images[members(data.train)].astype(float)
+    mean, deviation = train.mean(axis=(0, 2, 3), keepdims=True), train.std(axis=(0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(data.train.inputs.mean((0, 2, 3)), 0, atol=1e-12)
+    np.testing.assert_allclose(data.train.inputs.std((0, 2, 3), correction=0), 1, rtol=1e-12)
+    np.testing.assert_allclose(data.val.inputs, (images[members(data.val)] - mean) / deviation, rtol=1e-9, atol=1e-12)
+    assert data.train.arrays["x"].dtype == kind
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 255.0])
+def test_a_constant_channel_becomes_zero(monkeypatch, constant):
+    monkeypatch.setattr(dataset, "BLOCK", 50)
+    images = numbers(30, width=32).reshape(30, 2, 4, 4)
+    images[:, 1] = constant
+    data = load_given(x=images, y=np.arange(30.0))
+    assert data.train.inputs[:, 1].abs().max() == abs(constant)  # the test has such a channel
+    _load.cache_clear()
+    data = load_here(given, {"arrays": {"x": images, "y": np.arange(30.0)}}, standardize="channels")
+    assert data.train.inputs[:, 1].eq(0).all()
+    assert data.val.inputs[:, 1].eq(0).all()
+    np.testing.assert_allclose(data.train.inputs[:, 0].std(correction=0), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": numbers(20), "y": labels(20)}, r"is for images x \[n, C, H, W\]; x has shape \[20, 3\]"),
+        ({"pixels": np.ones((20, 1, 2, 2)), "y": labels(20)}, "there is no x"),
+        ({"x": [np.ones(2), np.ones(3)] * 10, "y": labels(20)}, "not for examples that are loaded one by one"),
+    ],
+)
+def test_channels_are_of_images_alone(arrays, said):
+    _load.cache_clear()
+    with pytest.raises(InvalidValueError, match=said):
+        load_here(given, {"arrays": arrays}, standardize="channels")
 
 
 @pytest.mark.parametrize("constant", [0.0, 2.0, 0.1])

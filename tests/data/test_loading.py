@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
-from sweep.data import LoadedSplit, StoredSplit, dataset_of, sources
+from sweep.data import LoadedSplit, StoredSplit, dataset_of
 from sweep.data import dataset as module
 from sweep.data.loading import collated, permutation
+from sweep.data.sources import npz
 from sweep.errors import InvalidValueError
 from sweep.training import CPU
 from sweep.training.batches import Batches, in_order
@@ -338,8 +339,8 @@ def test_memory_grows_by_little_more_than_the_data(tmp_path, kind):
 def test_large_arrays_of_an_npz_file_are_mapped(tmp_path, monkeypatch):
     given = {"x": np.random.default_rng(0).normal(size=(40, 3)), "y": np.asfortranarray(np.ones((40, 2)))}
     np.savez(tmp_path / "data.npz", **given)
-    monkeypatch.setattr(sources, "LARGE", 100)
-    found = sources.arrays(str(tmp_path / "data.npz"))
+    monkeypatch.setattr(npz, "LARGE", 100)
+    found = npz.arrays(str(tmp_path / "data.npz"))
     for name, array in given.items():
         assert isinstance(found[name], np.memmap)
         np.testing.assert_array_equal(found[name], array)
@@ -354,7 +355,8 @@ def test_tokens_of_bytes_stay_integers():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"train": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=train, test: must give train and val"),
+        ({"train": {"x": X2, "y": Y2}}, r"^dataset=train: must give train, and val or test or both"),
+        ({"val": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=val, test: must give train, and val"),
         ({"x": X2, "labels": Y2[:-1]}, r"^dataset\.x=20 examples: must be as many as labels, which has 19"),
         ({"tokens": [[1, 2], [3]] * 10, "labels": [0, -7] * 10}, r"^dataset\.labels=label -7: labels must be 0\.\.C-1"),
         ({"x": X2, "y": np.full(20, 255)}, r"^dataset\.y=label 255: is the only label, and does not count"),

@@ -1,6 +1,7 @@
 """The data sets that ship, and reading a user's own .npz."""
 
 import pickle
+import sys
 import zipfile
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import load
-from sweep.data.sources import arrays, breast_cancer, digits, quadratic
+from sweep.data.sources import arrays, breast_cancer, digits, huggingface, image_folder, quadratic, table
 from sweep.errors import InvalidValueError
+from tests.data.archives import write_images
 
 
 class Payload:
@@ -139,3 +141,24 @@ def test_a_pickle_inside_the_archive_is_not_executed(tmp_path):
     assert not marker.exists()
     pickle.loads(pickled)
     assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "library", "said"),
+    [
+        (image_folder, "PIL", "needs Pillow, which is not installed; pip install 'sweep[images]'"),
+        (lambda path: table(f"{path}/table.csv", "b"), "pandas", "needs pandas, which is not installed; pip install"),
+        (lambda path: table(f"{path}/table.csv", "b"), "pyarrow", "needs pyarrow, which is not installed; pip install"),
+        (huggingface, "datasets", "needs datasets, which is not installed; pip install 'sweep[huggingface]'"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_the_way_to_get_it(
+    tmp_path, monkeypatch, function, library, said
+):
+    write_images(tmp_path, {"cat": 1})
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InvalidValueError) as refused:
+        function(str(tmp_path))
+    assert refused.value.key == "_target_"
+    assert said in str(refused.value)

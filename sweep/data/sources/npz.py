@@ -1,12 +1,6 @@
-"""The data sets that ship, as plain arrays.
-
-A data set is a function that gives a mapping of arrays: x and y, or x_train, y_train, x_val, y_val and perhaps
-x_test, y_test. The first axis counts examples; y holds integer labels (classification) or numbers (regression).
-"""
+"""Arrays of the user's: an .npz file, or a folder of .npy files."""
 
 import zipfile
-from collections.abc import Mapping
-from importlib.util import find_spec
 from os.path import expanduser
 from pathlib import Path
 
@@ -14,41 +8,11 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 
-Arrays = Mapping[str, np.ndarray]
-
-
-def digits() -> Arrays:
-    """Handwritten digits (scikit-learn, from UCI): x float32 [1797, 1, 8, 8] between 0 and 1, y 0..9."""
-    table = np.loadtxt(_of_sklearn("digits.csv.gz"), delimiter=",")
-    return {"x": (table[:, None, :64].reshape(-1, 1, 8, 8) / 16).astype(np.float32), "y": table[:, 64].astype(int)}
-
-
-def breast_cancer() -> Arrays:
-    """Wisconsin diagnostic breast cancer (scikit-learn, from UCI): x float64 [569, 30], y 0 or 1."""
-    table = np.loadtxt(_of_sklearn("breast_cancer.csv"), delimiter=",", skiprows=1)
-    return {"x": table[:, :30], "y": table[:, 30].astype(int)}
-
-
-def _of_sklearn(name: str) -> Path:
-    """Return a file of data that scikit-learn ships. Importing its loaders would take two seconds."""
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise ModuleNotFoundError("scikit-learn, which ships this data set, is not installed", name="sklearn")
-    return Path(found.origin).parent / "datasets" / "data" / name
-
-
-def quadratic() -> Arrays:
-    """Inputs 1, targets -1, 64 examples a split, float64: the loss of a model w * x is (w + 1)^2 in every batch."""
-    inputs, targets = np.ones((64, 1)), -np.ones((64, 1))
-    splits = ("train", "val", "test")
-    return {f"x_{split}": inputs for split in splits} | {f"y_{split}": targets for split in splits}
-
-
 LARGE = 2**26
 """Bytes from which on an array of an .npz file is mapped into memory instead of being read."""
 
 
-def _of_folder(path: str, folder: Path) -> Arrays:
+def _of_folder(path: str, folder: Path) -> dict[str, np.ndarray]:
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InvalidValueError("path", path, "is a folder without .npy files")
@@ -76,7 +40,7 @@ def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:
         return np.memmap(file, dtype, "r", archive.tell(), shape, "F" if fortran else "C")
 
 
-def arrays(path: str) -> Arrays:
+def arrays(path: str) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file, or of a folder with .npy files: their names without the suffix.
 
     Pickled objects are refused, not loaded. The .npy files, and large arrays of an .npz file that is not compressed,

@@ -1,0 +1,121 @@
+"""Tables: a .csv or .parquet file, whose columns are features and a target."""
+
+from collections.abc import Sequence
+from os.path import expanduser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweep.errors import InvalidValueError
+from sweep.tracebacks import refusal
+from sweep.validation import boolean
+
+
+def table(
+    path: str, target: str, columns: Sequence[str] | None = None, regression: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the features x float64 [rows, columns] and the target y [rows] of a table.
+
+    A target of integers or truth values is labels; one of other numbers is that of a regression; one of texts is
+    labels, which number the distinct texts in sorted order.
+
+    Args:
+        path: of a .csv file (also .csv.gz) with a header, or of a .parquet file; `~` at its beginning is the home
+            directory.
+        target: the column that is predicted.
+        columns: those that are features, in this order; None for all but the target.
+        regression: whether a target of integers or truth values is that of a regression, too.
+
+    Raises:
+        InvalidValueError: names `path` if it cannot be read; `target` or `columns` if there is no such column, a value
+            is missing or infinite, or a feature is no number.
+    """
+    boolean("regression", regression)
+    frame = _frame(path)
+    names = list(map(str, frame.columns))
+    frame.columns = names
+    if target not in names:
+        raise InvalidValueError("target", target, f"is no column of the table, which has {', '.join(names)}")
+    if columns is None:
+        columns = [name for name in names if name != target]
+        if nameless := [name for name in columns if name.startswith("Unnamed: ")]:
+            rule = f"must choose the features: column {names.index(nameless[0])}, counted from 0, has no name"
+            raise InvalidValueError("columns", None, rule)
+    if not isinstance(columns, Sequence) or isinstance(columns, str) or not columns:
+        raise InvalidValueError("columns", columns, "must be a list of columns, or null for all but the target")
+    for name in columns:
+        if name not in names or name == target:
+            rule = "is the target" if name == target else f"is no column of the table, which has {', '.join(names)}"
+            raise InvalidValueError("columns", name, rule)
+    x = np.empty((len(frame), len(columns)))
+    for place, name in enumerate(columns):
+        x[:, place] = _numbers("columns", frame[name])
+    return {"x": x, "y": _numbers("target", frame[target]) if regression else _labels_or_numbers(frame[target])}
+
+
+def _frame(path: str) -> Any:
+    """Return the table of a file as a DataFrame."""
+    try:
+        import pandas
+        import pyarrow  # noqa: F401  # with which pandas reads .parquet
+    except ModuleNotFoundError as error:
+        rule = f"needs {error.name}, which is not installed; pip install 'sweep[tables]'"
+        raise InvalidValueError("_target_", "sweep.data.sources.table", rule) from error
+    file = Path(expanduser(path)).absolute()  # pandas would open a path that looks like a URL
+    if not file.is_file():
+        raise InvalidValueError("path", path, "there is no such file")
+    if not file.name.lower().endswith((".csv", ".csv.gz", ".parquet")):
+        raise InvalidValueError("path", path, "must end with .csv, .csv.gz or .parquet")
+    try:
+        if file.suffix.lower() == ".parquet":
+            return pandas.read_parquet(file, engine="pyarrow")
+        frame = pandas.read_csv(file, low_memory=False)
+    except Exception as error:  # pandas, pyarrow, gzip and codecs raise a dozen types for a damaged file
+        raise InvalidValueError("path", path, f"cannot be read as a table: {refusal(error)}") from error
+    if not frame.index.equals(pandas.RangeIndex(len(frame))):  # pandas takes values without a name as an index
+        raise InvalidValueError("path", path, "has rows with more values than its header has names")
+    return frame
+
+
+def _numbers(key: str, column: Any) -> np.ndarray:
+    """Return a column as numbers, float64 [rows].
+
+    Raises:
+        InvalidValueError: names the key, the column, and the first row that has no finite number.
+    """
+    from pandas import to_numeric
+    from pandas.api.types import is_numeric_dtype
+
+    _check_complete(key, column)
+    numeric = is_numeric_dtype(column.dtype)
+    values = column if numeric else to_numeric(column.astype(str), errors="coerce")
+    numbers: np.ndarray = values.to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if wrong.size or not numeric:
+        row = int(wrong[0]) if wrong.size else 0
+        rule = f"must hold finite numbers, but row {row}, counted from 0, is {column.iloc[row]!r} ({column.dtype})"
+        raise InvalidValueError(key, column.name, rule)
+    return numbers
+
+
+def _check_complete(key: str, column: Any) -> None:
+    missing = np.flatnonzero(column.isna())
+    if missing.size:
+        raise InvalidValueError(
+            key, column.name, f"must have a value in each row; row {missing[0]}, counted from 0, has none"
+        )
+
+
+def _labels_or_numbers(column: Any) -> np.ndarray:
+    """Return a target as labels or numbers, int64 or float64 [rows]."""
+    from pandas.api import types
+
+    if isinstance(column.dtype, types.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    _check_complete("target", column)
+    if types.is_bool_dtype(column) or types.is_integer_dtype(column):
+        return np.asarray(column.to_numpy(dtype=np.int64))
+    if types.is_string_dtype(column):
+        return np.unique(column.to_numpy(dtype=str), return_inverse=True)[1]
+    return _numbers("target", column)
