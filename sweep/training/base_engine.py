@@ -138,6 +138,9 @@ class BaseEngine:
         try:
             before = described(state.model)
             for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
+                if state.batches.augmentation is not None:
+                    (batch,) = state.batches.plain(first, first + 1)
+                    state.batches.augmentation.check(batch, state.batches.numbers(first, size(batch)))
                 (batch,) = state.batches.range(first, first + 1)
                 examples = size(batch)
                 outputs = objective.outputs(state.model, batch)
