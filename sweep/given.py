@@ -267,6 +267,8 @@ class _Walk:
         self._add_code(value.__code__)
         self.add(value.__defaults__)
         self.add(value.__kwdefaults__)
+        if "n_draws" in vars(value):  # of an augmentation: which numbers it gets
+            self.add(value.n_draws)  # type: ignore[attr-defined]
         for cell in value.__closure__ or ():
             try:
                 self.add(cell.cell_contents)
