@@ -1,5 +1,7 @@
 """dataset.augment through commands and calls: composed, searched, recorded, trained, refused."""
 
+import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,11 @@ def test_a_function_a_class_an_object_or_a_name_is_given_in_python(folder: Path)
     assert {trial.status for trial in study.trials} == {"complete"}
     again = library.train({**QUICK, **study.best.values}, augment=darker, progress=False)
     assert again.metrics["val_loss"] == study.best.metrics["val_loss"]
+    assert study.report is not None
+    calls = re.findall(r"sweep\.train\(.*?augment=darker\)", html.unescape(study.report.read_text()))
+    best = next(call for call in calls if repr(study.best.values["optimizer.lr"]) in call)
+    copied = eval(best, {"sweep": library, "darker": darker})
+    assert copied.metrics["val_loss"] == study.best.metrics["val_loss"]
 
 
 @pytest.mark.parametrize(

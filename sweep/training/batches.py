@@ -72,6 +72,8 @@ class Batches:
             yield from self.plain(begin, end)
             return
         for step, batch in enumerate(self.plain(begin, end), begin):
+            if isinstance(self.split, LoadedSplit):  # which gives it again after a pause; a function may write into it
+                batch = mapped(torch.clone, batch)
             yield self.augmentation(batch, self.numbers(step, size(batch)))
 
     def plain(self, begin: int, end: int) -> Iterator[Any]:

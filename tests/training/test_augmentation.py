@@ -273,6 +273,28 @@ def test_examples_that_are_loaded_one_by_one_are_augmented_too(num_workers):
     data.train.loader.close()
 
 
+def written(inputs, targets, draws):
+    inputs += draws.reshape(-1, 1, 1, 1)
+    return inputs, targets
+
+
+written.n_draws = 1
+
+
+def test_a_batch_that_is_given_again_after_a_pause_is_augmented_once():
+    config = DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}), n_classes=2)
+    data = dataset_of(as_source({"train": Pictures(20), "val": Pictures(8)}), config).place(CPU, torch.float32)
+    augmentation = augmentation_of(own("written"), torch.float32)
+    whole = list(Batches(data.train, 8, 5, CPU, augmentation=augmentation).range(0, 6))
+    batches = Batches(data.train, 8, 5, CPU, augmentation=augmentation)
+    paused = batches.range(0, 6)
+    for _ in range(3):  # the third one is not trained on before the pause
+        next(paused)
+    paused.close()
+    for one, other in zip(batches.range(2, 6), whole[2:], strict=True):
+        assert torch.equal(one[0], other[0])
+
+
 def scaled_both(inputs, targets, draws):
     """Of a mapping of inputs, and of targets that are numbers."""
     assert set(inputs) == {"a", "b"}
