@@ -10,6 +10,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
+from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import NO_AUGMENT, Augment, named
 from sweep.components import Component, shadowing
 from sweep.errors import InvalidValueError
 from sweep.loops import LoopConfig
@@ -165,6 +167,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "schedule.direction": None,  # of plateau
     "dataset.block": None,
     "dataset.collate": None,
+    AUGMENT: {"name": "none"},
     "task": {"name": "auto", "loss": None, "metrics": None},
     "task.ignore_index": None,  # of classification
     "loop": {"name": "none"},
@@ -372,6 +375,7 @@ class RunConfig:
             name that the file of a model has inherited.
         critic: of a GAN; optimizer, decay, warmup and train.steps are its generator's. None where there is none.
         loop: the function of the user's that trains; model, data set and optimizer are not used then. None without one.
+        augment: what is done to training batches.
     """
 
     model: Component
@@ -385,6 +389,7 @@ class RunConfig:
     task: TaskConfig = AUTO
     critic: CriticConfig | None = None
     loop: LoopConfig | None = None
+    augment: Augment = NO_AUGMENT
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -425,6 +430,7 @@ class RunConfig:
         name = with_names(loop.component.target)
         train = self.train
         for key, value, refused, rule in (
+            (*named(self.augment), self.augment != NO_AUGMENT, "makes its own batches"),
             ("critic", self.critic and self.label("critic"), self.critic is not None, "trains all its networks itself"),
             ("task", self.task.name, self.task != AUTO, "has its own loss and metrics"),
             ("average", self.average.name, self.average.name != "none", "averages its weights itself"),
@@ -465,6 +471,8 @@ class RunConfig:
             raise InvalidValueError("train.precision", self.train.precision, rule)
         if self.task != AUTO:
             raise InvalidValueError("task", self.task.name, "is not offered for a GAN (critic): its losses are given")
+        if self.augment != NO_AUGMENT:
+            raise InvalidValueError(*named(self.augment), "is not offered for a GAN (critic)")
         if self.average.name != "none":
             raise InvalidValueError("average", self.average.name, "is not offered for a GAN (critic); average=none is")
         for key in ("accumulate", "workers"):
@@ -494,7 +502,8 @@ class RunConfig:
             return self.loop.component, *functions
         optimizers = [series.optimizer.component for series in self.series]
         collate = () if self.dataset.collate is None else (self.dataset.collate,)
-        return self.model, *optimizers, self.dataset.component, *collate, *self.task.components, *functions
+        augment = (self.augment,) if isinstance(self.augment, Component) else ()
+        return self.model, *optimizers, self.dataset.component, *collate, *augment, *self.task.components, *functions
 
     @property
     def naming(self) -> tuple[str, ...]:

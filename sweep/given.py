@@ -103,7 +103,7 @@ def find(key: str, target: str) -> Any:
         InvalidValueError: names the key if the object was not given to this command or call.
     """
     if target not in _known:
-        group, name = key.partition(".")[0], name_of(target)
+        group, name = _keyword(key), name_of(target)
         rule = f"was given in Python; give it again there: {group}={name}"
         raise InvalidValueError(key, target, rule)
     return _known[target].value
@@ -123,8 +123,13 @@ def pickled(key: str, target: str) -> bytes:
                 known.code = bytes(cloudpickle.dumps(value))
         except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
             rule = f"cannot be sent to the process that trains: {error}"
-            raise InvalidValueError(key.partition(".")[0], name_of(target), rule) from error
+            raise InvalidValueError(_keyword(key), name_of(target), rule) from error
     return known.code
+
+
+def _keyword(key: str) -> str:
+    """Return the argument of a call that gives an object, of the key of the object or of its target."""
+    return key.removesuffix("._target_").rpartition(".")[2]
 
 
 def restore(target: str, code: bytes) -> None:
@@ -262,6 +267,8 @@ class _Walk:
         self._add_code(value.__code__)
         self.add(value.__defaults__)
         self.add(value.__kwdefaults__)
+        if "n_draws" in vars(value):  # of an augmentation: which numbers it gets
+            self.add(value.n_draws)  # type: ignore[attr-defined]
         for cell in value.__closure__ or ():
             try:
                 self.add(cell.cell_contents)

@@ -24,7 +24,7 @@ def write_files(folder: Path) -> None:
 
 
 def test_the_page_has_an_example_for_each_way() -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 8
     assert {"task=model", "task=language_model", "dataset.block=32"} <= {word for line in COMMANDS for word in line}
 
 

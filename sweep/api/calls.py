@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sweep.api.command import Data, Function, Loop, Model, Objects, command_of
+from sweep.api.command import Augmenter, Data, Function, Loop, Model, Objects, command_of
 from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
 from sweep.api.values import Overrides
@@ -30,6 +30,7 @@ def search(
     model: Model | None = None,
     dataset: Data | None = None,
     task: Any = None,
+    augment: Augmenter | None = None,
     schedule: Function | None = None,
     loop: Loop | None = None,
     config_dir: str | Path | None = None,
@@ -74,6 +75,9 @@ def search(
         task: a class or an object with a method `loss(model, batch)`, as `sweep.Task` describes; its parameters are
             keys of `task`. Or the name of a task: `classification`, `regression`, `language_model`, `segmentation`,
             `model`, whose models return their own loss.
+        augment: a function (inputs, targets, draws) -> (inputs, targets) that changes training batches, with an
+            attribute `n_draws` (docs/your-training.md, "Augmentation"); its other parameters are keys of
+            `dataset.augment`. Or a class of such functions, or the name of an augmentation: `crop_flip`, `none`.
         schedule: a function (steps, horizon, **keys) that returns the factor on the learning rate at each of the steps
             (docs/schedules.md, "custom"), or the name of a configured schedule. Its other parameters are keys:
             `{"schedule.knee": sweep.interval(0.2, 0.8)}`.
@@ -88,7 +92,7 @@ def search(
         LookupError: if the file of `train.save` cannot be written because the weights of the best trial are not kept.
         KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
     """
-    with command_of("search", overrides, Objects(model, dataset, task, schedule, loop), config_dir) as command:
+    with command_of("search", overrides, Objects(model, dataset, task, schedule, loop, augment), config_dir) as command:
         plan = make_plan(command)
         result = carry_out_search(plan, front(progress), asked())
     if result.record is None:
@@ -106,6 +110,7 @@ def train(
     model: Model | None = None,
     dataset: Data | None = None,
     task: Any = None,
+    augment: Augmenter | None = None,
     schedule: Function | None = None,
     loop: Loop | None = None,
     config_dir: str | Path | None = None,
@@ -123,7 +128,7 @@ def train(
     what was searched.
 
     Args:
-        overrides, model, dataset, task, schedule, loop, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, augment, schedule, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
@@ -131,7 +136,7 @@ def train(
         TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
         KeyboardInterrupt: if it was interrupted; what was trained is kept.
     """
-    with command_of("train", overrides, Objects(model, dataset, task, schedule, loop), config_dir) as command:
+    with command_of("train", overrides, Objects(model, dataset, task, schedule, loop, augment), config_dir) as command:
         plan = make_training(command)
         ended = carry_out_training(plan, front(progress), asked())
     if ended.result is None or ended.run_id is None:
@@ -151,6 +156,7 @@ def compare(
     model: Model | None = None,
     dataset: Data | None = None,
     task: Any = None,
+    augment: Augmenter | None = None,
     loop: Loop | None = None,
     config_dir: str | Path | None = None,
     progress: bool = True,
@@ -161,13 +167,15 @@ def compare(
     >>> print(found.verdict)
 
     Args:
-        overrides, model, dataset, task, loop, config_dir, progress: as for `search`.
+        overrides, model, dataset, task, augment, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
         KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
     """
-    with command_of("compare", overrides, Objects(model, dataset, task, loop=loop), config_dir) as command:
+    with command_of(
+        "compare", overrides, Objects(model, dataset, task, loop=loop, augment=augment), config_dir
+    ) as command:
         plan = make_comparison(command)
         result = carry_out_comparison(plan, front(progress), asked())
     if result.report is None:

@@ -11,6 +11,7 @@ from typing import Any
 from sweep import given
 from sweep.api.values import Overrides, as_texts
 from sweep.arrays import loads_examples
+from sweep.augmentations import KEY as AUGMENT
 from sweep.errors import InvalidValueError
 from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
@@ -38,6 +39,10 @@ Loop = str | Callable[..., Any]
 """The name of an option of conf/loop, or a function `main(run, **keys)` that does the training itself."""
 
 
+Augmenter = str | Callable[..., Any]
+"""The name of an option of `dataset.augment`, or a function (inputs, targets, draws) -> (inputs, targets)."""
+
+
 @dataclass(frozen=True)
 class Objects:
     """Objects of a call that replace options of configuration groups; None where none is given.
@@ -51,6 +56,7 @@ class Objects:
     task: Any = None
     schedule: Function | None = None
     loop: Loop | None = None
+    augment: Augmenter | None = None
 
 
 @contextmanager
@@ -76,6 +82,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         "task": _checked_task(given_objects.task),
         "schedule": _checked_schedule(given_objects.schedule),
         "loop": _checked_loop(given_objects.loop),
+        AUGMENT: _checked_augment(given_objects.augment),
     }
     for group, value in parts.items():
         if isinstance(value, str):
@@ -91,7 +98,8 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         key = read(text).key_or_group
         group = key.removesuffix("._target_")
         if group in given_groups:
-            raise InvalidValueError(key, text.partition("=")[2], f"is given twice: as an override, and as {group}=...")
+            rule = f"is given twice: as an override, and as {group.rpartition('.')[2]}=..."
+            raise InvalidValueError(key, text.partition("=")[2], rule)
         if key == "mode":
             rule = "is for the command line; in Python each mode is a function"
             raise InvalidValueError("mode", text.partition("=")[2], rule)
@@ -126,6 +134,12 @@ def _checked_loop(loop: Loop | None) -> Loop | None:
     if loop is not None and not callable(loop) and not isinstance(loop, str):
         raise InvalidValueError("loop", repr(loop), "must be a function main(run, ...), or a name")
     return loop
+
+
+def _checked_augment(augment: Augmenter | None) -> Augmenter | None:
+    if augment is not None and not callable(augment) and not isinstance(augment, str):
+        raise InvalidValueError(AUGMENT, repr(augment), "must be a function (inputs, targets, draws), or a name")
+    return augment
 
 
 def _named(dataset: Data | None) -> Any:

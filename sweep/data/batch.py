@@ -67,3 +67,15 @@ def inputs_of(batch: Any) -> Any:
     if isinstance(batch, tuple) and len(batch) > 1:
         return batch[0] if len(batch) == 2 else batch[:-1]
     return batch
+
+
+def replaced(batch: Any, inputs: Any, target: Any) -> Any:
+    """Return the batch with other inputs and another target: the reverse of `inputs_of` and `target_of`."""
+    if isinstance(batch, Mapping):
+        name = target_name(list(batch))
+        names = [other for other in batch if other != name]
+        columns = {names[0]: inputs} if len(names) == 1 else inputs
+        return {key: target if key == name else columns[key] for key in batch}
+    if isinstance(batch, tuple) and len(batch) > 1:
+        return (inputs, target) if len(batch) == 2 else (*inputs, target)
+    return inputs

@@ -11,6 +11,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from sweep.augmentations import KEY as AUGMENT
 from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.plurals import plural
@@ -170,10 +171,10 @@ def _train_call(texts: Sequence[str]) -> str:
     if texts[:1] == ["--config-dir"]:
         keywords.append(f"config_dir={texts[1]!r}")
         del texts[:2]
-    for group in ("loop", "dataset", "model"):
+    for group in ("loop", "schedule", AUGMENT, "task", "dataset", "model"):
         for text in [text for text in texts if text.startswith(f"{group}._target_={PACKAGE}.")]:
             texts.remove(text)
-            keywords.insert(0, f"{group}={name_of(text.partition('=')[2])}")
+            keywords.insert(0, f"{group.rpartition('.')[2]}={name_of(text.partition('=')[2])}")
             if group == "dataset":
                 texts.remove("dataset=arrays")
     return f"sweep.train([{', '.join(map(repr, texts))}], {', '.join(keywords)})"

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweep.augmentations import AUGMENTS, Augment, completed
+from sweep.augmentations import KEY as AUGMENT
 from sweep.components import Component, recorded_target, shadowing, trusted_function
 from sweep.config import (
     METRICS,
@@ -95,6 +97,7 @@ def run_config(config: DictConfig) -> RunConfig:
         task=task,
         critic=_critic(parts["critic"], train, trusted),
         loop=loop,
+        augment=_augment(parts["dataset"]["augment"], trusted),
         options=options,
     )
 
@@ -116,10 +119,12 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
             schedule["stable_steps"] = remaining(horizon(config, key), warmup, decayed)
     for key in REQUESTS:
         parts["train"].pop(key, None)
+    parts["dataset"]["augment"] = completed(parts["dataset"].get("augment"))
     metrics = parts["task"].get("metrics") or {}
     places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset", "loop")}
     places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
     places |= {"task": parts["task"], "dataset.collate": parts["dataset"].get("collate")}
+    places[AUGMENT] = parts["dataset"]["augment"]
     if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
         places |= {f"task.metrics.{name}": metric for name, metric in metrics.items()}
     places |= {key: schedule for key, schedule, _ in _schedules(parts)}
@@ -183,9 +188,9 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     """The configured data set."""
     values = _without(_mapping(config, "dataset"), "name")
     own = [field.name for field in fields(DatasetConfig) if field.name not in ("component", "ignore_index")]
-    component = _component("dataset", {k: v for k, v in values.items() if k not in own}, _trusted(config))
+    component = _component("dataset", {k: v for k, v in values.items() if k not in (*own, "augment")}, _trusted(config))
     if is_given(component.target):
-        component.refuse_unknown(own)
+        component.refuse_unknown([*own, "augment"])
     collate = values.get("collate")
     if not isinstance(collate, Mapping | None):
         raise InvalidValueError("dataset.collate", collate, "must be null, or {_target_: mylab.data.pad} or such")
@@ -195,6 +200,25 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
         "ignore_index": _task(_mapping(config, "task"), _trusted(config)).left_out,
     }
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | parts)
+
+
+def _augment(values: Any, trusted: tuple[str, ...]) -> Augment:
+    """Return what is done to training batches, given a completed value of `dataset.augment`."""
+    if not isinstance(values, Mapping):
+        options = ", ".join(AUGMENTS)
+        raise InvalidValueError(
+            AUGMENT, values, f"must be one of {options}, or {{_target_: mylab.augment.mixup}} or such"
+        )
+    if "_target_" in values:
+        return _component(AUGMENT, _without(values, "name"), trusted)
+    if values["name"] not in AUGMENTS:
+        rule = f"must be one of {', '.join(AUGMENTS)}; {AUGMENT}._target_=... names a function of yours"
+        raise InvalidValueError(AUGMENT, values["name"], rule)
+    if values["name"] == "none" and len(values) > 1:
+        key = next(key for key in values if key != "name")
+        rule = f"is of no use with {AUGMENT}=none: give {AUGMENT}=crop_flip, or {AUGMENT}._target_=..."
+        raise InvalidValueError(f"{AUGMENT}.{key}", values[key], rule)
+    return fill(AUGMENTS[values["name"]], AUGMENT, _without(values, "name"))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import completed
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
@@ -42,7 +44,8 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "model": frozenset(),
     "optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "critic.optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
-    "dataset": frozenset(DatasetConfig.__dataclass_fields__),
+    "dataset": frozenset(DatasetConfig.__dataclass_fields__) | {"augment"},
+    AUGMENT: frozenset(),
     "task": frozenset({"loss", "metrics"}),
     "schedule": frozenset({"per_worker"}),
     "critic.schedule": frozenset({"per_worker"}),
@@ -109,6 +112,7 @@ class Composer:
             "task.loss.",
             "task.metrics.",
             "dataset.collate.",
+            f"{AUGMENT}.",
             "loop.",
         ]  # whose keys are free
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
@@ -138,6 +142,10 @@ class Composer:
             open_groups: beginnings of keys that the composed configuration need not have.
         """
         override = read(text)
+        if override.key_or_group == AUGMENT and override.type is OverrideType.CHANGE:
+            if isinstance(override.value(), str):  # keys of the option may stand before or behind it
+                return [f"++{AUGMENT}.name={text.partition('=')[2]}"]
+            return [f"++{AUGMENT}=null", f"++{text}"]  # Hydra would merge a mapping with that of a file
         if override.key_or_group.startswith(tuple(open_groups)) and override.type is OverrideType.CHANGE:
             return [f"++{text}"]
         if override.key_or_group != EXPERIMENT or override.package is not None:
@@ -187,6 +195,7 @@ class Composer:
         for group in OWN_KEYS:
             if f"{group}._target_" in given:
                 _adapt_to_target(config, group, given)
+        _complete_augment(config, list(map(read, overrides)))
         config.options = _recorded_options(config, options, given)
         return config
 
@@ -355,6 +364,23 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
         del part[key]
     if f"{group}.name" not in given:
         part.name = name_of(target) if is_given(target) else target.rpartition(".")[2]
+
+
+def _complete_augment(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Let `dataset.augment` be a mapping with all keys of its option.
+
+    If the command line chooses the option, the keys that a file has given to another one are removed.
+    """
+    dataset = config.get("dataset")
+    if not OmegaConf.is_dict(dataset) or OmegaConf.is_interpolation(dataset, "augment"):
+        return
+    part = dataset.get("augment")
+    if OmegaConf.is_dict(part) and any(o.key_or_group == AUGMENT and isinstance(o.value(), str) for o in overrides):
+        kept = {f"{AUGMENT}.name", *(override.key_or_group for override in overrides)}
+        for key in [key for key in part if f"{AUGMENT}.{key}" not in kept]:
+            del part[key]
+    held = OmegaConf.to_container(part, resolve=False) if OmegaConf.is_config(part) else part
+    dataset.augment = completed(held)
 
 
 def _leaves(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from sweep.augmentations import KEY as AUGMENT
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS
@@ -134,11 +135,12 @@ def check_searchable(key: str, expression: str) -> None:
     """
     whole = [part.rstrip("]") for part in re.split(r"[.\[]", key)]
     of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS
-    if key in KEYS or of_loop or (whole[0] in GROUPS and "." in key):
+    of_augment = f"{key}.".startswith(f"{AUGMENT}.")
+    if key in KEYS or of_loop or of_augment or (whole[0] in GROUPS and "." in key):
         return
     reason = REASONS.get(".".join(whole[:2])) or REASONS.get(whole[0])
     rule = f"{reason}; " if reason else ""
-    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop")), *KEYS))
+    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop", AUGMENT)), AUGMENT, *KEYS))
     raise InvalidValueError(key, expression, f"cannot be searched: {rule}what can be is {searchable}")
 
 

@@ -140,6 +140,9 @@ class BaseEngine:
         try:
             before = described(state.model)
             for first in sorted({0, state.batches.per_epoch - 1}):  # the last batch of an epoch may be smaller
+                if state.batches.augmentation is not None:
+                    (batch,) = state.batches.plain(first, first + 1)
+                    state.batches.augmentation.check(batch, state.batches.numbers(first, size(batch)))
                 (batch,) = state.batches.range(first, first + 1)
                 examples = size(batch)
                 outputs = objective.outputs(state.model, batch)
@@ -446,7 +449,7 @@ class BaseEngine:
         assert objective is not None
         if isinstance(objective, OutputObjective) and objective.criterion is None:
             return True
-        batch = next(in_order(self.data.train, 2, self.device))
+        (batch,) = state.batches.range(0, 1)
         return objective.gives_values(objective.outputs(state.model.eval(), batch), batch)
 
     def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:

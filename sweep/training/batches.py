@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sweep.config import steps_per_epoch
 from sweep.data import Examples, LoadedSplit
-from sweep.data.batch import mapped
+from sweep.data.batch import mapped, size
 from sweep.data.loading import permutation
+from sweep.training.augmentation import Augmentation, draws
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -36,20 +37,47 @@ class Batches:
         seed: of the trial.
         device: where the batches are wanted.
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
+        augmentation: what is done to each batch as a whole; None if nothing is.
     """
 
     def __init__(
-        self, split: Examples, batch_size: int, seed: int, device: torch.device, drop_last: bool = False
+        self,
+        split: Examples,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        drop_last: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.split, self.batch_size, self.seed, self.device, self.drop_last = split, batch_size, seed, device, drop_last
+        self.augmentation = augmentation
         self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
     def order(self, epoch: int) -> Tensor:
         """int64 [n_train]: the permutation of an epoch, the same on every device."""
         return moved(permutation(len(self.split), self.seed, epoch), self.split.device)
 
+    def examples(self, step: int) -> int:
+        """Return the number of examples in the batch of update `step`."""
+        return min(self.batch_size, len(self.split) - step % self.per_epoch * self.batch_size)
+
+    def numbers(self, step: int, rows: int) -> Tensor:
+        """Return what the augmentation draws for update `step`: float32 [rows, n_draws], on the device."""
+        assert self.augmentation is not None
+        return moved(torch.from_numpy(draws(self.seed, step, rows, self.augmentation.n_draws)), self.device)
+
     def range(self, begin: int, end: int) -> Iterator[Any]:
-        """Yield the batches of the updates begin..end-1."""
+        """Yield the batches of the updates begin..end-1, augmented."""
+        if self.augmentation is None:
+            yield from self.plain(begin, end)
+            return
+        for step, batch in enumerate(self.plain(begin, end), begin):
+            if isinstance(self.split, LoadedSplit):  # which gives it again after a pause; a function may write into it
+                batch = mapped(torch.clone, batch)
+            yield self.augmentation(batch, self.numbers(step, size(batch)))
+
+    def plain(self, begin: int, end: int) -> Iterator[Any]:
+        """Yield the batches of the updates begin..end-1 as they are in the data set."""
         if isinstance(self.split, LoadedSplit):
             for batch in self.split.batches(self.seed, self.batch_size, self.drop_last, begin, end):
                 yield placed(batch, self.device)

@@ -15,8 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
+from sweep.data.batch import leaves, mapped, rebuilt
 from sweep.data.loading import permutation
+from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
+from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed
@@ -111,6 +114,8 @@ class FusedEngine(BaseEngine):
         self._slots: list[_Slot | None] = [None] * slots
         self._compiled = compiled
         self._stack: Stack | None = None
+        self._kinds: list[tuple[torch.Size, torch.dtype]] = []
+        """Shapes and types of an augmented batch."""
         if like:
             self._prepare(like)
 
@@ -256,6 +261,7 @@ class FusedEngine(BaseEngine):
         if shape.ragged and not shape.values:
             rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
             raise NotStackableError(f"{rule}: give one for each example, or train.drop_last=true")
+        self._kinds = []
         self._spare = state
         """What the trainings in slots are read into: of one structure with all of them."""
         self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
@@ -264,7 +270,7 @@ class FusedEngine(BaseEngine):
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
             some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
-            self._stack.capture(placed(self._examples.take(some), self.device))
+            self._stack.capture(self._augmented(placed(self._examples.take(some), self.device), {}))
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""
@@ -293,6 +299,7 @@ class FusedEngine(BaseEngine):
             "train.batch_size": config.train.batch_size,
             "train.drop_last": config.train.drop_last,
             "task": repr(config.task),
+            "dataset.augment": repr(config.augment),
             "average": state.average is not None,
             "warmup": state.mistakes is not None,
         }
@@ -359,9 +366,50 @@ class FusedEngine(BaseEngine):
             for i, batch in enumerate(batches):
                 if i and self.pause():
                     break
-                stack.update(placed(batch, self.device), here[i], table[i], draws[i], clips, shares[i])
+                batch = self._augmented(placed(batch, self.device), {slot.index: slot.step + i for slot in live})
+                stack.update(batch, here[i], table[i], draws[i], clips, shares[i])
                 losses.append(stack.loss.clone())
         return torch.stack(losses).cpu().double().numpy(), rates[: len(losses)]
+
+    def _augmented(self, batch: Any, steps: Mapping[int, int]) -> Any:
+        """Return the batches of an update of all slots, [slots, batch, ...], augmented.
+
+        Of an augmentation that looks at several examples, each slot has a call of its own with the examples that are
+        there: a trial depends on no other one, and a smaller last batch is as small as in the serial engine.
+
+        Args:
+            steps: index of each live slot -> its update. Other slots have anything of the same shape.
+        """
+        augmentation = self._spare.batches.augmentation
+        if augmentation is None:
+            return batch
+        drawn = np.zeros((self.slots, self._batch_size, augmentation.n_draws), dtype=np.float32)
+        for index, step in steps.items():
+            slot = self._slots[index]
+            assert slot is not None
+            drawn[index] = draws(slot.trial.seed, step, self._batch_size, augmentation.n_draws)
+        numbers = moved(torch.from_numpy(drawn), self.device)
+        if augmentation.per_example or not steps:
+            flat = augmentation(mapped(lambda tensor: tensor.flatten(0, 1), batch), numbers.flatten(0, 1))
+            whole = mapped(lambda tensor: tensor.unflatten(0, (self.slots, self._batch_size)).contiguous(), flat)
+            return self._unvaried(whole, augmentation)
+        parts: dict[int, Any] = {}
+        for index, step in steps.items():
+            there = self._spare.batches.examples(step)
+            part = augmentation(mapped(lambda tensor: tensor[index, :there], batch), numbers[index, :there])  # noqa: B023
+            parts[index] = mapped(lambda tensor: _padded(tensor, self._batch_size), part)
+        every = [parts.get(index, next(iter(parts.values()))) for index in range(self.slots)]
+        whole = rebuilt(every[0], [torch.stack(column) for column in zip(*map(leaves, every), strict=True)])
+        return self._unvaried(whole, augmentation)
+
+    def _unvaried(self, batch: Any, augmentation: Augmentation) -> Any:
+        """Return a batch. Refuse one of other shapes or types than the first: a compiled update would misread it."""
+        kinds = [(tensor.shape, tensor.dtype) for tensor in leaves(batch)]
+        self._kinds = self._kinds or kinds
+        if kinds != self._kinds:
+            rule = "must return tensors of the same shapes and types in every update; engine=serial takes others"
+            raise InvalidValueError(*augmentation.name, rule)
+        return batch
 
     def _moved(self, array: np.ndarray) -> Tensor:
         """On the device; numbers in the precision of the training."""
@@ -502,6 +550,11 @@ def _examples(batches: Batches, begin: int, end: int) -> int:
     """Training examples of the updates begin..end-1."""
     short = max(batches.per_epoch * batches.batch_size - len(batches.split), 0)  # with drop_last no batch is smaller
     return (end - begin) * batches.batch_size - short * (end // batches.per_epoch - begin // batches.per_epoch)
+
+
+def _padded(tensor: Tensor, rows: int) -> Tensor:
+    """Return a tensor [n, ...] with so many rows: those after the n-th are the first one."""
+    return torch.cat([tensor, tensor[:1].expand(rows - len(tensor), *tensor.shape[1:])])
 
 
 def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -53,6 +53,8 @@ class Loss(Protocol):
 class Labels:
     """The cross entropy of labels, and the accuracy.
 
+    An augmentation may make shares of the classes of them, [n, classes, ...], which have the cross entropy alone.
+
     Args:
         task: its configuration.
         n_outputs: number of classes; 0 if it is not known.
@@ -87,9 +89,18 @@ class Labels:
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         if self.class_weights is not None or self.left_out is not None or self.dice_weight:
             return None
-        return functional.cross_entropy(self.scores(outputs), targets, label_smoothing=self.smoothing)
+        expected = self.scores(targets) if targets.is_floating_point() else targets
+        return functional.cross_entropy(self.scores(outputs), expected, label_smoothing=self.smoothing)
 
     def values(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        if targets.is_floating_point():
+            return functional.cross_entropy(
+                self.scores(outputs),
+                self.scores(targets),
+                self.class_weights,
+                reduction="none",
+                label_smoothing=self.smoothing,
+            ), None
         scores, weights = self.scores(outputs), self._weights(targets)
         known = self._known(targets)
         entropy = functional.cross_entropy(  # 0 where a label does not count, whatever the scores are
@@ -129,6 +140,9 @@ class Labels:
         return found
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point():
+            _check_shape(outputs, list(targets.shape))
+            return
         n, *positions = targets.shape
         classes = [self.n_outputs] if self.n_outputs else ["classes"]
         if not isinstance(self.task, LanguageModelConfig):

@@ -10,6 +10,7 @@ from sweep.config import RunConfig
 from sweep.data import Dataset
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
+from sweep.training.augmentation import augmentation_of
 from sweep.training.average import initial_average
 from sweep.training.batches import Batches
 from sweep.training.dropout import SeededDropout, seed_dropouts
@@ -105,7 +106,8 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
     if average is not None and isinstance(optimizer, TwoWeights):
         rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
         raise InvalidValueError("average", config.average.name, rule)
-    batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last)
+    augmentation = augmentation_of(config.augment, dtype)
+    batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last, augmentation)
     objective = None if config.critic else objective_of(config.task, data.train.example, data.n_outputs, device, dtype)
     random = RandomState.capture(device)
     state = TrainState(model, optimizer, objective, batches, random, dropouts, average, critic=critic)

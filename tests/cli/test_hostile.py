@@ -164,10 +164,11 @@ FILES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         for name in ("../../escaped", "OUTSIDE/escaped", "a/../../../escaped")
     },
     **{
-        f"{group} of a file": ({f"{group}/evil": text}, (f"{group}=evil", "mode=train"))
+        f"{group} of a file, {text}": ({f"{group}/evil": text}, (f"{group}=evil", "mode=train"))
         for group, text in (
             ("task", "name: evil\n_target_: canary_module.Model\n"),
             ("dataset", "_target_: sweep.data.sources.digits\ncollate: {_target_: canary_module.Model}\n"),
+            ("dataset", "_target_: sweep.data.sources.digits\naugment: {_target_: canary_module.Model}\n"),
         )
     },
     "schedules to compare": (
@@ -209,6 +210,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
             ("task.loss", ()),
             ("task.metrics.evil", ()),
             ("dataset.collate", ("+dataset.collate.command='touch CANARY'",)),
+            ("dataset.augment", ("+dataset.augment.command='touch CANARY'",)),
         )
         for target in ("os.system", "canary_module.Model", "sweep.tasks.Task")
     },

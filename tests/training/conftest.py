@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from sweep.augmentations import NO_AUGMENT
 from sweep.components import Component
 from sweep.config import AverageConfig, DatasetConfig, OptimizerConfig, RunConfig, TrainConfig
 from sweep.core import Engine, Evaluation, Status, Trial
@@ -140,6 +141,7 @@ def make_trial(optimizers):
         eval_batch_size=None,
         task=AUTO,
         schedules=None,
+        augment=NO_AUGMENT,
     ) -> Trial:
         given = {"clip_norm": clip_norm, "groups": groups, "schedules": schedules or {}}
         given |= {} if lr is None else {"lr": lr}
@@ -168,6 +170,7 @@ def make_trial(optimizers):
             resolved={},
             average=AverageConfig() if average is None else AverageConfig("ema", average),
             task=task,
+            augment=augment,
         )
         return Trial(number, config, seed)
 

@@ -1,0 +1,71 @@
+"""The typed configuration of `dataset.augment`: what is done to training batches before a model sees them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from sweep.components import Component
+from sweep.targets import is_given, name_of
+from sweep.validation import Whole, check_keys
+
+KEY = "dataset.augment"
+
+
+@dataclass(frozen=True)
+class NoAugment:
+    """Training batches stay as they are."""
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Crop images at random positions after padding them with zeros, and flip half of them.
+
+    Images are [n, C, H, W] or [n, H, W] and keep their size. The zeros are added to what the model would get: with
+    `dataset.standardize=true` they are the mean of each feature.
+
+    Args:
+        pad: pixels on each side, >= 0. An image is moved by -pad..pad pixels, both included, in each direction.
+        flip: whether an image is mirrored left to right with probability 1/2.
+    """
+
+    pad: Annotated[int, Whole(at_least=0)] = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_keys(self)
+
+
+NO_AUGMENT = NoAugment()
+
+Augment = NoAugment | CropFlip | Component
+"""An option of AUGMENTS, or code of the user's."""
+
+AUGMENTS: Mapping[str, type[NoAugment] | type[CropFlip]] = {"none": NoAugment, "crop_flip": CropFlip}
+"""The values of `dataset.augment.name`."""
+
+
+def completed(given: Any) -> Any:
+    """Return a value of `dataset.augment` as a mapping with the `name`, and with all keys of an option.
+
+    Args:
+        given: null, the name of an option, or a mapping. Anything else is returned as it is.
+    """
+    if given is None or isinstance(given, str):
+        given = {"name": given or "none"}
+    if not isinstance(given, Mapping):
+        return given
+    values, target = dict(given), given.get("_target_")
+    if isinstance(target, str):
+        if values.get("name") in (None, *AUGMENTS):
+            values["name"] = name_of(target) if is_given(target) else target.rpartition(".")[2]
+        return values
+    option = AUGMENTS.get(str(values.get("name")))
+    defaults = {} if option is None else {field.name: field.default for field in fields(option)}
+    return {"name": values.get("name"), **defaults, **values}
+
+
+def named(augment: Augment) -> tuple[str, str]:
+    """Return the key and the value that name an augmentation, for messages."""
+    if isinstance(augment, Component):
+        return f"{KEY}._target_", augment.target
+    return KEY, next(name for name, option in AUGMENTS.items() if isinstance(augment, option))
