@@ -38,7 +38,7 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "scalar", "wgan", "wgan_gp"]
+    assert options("model") == ["cnn", "mlp", "resnet", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
         "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
         "rmsprop", "schedulefree", "sgd",
