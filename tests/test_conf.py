@@ -324,6 +324,25 @@ def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -
         spaces.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
 
 
+def test_an_element_in_a_file_of_the_group_space_is_of_the_schedules_that_have_the_list(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    for name, element in (("first", 0), ("eighth", 7)):
+        text = f"schedule.milestones.{element}: tag(fraction,interval(0.1,0.5))\noptimizer.lr: interval(0.1,0.2)\n"
+        (tmp_path / "space" / f"{name}.yaml").write_text(text)
+
+    def searched(*given: str) -> list[str]:
+        (branch,) = spaces.space(Composer(str(tmp_path)), parse([*given])).branches
+        return [dimension.key for dimension in branch.dimensions]
+
+    assert searched("space=first", "schedule=multistep") == ["schedule.milestones.0", "optimizer.lr"]
+    assert searched("space=first", "schedule=cosine") == ["optimizer.lr"]
+    assert searched("space=eighth", "schedule=cosine") == ["optimizer.lr"]
+    with pytest.raises(
+        InvalidValueError, match=r"^schedule\.milestones\.7=.*no such element; schedule\.milestones has 2"
+    ):
+        searched("space=eighth", "schedule=multistep")
+
+
 def test_resolvers_give_updates() -> None:
     config = run("train.steps=${epochs:3}", "warmup.steps=${fraction:0.1}", "schedule.decay_steps=${epochs:0.5}")
     assert config.train.steps == 3 * 17  # 1079 training examples, batches of 64
