@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional
 
 import sweep
 from models.resnet import ResNet
 from sweep.api.results import Trial
-from sweep.config import DatasetConfig
 from sweep.requests import build, spaces
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
@@ -24,7 +24,8 @@ from tests.test_main_job import runs
 
 register_resolvers()
 
-OF_DATASET = {"resnet110_cifar10": [] if hasattr(DatasetConfig, "augment") else ["~dataset.augment"]}
+AUGMENTS = "augment" in OmegaConf.load(ROOT / "conf" / "groups.yaml").dataset
+OF_DATASET = {"resnet110_cifar10": [] if AUGMENTS else ["~dataset.augment"]}
 """Overrides of a recipe whose data set is replaced."""
 
 
@@ -57,8 +58,10 @@ def test_the_files_set_keys_of_the_whole_configuration() -> None:
 
 
 def test_resnet110_is_configured_as_in_the_paper(data: dict[str, list[str]]) -> None:
-    composed = Composer().compose(["experiment=resnet110_cifar10", *data["resnet110_cifar10"]])
-    config = build.run_config(composed)
+    given = ["experiment=resnet110_cifar10", *data["resnet110_cifar10"]]
+    augmented = Composer().compose([word for word in given if word != "~dataset.augment"])
+    assert augmented.dataset.augment.name == "crop_flip"
+    config = build.run_config(Composer().compose(given))
     keys = config.resolved
     assert keys["model"] | {"depth": 110, "width": 16, "shortcut": "A"} == keys["model"]
     assert keys["optimizer"] | {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4} == keys["optimizer"]
