@@ -1,5 +1,7 @@
 """The recipes of conf/experiment: each composes, trains and is searched, and does what its paper says."""
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from functools import cache
@@ -23,6 +25,8 @@ from tests.conftest import ROOT, Answer
 from tests.test_main_job import runs
 
 register_resolvers()
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
 AUGMENTS = "augment" in OmegaConf.load(ROOT / "conf" / "groups.yaml").dataset
 OF_DATASET = {"resnet110_cifar10": [] if AUGMENTS else ["~dataset.augment"]}
@@ -104,12 +108,16 @@ def test_a_recipe_has_a_space_and_another_schedule_has_its_own(
     assert searched("optimizer.lr=0.05") == keys - {"optimizer.lr"}
 
 
-@pytest.mark.parametrize(("name", "small"), [("resnet110_cifar10", ["model.depth=8"]), ("fashion_mnist_cnn", [])])
+SMALL = {"resnet110_cifar10": ["model.depth=8"], "fashion_mnist_cnn": []}
+FEW = ["train.steps=6", "train.batch_size=16", "train.eval_every=3", "engine=serial"]
+"""Overrides that make the training of a recipe take a moment."""
+
+
+@pytest.mark.parametrize("name", list(SMALL))
 def test_a_recipe_is_searched(
-    sweep: Callable[..., Answer], folder: Path, data: dict[str, list[str]], name: str, small: list[str]
+    sweep: Callable[..., Answer], folder: Path, data: dict[str, list[str]], name: str
 ) -> None:
-    few = ["train.steps=6", "train.batch_size=16", "train.eval_every=3", "study.n_trials=2", "engine=serial"]
-    answer = sweep(f"experiment={name}", *data[name], *small, *few)
+    answer = sweep(f"experiment={name}", *data[name], *SMALL[name], *FEW, "study.n_trials=2")
     assert answer.status == 0, answer.err
     trials = runs(folder, "trial")
     assert [run.data.metrics["global_step"] for run in trials] == [6, 6]
@@ -117,14 +125,35 @@ def test_a_recipe_is_searched(
     assert all("val_accuracy" in run.data.metrics for run in trials)
 
 
-def test_an_experiment_of_the_user_builds_on_a_recipe(folder: Path, data: dict[str, list[str]]) -> None:
-    (folder / "theirs" / "experiment").mkdir(parents=True)
-    mine = "# @package _global_\ndefaults: [resnet110_cifar10, _self_]\nmodel: {depth: 20}\nschedule: {gamma: 0.2}\n"
-    (folder / "theirs" / "experiment" / "mine.yaml").write_text(mine)
-    composer = Composer(str(folder / "theirs"))
-    for name, depth in (("mine", 20), ("resnet110_cifar10", 110)):
-        given = [f"experiment={name}", *data["resnet110_cifar10"]]
-        config = build.run_config(composer.compose(given))
+def commands() -> list[list[str]]:
+    """Return the command lines of docs/recipes.md for the recipes above, as the arguments of `python -m sweep`."""
+    typed = [shlex.split(line)[3:] for line in PAGE.splitlines() if line.startswith("python -m sweep experiment=")]
+    return [words for words in typed if words[0].partition("=")[2] in SMALL]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_line_of_the_page_is_accepted(
+    sweep: Callable[..., Answer], folder: Path, data: dict[str, list[str]], words: list[str]
+) -> None:
+    name = words[0].partition("=")[2]
+    total = {
+        "mode=compare": ["compare.schedules=[linear,wsd]", "compare.trials=1", "compare.seeds=1"],
+        "mode=train": [],
+    }
+    few = next((total[word] for word in words if word in total), ["study.n_trials=1"])
+    answer = sweep(*words, *data[name], *SMALL[name], *FEW, *few)
+    assert answer.status == 0, answer.err
+
+
+def test_the_experiment_of_the_page_builds_on_a_recipe_and_is_found_beside_those_that_ship(
+    folder: Path, data: dict[str, list[str]]
+) -> None:
+    (block,) = re.findall(r"`myconf/experiment/resnet20.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (folder / "myconf" / "experiment").mkdir(parents=True)
+    (folder / "myconf" / "experiment" / "resnet20.yaml").write_text(block)
+    composer = Composer(str(folder / "myconf"))
+    for name, depth in (("resnet20", 20), ("resnet110_cifar10", 110)):
+        config = build.run_config(composer.compose([f"experiment={name}", *data["resnet110_cifar10"]]))
         assert config.resolved["model"]["depth"] == depth
         assert config.resolved["optimizer"]["weight_decay"] == 1e-4
         assert config.options["experiment"] == name
