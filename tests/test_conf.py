@@ -39,7 +39,7 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "scalar", "wgan", "wgan_gp"]
+    assert options("model") == ["cnn", "mlp", "resnet", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
         "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
         "rmsprop", "schedulefree", "sgd",
@@ -338,6 +338,25 @@ def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path)
 def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2, counted from 0"):
         spaces.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
+
+
+def test_an_element_in_a_file_of_the_group_space_is_of_the_schedules_that_have_the_list(tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    for name, element in (("first", 0), ("eighth", 7)):
+        text = f"schedule.milestones.{element}: tag(fraction,interval(0.1,0.5))\noptimizer.lr: interval(0.1,0.2)\n"
+        (tmp_path / "space" / f"{name}.yaml").write_text(text)
+
+    def searched(*given: str) -> list[str]:
+        (branch,) = spaces.space(Composer(str(tmp_path)), parse([*given])).branches
+        return [dimension.key for dimension in branch.dimensions]
+
+    assert searched("space=first", "schedule=multistep") == ["schedule.milestones.0", "optimizer.lr"]
+    assert searched("space=first", "schedule=cosine") == ["optimizer.lr"]
+    assert searched("space=eighth", "schedule=cosine") == ["optimizer.lr"]
+    with pytest.raises(
+        InvalidValueError, match=r"^schedule\.milestones\.7=.*no such element; schedule\.milestones has 2"
+    ):
+        searched("space=eighth", "schedule=multistep")
 
 
 def test_resolvers_give_updates() -> None:

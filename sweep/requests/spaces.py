@@ -139,7 +139,7 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
             raise InvalidValueError("space", _space(request), rule)
         if _replaced(key, request) or _unused(config, key):
             continue
-        if _has(config, key) or not _known_elsewhere(key):
+        if _has(config, key) or not _known_elsewhere(config, key):
             chosen[key] = read_space(key, expression)
     chosen |= request.sweeps
     for key, override in chosen.items():
@@ -170,11 +170,17 @@ def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callab
     return configured
 
 
-def _known_elsewhere(key: str) -> bool:
-    """Whether another schedule or warmup has the key: a space may name keys that the chosen one lacks."""
-    group, _, leaf = key.removeprefix("critic.").partition(".")
+def _known_elsewhere(config: DictConfig, key: str) -> bool:
+    """Return whether the key, or the list or mapping that it is part of, is one that only other families have.
+
+    A space may name keys that the chosen schedule or warmup lacks.
+    """
+    critic = "critic." if key.startswith("critic.") else ""
+    group, _, rest = key.removeprefix(critic).partition(".")
+    leaf = rest.partition(".")[0]
     families: Mapping[str, Mapping[str, type]] = {"schedule": DECAYS, "warmup": WARMUPS}
-    return any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
+    known = any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
+    return known and not _has(config, f"{critic}{group}.{leaf}")
 
 
 def _replaced(key: str, request: Request) -> bool:

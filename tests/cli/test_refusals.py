@@ -226,6 +226,8 @@ from tests.conftest import ROOT, Answer
         (["train.device=cuda:99"], "train.device=cuda:99: is not there: this machine has"),
         (["model.hidden=[0]"], "hidden=[0] must be a list of integers > 0"),
         (["model=cnn", "dataset=breast_cancer"], "was refused by models.cnn.CNN: a picture"),
+        (["model=resnet", "dataset=breast_cancer"], "was refused by models.resnet.ResNet: an image [channels, height"),
+        (["model=resnet", "model.depth=21"], "was refused by models.resnet.ResNet: depth=21 must be 6n + 2"),
         (["dataset=arrays"], "dataset.path=???: must be given"),
         (["dataset=arrays", "dataset.path=missing.npz"], "dataset.path=missing.npz: there is no such file"),
         (["dataset=arrays", "dataset.path=text.npz"], "dataset.path=text.npz: is no .npz file"),

@@ -9,6 +9,7 @@ from torch import nn
 
 from sweep.components import Component
 from sweep.core import Status
+from sweep.data import Dataset, Split
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
 from tests.training.conftest import STACKED
@@ -157,6 +158,29 @@ def test_running_statistics_are_the_serial_engine_s(make_trial, train, digits, m
     together = train(fused(digits, slots=2), *trials)
     for number, history in train(serial(digits), *trials).items():
         assert_same(together[number], history)
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    """72 noisy images of 3 x 8 x 8 in three classes. 40 are for training: 3 batches of 16 an epoch, the last of 8."""
+    generator = np.random.default_rng(0)
+    patterns = generator.normal(size=(3, 3, 8, 8))
+
+    def split(n: int) -> Split:
+        y = np.arange(n) % 3
+        return Split({"x": torch.as_tensor(patterns[y] + generator.normal(size=(n, 3, 8, 8))), "y": torch.as_tensor(y)})
+
+    return Dataset(split(40), split(16), split(16), n_outputs=3, classification=True, digest="images")
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_a_residual_network_of_eight_layers(make_trial, train, images, shortcut):
+    model = Component("model", "models.resnet.ResNet", {"depth": 8, "width": 4, "shortcut": shortcut})
+    trials = some(make_trial, 3, model=model, steps=200, eval_every=50, batch_size=16)
+    together = train(fused(images, slots=2), *trials)
+    for number, history in train(serial(images), *trials).items():
+        assert_same(together[number], history)
+        assert history.loss[-1] < 0.5 * history.loss[0]
 
 
 def test_clipping_is_each_trial_s_own(make_trial, train, digits):
