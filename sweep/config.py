@@ -111,10 +111,12 @@ class DatasetConfig:
     Args:
         component: called without further arguments; gives what `sweep.arrays.as_source` reads.
         val_fraction, test_fraction: parts of all examples, where the arrays are not split already.
-        split_seed: of the permutation before splitting, >= 0.
+        split_seed: of the permutation before splitting, >= 0; None for examples that are split in their order.
         standardize: whether each feature of x is brought to mean 0 and deviation 1 over the training split.
         n_classes: of a classification; None for as many as the labels have.
         block: tokens of one example, >= 1, into which an array of tokens is divided; None if it is none.
+        windows: how training examples are cut from tokens: "divided" into windows that do not overlap and are shuffled
+            in each epoch, or "drawn" with replacement among the windows that begin at any token.
         collate: makes a batch of a list of examples, where they are loaded one by one; None for stacking and padding.
         num_workers: processes that load examples, where they are loaded one by one; 0 for that of the training.
         ignore_index: the label that the task leaves out; None if it leaves out none.
@@ -123,10 +125,11 @@ class DatasetConfig:
     component: Component
     val_fraction: float = 0.2
     test_fraction: float = 0.2
-    split_seed: int = 0
+    split_seed: int | None = 0
     standardize: bool = False
     n_classes: int | None = None
     block: int | None = None
+    windows: str = "divided"
     collate: Component | None = None
     num_workers: int = 0
     ignore_index: int | None = None
@@ -134,6 +137,9 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.block is not None:
             whole("block", self.block, at_least=1)
+        one_of("windows", self.windows, ("divided", "drawn"))
+        if self.windows == "drawn" and self.block is None:
+            raise InvalidValueError("windows", "drawn", "needs dataset.block, the number of tokens of a window")
         whole("num_workers", self.num_workers, at_least=0)
         real("val_fraction", self.val_fraction, above=0, below=1)
         real("test_fraction", self.test_fraction, at_least=0, below=1)
@@ -141,7 +147,8 @@ class DatasetConfig:
             raise InvalidValueError(
                 "val_fraction", self.val_fraction, "leaves no training examples beside test_fraction"
             )
-        whole("split_seed", self.split_seed, at_least=0)
+        if self.split_seed is not None:
+            whole("split_seed", self.split_seed, at_least=0)
         boolean("standardize", self.standardize)
         if self.n_classes is not None:
             whole("n_classes", self.n_classes, at_least=2)
@@ -161,6 +168,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "schedule.threshold_mode": "rel",
     "schedule.direction": None,  # of plateau
     "dataset.block": None,
+    "dataset.windows": "divided",
     "dataset.collate": None,
     "task": {"name": "auto", "loss": None, "metrics": None},
     "task.ignore_index": None,  # of classification

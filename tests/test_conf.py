@@ -38,7 +38,7 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "scalar", "wgan", "wgan_gp"]
+    assert options("model") == ["cnn", "gpt", "mlp", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
         "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
         "rmsprop", "schedulefree", "sgd",
@@ -47,7 +47,7 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("critic") == ["none", "wgan", "wgan_gp"] == ["none", *options("space/critic")]
     assert options("schedule") == sorted([*DECAYS, "custom"])
     assert options("warmup") == sorted(WARMUPS)
-    assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic"]
+    assert options("dataset") == ["arrays", "breast_cancer", "digits", "quadratic", "text", "tokens"]
     assert options("loop") == ["command", "none"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
     assert options("pruner") == ["asha", "hyperband", "median", "none", "percentile"]
@@ -75,9 +75,19 @@ def test_every_option_of_a_training_composes_and_builds(group: str) -> None:
 
 def test_the_data_sets_compose(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]))
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "x.bin")
     for option in options("dataset"):
-        given = [f"dataset.path={tmp_path}/x.npz"] if option == "arrays" else []
-        assert run(f"dataset={option}", *given).dataset.component.build()
+        given = {"arrays": [f"dataset.path={tmp_path}/x.npz"], "tokens": [f"dataset.path={tmp_path}/x.bin"]}
+        assert run(f"dataset={option}", *given.get(option, [])).dataset.component.build()
+
+
+def test_texts_are_trained_by_a_language_model_unless_another_is_given() -> None:
+    config = run("dataset=text")
+    assert (config.resolved["model"]["name"], config.task.name) == ("gpt", "language_model")
+    assert (config.dataset.windows, config.dataset.block, config.dataset.split_seed) == ("drawn", 64, None)
+    assert config.train.drop_last
+    other = run("dataset=text", "model=mlp", "task=classification")
+    assert (other.resolved["model"]["name"], other.task.name) == ("mlp", "classification")
 
 
 def test_every_sampler_and_pruner_builds_with_its_options() -> None:

@@ -13,11 +13,14 @@ from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
 from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_as_labels
-from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
+from sweep.data.splits import BLOCK, LoadedSplit, Split, StoredSplit
+from sweep.data.windows import DrawnWindows, divided_into_windows, tokens_of, vocabulary_size
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
 from sweep.plurals import plural
 from sweep.tracebacks import refusal
+
+Examples = Split | StoredSplit | LoadedSplit | DrawnWindows
 
 CONVERTED = 2**28
 """Bytes of tensors up to which a data set is converted as a whole. A larger one is converted batch by batch."""
@@ -71,12 +74,13 @@ class Dataset:
         """
         if (device, dtype) not in self._placed:
             splits = [split.in_type(dtype) for split in (self.train, self.val, self.test)]
-            if sum(split.nbytes for split in splits) <= CONVERTED:
+            if sum(split.nbytes for split in splits if isinstance(split, StoredSplit)) <= CONVERTED:
                 splits = [split.tensors() if isinstance(split, StoredSplit) else split for split in splits]
-            if all(isinstance(split, Split) for split in splits):
-                size = sum(split.nbytes for split in splits)
+            movable = [split for split in splits if isinstance(split, Split | DrawnWindows)]
+            if len(movable) == len(splits):
+                size = sum(split.nbytes for split in movable)
                 if device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2:
-                    splits = [split.to(device) for split in splits if isinstance(split, Split)]
+                    splits = [split.to(device) for split in movable]
             train, val, test = splits
             self._placed.clear()
             self._placed[device, dtype] = replace(self, train=train, val=val, test=test)
@@ -120,15 +124,17 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
     Raises:
         InvalidValueError: names the key of `dataset` or the array that cannot be right.
     """
-    parts = {split: _windows(part, config.block) if config.block else part for split, part in source.parts.items()}
+    if config.block is not None:
+        return _of_tokens(source, config, config.block)
+    parts = source.parts
     stored = {split: part for split, part in parts.items() if isinstance(part, Mapping)}
     _check_arrays(stored)
     digest = _digest(stored, {split: part for split, part in parts.items() if split not in stored})
     if len(stored) < len(parts) or any(_is_ragged(part) for part in stored.values()):
         return _loaded(parts, source.collate, config, digest)
-    splits = {split: replace(one, tokens=bool(config.block)) for split, one in _stored_splits(stored, config).items()}
+    splits = _stored_splits(stored, config)
     name = target_name(list(splits["train"].arrays))
-    if config.standardize and not config.block and "x" in splits["train"].arrays:
+    if config.standardize and "x" in splits["train"].arrays:
         scaling = _scaling(splits["train"])
         splits = {split: replace(one, scaling=scaling) for split, one in splits.items()}
     target = None if name is None else splits["train"].arrays[name]
@@ -139,25 +145,32 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
     return Dataset(**splits, n_outputs=n_outputs, classification=labels, digest=digest)
 
 
-def _windows(part: Any, block: int) -> dict[str, np.ndarray]:
-    """Return tokens [N] as inputs x and targets y, each [(N - 1) // block, block]: y[i, j] is the token after x[i, j].
+def _of_tokens(source: Source, config: DatasetConfig, block: int) -> Dataset:
+    """Return a data set whose examples are windows of tokens.
 
-    Both are views: a memory-mapped file stays one.
-
-    Raises:
-        InvalidValueError: names dataset.block if there is no such array, or it has fewer than block + 1 tokens.
+    Windows of the training split are drawn if `dataset.windows` says so; those of the other splits never overlap.
     """
-    arrays = list(part.values()) if isinstance(part, Mapping) else []
-    if len(arrays) != 1 or not isinstance(arrays[0], np.ndarray) or arrays[0].ndim != 1:
-        raise InvalidValueError("dataset.block", block, "is for one array of tokens, [n], in each split")
-    (tokens,) = arrays
-    if tokens.dtype.kind not in "iu":
-        raise InvalidValueError("dataset.block", block, f"is for tokens, which are integers, not {tokens.dtype}")
-    n = (len(tokens) - 1) // block
-    if n < 1:
-        rule = f"must be less than the number of tokens in each split, of which one has {len(tokens)}"
-        raise InvalidValueError("dataset.block", block, rule)
-    return {"x": tokens[: n * block].reshape(n, block), "y": tokens[1 : n * block + 1].reshape(n, block)}
+    drawn, texts = config.windows == "drawn", {split: tokens_of(part, block) for split, part in source.parts.items()}
+    if WHOLE in texts and config.split_seed is None:
+        (tokens,) = texts.values()
+        n_val, n_test = _sizes(len(tokens), config)
+        parts = np.split(tokens, [len(tokens) - n_val - n_test, len(tokens) - n_test])
+        texts = {split: part for split, part in zip(SPLITS, parts, strict=True) if len(part)}
+    elif WHOLE in texts and drawn:
+        rule = "must be null where dataset.windows=drawn: windows that overlap are of one split, cut in order"
+        raise InvalidValueError("dataset.split_seed", config.split_seed, rule)
+    windows = {split: divided_into_windows(tokens, block) for split, tokens in texts.items()}
+    splits: dict[str, Examples] = {}
+    for split, stored in _stored_splits(windows, config).items():
+        splits[split] = replace(stored, tokens=True)
+    if drawn:
+        splits["train"] = DrawnWindows.of(texts["train"], block)
+        digest = _digest({split: {"x": tokens} for split, tokens in texts.items()}, {})
+    else:  # tokens behind the last window are not used
+        digest = _digest(windows, {})
+        texts = {split: tokens[: windows[split]["y"].size + 1] for split, tokens in texts.items()}
+    n_outputs = vocabulary_size(texts, config.n_classes or source.n_classes, config.ignore_index)
+    return Dataset(**splits, n_outputs=n_outputs, classification=True, digest=digest)
 
 
 def _columns(part: Mapping[str, Any], suffix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -230,14 +243,20 @@ def _is_ragged(part: Mapping[str, Any]) -> bool:
 
 
 def _parts_of(n: int, config: DatasetConfig) -> dict[str, np.ndarray]:
-    """Return the rows of each split, cut from one permutation of n examples."""
-    order = np.random.default_rng(config.split_seed).permutation(n)
+    """Return the rows of each split, cut from one permutation of n examples; without a split_seed, from their order."""
+    n_val, n_test = _sizes(n, config)
+    order = np.arange(n) if config.split_seed is None else np.random.default_rng(config.split_seed).permutation(n)
+    parts = np.split(order, [n - n_val - n_test, n - n_test])
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def _sizes(n: int, config: DatasetConfig) -> tuple[int, int]:
+    """Return how many of n examples are to validate and to test."""
     n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction)
     if n_val == 0 or n - n_val - n_test <= 0:
         rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
         raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
-    parts = np.split(order, [n - n_val - n_test, n - n_test])
-    return dict(zip(SPLITS, parts, strict=True))
+    return n_val, n_test
 
 
 def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig) -> dict[str, StoredSplit]:
@@ -348,8 +367,7 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:
     """Return the number of classes; refuse labels that are not 0..C-1."""
-    names = ("x", name) if config.block else (name,)  # the first token is no target
-    columns = [(split.arrays[each], split.rows) for split in splits.values() for each in names]
+    columns = [(split.arrays[name], split.rows) for split in splits.values()]
     blocks = [labels for column in columns for labels in _label_blocks(*column, config.ignore_index)]
     if not blocks:
         raise InvalidValueError(
