@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from models import gpt
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import DrawnWindows, dataset_of
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.tasks import LanguageModelConfig
-from sweep.training import CPU, FusedEngine, SerialEngine
+from sweep.training import CPU, FusedEngine, SerialEngine, device
 from tests.training.conftest import ENGINES
 from tests.training.test_fused import assert_same
 from tests.training.test_snapshots import assert_same as assert_same_to_the_bit
@@ -103,3 +105,13 @@ def test_drawn_windows_are_learned_from_as_plain_pytorch_would(tokens, train, tr
     train(SerialEngine(data, CPU, "float64"), trial_of(3, steps=25, eval_every=25))
     expected = [row for epoch in range(3) for row in windows.order(3, epoch)[: 11 * 8].tolist()]
     assert seen[-25 * 8 :] == expected[: 25 * 8]
+
+
+def test_a_model_that_uses_its_parameters_at_many_positions_is_computed_with_all_threads(monkeypatch, tokens, trial_of):
+    monkeypatch.setattr(device, "ALL_THREADS", 2)
+    uses = 11 * sum(parameter.numel() for parameter in gpt.GPT((11,), 13, **GPT.arguments).parameters())
+    for limit, threads in {uses + 1: 1, uses: 2}.items():
+        monkeypatch.setattr(device, "SMALL", limit)
+        SerialEngine(tokens, CPU, "float64").start(trial_of())
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
