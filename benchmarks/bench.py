@@ -17,10 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from benchmarks import fashion, loops, peer, plain, startup, table
+from benchmarks import fashion, language, loops, peer, plain, startup, table
 from benchmarks.command import Run, sweep
 from benchmarks.table import Figure
 from models.cnn import CNN
+from models.gpt import GPT
 from models.mlp import MLP
 
 Contender = TypeVar("Contender")
@@ -124,6 +125,17 @@ def large(rounds: int) -> Figure:
     value, startup, detail = against(loop, 1000, overrides, rounds)
     measure = "serial engine, mlp on Fashion-MNIST (bytes), everything recorded, against the plain loop"
     return Figure("large", measure, value, 0.95, startup=startup, detail=detail)
+
+
+def gpt_text(rounds: int) -> Figure:
+    """The recipe of a small GPT, two trials of 500 updates."""
+    data = language.text()
+    build = partial(GPT, input_shape=(language.BLOCK,), n_outputs=data.vocabulary)
+    loop = plain.Loop(lambda rates, seed: language.train(build, data, language.curve(len(rates)), seed))
+    overrides = ("experiment=gpt_text", "engine=serial", "train.steps=500", "study.n_trials=2", "sampler=random", CPU)
+    value, startup, detail = against(loop, 500, overrides, rounds)
+    measure = "experiment=gpt_text, serial engine, everything recorded, against the plain loop"
+    return Figure("gpt_text", measure, value, 0.91, startup=startup, detail=detail)
 
 
 def empty_loop(rounds: int) -> Figure:
@@ -318,6 +330,7 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "serial": serial,
     "large": large,
+    "gpt_text": gpt_text,
     "loop": empty_loop,
     "recording": recording,
     "fused": fused,

@@ -36,10 +36,12 @@ class Source:
             to arrays [n, ...], to nested mappings or tuples of arrays, or to `Ragged`; or an object with `__len__` and
             `__getitem__`, which loads them one by one.
         collate: makes a batch of a list of examples; None for our own function.
+        n_classes: number of different tokens, where the parts are tokens; None if it is not known.
     """
 
     parts: Mapping[str, Any]
     collate: Callable[[list[Any]], Any] | None = None
+    n_classes: int | None = None
 
 
 class StoredArray:
@@ -97,13 +99,15 @@ def loads_examples(given: Any) -> bool:
 def as_source(given: Any) -> Source:
     """Return the examples that a data set gave.
 
-    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; or a mapping from `train`, and `val` or
-    `test` or both, to one of these. The names x_train, y_train, x_val, y_val, x_test, y_test mean the same. A mapping
-    may also have `collate`, a function.
+    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; a mapping from `train`, and `val` or
+    `test` or both, to one of these; or a Source, which is returned as it is. The names x_train, y_train, x_val, y_val,
+    x_test, y_test mean the same as the mapping of splits. A mapping may also have `collate`, a function.
 
     Raises:
         InvalidValueError: names the part of the data set that cannot be read.
     """
+    if isinstance(given, Source):
+        return given
     if loads_examples(given) and not hasattr(given, "items"):
         return Source({WHOLE: given})
     if isinstance(given, tuple | list) and len(given) == 2:

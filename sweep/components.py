@@ -22,8 +22,8 @@ OWN_MODELS = "sweep.models"
 """The import name of our package models, which no package of a user's has. In a `_target_`, `models` means it too."""
 
 OWN_PACKAGES = (
-    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree", "sweep.training.optimizers",
-    "sweep.training.commands", OWN_MODELS,
+    "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree",
+    "sweep.training.optimizers", "sweep.training.commands", "sweep.data.text", OWN_MODELS,
 )  # fmt: skip
 """Packages whose classes and functions a `_target_` may name without `trusted`."""
 

@@ -114,11 +114,13 @@ class DatasetConfig:
         component: called without further arguments; gives what `sweep.arrays.as_source` reads.
         val_fraction, test_fraction: parts of all examples, if they are not split already. If train and test are given
             without val, val_fraction is the part of train that becomes val.
-        split_seed: of the permutation before splitting, >= 0.
+        split_seed: of the permutation before splitting, >= 0; None for examples that are split in their order.
         standardize: whether each feature of x is brought to mean 0 and deviation 1 over the training split; "channels"
             does so with each channel of images x [n, C, H, W].
         n_classes: of a classification; None for as many as the labels have.
         block: tokens of one example, >= 1, into which an array of tokens is divided; None if it is none.
+        windows: how training examples are cut from tokens: "divided" into windows that do not overlap and are shuffled
+            in each epoch, or "drawn" with replacement among the windows that begin at any token.
         collate: makes a batch of a list of examples, where they are loaded one by one; None for stacking and padding.
         num_workers: processes that load examples, where they are loaded one by one; 0 for that of the training.
         ignore_index: the label that the task leaves out; None if it leaves out none.
@@ -127,10 +129,11 @@ class DatasetConfig:
     component: Component
     val_fraction: float = 0.2
     test_fraction: float = 0.2
-    split_seed: int = 0
+    split_seed: int | None = 0
     standardize: bool | str = False
     n_classes: int | None = None
     block: int | None = None
+    windows: str = "divided"
     collate: Component | None = None
     num_workers: int = 0
     ignore_index: int | None = None
@@ -138,6 +141,9 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.block is not None:
             whole("block", self.block, at_least=1)
+        one_of("windows", self.windows, ("divided", "drawn"))
+        if self.windows == "drawn" and self.block is None:
+            raise InvalidValueError("windows", "drawn", "needs dataset.block, the number of tokens of a window")
         whole("num_workers", self.num_workers, at_least=0)
         real("val_fraction", self.val_fraction, above=0, below=1)
         real("test_fraction", self.test_fraction, at_least=0, below=1)
@@ -145,7 +151,8 @@ class DatasetConfig:
             raise InvalidValueError(
                 "val_fraction", self.val_fraction, "leaves no training examples beside test_fraction"
             )
-        whole("split_seed", self.split_seed, at_least=0)
+        if self.split_seed is not None:
+            whole("split_seed", self.split_seed, at_least=0)
         if not isinstance(self.standardize, bool) and self.standardize != "channels":
             raise InvalidValueError("standardize", self.standardize, "must be true, false or channels")
         if self.n_classes is not None:
@@ -166,6 +173,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "schedule.threshold_mode": "rel",
     "schedule.direction": None,  # of plateau
     "dataset.block": None,
+    "dataset.windows": "divided",
     "dataset.collate": None,
     AUGMENT: {"name": "none"},
     "task": {"name": "auto", "loss": None, "metrics": None},

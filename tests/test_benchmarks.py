@@ -11,11 +11,12 @@ from itertools import count, islice
 import pytest
 import torch
 
-from benchmarks import bench, gpu, plain, startup, table
+from benchmarks import bench, gpu, language, plain, startup, table
 from benchmarks.command import Engine, Run, recorded
 from benchmarks.peer import Timing
 from benchmarks.table import Figure
 from models.cnn import CNN
+from models.gpt import GPT
 from models.mlp import MLP
 from sweep.core import Trial
 from sweep.data import load
@@ -65,6 +66,27 @@ def test_the_plain_loop_trains_as_the_serial_engine(model):
     assert losses == pytest.approx(rows.loss, rel=1e-9)
     metrics = progress.evaluation.metrics
     assert end == pytest.approx((metrics["val_loss"], metrics["val_accuracy"]), rel=1e-6)
+
+
+def test_the_plain_loop_of_a_language_model_trains_as_the_serial_engine():
+    register_resolvers()
+    overrides = ["train.steps=12", "warmup.steps=6", "train.precision=float64", "model.layers=1", "model.width=8"]
+    config = run_config(Composer().compose(["experiment=gpt_text", *overrides]))
+    engine = SerialEngine(load(config.dataset), torch.device("cpu"), "float64")
+    engine.start(Trial(0, config, 3))
+    (progress,) = engine.advance()
+    (rows,) = progress.rows
+
+    text, losses = language.text(), []
+    rates = language.curve(12)
+
+    def build():
+        return GPT((language.BLOCK,), text.vocabulary, layers=1, width=8).double()
+
+    bits = language.train(build, text, rates, 3, record=lambda step, rate, loss: losses.append(loss))
+    assert rates == pytest.approx(rows.lr, rel=1e-12)
+    assert losses == pytest.approx(rows.loss, rel=1e-9)
+    assert bits == pytest.approx(progress.evaluation.metrics["val_bits_per_character"], rel=1e-6)
 
 
 def test_the_plain_loop_learns():

@@ -39,7 +39,7 @@ def run(*overrides: str) -> RunConfig:
 
 
 def test_the_groups_have_what_the_contract_names() -> None:
-    assert options("model") == ["cnn", "mlp", "resnet", "scalar", "wgan", "wgan_gp"]
+    assert options("model") == ["cnn", "gpt", "mlp", "resnet", "scalar", "wgan", "wgan_gp"]
     assert options("optimizer") == [
         "adadelta", "adagrad", "adam", "adam_gp", "adamw", "lion", "momentum", "muon", "nadam", "nesterov", "radam",
         "rmsprop", "schedulefree", "sgd",
@@ -50,7 +50,7 @@ def test_the_groups_have_what_the_contract_names() -> None:
     assert options("warmup") == sorted(WARMUPS)
     assert options("dataset") == [
         "arrays", "breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "huggingface", "image_folder",
-        "mnist", "quadratic", "table",
+        "mnist", "quadratic", "table", "text", "tokens",
     ]  # fmt: skip
     assert options("loop") == ["command", "none"]
     assert options("sampler") == ["cmaes", "gp", "grid", "qmc", "random", "tpe"]
@@ -86,14 +86,24 @@ def test_the_data_sets_compose(tmp_path: Path) -> None:
     archives.write_images(tmp_path / "images", {"cat": 3, "dog": 3})
     (tmp_path / "table.csv").write_text("a,b\n1,0\n2,1\n")
     datasets.Dataset.from_dict({"x": [[1.0], [2.0]], "label": [0, 1]}).save_to_disk(str(tmp_path / "hf"))
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "x.bin")
     paths = {
         "arrays": "x.npz", "cifar10": "10.tar.gz", "cifar100": "100.tar.gz", "fashion_mnist": "mnist",
-        "huggingface": "hf", "image_folder": "images", "mnist": "mnist", "table": "table.csv",
+        "huggingface": "hf", "image_folder": "images", "mnist": "mnist", "table": "table.csv", "tokens": "x.bin",
     }  # fmt: skip
     for option in options("dataset"):
         given = [f"dataset.path={tmp_path}/{paths[option]}"] if option in paths else []
         given += ["dataset.target=b"] if option == "table" else []
         assert run(f"dataset={option}", *given).dataset.component.build()
+
+
+def test_texts_are_trained_by_a_language_model_unless_another_is_given() -> None:
+    config = run("dataset=text")
+    assert (config.resolved["model"]["name"], config.task.name) == ("gpt", "language_model")
+    assert (config.dataset.windows, config.dataset.block, config.dataset.split_seed) == ("drawn", 64, None)
+    assert config.train.drop_last
+    other = run("dataset=text", "model=mlp", "task=classification")
+    assert (other.resolved["model"]["name"], other.task.name) == ("mlp", "classification")
 
 
 def test_every_sampler_and_pruner_builds_with_its_options() -> None:

@@ -1,6 +1,7 @@
 """A data set becomes tensors, on the device where they fit."""
 
-from sweep.data.dataset import Dataset, dataset_of, load
-from sweep.data.splits import Examples, LoadedSplit, Split, StoredSplit
+from sweep.data.dataset import Dataset, Examples, dataset_of, load
+from sweep.data.splits import LoadedSplit, Split, StoredSplit
+from sweep.data.windows import DrawnWindows
 
-__all__ = ["Dataset", "Examples", "LoadedSplit", "Split", "StoredSplit", "dataset_of", "load"]
+__all__ = ["Dataset", "DrawnWindows", "Examples", "LoadedSplit", "Split", "StoredSplit", "dataset_of", "load"]

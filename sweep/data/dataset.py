@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweep.arrays import SPLITS, WHOLE, Ragged, Rows, Source, as_source
+from sweep.arrays import WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
 from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_as_labels
-from sweep.data.splits import BLOCK, Examples, LoadedSplit, Split, StoredSplit
+from sweep.data.splits import BLOCK, LoadedSplit, Split, StoredSplit
+from sweep.data.windows import DrawnWindows, divided_into_windows, tokens_of, vocabulary_size
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
 from sweep.plurals import plural
 from sweep.tracebacks import refusal
+
+Examples = Split | StoredSplit | LoadedSplit | DrawnWindows
 
 CONVERTED = 2**28
 """Bytes of tensors up to which a data set is converted as a whole. A larger one is converted batch by batch."""
@@ -78,12 +81,13 @@ class Dataset:
         """
         if (device, dtype) not in self._placed:
             splits = [split.in_type(dtype) for split in (self.train, self.val, self.test)]
-            if sum(split.nbytes for split in splits) <= CONVERTED:
+            if sum(split.nbytes for split in splits if isinstance(split, StoredSplit)) <= CONVERTED:
                 splits = [split.tensors() if isinstance(split, StoredSplit) else split for split in splits]
-            if all(isinstance(split, Split) for split in splits):
-                size = sum(split.nbytes for split in splits)
+            movable = [split for split in splits if isinstance(split, Split | DrawnWindows)]
+            if len(movable) == len(splits):
+                size = sum(split.nbytes for split in movable)
                 if device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2:
-                    splits = [split.to(device) for split in splits if isinstance(split, Split)]
+                    splits = [split.to(device) for split in movable]
             train, val, test = splits
             self._placed.clear()
             self._placed[device, dtype] = replace(self, train=train, val=val, test=test)
@@ -127,19 +131,21 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
     Raises:
         InvalidValueError: names the key of `dataset` or the array that cannot be right.
     """
-    parts = {split: _windows(part, config.block) if config.block else part for split, part in source.parts.items()}
+    if config.block is not None:
+        return _of_tokens(source, config, config.block)
+    parts = source.parts
     stored = {split: part for split, part in parts.items() if isinstance(part, Mapping)}
     _check_arrays(stored)
     digest = _digest(stored, {split: part for split, part in parts.items() if split not in stored})
     if len(stored) < len(parts) or any(_is_ragged(part) for part in stored.values()):
         return _loaded(parts, source.collate, config, digest)
-    splits = {split: replace(one, tokens=bool(config.block)) for split, one in _stored_splits(stored, config).items()}
+    splits = _stored_splits(stored, config)
     name = target_name(list(splits["train"].arrays))
     x = splits["train"].arrays.get("x")
     if config.standardize == "channels" and (x is None or x.ndim != 4):
         found = "there is no x" if x is None else f"x has shape {list(x.shape)}"
         raise InvalidValueError("dataset.standardize", "channels", f"is for images x [n, C, H, W]; {found}")
-    if config.standardize and not config.block and x is not None:
+    if config.standardize and x is not None:
         scaling = (_channel_scaling if config.standardize == "channels" else _scaling)(splits["train"])
         splits = {split: replace(one, scaling=scaling) for split, one in splits.items()}
     target = None if name is None else splits["train"].arrays[name]
@@ -160,25 +166,30 @@ def _are_label_like(target: np.ndarray) -> bool:
     return len(values) > 1 and np.array_equal(values, np.arange(len(values)))
 
 
-def _windows(part: Any, block: int) -> dict[str, np.ndarray]:
-    """Return tokens [N] as inputs x and targets y, each [(N - 1) // block, block]: y[i, j] is the token after x[i, j].
+def _of_tokens(source: Source, config: DatasetConfig, block: int) -> Dataset:
+    """Return a data set whose examples are windows of tokens.
 
-    Both are views: a memory-mapped file stays one.
-
-    Raises:
-        InvalidValueError: names dataset.block if there is no such array, or it has fewer than block + 1 tokens.
+    Windows of the training split are drawn if `dataset.windows` says so; those of the other splits never overlap.
     """
-    arrays = list(part.values()) if isinstance(part, Mapping) else []
-    if len(arrays) != 1 or not isinstance(arrays[0], np.ndarray) or arrays[0].ndim != 1:
-        raise InvalidValueError("dataset.block", block, "is for one array of tokens, [n], in each split")
-    (tokens,) = arrays
-    if tokens.dtype.kind not in "iu":
-        raise InvalidValueError("dataset.block", block, f"is for tokens, which are integers, not {tokens.dtype}")
-    n = (len(tokens) - 1) // block
-    if n < 1:
-        rule = f"must be less than the number of tokens in each split, of which one has {len(tokens)}"
-        raise InvalidValueError("dataset.block", block, rule)
-    return {"x": tokens[: n * block].reshape(n, block), "y": tokens[1 : n * block + 1].reshape(n, block)}
+    drawn, texts = config.windows == "drawn", {split: tokens_of(part, block) for split, part in source.parts.items()}
+    if "val" not in texts and drawn and config.split_seed is not None:
+        rule = "must be null where dataset.windows=drawn: windows that overlap are of one split, cut in order"
+        raise InvalidValueError("dataset.split_seed", config.split_seed, rule)
+    if config.split_seed is None and (found := _sizes({split: len(text) for split, text in texts.items()}, config)):
+        part, of_each = found
+        texts |= {split: text for split, text in _divided(texts.pop(part), of_each).items() if len(text)}
+    windows = {split: divided_into_windows(tokens, block) for split, tokens in texts.items()}
+    splits: dict[str, Examples] = {}
+    for split, stored in _stored_splits(windows, config).items():
+        splits[split] = replace(stored, tokens=True)
+    if drawn:
+        splits["train"] = DrawnWindows.of(texts["train"], block)
+        digest = _digest({split: {"x": tokens} for split, tokens in texts.items()}, {})
+    else:  # tokens behind the last window are not used
+        digest = _digest(windows, {})
+        texts = {split: tokens[: windows[split]["y"].size + 1] for split, tokens in texts.items()}
+    n_outputs = vocabulary_size(texts, config.n_classes or source.n_classes, config.ignore_index)
+    return Dataset(**splits, n_outputs=n_outputs, classification=True, digest=digest, label_like=False)
 
 
 def _columns(part: Mapping[str, Any], suffix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -250,10 +261,39 @@ def _is_ragged(part: Mapping[str, Any]) -> bool:
     return any(isinstance(array, Ragged) for _, _, array in _columns(part))
 
 
+def _sizes(sizes: Mapping[str, int], config: DatasetConfig) -> tuple[str, dict[str, int]] | None:
+    """Return the part that splits are cut from, and the number of its examples in each of them.
+
+    All splits are cut from WHOLE; if there is no val, it is cut from train. Return None if there is nothing to cut.
+
+    Args:
+        sizes: part -> number of its examples.
+
+    Raises:
+        InvalidValueError: names dataset.val_fraction if it leaves no examples to train or to validate.
+    """
+    if "val" in sizes:
+        return None
+    part = WHOLE if WHOLE in sizes else "train"
+    n = sizes[part]
+    n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction) if part == WHOLE else 0
+    if n_val == 0 or n - n_val - n_test <= 0:
+        rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
+        raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
+    of_each = {"train": n - n_val - n_test, "val": n_val, "test": n_test}
+    return part, of_each if part == WHOLE else {split: of_each[split] for split in ("train", "val")}
+
+
+def _divided(values: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Divide values [n] in their order into parts of these sizes, whose sum is n."""
+    parts = np.split(values, np.cumsum(list(sizes.values()))[:-1])
+    return dict(zip(sizes, parts, strict=True))
+
+
 def _cut(sizes: Mapping[str, int], config: DatasetConfig) -> dict[str, tuple[str, np.ndarray | None]]:
     """Return for each split the part that its examples are in, and their rows there; None stands for all rows.
 
-    The splits are cut from WHOLE; if there is no val, it is cut from train. The rows come from one permutation.
+    The rows of a part that is divided come from one permutation; without a split_seed, from their order.
 
     Args:
         sizes: part -> number of its examples.
@@ -263,17 +303,12 @@ def _cut(sizes: Mapping[str, int], config: DatasetConfig) -> dict[str, tuple[str
     """
     cut: dict[str, tuple[str, np.ndarray | None]] = {"test": ("train", np.empty(0, dtype=np.int64))}
     cut |= {split: (split, None) for split in sizes if split != WHOLE}
-    if "val" in sizes:
-        return cut
-    part, names, test_fraction = (WHOLE, SPLITS, config.test_fraction) if WHOLE in sizes else ("train", SPLITS[:2], 0)
-    n = sizes[part]
-    order = np.random.default_rng(config.split_seed).permutation(n)
-    n_val, n_test = round(n * config.val_fraction), round(n * test_fraction)
-    if n_val == 0 or n - n_val - n_test <= 0:
-        rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
-        raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
-    rows = np.split(order, [n - n_val - n_test, n - n_test])
-    return cut | {split: (part, some) for split, some in zip(names, rows, strict=False)}
+    if found := _sizes(sizes, config):
+        part, of_each = found
+        n, seed = sizes[part], config.split_seed
+        order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
+        cut |= {split: (part, rows) for split, rows in _divided(order, of_each).items()}
+    return cut
 
 
 def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig) -> dict[str, StoredSplit]:
@@ -397,8 +432,7 @@ def _channel_scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetConfig) -> int:
     """Return the number of classes; refuse labels that are not 0..C-1."""
-    names = ("x", name) if config.block else (name,)  # the first token is no target
-    columns = [(split.arrays[each], split.rows) for split in splits.values() for each in names]
+    columns = [(split.arrays[name], split.rows) for split in splits.values()]
     blocks = [labels for column in columns for labels in _label_blocks(*column, config.ignore_index)]
     if not blocks:
         raise InvalidValueError(

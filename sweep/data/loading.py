@@ -31,7 +31,12 @@ EVALUATED = 2**63 - 1
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """Return the order of the examples in an epoch of a training with that seed: int64 [n], on the CPU."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
+    return torch.randperm(n, generator=generator_of(seed, epoch))
+
+
+def generator_of(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator, on the CPU, that an epoch of a training with that seed is drawn with."""
+    return torch.Generator().manual_seed(_mixed(seed, epoch))
 
 
 def _mixed(*numbers: int) -> int:

@@ -266,9 +266,6 @@ class LoadedSplit:
         return in_precision(batch, self.dtype)
 
 
-Examples = Split | StoredSplit | LoadedSplit
-
-
 def in_precision(batch: Any, dtype: torch.dtype) -> Any:
     """Return a batch with floating-point tensors of a type, and with int64 for a target of integers."""
     target = target_of(batch)

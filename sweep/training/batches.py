@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sweep.config import steps_per_epoch
-from sweep.data import Examples, LoadedSplit
+from sweep.data import DrawnWindows, Examples, LoadedSplit
 from sweep.data.batch import mapped, size
 from sweep.data.loading import permutation
 from sweep.training.augmentation import Augmentation, draws
@@ -28,8 +28,16 @@ def placed(batch: Any, device: torch.device) -> Any:
     return mapped(partial(moved, device=device), batch)
 
 
+def rows_of_epoch(split: Examples, seed: int, epoch: int) -> Tensor:
+    """Return the rows of the training examples in an epoch: int64 [n_train], on the CPU.
+
+    They are a permutation, and with `dataset.windows=drawn` drawn with replacement.
+    """
+    return split.order(seed, epoch) if isinstance(split, DrawnWindows) else permutation(len(split), seed, epoch)
+
+
 class Batches:
-    """Batch s of a training: a slice of the permutation that (seed, epoch of s) gives.
+    """Batch s of a training: a slice of the rows that (seed, epoch of s) gives.
 
     Args:
         split: the training examples.
@@ -54,8 +62,8 @@ class Batches:
         self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
     def order(self, epoch: int) -> Tensor:
-        """int64 [n_train]: the permutation of an epoch, the same on every device."""
-        return moved(permutation(len(self.split), self.seed, epoch), self.split.device)
+        """int64 [n_train]: the rows of an epoch, the same on every device."""
+        return moved(rows_of_epoch(self.split, self.seed, epoch), self.split.device)
 
     def examples(self, step: int) -> int:
         """Return the number of examples in the batch of update `step`."""

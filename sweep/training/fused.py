@@ -16,13 +16,12 @@ from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import leaves, mapped, rebuilt
-from sweep.data.loading import permutation
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
-from sweep.training.batches import Batches, in_order, moved, placed
+from sweep.training.batches import Batches, in_order, moved, placed, rows_of_epoch
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
 from sweep.training.model import silenced
@@ -434,7 +433,7 @@ class FusedEngine(BaseEngine):
 
         A smaller last batch is padded with its own first example; with train.drop_last it is left out.
         """
-        order = permutation(len(self.data.train), seed, epoch)
+        order = rows_of_epoch(self.data.train, seed, epoch)
         if self._drop_last:
             return order[: len(order) - len(order) % self._batch_size].reshape(-1, self._batch_size)
         short = -len(order) % self._batch_size

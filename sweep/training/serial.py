@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples
+from sweep.data.batch import target_of
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
@@ -76,7 +78,9 @@ class SerialEngine(BaseEngine):
 
     def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        choose_threads(state.model, self.device, self.workers)
+        target = target_of(self.data.train.example)
+        positions = prod(target.shape[1:]) if isinstance(target, Tensor) and not target.is_floating_point() else 1
+        choose_threads(state.model, self.device, self.workers, positions)
         return Slot(trial, state)
 
     def stop(self, trial: Trial) -> None:

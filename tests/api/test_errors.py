@@ -88,7 +88,8 @@ def unreadable(rows: int = 1) -> dict[str, np.ndarray]:
             {"dataset.standardise": True},
             {"dataset": points()},
             r"dataset\.standardise=True: is not a key of arrays \(did you mean standardize\?\), which has "
-            r"val_fraction, test_fraction, split_seed, standardize, n_classes, block, collate, num_workers, augment$",
+            r"val_fraction, test_fraction, split_seed, standardize, n_classes, block, windows, collate, num_workers, "
+            r"augment$",
         ),
     ],
 )
