@@ -1,38 +1,20 @@
 """Fashion-MNIST of the Debian package dataset-fashion-mnist: 60,000 pictures of 28 x 28 bytes, and 10,000 to test."""
 
-import gzip
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from benchmarks.plain import Data
+from sweep.data.sources import fashion_mnist
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")
 VAL = 10_000
 """The number of pictures in the validation split: the last ones of the 60,000."""
 
 
 def arrays() -> dict[str, np.ndarray]:
     """Return the splits: x uint8 [n, 1, 28, 28], y uint8 [n]."""
-    x, y = _read("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28), _read("train-labels-idx1-ubyte", 8)
-    tested = _read("t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28), _read("t10k-labels-idx1-ubyte", 8)
-    train, val = slice(-VAL), slice(-VAL, None)
-    return {
-        "x_train": x[train],
-        "y_train": y[train],
-        "x_val": x[val],
-        "y_val": y[val],
-        "x_test": tested[0],
-        "y_test": tested[1],
-    }
-
-
-def _read(name: str, header: int) -> np.ndarray:
-    file = FOLDER / f"{name}.gz"
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: apt-get install dataset-fashion-mnist")
-    return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header)
+    found = fashion_mnist()
+    train = {f"{name}_train": found[f"{name}_train"][:-VAL] for name in "xy"}
+    return found | train | {f"{name}_val": found[f"{name}_train"][-VAL:] for name in "xy"}
 
 
 def data() -> Data:
