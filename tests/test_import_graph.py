@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "schedules": {"components"},
     "tasks": {"components"},
     "loops": {"components"},
-    "config": {"components", "loops", "schedules", "tasks"},
+    "augmentations": {"components"},
+    "config": {"augmentations", "components", "loops", "schedules", "tasks"},
     "core": {"config", "schedules"},
     "space": {"config", "core"},
     "database": set(),
@@ -38,7 +39,8 @@ MAY_IMPORT = {
     "arrays": set(),
     "data": {"arrays", "components", "config", "messages", "tracebacks"},
     "training": {
-        "components", "config", "core", "data", "forking", "messages", "output", "schedules", "tasks", "tracebacks",
+        "augmentations", "components", "config", "core", "data", "forking", "messages", "output", "schedules", "tasks",
+        "tracebacks",
     },
     "integrations": {"training"},
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
@@ -46,13 +48,14 @@ MAY_IMPORT = {
     "study": {"core", "schedules"},
     "tracking": {"config", "core", "database", "durable", "schedules"},
     "comparison": {"core"},
-    "report": {"comparison", "config", "core", "given", "schedules"},
+    "report": {"augmentations", "comparison", "config", "core", "given", "schedules"},
     "app": {
         "checkpoints", "comparison", "config", "core", "database", "durable", "messages", "pool", "proposals",
         "report", "schedules", "space", "study", "tracking", "weights",
     },
     "requests": {
-        "app", "components", "config", "given", "loops", "pool", "proposals", "report", "schedules", "space", "tasks",
+        "app", "augmentations", "components", "config", "given", "loops", "pool", "proposals", "report", "schedules",
+        "space", "tasks",
     },
     "terminal": {"app", "core", "forking", "report", "schedules"},
     "cli": {
@@ -60,8 +63,8 @@ MAY_IMPORT = {
         "schedules", "terminal", "tracking",
     },
     "api": {
-        "app", "arrays", "comparison", "config", "core", "forking", "given", "report", "requests", "schedules",
-        "terminal", "tracking",
+        "app", "arrays", "augmentations", "comparison", "config", "core", "forking", "given", "report", "requests",
+        "schedules", "terminal", "tracking",
     },
     "__main__": {"cli"},
 }  # fmt: skip
