@@ -1,5 +1,7 @@
 """experiment=gpt_text: a small GPT on a text that every Python has."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.training.groups import build_optimizer
-from tests.conftest import Answer
+from tests.conftest import ROOT, Answer
 from tests.test_main_job import history, runs
 
 register_resolvers()
@@ -32,6 +34,17 @@ def test_the_recipe_is_that_of_nanogpt() -> None:
         assert group["params"]
         for parameter in group["params"]:
             assert (group["weight_decay"] > 0) == (parameter.ndim >= 2)
+
+
+def test_the_commands_of_the_page_compose() -> None:
+    page = (ROOT / "docs" / "language-models.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        overrides = shlex.split(command.removeprefix("python -m sweep"), comments=True)
+        config = build.run_config(Composer().compose([word for word in overrides if word != "mode=train"]))
+        assert config.task.name == "language_model"
+        assert config.resolved["model"]["name"] == "gpt"
 
 
 def test_its_rate_and_its_schedule_can_be_searched() -> None:
