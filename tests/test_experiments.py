@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch.nn import functional
 
 import sweep
@@ -28,8 +27,6 @@ register_resolvers()
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
-AUGMENTS = "augment" in OmegaConf.load(ROOT / "conf" / "groups.yaml").dataset
-OF_DATASET = {"resnet110_cifar10": [] if AUGMENTS else ["~dataset.augment"]}
 """Overrides of a recipe whose data set is replaced."""
 
 
@@ -52,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         splits = {split: images(seed, n, shape) for seed, (split, n) in enumerate({"train": 160, "val": 40}.items(), 1)}
         arrays = {f"{array}_{split}": values[i] for split, values in splits.items() for i, array in enumerate("xy")}
         np.savez(path, **arrays)
-        overrides[name] = ["dataset=arrays", f"dataset.path={path}", *OF_DATASET.get(name, [])]
+        overrides[name] = ["dataset=arrays", f"dataset.path={path}"]
     return overrides
 
 
