@@ -162,7 +162,7 @@ class DatasetConfig:
 LOADING = ("num_workers",)
 """Keys of dataset that say how examples are loaded, not which."""
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "save")
+CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "save", "test")
 """Keys of train that say where a training runs and is kept, not what it gives."""
 
 
@@ -210,6 +210,7 @@ class TrainConfig:
         drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
         eval_batch_size: examples of each trial that are evaluated at once, >= 1; None for as many as a micro-batch
             has, so that an evaluation needs no more memory than an update, or as need no more than 32 MiB.
+        test: whether a single training is evaluated on the test split too, at its end.
         save: file for the state dict of the training, or of the best trial of a search: it ends in .pt or .pth, in a
             folder that exists; None for no file.
     """
@@ -229,9 +230,11 @@ class TrainConfig:
     drop_last: bool = False
     eval_batch_size: int | None = None
     save: str | None = None
+    test: bool = False
 
     def __post_init__(self) -> None:
         self._check_save()
+        boolean("test", self.test)
         if self.eval_batch_size is not None:
             whole("eval_batch_size", self.eval_batch_size, at_least=1)
         whole("steps", self.steps, at_least=1)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
@@ -125,3 +126,34 @@ def test_the_recorded_configuration_can_be_gone_on_with(sweep: Callable[..., Ans
     assert "goes on from step 10" in again.out
     (run,) = runs(folder, "train")
     assert [step for step, _ in history(folder, run, "loss")] == list(range(20))
+
+
+def test_a_single_training_is_evaluated_on_the_test_split_where_that_is_asked_for(
+    sweep: Callable[..., Answer], folder: Path
+) -> None:
+    answer = sweep(*SMALL, "mode=train")
+    assert answer.status == 0, answer.err
+    assert "test_" not in answer.out
+    answer = sweep(*SMALL, "mode=train", "train.test=true")
+    assert answer.status == 0, answer.err
+    (asked, plain) = sorted(runs(folder, "train"), key=lambda run: "test_loss" not in run.data.metrics)
+    assert "test_loss" not in plain.data.metrics
+    assert [step for step, _ in history(folder, asked, "test_accuracy")] == [40]
+    assert f"test_accuracy {asked.data.metrics['test_accuracy']:.4f}" in answer.out
+    assert asked.data.metrics["val_loss"] == plain.data.metrics["val_loss"]
+    assert asked.data.params == plain.data.params
+    assert asked.data.tags["mlflow.runName"] == plain.data.tags["mlflow.runName"]
+
+
+def test_the_test_split_is_evaluated_by_no_search_and_must_exist(sweep: Callable[..., Answer], folder: Path) -> None:
+    for mode in ("search", "compare"):
+        answer = sweep(*SMALL, f"mode={mode}", "train.test=true")
+        assert answer.status == 2
+        assert answer.err.startswith("sweep: train.test=True: is for mode=train")
+        assert answer.err.count("\n") == 1
+    x, y = np.zeros((10, 2)), np.arange(10) % 2
+    np.savez(folder / "no_test.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    given = ["dataset=arrays", "dataset.path=no_test.npz", "train.batch_size=5", "mode=train", "train.test=true"]
+    answer = sweep(*SMALL, *given)
+    assert answer.status == 2
+    assert answer.err == "sweep: train.test=True: needs a test split, which this data set does not have\n"

@@ -154,6 +154,9 @@ def check(plan: Plan, trainer: Trainer, silent: bool = False) -> None:
     if plan.first.train.more_steps is not None:
         rule = "is for mode=train; a search trains every trial to the horizon train.steps"
         raise InvalidValueError("train.more_steps", plan.first.train.more_steps, rule)
+    if plan.first.train.test:
+        rule = "is for mode=train; of the rest, only the final runs of mode=compare are evaluated on the test split"
+        raise InvalidValueError("train.test", True, rule)
     trainer.check_device(plan.first)
     for index, branch in enumerate(plan.space.branches):
         plan.study.judging(trainer.with_directions(branch.first), plan.data.classification)

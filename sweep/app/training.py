@@ -51,9 +51,11 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     """
     run, data, tracking, judged = plan.run, plan.data, plan.tracking, plan.study
     trainer.check_device(run)
+    if run.train.test and data.n_test == 0:
+        raise InvalidValueError("train.test", True, "needs a test split, which this data set does not have")
     trainer.check([run])
     warn_of_labels(run, data, front.say)
-    trial = Trial(0, run, run.train.seed, keeps_state=True)
+    trial = Trial(0, run, run.train.seed, keeps_state=True, final=run.train.test)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)
     with checkpoints.claimed(), front.interruptible() as interrupted:

@@ -135,7 +135,7 @@ def _digest(content: bytes) -> str:
 
 
 def _name(trial: Trial) -> str:
-    if trial.final:
+    if trial.final and not trial.keeps_state:  # a final run of a comparison
         return f"{trial.config.label(trial.config.naming[0])} {trial.config.label('schedule')} seed {trial.seed}"
     if not trial.values:
         return _groups(trial)

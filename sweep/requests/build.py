@@ -67,7 +67,7 @@ def fill(cls: type[T], key: str, values: Mapping[str, Any]) -> T:
         raise error.under(key) from error
 
 
-REQUESTS = ("more_steps", "save")
+REQUESTS = ("more_steps", "save", "test")
 """Keys of train that ask for something, and say nothing about the training: they are not recorded."""
 
 
