@@ -23,7 +23,7 @@ OWN_MODELS = "sweep.models"
 
 OWN_PACKAGES = (
     "models", "sweep.data.sources", "torch.nn", "torch.optim", "schedulefree",
-    "sweep.training.optimizers", "sweep.training.commands", "sweep.data.text", OWN_MODELS,
+    "sweep.training.optimizers", "sweep.training.commands", OWN_MODELS,
 )  # fmt: skip
 """Packages whose classes and functions a `_target_` may name without `trusted`."""
 

@@ -26,10 +26,10 @@ from sweep.tasks import LOSS, CustomConfig
 from sweep.tracebacks import refusal
 from sweep.training.batches import in_order
 from sweep.training.contents import Contents, changes, described, named, restore, same, unchanged
+from sweep.training.costs import examples_within, operations_of
 from sweep.training.device import AUTOCAST, CPU, DTYPES
 from sweep.training.dropout import set_draws, update_key
 from sweep.training.generators import generators_kept, seed_generators
-from sweep.training.memory import examples_within
 from sweep.training.model import silenced
 from sweep.training.objectives import (
     CustomObjective,
@@ -101,6 +101,7 @@ class BaseEngine:
         self.pause: Callable[[], bool] = lambda: False
         self.ranking: Ranking | None = None
         self._examples_within: dict[str, int] = {}
+        self._operations: dict[str, int] = {}
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
@@ -420,6 +421,23 @@ class BaseEngine:
     def computing(self) -> AbstractContextManager[object]:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def operations(self, config: RunConfig, state: TrainState) -> int:
+        """Return the operations for one example: those that are counted, or two for each parameter if these are more.
+
+        Args:
+            state: of a training with this configuration. Its model is evaluated once if it is not known yet.
+        """
+        model, objective, key = state.model, state.objective, repr((config.model, config.task))
+        if key not in self._operations:
+            counted = 0
+            if self.device.type == "cpu" and objective is not None:  # None of a GAN
+                batch = next(in_order(self.data.val[:2], 2, self.device))
+                with generators_kept(), unchanged(model, self.device), self.computing():
+                    counted = operations_of(lambda batch: objective.outputs(model.eval(), batch), batch)
+            of_parameters = 2 * sum(parameter.numel() for parameter in model.parameters())
+            self._operations[key] = max(counted, of_parameters)
+        return self._operations[key]
 
     def evaluated_at_once(self, config: RunConfig, state: TrainState, evaluate: Callable[[Any], object]) -> int:
         """Return how many examples are evaluated at once: train.eval_batch_size, or by default a micro-batch or more.

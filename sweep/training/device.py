@@ -1,7 +1,6 @@
 """Where training runs."""
 
 import torch
-from torch import nn
 
 from sweep.config import TrainConfig
 from sweep.errors import InvalidValueError
@@ -21,23 +20,26 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU = torch.device("cpu")
 
 ALL_THREADS = torch.get_num_threads()
-SMALL = 1_000_000
-"""Uses of parameters by an example below which an operation is shorter than handing a part of it to another thread."""
+SMALL = 2_000_000
+"""Operations for an example below which each of them is shorter than handing a part of it to another thread."""
 
 
-def choose_threads(model: nn.Module, device: torch.device, processes: int = 1, positions: int = 1) -> None:
+def choose_threads(operations: int, device: torch.device, processes: int = 1) -> None:
     """One CPU thread for a small model, else as many as torch takes, shared among so many processes.
 
     A second thread gives a small model nothing on an idle machine (digits: mlp 1.0 times, cnn 1.08 times as fast),
-    and waits for its turn at every operation on a busy one (mlp: 0.2 times as fast beside one other process). A model
-    of tokens uses each parameter at every position: experiment=gpt_text is 1.6 times as fast with two threads.
+    and waits for its turn at every operation on a busy one (mlp: 0.2 times as fast beside one other process).
+    Convolutions and tokens use each parameter at many positions: experiment=gpt_text, with 57 million operations for an
+    example, is 1.6 times as fast with two threads on an idle machine.
+
+    The choice depends on nothing but the model, because sums are formed in another order with another number of
+    threads.
 
     Args:
-        positions: of an example that have a label each, such as its tokens.
+        operations: that the model needs for one example.
     """
     if device.type == "cpu":
-        small = sum(parameter.numel() for parameter in model.parameters()) * positions < SMALL
-        torch.set_num_threads(1 if small else max(ALL_THREADS // processes, 1))
+        torch.set_num_threads(1 if operations < SMALL else max(ALL_THREADS // processes, 1))
 
 
 def choose_device(config: TrainConfig) -> torch.device:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples
-from sweep.data.batch import target_of
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
@@ -78,9 +76,7 @@ class SerialEngine(BaseEngine):
 
     def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        target = target_of(self.data.train.example)
-        positions = prod(target.shape[1:]) if isinstance(target, Tensor) and not target.is_floating_point() else 1
-        choose_threads(state.model, self.device, self.workers, positions)
+        choose_threads(self.operations(trial.config, state), self.device, self.workers)
         return Slot(trial, state)
 
     def stop(self, trial: Trial) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import DrawnWindows, load
-from sweep.data.text import text, tokens
+from sweep.data.sources import text, tokens
 from sweep.errors import InvalidValueError
 from sweep.training import CPU
 
@@ -16,7 +16,7 @@ from sweep.training import CPU
 def dataset(name, block=4, **keys):
     own = {key: keys.pop(key) for key in ("path", "unit", "dtype") if key in keys}
     keys = {"split_seed": None, "windows": "drawn", "val_fraction": 0.1, "test_fraction": 0.1} | keys
-    return load(DatasetConfig(Component("dataset", f"sweep.data.text.{name}", own), block=block, **keys))
+    return load(DatasetConfig(Component("dataset", f"sweep.data.sources.{name}", own), block=block, **keys))
 
 
 # --- text

@@ -417,7 +417,7 @@ def test_an_evaluation_takes_the_memory_of_an_update_or_a_little_or_as_many_exam
 ):
     """The fused engine evaluates one of its three slots at a time, with the examples of all of them."""
     taken, name = [], request.node.callspec.params["kind"]
-    monkeypatch.setattr("sweep.training.memory.EVALUATION_BYTES", memory)
+    monkeypatch.setattr("sweep.training.costs.EVALUATION_BYTES", memory)
     for module in (serial, fused):
 
         def in_order(split, size, device, given=module.in_order):

@@ -7,8 +7,9 @@ from sweep.data.sources.images import image_folder
 from sweep.data.sources.npz import arrays
 from sweep.data.sources.shipped import breast_cancer, digits, quadratic
 from sweep.data.sources.tables import table
+from sweep.data.sources.text import text, tokens
 
 __all__ = [
     "arrays", "breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "huggingface", "image_folder", "mnist",
-    "quadratic", "table",
+    "quadratic", "table", "text", "tokens",
 ]  # fmt: skip

@@ -1,17 +1,17 @@
-"""The memory of an evaluation is counted, and a small one takes many examples at once."""
+"""Memory and operations of an evaluation are counted, and a small one takes many examples at once."""
 
 import pytest
 import torch
 from torch import nn
 
-from sweep.training import memory
-from sweep.training.memory import LiveBytes, examples_within
+from sweep.training import costs
+from sweep.training.costs import Costs, examples_within, operations_of
 
 PERCEPTRON = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10)).double()
 
 
 def peak(model, inputs):
-    with torch.no_grad(), LiveBytes() as counted:
+    with torch.no_grad(), Costs() as counted:
         kept = model(inputs)
     assert counted.live == kept.nbytes  # of what the operations have allocated, only the result still exists
     return counted.peak
@@ -38,7 +38,21 @@ def test_a_compiled_model_is_counted_as_well():
     ("available", "examples"), [(2**20, 512), (14_400, 8), (14_399, 0), (28_800, 16), (57_599, 16), (57_600, 32)]
 )
 def test_a_power_of_two_times_the_batch_is_evaluated_at_once(available, examples, monkeypatch):
-    monkeypatch.setattr(memory, "EVALUATION_BYTES", available)
+    monkeypatch.setattr(costs, "EVALUATION_BYTES", available)
     batch = {"x": torch.zeros(8, 100).double(), "y": torch.zeros(8, 25).double()}  # 8,000 bytes, and 6,400 of the model
     assert 8 * (800 + 200) + 8 * 8 * 100 == 14_400
     assert examples_within(lambda batch: PERCEPTRON(batch["x"]), batch) == examples
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "operations"),
+    [
+        (PERCEPTRON, [100], 2 * (100 * 50 + 50 * 10)),
+        (nn.Conv2d(3, 8, 3, padding=1), [3, 10, 12], 2 * 10 * 12 * 8 * 3 * 9),
+        (nn.Conv2d(4, 4, 3, groups=4), [4, 5, 5], 2 * 3 * 3 * 4 * 9),
+        (nn.LayerNorm(7), [7], 0),
+    ],
+)
+def test_operations_are_those_of_one_example(model, shape, operations):
+    for n in (1, 3):
+        assert operations_of(model.double(), torch.zeros(n, *shape).double()) == operations

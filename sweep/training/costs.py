@@ -1,4 +1,4 @@
-"""Measure the memory that an evaluation needs, to choose how many examples are evaluated at once."""
+"""Count what an evaluation of a model costs: the memory that it needs, and its operations."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from sweep.data.batch import leaves, size
 
@@ -15,22 +16,30 @@ EVALUATION_BYTES = 2**25
 """Memory that an evaluation may take, even if a training step takes less: small compared with that of the process."""
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of the tensors that torch's operations allocate within a `with` block, until they are freed.
+class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count what torch's operations cost within a `with` block.
 
     Attributes:
-        live: bytes of the tensors that exist now.
+        live: bytes of the tensors that they have allocated and that were not freed.
         peak: largest value of `live` so far.
+        operations: floating-point operations of matrix products, convolutions and attention; a multiplication and the
+            addition after it are two. Recurrent layers are not counted.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
+        self.operations: int = 0
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: otherwise torch imports its compiler, which takes a second, at the first operation."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.operations += int(count(*args, **(kwargs or {}), out_val=result))
         known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
@@ -50,6 +59,20 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
+def operations_of(evaluate: Callable[[Any], object], batch: Any) -> int:
+    """Return the floating-point operations that an evaluation of one example takes.
+
+    Args:
+        evaluate: evaluates a model on a batch.
+        batch: a few examples.
+    """
+    counted = Costs()
+    with counted:
+        evaluate(batch)
+    return counted.operations // size(batch)
+
+
+@torch.no_grad()
 def examples_within(evaluate: Callable[[Any], object], batch: Any) -> int:
     """Return how many examples an evaluation can take at once in EVALUATION_BYTES; 0 if those of the batch need more.
 
@@ -60,7 +83,8 @@ def examples_within(evaluate: Callable[[Any], object], batch: Any) -> int:
         evaluate: evaluates a model on a batch and returns what it keeps.
         batch: a few examples. Memory is taken to be proportional to their number.
     """
-    with LiveBytes() as counted:
+    counted = Costs()
+    with counted:
         kept = evaluate(batch)
     del kept
     needed = counted.peak + sum(tensor.nbytes for tensor in leaves(batch))
