@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -170,8 +171,38 @@ class Stack:
         self.compile(compiled)
 
     def compile(self, wanted: bool) -> None:
-        """Let the updates from here on be compiled, or not. The first compiled one compiles them."""
-        self.update = _compiled(self._update) if wanted else self._update
+        """Let the updates from here on be compiled, or not. The first compiled one compiles them, and is checked."""
+        self.update = self._checked(_compiled(self._update)) if wanted else self._update
+
+    def _checked(self, compiled: Callable[..., None]) -> Callable[..., None]:
+        """Return a compiled update whose first call is compared with the update that is not compiled.
+
+        Compilers have faults: that of torch 2.11 computes some gradients from weights that are already updated. What is
+        compared is linear in the gradient where the optimizer has a state: rounding may change the sign of an update
+        that is divided by the size of a small gradient, as Adam's is.
+        """
+        checked = False
+
+        def update(*inputs: Any) -> None:
+            nonlocal checked
+            if checked:
+                compiled(*inputs)
+                return
+            trained = [*self.params.values(), *self.average.values(), self.mistakes]
+            tensors = [*trained, *chain(*self.state.values()), *self.buffers.values(), self.loss]
+            before = [tensor.clone() for tensor in tensors]
+            self._update(*inputs)
+            expected = [tensor.clone() for tensor in tensors]
+            _write(tensors, before)
+            compiled(*inputs)
+            compared = range(len(trained) if self.shape.rule.state else 0, len(tensors))
+            tolerance = AUTOCAST_TOLERANCE if self.shape.autocast else TOLERANCE
+            if not all(_agrees(tensors[i], expected[i], before[i], tolerance) for i in compared):
+                _write(tensors, before)
+                raise RuntimeError("the compiled update differs from the one that is not compiled")
+            checked = True
+
+        return update
 
     @torch.no_grad()
     def capture(self, batch: Any) -> None:
@@ -347,6 +378,26 @@ class Stack:
         one = totals[LOSS][0].new_ones(())
         found = {name: (total, one * weight) for name, (total, weight) in totals.items()}
         return found, prediction(outputs) if objective.meters else ()
+
+
+TOLERANCE, AUTOCAST_TOLERANCE = 1e-3, 0.1
+"""Largest difference that rounding can make in an update, as a part of its largest change."""
+
+
+@torch.no_grad()
+def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def _agrees(found: Tensor, expected: Tensor, before: Tensor, tolerance: float) -> bool:
+    """Return whether a tensor was changed as expected. Values that are not finite are not compared."""
+    change, difference = (expected - before).abs().double(), (found - expected).abs().double()
+    finite = torch.isfinite(change) & torch.isfinite(difference)
+    if not finite.any():
+        return True
+    rounding = torch.finfo(expected.dtype).eps * expected[finite].abs().max() if expected.is_floating_point() else 0
+    return bool(difference[finite].max() <= tolerance * change[finite].max() + 10 * rounding)
 
 
 def _compiled(method: Callable[..., None]) -> Callable[..., None]:
