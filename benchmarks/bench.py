@@ -127,6 +127,18 @@ def large(rounds: int) -> Figure:
     return Figure("large", measure, value, 0.95, startup=startup, detail=detail)
 
 
+def augment(rounds: int) -> Figure:
+    """A convolutional network on 60,000 pictures of bytes, with crops and flips."""
+    build = partial(CNN, input_shape=(1, 28, 28), n_outputs=10, channels=[32, 64], hidden=128)
+    loop = plain.Loop(partial(plain.train, build, fashion.data(), augment=plain.crop_flip))
+    of_pictures = ("dataset._target_=benchmarks.fashion.arrays", "dataset.standardize=true", "trusted=[benchmarks]")
+    of_model = ("model=cnn", "model.channels=[32,64]", "model.hidden=128", "dataset.augment=crop_flip")
+    of_search = ("engine=serial", "train.steps=300", "study.n_trials=3", "sampler=random", CPU)
+    value, startup, detail = against(loop, 300, (*of_pictures, *of_model, *of_search), rounds)
+    measure = "serial engine, cnn on Fashion-MNIST with crops and flips, everything recorded, against the plain loop"
+    return Figure("augment", measure, value, 0.95, startup=startup, detail=detail)
+
+
 def gpt_text(rounds: int) -> Figure:
     """The recipe of a small GPT, two trials of 500 updates."""
     data = language.text()
@@ -330,6 +342,7 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "serial": serial,
     "large": large,
+    "augment": augment,
     "gpt_text": gpt_text,
     "loop": empty_loop,
     "recording": recording,

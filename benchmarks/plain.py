@@ -65,8 +65,24 @@ def batches(data: Data, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         epoch += 1
 
 
+def crop_flip(inputs: Tensor) -> Tensor:
+    """Return pictures [n, c, h, w], each cropped at random after padding it with 4 zeros, and half of them mirrored."""
+    n, channels, height, width = inputs.shape
+    padded = nn.functional.pad(inputs, (4, 4, 4, 4))
+    rows = torch.randint(9, (n, 1)) + torch.arange(height)
+    columns = torch.randint(9, (n, 1)) + torch.arange(width)
+    columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+    picture, channel = torch.arange(n)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def train(
-    build: Callable[[], nn.Module], data: Data, rates: Sequence[float], seed: int = 0, record: Record | None = None
+    build: Callable[[], nn.Module],
+    data: Data,
+    rates: Sequence[float],
+    seed: int = 0,
+    record: Record | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
     """One training; val_loss and val_accuracy at its end. `record` is only for those who record."""
     torch.manual_seed(seed)
@@ -77,6 +93,8 @@ def train(
     model.train()
     for step, (rate, (inputs, targets)) in enumerate(zip(rates, batches(data, seed), strict=False)):
         optimizer.param_groups[0]["lr"] = rate
+        if augment is not None:
+            inputs = augment(inputs)
         optimizer.zero_grad()
         loss = criterion(model(inputs), targets)
         loss.backward()
