@@ -255,7 +255,7 @@ class FusedEngine(BaseEngine):
             averages=state.average is not None,
             counts=state.mistakes is not None,
             ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
-            values=self.gives_values(state),
+            values=self.gives_values(config, state),
         )
         if shape.ragged and not shape.values:
             rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
