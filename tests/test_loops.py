@@ -187,14 +187,21 @@ def test_a_comparison_of_loops_reports_the_test_split(sweep: Callable[..., Answe
     assert "two: " in answer.out
 
 
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ([], "gives no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)"),
+        (["loop.early=true"], "ArithmeticError: not mended"),
+    ],
+)
 def test_final_runs_that_have_failed_are_trained_again_by_the_same_command(
-    sweep: Callable[..., Answer], folder: Path
+    sweep: Callable[..., Answer], folder: Path, keys: list[str], reason: str
 ) -> None:
     command = ["mode=compare", "compare.schedules=[constant,cosine]", "compare.trials=2", "compare.seeds=2"]
-    command = [f"{LOOP}forgetful", *SMALL, *NO_DATA, *command]
+    command = [f"{LOOP}forgetful", *keys, *SMALL, *NO_DATA, *command]
     answer = sweep(*command)
     assert answer.status == 1
-    assert "gives no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)" in answer.out
+    assert reason in answer.out
     assert [run.info.status for run in runs(folder, "final")] == ["FAILED"] * 4
     tuned = {run.info.run_id for run in runs(folder, "trial")}
     (folder / "mended").touch()

@@ -151,7 +151,7 @@ class MlflowRecorder:
 
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
-        empty = next((run.run_id for run in left if not run.rows), None)
+        empty = next((run.run_id for run in left if not run.rows and not run.failed), None)
         deleted = [run.run_id for run in left if run.run_id != empty]
         for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
             self.store.writer.delete(run_id)

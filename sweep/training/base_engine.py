@@ -457,17 +457,22 @@ class BaseEngine:
         if key not in self._examples_within:
             batch = next(in_order(self.data.val, train.micro_batch_size, self.device))
             with generators_kept(self.device), unchanged(state.model, self.device):
-                self._examples_within[key] = examples_within(evaluate, batch) if self.gives_values(state) else 0
+                self._examples_within[key] = examples_within(evaluate, batch) if self.gives_values(config, state) else 0
         return max(self._examples_within[key], train.micro_batch_size)
 
     @torch.no_grad()
-    def gives_values(self, state: TrainState) -> bool:
-        """Return whether the loss gives a value for each example."""
+    def gives_values(self, config: RunConfig, state: TrainState) -> bool:
+        """Return whether the loss gives a value for each example. Not more than a micro-batch is evaluated to find out.
+
+        Args:
+            state: of a training with this configuration.
+        """
         objective = state.objective
         assert objective is not None
         if isinstance(objective, OutputObjective) and objective.criterion is None:
             return True
-        (batch,) = state.batches.range(0, 1)
+        (whole,) = state.batches.range(0, 1)
+        batch = mapped(itemgetter(slice(config.train.micro_batch_size)), whole)
         return objective.gives_values(objective.outputs(state.model.eval(), batch), batch)
 
     def _weights(self, evaluation: Evaluation, state: Callable[[], TrainState]) -> bytes | None:

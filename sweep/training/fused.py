@@ -255,7 +255,7 @@ class FusedEngine(BaseEngine):
             averages=state.average is not None,
             counts=state.mistakes is not None,
             ragged=not config.train.drop_last and len(self.data.train) % config.train.batch_size != 0,
-            values=self.gives_values(state),
+            values=self.gives_values(config, state),
         )
         if shape.ragged and not shape.values:
             rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
@@ -269,7 +269,7 @@ class FusedEngine(BaseEngine):
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
             some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
-            self._stack.capture(self._augmented(placed(self._examples.take(some), self.device), {}))
+            self._stack.capture(self._augmented(placed(self._examples.take(some), self.device), {}), state)
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
         """All in which trials of one stack must agree, by the name that it is said with."""

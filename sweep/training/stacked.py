@@ -175,42 +175,64 @@ class Stack:
         self.update = self._checked(_compiled(self._update)) if wanted else self._update
 
     def _checked(self, compiled: Callable[..., None]) -> Callable[..., None]:
-        """Return a compiled update whose first call is compared with the update that is not compiled.
-
-        Compilers have faults: that of torch 2.11 computes some gradients from weights that are already updated. What is
-        compared is linear in the gradient where the optimizer has a state: rounding may change the sign of an update
-        that is divided by the size of a small gradient, as Adam's is.
-        """
+        """Return a compiled update that is checked before its first call."""
         checked = False
 
         def update(*inputs: Any) -> None:
             nonlocal checked
-            if checked:
-                compiled(*inputs)
-                return
-            trained = [*self.params.values(), *self.average.values(), self.mistakes]
-            tensors = [*trained, *chain(*self.state.values()), *self.buffers.values(), self.loss]
-            before = [tensor.clone() for tensor in tensors]
-            self._update(*inputs)
-            expected = [tensor.clone() for tensor in tensors]
-            _write(tensors, before)
+            if not checked:
+                self._check(compiled, *inputs)
+                checked = True
             compiled(*inputs)
-            compared = range(len(trained) if self.shape.rule.state else 0, len(tensors))
-            tolerance = AUTOCAST_TOLERANCE if self.shape.autocast else TOLERANCE
-            if not all(_agrees(tensors[i], expected[i], before[i], tolerance) for i in compared):
-                _write(tensors, before)
-                raise RuntimeError("the compiled update differs from the one that is not compiled")
-            checked = True
 
         return update
 
+    def _check(
+        self,
+        compiled: Callable[..., None],
+        batch: Any,
+        present: Tensor | None,
+        coefficients: Tensor,
+        keys: Tensor,
+        clip_norm: Tensor,
+        average_share: Tensor,
+    ) -> None:
+        """Compare a compiled update with the one that is not compiled. Both are undone.
+
+        Compilers have faults: that of torch 2.11 computes some gradients from weights that are already updated. An
+        update with a rate of 0, as the first one of a warmup has, would not show that, so all numbers are at least
+        SMALLEST. What is compared is linear in the gradient where the optimizer has a state: rounding may change the
+        sign of an update that is divided by the size of a small gradient, as Adam's is.
+
+        Raises:
+            RuntimeError: if they differ.
+        """
+        numbers = [each.clamp(min=SMALLEST) for each in (coefficients, clip_norm, average_share)]
+        inputs = batch, present, numbers[0], keys, *numbers[1:]
+        trained = [*self.params.values(), *self.average.values(), self.mistakes]
+        tensors = [*trained, *chain(*self.state.values()), *self.buffers.values(), self.loss]
+        before = [tensor.clone() for tensor in tensors]
+        self._update(*inputs)
+        expected = [tensor.clone() for tensor in tensors]
+        _write(tensors, before)
+        compiled(*inputs)
+        compared = range(len(trained) if self.shape.rule.state else 0, len(tensors))
+        tolerance = AUTOCAST_TOLERANCE if self.shape.autocast else TOLERANCE
+        agree = all(_agrees(tensors[i], expected[i], before[i], tolerance) for i in compared)
+        _write(tensors, before)
+        if not agree:
+            raise RuntimeError("the compiled update differs from the one that is not compiled")
+
     @torch.no_grad()
-    def capture(self, batch: Any) -> None:
+    def capture(self, batch: Any, state: TrainState) -> None:
         """Let updates be replayed as a CUDA graph; before any trial is in a slot.
 
         Args:
             batch: like that of an update.
+            state: of a training, which all slots are filled with: the gradient of weights of 0 would check nothing.
         """
+        for slot in range(self.slots):
+            self.fill(slot, state)
         shape, slots = self.shape, torch.zeros(self.slots, dtype=self.loss.dtype, device=self.device)
         examples = leaves(batch)[0].shape[:2]
         present = torch.ones(examples, dtype=self.loss.dtype, device=self.device) if shape.ragged else None
@@ -382,6 +404,9 @@ class Stack:
 
 TOLERANCE, AUTOCAST_TOLERANCE = 1e-3, 0.1
 """Largest difference that rounding can make in an update, as a part of its largest change."""
+
+SMALLEST = 0.01
+"""The least rate, norm of the gradient, and so on, of an update that is made to check a compiled one."""
 
 
 @torch.no_grad()

@@ -223,10 +223,12 @@ class Seen(nn.Module):
 
 
 def test_training_batches_alone_are_augmented(digits, make_trial, train):
-    Seen.inputs.clear()
     model = Component("model", f"{__name__}.Seen", {}, trusted=(__name__,))
     trial = make_trial(seed=3, model=model, steps=20, eval_every=10, eval_batch_size=64, augment=CROP_FLIP)
-    train(SerialEngine(digits, CPU, "float64"), trial)
+    engine = SerialEngine(digits, CPU, "float64")
+    engine.operations(trial.config, engine.beginning(trial))  # which evaluates the model to count them
+    Seen.inputs.clear()
+    train(engine, trial)
     trained = [x for training, x in Seen.inputs if training]
     evaluated = [x for training, x in Seen.inputs if not training]
     plain = Batches(digits.train, 64, 3, CPU)

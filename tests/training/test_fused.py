@@ -1,6 +1,7 @@
 """What is the fused engine's own: it is the serial engine, many times at once."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -333,6 +334,35 @@ def test_a_compiler_that_computes_other_updates_is_not_used(make_trial, digits, 
     (expected,), (found,) = plain.advance(), engine.advance()
     assert found.rows[0].loss.tolist() == expected.rows[0].loss.tolist()
     assert found.evaluation.metrics == expected.evaluation.metrics
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_compiled_update_is_checked_with_a_rate_that_is_not_zero(make_trial, digits, monkeypatch, captured):
+    """Its gradient of the first weights is that of the updated weights, as torch 2.11 compiles some updates."""
+    trial = make_trial(0, optimizer="sgd", lr=0.05, warmup=WARMUPS["linear"](steps=10))
+    assert trial.config.series[0].curves((), 60)[None][0] == 0
+
+    def wrong(method):
+        stack = method.__self__
+
+        def gradient(batch, present, coefficients, keys, *_):
+            return stack._gradient(stack.params, stack.buffers, batch, present, keys)[0]
+
+        def update(*inputs):
+            name, expected = next(iter(stack.params)), gradient(*inputs)
+            method(*inputs)
+            stack.state[name][0] += gradient(*inputs)[name] - expected[name]
+
+        return update
+
+    monkeypatch.setattr("sweep.training.stacked._compiled", wrong)
+    monkeypatch.setattr("sweep.training.stacked.Captured", lambda update, inputs: update(*inputs))
+    engine = FusedEngine(digits, torch.device("cpu"), "float64", 2, [trial.config], compiled=True)
+    rows = torch.zeros((2, trial.config.train.batch_size), dtype=torch.int64)
+    engine.start(trial)
+    first = partial(engine.stack.capture, engine.data.train.take(rows), engine.example) if captured else engine.advance
+    with pytest.raises(RuntimeError, match="the compiled update differs from the one that is not compiled"):
+        first()
 
 
 # --- what cannot be stacked

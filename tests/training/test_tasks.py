@@ -143,6 +143,23 @@ def test_a_loss_that_gives_one_number_is_stacked_where_all_batches_are_of_one_si
         FusedEngine(line, CPU, "float64", 2).start(ragged)
 
 
+@pytest.mark.parametrize("loss", ["values", "mean"])
+def test_no_more_than_a_micro_batch_is_evaluated_to_learn_what_a_loss_gives(make_trial, train, line, monkeypatch, loss):
+    """A batch that is accumulated may be too large for the memory, also for an evaluation."""
+    evaluated, forward = [], nn.Linear.forward
+
+    def recorded(layer, x):
+        if not layer.training:
+            evaluated.append(len(x))
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", recorded)
+    monkeypatch.setattr("sweep.training.costs.EVALUATION_BYTES", 0)
+    trial = make_trial(task=TaskConfig(loss=own_loss(loss)), lr=0.02, steps=2, batch_size=16, accumulate=4)
+    train(SerialEngine(line, CPU, "float64"), trial)
+    assert max(evaluated) == 4
+
+
 METRICS = {
     "far": Metric(component("task.metrics.far", "tests.training.losses.far"), "minimize"),
     "absolute": Metric(component("task.metrics.absolute", "torch.nn.L1Loss")),
