@@ -239,6 +239,13 @@ def darker(inputs: torch.Tensor, targets: torch.Tensor, draws: torch.Tensor, mos
 
 darker.n_draws = 1  # type: ignore[attr-defined]
 
+
+def halves(inputs: torch.Tensor, targets: torch.Tensor, draws: torch.Tensor) -> Any:
+    return inputs, inputs.new_full((len(targets), 2), 0.5)
+
+
+halves.n_draws = 0  # type: ignore[attr-defined]
+
 QUICK = {"train.steps": 20, "train.eval_every": 10, "train.device": "cpu", "model": "cnn", "model.channels": [2]}
 
 
@@ -277,8 +284,9 @@ def test_a_function_a_class_an_object_or_a_name_is_given_in_python(folder: Path)
 @pytest.mark.parametrize(
     ("overrides", "augment", "error", "message"),
     [
-        ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function \(inputs, targets, draws\), or a name"),
+        ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function .*, or a name, whose keys are overrides"),
         ({}, lambda x, y, d: (x, y), InvalidValueError, r"^dataset\.augment=function: .*n_draws.*; it has none"),
+        ({}, halves, InvalidValueError, r"it gives \[64, 10\], and dataset\.augment returns targets \[64, 2\]"),
         ({"dataset.augment": "none"}, darker, InvalidValueError, r"given twice: as an override, and as augment=\.\.\."),
         ({"dataset.augment.lots": 1}, darker, InvalidValueError, r"^dataset\.augment\.lots=1: is not a key of darker"),
         ({}, Sometimes, TrainingFailedError, r"(?s)^ArithmeticError: too much noise.*\.py:\d+ in __call__"),

@@ -138,7 +138,11 @@ def _checked_loop(loop: Loop | None) -> Loop | None:
 
 def _checked_augment(augment: Augmenter | None) -> Augmenter | None:
     if augment is not None and not callable(augment) and not isinstance(augment, str):
-        raise InvalidValueError(AUGMENT, repr(augment), "must be a function (inputs, targets, draws), or a name")
+        raise InvalidValueError(
+            AUGMENT,
+            repr(augment),
+            f"must be a function (inputs, targets, draws), or a name, whose keys are overrides: {{'{AUGMENT}.pad': 1}}",
+        )
     return augment
 
 

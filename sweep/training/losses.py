@@ -141,7 +141,9 @@ class Labels:
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         if targets.is_floating_point():
-            _check_shape(outputs, list(targets.shape))
+            if outputs.shape != targets.shape:
+                given, wanted = list(outputs.shape), list(targets.shape)
+                raise ValueError(f"it gives {given}, and dataset.augment returns targets {wanted}; both must be equal")
             return
         n, *positions = targets.shape
         classes = [self.n_outputs] if self.n_outputs else ["classes"]

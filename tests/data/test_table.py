@@ -79,8 +79,14 @@ def test_types_of_parquet_are_read_by_their_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        ({"city": list("abcd")}, "columns=city: must hold finite numbers, but row 0, counted from 0, is 'a' (str)"),
-        ({"age": [1, None, 3, 4]}, "columns=age: must have a value in each row; row 1, counted from 0, has none"),
+        (
+            {"city": list("abcd")},
+            "columns=city: must hold finite numbers, but row 0, counted from 0, is 'a' (str); dataset.columns",
+        ),
+        (
+            {"age": [1, None, 3, 4]},
+            "columns=age: must have a value in each row; row 1, counted from 0, has none; dataset.columns",
+        ),
         ({"age": [1.0, 2.0, np.inf, 4]}, "columns=age: must hold finite numbers, but row 2, counted from 0, is"),
         ({"age": ["1", "2", "3", "?"]}, "columns=age: must hold finite numbers, but row 3, counted from 0, is '?'"),
         ({"class": [1, 0, None, 1]}, "target=class: must have a value in each row; row 2, counted from 0, has none"),

@@ -21,6 +21,11 @@ CIFAR10 = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
 CIFAR100 = {"train": ("train.bin",), "test": ("test.bin",)}
 """Split -> its files."""
 
+NEEDED = (
+    "it must be the archive of the binary version from https://www.cs.toronto.edu/~kriz/cifar.html, "
+    "or the folder that it contains"
+)
+
 
 def cifar10(path: str) -> dict[str, np.ndarray]:
     """Return CIFAR-10, 50,000 images to train and 10,000 to test: x uint8 [n, 3, 32, 32], y uint8 [n] from 0 to 9.
@@ -81,12 +86,11 @@ def _contents(path: str, names: set[str]) -> dict[str, bytes]:
                         found[name] = content.read()
                 unzipped.read()  # to the end, where the checksum is
     except FileNotFoundError:
-        raise InvalidValueError("path", path, "there is no such file or folder") from None
+        raise InvalidValueError("path", path, f"there is no such file or folder; {NEEDED}") from None
     except Exception as error:  # gzip, zlib and tarfile raise several types for a damaged archive
         raise InvalidValueError("path", path, f"cannot be read as a .tar.gz archive: {refusal(error)}") from error
     if missing := sorted(names - found.keys()):
-        rule = f"has no file {missing[0]}; it must be the archive of the binary version, or the folder that it contains"
-        raise InvalidValueError("path", path, rule)
+        raise InvalidValueError("path", path, f"has no file {missing[0]}; {NEEDED}")
     return found
 
 

@@ -50,7 +50,11 @@ def table(
             raise InvalidValueError("columns", name, rule)
     x = np.empty((len(frame), len(columns)))
     for place, name in enumerate(columns):
-        x[:, place] = _numbers("columns", frame[name])
+        try:
+            x[:, place] = _numbers("columns", frame[name])
+        except InvalidValueError as error:
+            rule = f"{error.rule}; dataset.columns=[...] chooses the columns that are features"
+            raise InvalidValueError("columns", name, rule) from error
     return {"x": x, "y": _numbers("target", frame[target]) if regression else _labels_or_numbers(frame[target])}
 
 
