@@ -46,7 +46,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     overrides = {}
     for name, shape in shapes.items():
         path = folder / f"{name}.npz"
-        splits = {split: images(seed, n, shape) for seed, (split, n) in enumerate({"train": 160, "val": 40}.items(), 1)}
+        splits = {
+            split: images(seed, n, shape)
+            for seed, (split, n) in enumerate({"train": 160, "val": 40, "test": 40}.items(), 1)
+        }
         arrays = {f"{array}_{split}": values[i] for split, values in splits.items() for i, array in enumerate("xy")}
         np.savez(path, **arrays)
         overrides[name] = ["dataset=arrays", f"dataset.path={path}"]

@@ -226,14 +226,14 @@ def test_hangups_stop_once_and_never_at_once() -> None:
 
 @pytest.mark.usefixtures("hangups")
 def test_a_hangup_before_there_is_work_to_keep_ends_the_command() -> None:
-    with pytest.raises(KeyboardInterrupt), ending_at_signals():
+    with pytest.raises(KeyboardInterrupt), ending_at_signals(ignored_after=False):
         os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with ending_at_signals(), interruptible(lambda text: None) as interrupted:
+        with ending_at_signals(ignored_after=False), interruptible(lambda text: None) as interrupted:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not interrupted()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

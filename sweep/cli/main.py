@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         gc.set_threshold(10_000)  # imports create hardly any garbage, and looking for it takes a fifth of their time
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
+        return _main(list(sys.argv[1:] if argv is None else argv), ends_process=argv is None)
     finally:
         if argv is None:
             ignore_signals()  # nothing is left to be interrupted, and the status is to say so
             gc.freeze()  # otherwise Python looks for garbage among all modules for a second before it exits
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str], ends_process: bool) -> int:
     os.umask(0o077)  # records, checkpoints and reports are their owner's alone
     sys.excepthook = _without_passwords
     register_resolvers()
@@ -61,7 +61,7 @@ def _main(arguments: list[str]) -> int:
             if information:
                 return DONE if answer(information, composer, overrides) else REFUSED
             command = Command(composer, parse(overrides), _given(flags))
-            with ending_at_signals():
+            with ending_at_signals(ignored_after=ends_process):  # also while the trainer is closed
                 return _carry_out(command)
     except InvalidValueError as error:
         print(f"sweep: {error}", file=sys.stderr)

@@ -18,9 +18,13 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
-def ending_at_signals() -> Iterator[None]:
-    """Within, any of the signals ends what is done as Ctrl-C does: for as long as there is nothing to keep."""
-    with _handled(signal.default_int_handler):
+def ending_at_signals(ignored_after: bool) -> Iterator[None]:
+    """Within, any of the signals ends what is done as Ctrl-C does: for as long as there is nothing to keep.
+
+    Args:
+        ignored_after: whether the signals are ignored from the end of the block on, because the process ends then.
+    """
+    with _handled(signal.default_int_handler, ignored_after=ignored_after):
         yield
 
 
@@ -68,7 +72,9 @@ def _leave() -> None:
 
 @contextmanager
 def _handled(
-    handler: Callable[[int, FrameType | None], Any], signals: Collection[signal.Signals] = SIGNALS
+    handler: Callable[[int, FrameType | None], Any],
+    signals: Collection[signal.Signals] = SIGNALS,
+    ignored_after: bool = False,
 ) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
         yield
@@ -79,4 +85,4 @@ def _handled(
         yield
     finally:
         for number, previous in before.items():
-            signal.signal(number, previous)
+            signal.signal(number, signal.SIG_IGN if ignored_after else previous)

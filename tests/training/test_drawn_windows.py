@@ -109,9 +109,12 @@ def test_drawn_windows_are_learned_from_as_plain_pytorch_would(tokens, train, tr
 
 def test_a_model_that_uses_its_parameters_at_many_positions_is_computed_with_all_threads(monkeypatch, tokens, trial_of):
     monkeypatch.setattr(device, "ALL_THREADS", 2)
-    uses = 11 * sum(parameter.numel() for parameter in gpt.GPT((11,), 13, **GPT.arguments).parameters())
-    for limit, threads in {uses + 1: 1, uses: 2}.items():
+    trial, engine = trial_of(), SerialEngine(tokens, CPU, "float64")
+    operations = engine.operations(trial.config, engine.initial(trial.config, 0))
+    parameters = sum(parameter.numel() for parameter in gpt.GPT((11,), 13, **GPT.arguments).parameters())
+    assert operations > 5 * 2 * parameters  # the embedding of the 11 positions is added, not multiplied
+    for limit, threads in {operations + 1: 1, operations: 2}.items():
         monkeypatch.setattr(device, "SMALL", limit)
-        SerialEngine(tokens, CPU, "float64").start(trial_of())
+        SerialEngine(tokens, CPU, "float64").start(trial)
         assert torch.get_num_threads() == threads
     torch.set_num_threads(1)
