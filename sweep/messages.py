@@ -110,6 +110,7 @@ class Measured:
         together: updates per second of the fused engine; 0 if it cannot train these trials.
         slots, threads, compiled: of the fused engine that was fastest.
         why: the reason for the choice, for the user.
+        worth: how many times as fast trials must be together to be fused.
     """
 
     alone: float
@@ -118,6 +119,7 @@ class Measured:
     threads: int = 1
     compiled: bool = False
     why: str = ""
+    worth: float = 1.1
 
 
 @dataclass

@@ -81,7 +81,11 @@ def work(make_trial):
 def rates(monkeypatch):
     """Sets the updates per second that are measured: of one trial alone, and by slots, eager and compiled."""
 
-    def set_rates(alone, eager, compiled=None):
+    def set_rates(alone, eager, compiled=None, threads=1):
+        def serial_rate(engine, config, updates, rounds=1):
+            torch.set_num_threads(threads)
+            return alone
+
         def rate(engine, config, updates, rounds=1):
             if compiled is None and engine._compiled:
                 raise RuntimeError("no working C++ compiler\nsecond line")
@@ -90,7 +94,7 @@ def rates(monkeypatch):
                 raise found
             return found
 
-        monkeypatch.setattr(SerialEngine, "rate", lambda engine, config, updates, rounds=1: alone)
+        monkeypatch.setattr(SerialEngine, "rate", serial_rate)
         monkeypatch.setattr(FusedEngine, "rate", rate)
 
     return set_rates
@@ -180,6 +184,15 @@ def test_a_model_that_cannot_be_stacked_is_not_tried_again(digits, work, monkeyp
     monkeypatch.setattr("sweep.training.choice.refuse_unstackable", None)
     again = choose(AUTO, digits, CPU, given, known=first.measured)
     assert (again.name, again.why) == ("serial", first.why)
+
+
+def test_a_model_that_takes_several_threads_alone_is_fused_for_a_larger_gain(digits, work, rates):
+    for together, threads, name in ((1200, 1, "fused"), (1200, 2, "serial"), (1499, 2, "serial"), (1600, 2, "fused")):
+        rates(1000, {8: together, 16: together}, threads=threads)
+        first = choose(AUTO, digits, CPU, work(compiling=False))
+        assert first.name == name
+        assert choose(AUTO, digits, CPU, work(compiling=False), known=first.measured).name == name
+    torch.set_num_threads(1)
 
 
 def test_auto_is_never_slower_than_serial(digits, work, rates):
