@@ -101,7 +101,7 @@ class BaseEngine:
         self.pause: Callable[[], bool] = lambda: False
         self.ranking: Ranking | None = None
         self._examples_within: dict[str, int] = {}
-        self._operations: dict[str, int] = {}
+        self._operations: dict[str, float] = {}
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
         """The state before update 0."""
@@ -422,21 +422,24 @@ class BaseEngine:
         """The precision that a model is evaluated in; nothing where it is that of its parameters."""
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
-    def operations(self, config: RunConfig, state: TrainState) -> int:
-        """Return the operations for one example: those that are counted, or two for each parameter if these are more.
+    def operations_of_a_call(self, config: RunConfig, state: TrainState) -> float:
+        """Return the mean number of operations of one call of torch in the forward pass of a micro-batch.
+
+        For an example they are those that are counted, or two for each parameter if these are more.
 
         Args:
             state: of a training with this configuration. Its model is evaluated once if it is not known yet.
         """
-        model, objective, key = state.model, state.objective, repr((config.model, config.task))
+        model, objective, train = state.model, state.objective, config.train
+        key = repr((config.model, config.task, train.micro_batch_size))
         if key not in self._operations:
-            counted = 0
+            counted, calls = 0.0, 1
             if self.device.type == "cpu" and objective is not None:  # None of a GAN
                 batch = next(in_order(self.data.val[:2], 2, self.device))
                 with generators_kept(), unchanged(model, self.device), self.computing():
-                    counted = operations_of(lambda batch: objective.outputs(model.eval(), batch), batch)
+                    counted, calls = operations_of(lambda batch: objective.outputs(model.eval(), batch), batch)
             of_parameters = 2 * sum(parameter.numel() for parameter in model.parameters())
-            self._operations[key] = max(counted, of_parameters)
+            self._operations[key] = max(counted, of_parameters) * train.micro_batch_size / max(calls, 1)
         return self._operations[key]
 
     def evaluated_at_once(self, config: RunConfig, state: TrainState, evaluate: Callable[[Any], object]) -> int:

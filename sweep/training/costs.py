@@ -24,12 +24,14 @@ class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         peak: largest value of `live` so far.
         operations: floating-point operations of matrix products, convolutions and attention; a multiplication and the
             addition after it are two. Recurrent layers are not counted.
+        calls: number of tensors that they have allocated, which is about the number of kernels.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.operations: int = 0
+        self.calls: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -45,6 +47,7 @@ class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()
             if storage._cdata not in known:  # neither a view of an argument nor the argument itself
                 known.add(storage._cdata)
+                self.calls += 1
                 self._change(storage.nbytes())
                 weakref.finalize(storage, self._change, -storage.nbytes())
         return result
@@ -59,8 +62,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def operations_of(evaluate: Callable[[Any], object], batch: Any) -> int:
-    """Return the floating-point operations that an evaluation of one example takes.
+def operations_of(evaluate: Callable[[Any], object], batch: Any) -> tuple[float, int]:
+    """Return the floating-point operations that an evaluation of one example takes, and the number of its calls.
 
     Args:
         evaluate: evaluates a model on a batch.
@@ -69,7 +72,7 @@ def operations_of(evaluate: Callable[[Any], object], batch: Any) -> int:
     counted = Costs()
     with counted:
         evaluate(batch)
-    return counted.operations // size(batch)
+    return counted.operations / size(batch), counted.calls
 
 
 @torch.no_grad()

@@ -20,23 +20,23 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU = torch.device("cpu")
 
 ALL_THREADS = torch.get_num_threads()
-SMALL = 2_000_000
-"""Operations for an example below which each of them is shorter than handing a part of it to another thread."""
+SMALL = 40_000_000
+"""Operations of a call of torch below which it is not divided among threads."""
 
 
-def choose_threads(operations: int, device: torch.device, processes: int = 1) -> None:
-    """One CPU thread for a small model, else as many as torch takes, shared among so many processes.
+def choose_threads(operations: float, device: torch.device, processes: int = 1) -> None:
+    """One CPU thread where the calls are small, else as many as torch takes, shared among so many processes.
 
-    A second thread gives a small model nothing on an idle machine (digits: mlp 1.0 times, cnn 1.08 times as fast),
-    and waits for its turn at every operation on a busy one (mlp: 0.2 times as fast beside one other process).
-    Convolutions and tokens use each parameter at many positions: experiment=gpt_text, with 57 million operations for an
-    example, is 1.6 times as fast with two threads on an idle machine.
+    Threads that sleep while they wait (`forking.PASSIVE_WAITING`) gain nothing where a call is short: updates a second
+    with one and with two threads on two cores, idle and beside one busy process, of experiment=gpt_text (12 million
+    operations a call) 51 and 39, 50 and 36; of a perceptron with 1.3 million parameters (34 million) 209 and 204, 201
+    and 146; of experiment=fashion_mnist_cnn (49 million) 37 and 51, 37 and 28.
 
     The choice depends on nothing but the model, because sums are formed in another order with another number of
     threads.
 
     Args:
-        operations: that the model needs for one example.
+        operations: of a call in the forward pass, the mean.
     """
     if device.type == "cpu":
         torch.set_num_threads(1 if operations < SMALL else max(ALL_THREADS // processes, 1))

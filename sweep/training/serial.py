@@ -76,7 +76,7 @@ class SerialEngine(BaseEngine):
 
     def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        choose_threads(self.operations(trial.config, state), self.device, self.workers)
+        choose_threads(self.operations_of_a_call(trial.config, state), self.device, self.workers)
         return Slot(trial, state)
 
     def stop(self, trial: Trial) -> None:

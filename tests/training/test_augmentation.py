@@ -226,7 +226,7 @@ def test_training_batches_alone_are_augmented(digits, make_trial, train):
     model = Component("model", f"{__name__}.Seen", {}, trusted=(__name__,))
     trial = make_trial(seed=3, model=model, steps=20, eval_every=10, eval_batch_size=64, augment=CROP_FLIP)
     engine = SerialEngine(digits, CPU, "float64")
-    engine.operations(trial.config, engine.beginning(trial))  # which evaluates the model to count them
+    engine.operations_of_a_call(trial.config, engine.beginning(trial))  # which evaluates the model to count them
     Seen.inputs.clear()
     train(engine, trial)
     trained = [x for training, x in Seen.inputs if training]

@@ -45,14 +45,14 @@ def test_a_power_of_two_times_the_batch_is_evaluated_at_once(available, examples
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "operations"),
+    ("model", "shape", "operations", "calls"),
     [
-        (PERCEPTRON, [100], 2 * (100 * 50 + 50 * 10)),
-        (nn.Conv2d(3, 8, 3, padding=1), [3, 10, 12], 2 * 10 * 12 * 8 * 3 * 9),
-        (nn.Conv2d(4, 4, 3, groups=4), [4, 5, 5], 2 * 3 * 3 * 4 * 9),
-        (nn.LayerNorm(7), [7], 0),
+        (PERCEPTRON, [100], 2 * (100 * 50 + 50 * 10), 3),
+        (nn.Conv2d(3, 8, 3, padding=1), [3, 10, 12], 2 * 10 * 12 * 8 * 3 * 9, 1),
+        (nn.Conv2d(4, 4, 3, groups=4), [4, 5, 5], 2 * 3 * 3 * 4 * 9, 1),
+        (nn.LayerNorm(7), [7], 0, 3),  # the normed, the mean and the deviation
     ],
 )
-def test_operations_are_those_of_one_example(model, shape, operations):
+def test_operations_are_those_of_one_example(model, shape, operations, calls):
     for n in (1, 3):
-        assert operations_of(model.double(), torch.zeros(n, *shape).double()) == operations
+        assert operations_of(model.double(), torch.zeros(n, *shape).double()) == (operations, calls)

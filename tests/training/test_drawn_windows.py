@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from models import gpt
 from sweep.arrays import as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig
@@ -107,13 +106,11 @@ def test_drawn_windows_are_learned_from_as_plain_pytorch_would(tokens, train, tr
     assert seen[-25 * 8 :] == expected[: 25 * 8]
 
 
-def test_a_model_that_uses_its_parameters_at_many_positions_is_computed_with_all_threads(monkeypatch, tokens, trial_of):
+def test_large_calls_are_divided_among_threads(monkeypatch, tokens, trial_of):
     monkeypatch.setattr(device, "ALL_THREADS", 2)
     trial, engine = trial_of(), SerialEngine(tokens, CPU, "float64")
-    operations = engine.operations(trial.config, engine.initial(trial.config, 0))
-    parameters = sum(parameter.numel() for parameter in gpt.GPT((11,), 13, **GPT.arguments).parameters())
-    assert operations > 5 * 2 * parameters  # the embedding of the 11 positions is added, not multiplied
-    for limit, threads in {operations + 1: 1, operations: 2}.items():
+    operations = engine.operations_of_a_call(trial.config, engine.initial(trial.config, 0))
+    for limit, threads in {operations * 1.01: 1, operations: 2}.items():
         monkeypatch.setattr(device, "SMALL", limit)
         SerialEngine(tokens, CPU, "float64").start(trial)
         assert torch.get_num_threads() == threads
