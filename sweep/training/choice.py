@@ -50,8 +50,8 @@ fast beside another busy process (with forking.PASSIVE_WAITING).
 WORTH, WORTH_WITH_THREADS = 1.1, 1.5
 """How many times as fast trials must be together to be fused; and if one alone computes with several threads.
 
-Then the measured speeds vary with what else the cores do: of a small GPT with two threads, two measurements on one machine gave
-0.8 and 1.2 times.
+Then the measured speeds vary with what else the cores do: of a small GPT with two threads, two measurements on one
+machine gave 0.8 and 1.2 times.
 """
 PROBE_ROUNDS = 3
 """How often a rate is measured. The best round counts: other processes can only make a round slower."""
