@@ -65,7 +65,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens [n, t] -> logits [n, t, n_outputs] of each following token; t is at most `block`."""
+        """Return the logits of each following token, [n, t, n_outputs], for tokens [n, t]; t is at most `block`."""
         positions = self.positions(torch.arange(x.shape[1], device=x.device))
         hidden = self.norm(self.blocks(self.dropout(self.tokens(x) + positions)))
         return functional.linear(hidden, self.tokens.weight)

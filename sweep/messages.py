@@ -110,7 +110,7 @@ class Measured:
         together: updates per second of the fused engine; 0 if it cannot train these trials.
         slots, threads, compiled: of the fused engine that was fastest.
         why: the reason for the choice, for the user.
-        worth: how many times as fast trials must be together to be fused.
+        worth: smallest ratio of the fused engine's speed to the serial engine's for which trials are fused.
     """
 
     alone: float

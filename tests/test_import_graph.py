@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "tasks": {"components"},
     "loops": {"components"},
     "augmentations": {"components"},
-    "config": {"augmentations", "components", "loops", "schedules", "tasks"},
+    "identity": {"augmentations"},
+    "config": {"augmentations", "components", "identity", "loops", "schedules", "tasks"},
     "core": {"config", "schedules"},
     "space": {"config", "core"},
     "database": set(),
@@ -54,8 +55,8 @@ MAY_IMPORT = {
         "report", "schedules", "space", "study", "tracking", "weights",
     },
     "requests": {
-        "app", "augmentations", "components", "config", "given", "loops", "pool", "proposals", "report", "schedules",
-        "space", "tasks",
+        "app", "augmentations", "components", "config", "given", "identity", "loops", "pool", "proposals", "report",
+        "schedules", "space", "tasks",
     },
     "terminal": {"app", "core", "forking", "report", "schedules"},
     "cli": {

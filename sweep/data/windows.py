@@ -102,7 +102,7 @@ class DrawnWindows:
 
 
 def tokens_of(part: Any, block: int) -> np.ndarray:
-    """Return the array of tokens, [N], that a part of a data set is.
+    """Return the tokens [N] of a part of a data set.
 
     Raises:
         InvalidValueError: names dataset.block if there is no such array.

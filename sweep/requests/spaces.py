@@ -7,8 +7,9 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.config import RunConfig, identity
+from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
+from sweep.identity import identity
 from sweep.requests.build import (
     engine_config,
     pruner_config,

@@ -19,7 +19,7 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 @contextmanager
 def ending_at_signals(ignored_after: bool) -> Iterator[None]:
-    """Within, any of the signals ends what is done as Ctrl-C does: for as long as there is nothing to keep.
+    """Let any of the signals raise KeyboardInterrupt within the block, in which there is nothing to save yet.
 
     Args:
         ignored_after: whether the signals are ignored from the end of the block on, because the process ends then.

@@ -48,10 +48,10 @@ Two threads train 16 small convolutional networks 1.2 times as fast as one while
 fast beside another busy process (with forking.PASSIVE_WAITING).
 """
 WORTH, WORTH_WITH_THREADS = 1.1, 1.5
-"""How many times as fast trials must be together to be fused; and if one alone computes with several threads.
+"""Smallest ratio of the fused engine's speed to the serial engine's for which trials are fused.
 
-Then the measured speeds vary with what else the cores do: of a small GPT with two threads, two measurements on one
-machine gave 0.8 and 1.2 times.
+The second number is used if the serial engine computes with several threads. Its speed then depends on what else the
+cores do: two measurements of a small GPT with two threads gave ratios of 0.8 and 1.2 on one machine.
 """
 PROBE_ROUNDS = 3
 """How often a rate is measured. The best round counts: other processes can only make a round slower."""

@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 
 ALL_THREADS = torch.get_num_threads()
 SMALL = 40_000_000
-"""Operations of a call of torch below which it is not divided among threads."""
+"""Floating-point operations of one call of torch, below which calls are computed by one thread."""
 
 
 def choose_threads(operations: float, device: torch.device, processes: int = 1) -> None:
-    """One CPU thread where the calls are small, else as many as torch takes, shared among so many processes.
+    """Use one CPU thread if the calls are small, else as many as torch takes, divided among the processes.
 
     Threads that sleep while they wait (`forking.PASSIVE_WAITING`) gain nothing where a call is short: updates a second
     with one and with two threads on two cores, idle and beside one busy process, of experiment=gpt_text (12 million

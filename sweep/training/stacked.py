@@ -187,16 +187,7 @@ class Stack:
 
         return update
 
-    def _check(
-        self,
-        compiled: Callable[..., None],
-        batch: Any,
-        present: Tensor | None,
-        coefficients: Tensor,
-        keys: Tensor,
-        clip_norm: Tensor,
-        average_share: Tensor,
-    ) -> None:
+    def _check(self, compiled: Callable[..., None], *given: Any) -> None:
         """Compare a compiled update with the one that is not compiled. Both are undone.
 
         Compilers have faults: that of torch 2.11 computes some gradients from weights that are already updated. An
@@ -204,9 +195,13 @@ class Stack:
         SMALLEST. What is compared is linear in the gradient where the optimizer has a state: rounding may change the
         sign of an update that is divided by the size of a small gradient, as Adam's is.
 
+        Args:
+            given: the arguments of `_update`.
+
         Raises:
             RuntimeError: if they differ.
         """
+        batch, present, coefficients, keys, clip_norm, average_share = given
         numbers = [each.clamp(min=SMALLEST) for each in (coefficients, clip_norm, average_share)]
         inputs = batch, present, numbers[0], keys, *numbers[1:]
         trained = [*self.params.values(), *self.average.values(), self.mistakes]

@@ -18,7 +18,7 @@ def peak(model, inputs):
 
 
 def test_activations_are_counted_until_they_are_freed():
-    """Of a layer's input and output, both exist while it is computed; views of weights and inputs allocate nothing."""
+    """The input and the output of a layer exist at the same time. Views of weights and inputs allocate nothing."""
     assert peak(PERCEPTRON, torch.zeros(8, 100).double()) == 8 * 8 * (50 + 50)
     assert peak(nn.Sequential(*[nn.Linear(50, 50)] * 20), torch.zeros(8, 50)) == 4 * 8 * (50 + 50)
 
