@@ -18,15 +18,6 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 terminal that is closed sends SIGHUP."""
 
 
-PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
-"""Settings of OpenMP for training processes, unless the environment has others.
-
-By default a thread that waits for another one spins for milliseconds. Beside another busy process the thread that it
-waits for does not run, and the time is lost. Measured with the fused engine, 16 small convolutional networks and two
-cores, in updates a second on an idle machine and beside a busy process: two threads that spin 384 and 111, two that
-sleep 339 and 252, one thread 277 and 265. Shorter spinning (GOMP_SPINCOUNT=4000: 373 and 217) lies between the two.
-"""
-
 OURS = "sweep-"
 """Prefix of the names of our processes."""
 
@@ -36,21 +27,19 @@ SET_HERE = "set by sweep"
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set for the server what it needs when it starts, and nothing for other programs that this process starts.
+    """Keep the server from importing files of the working directory, which may be called sweep, torch or signal.
 
-    It imports nothing from the working directory, whose files may be called sweep, torch or signal. A clone of ours is
-    an exception, because it may not be installed.
+    A clone of ours is an exception, because it may not be installed. Other programs that this process starts are not
+    affected.
     """
-    wanted = dict(PASSIVE_WAITING)  # OpenMP reads them when torch is loaded
-    if Path.cwd() != Path(__file__).absolute().parents[1]:
-        wanted["PYTHONSAFEPATH"] = SET_HERE
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+    added = "PYTHONSAFEPATH" not in os.environ and Path.cwd() != Path(__file__).absolute().parents[1]
+    if added:
+        os.environ["PYTHONSAFEPATH"] = SET_HERE
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        if added:
+            os.environ.pop("PYTHONSAFEPATH", None)
 
 
 def restore_environment() -> None:

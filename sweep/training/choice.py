@@ -21,7 +21,7 @@ from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
-from sweep.training.device import ALL_THREADS, CPU, out_of_memory
+from sweep.training.device import ALL_THREADS, CPU, THREADS_GAIN, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.generators import RandomState, generators_kept
 from sweep.training.loop import LoopEngine
@@ -41,12 +41,6 @@ It takes 5 to 20 s, and makes up for it by a factor of 2 or so.
 """
 STEP = 0.008
 """Seconds of a step that is worth sharing among threads."""
-THREADS_GAIN = 1.1
-"""How many times as fast several threads must be to be used.
-
-Two threads train 16 small convolutional networks 1.2 times as fast as one while both cores are idle, and 0.95 times as
-fast beside another busy process (with forking.PASSIVE_WAITING).
-"""
 WORTH, WORTH_WITH_THREADS = 1.1, 1.5
 """Smallest ratio of the fused engine's speed to the serial engine's for which trials are fused.
 
@@ -130,10 +124,11 @@ class _Chooser:
         train = work.like[0].train
         self.probe = replace(work.like[0], train=replace(train, steps=max(train.steps, MOST_PROBED + 2)))
         self.threads = torch.get_num_threads()
+        self.alone = one_by_one(work.like[0])(self.data, device, self.precision)
 
     def serial(self, why: str) -> Chosen:
         torch.set_num_threads(ALL_THREADS)
-        return Chosen(one_by_one(self.work.like[0])(self.data, self.device, self.precision), False, why)
+        return Chosen(self.alone, False, why)
 
     def auto(self) -> Chosen:
         work, wanted = self.work, self.config.slots
@@ -146,8 +141,7 @@ class _Chooser:
             return self.serial(f"{work.trials} trials are too few to train several at once{learning}")
         if self.known is not None:
             return self._as_measured(self.known)
-        serial = SerialEngine(self.data, self.device, self.precision)
-        alone = serial.rate(self.probe, 10, PROBE_ROUNDS)
+        alone = self.alone.rate(self.probe, 10, PROBE_ROUNDS)
         worth = WORTH_WITH_THREADS if self.device.type == "cpu" and torch.get_num_threads() > 1 else WORTH
         if wanted is None and work.updates / alone < SHORT:
             return self._too_short()
@@ -161,7 +155,7 @@ class _Chooser:
         except Exception as error:  # whatever a device or a model finds to refuse
             return self.serial(f"many at once could not be tried: {_first_line(error)}")
         updates = min(MOST_PROBED // PROBE_ROUNDS, max(10, int(alone * 0.1)))  # 0.1 s, and at least ten
-        alone = max(alone, serial.rate(self.probe, updates, PROBE_ROUNDS))
+        alone = max(alone, self.alone.rate(self.probe, updates, PROBE_ROUNDS))
         said = f"{_pace(together)} updates a second, {_pace(alone)} one trial at a time"
         measured = Measured(alone, together, chosen.slots, self.threads, chosen.compiled, said, worth)
         if together * work.filled(chosen.slots) < worth * alone:

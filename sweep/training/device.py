@@ -20,26 +20,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU = torch.device("cpu")
 
 ALL_THREADS = torch.get_num_threads()
-SMALL = 40_000_000
-"""Floating-point operations of one call of torch, below which calls are computed by one thread."""
-
-
-def choose_threads(operations: float, device: torch.device, processes: int = 1) -> None:
-    """Use one CPU thread if the calls are small, else as many as torch takes, divided among the processes.
-
-    Threads that sleep while they wait (`forking.PASSIVE_WAITING`) gain nothing where a call is short: updates a second
-    with one and with two threads on two cores, idle and beside one busy process, of experiment=gpt_text (12 million
-    operations a call) 51 and 39, 50 and 36; of a perceptron with 1.3 million parameters (34 million) 209 and 204, 201
-    and 146; of experiment=fashion_mnist_cnn (49 million) 37 and 51, 37 and 28.
-
-    The choice depends on nothing but the model, because sums are formed in another order with another number of
-    threads.
-
-    Args:
-        operations: of a call in the forward pass, the mean.
-    """
-    if device.type == "cpu":
-        torch.set_num_threads(1 if operations < SMALL else max(ALL_THREADS // processes, 1))
+THREADS_GAIN = 1.1
+"""How many times as fast several threads must be to be used: one leaves the other cores to other processes."""
 
 
 def choose_device(config: TrainConfig) -> torch.device:

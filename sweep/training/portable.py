@@ -32,11 +32,11 @@ from sweep.training.state import TrainState, initial_state
 
 CONTENT = {
     "model", "optimizer", "random", "average", "events", "memories", "mistakes", "seen", "global_step", "critic",
-    "contents", "scaler",
+    "contents", "scaler", "threads",
 }  # fmt: skip
 """The keys of the stored state."""
 
-ADDED_LATER = {"contents", "scaler"}
+ADDED_LATER = {"contents", "scaler", "threads"}
 """Keys that the states of earlier versions do not have."""
 
 
@@ -67,6 +67,7 @@ def content_of(state: TrainState) -> dict[str, Any]:
         "critic": _critic_of(state),
         "contents": storable(contents(state.model, state.optimizers)),
         "scaler": None if state.scaler is None else state.scaler.state_dict(),
+        "threads": state.threads,
     }
 
 
@@ -159,6 +160,7 @@ def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -
     state.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
     state.mistakes = None if held["mistakes"] is None else held["mistakes"].to(device)
     state.seen, state.global_step = held["seen"], held["global_step"]
+    state.threads = held.get("threads")
     if state.scaler is not None:
         state.scaler.load_state_dict(held["scaler"])
     if state.critic is not None:

@@ -11,19 +11,27 @@ from torch import Tensor
 
 from sweep.config import RunConfig
 from sweep.core import Evaluation, Progress, Rows, Status, Trial
-from sweep.data import Dataset, Examples
+from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
 from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
-from sweep.training.device import choose_threads
-from sweep.training.generators import RandomState
+from sweep.training.device import ALL_THREADS, THREADS_GAIN
+from sweep.training.generators import RandomState, generators_kept
 from sweep.training.groups import Rates, recorded_group, set_rate
 from sweep.training.losses import Totals
+from sweep.training.model import silenced
 from sweep.training.objectives import quotient, total_of
 from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
+
+SMALL = 500_000
+"""Floating-point operations of one call of torch, below which several threads gain nothing."""
+FEW = 200
+"""Updates of a training that is over before the number of threads has been tried."""
+TRIED = 0.1
+"""Seconds in which a number of threads is tried, several times; at least two updates."""
 
 
 @dataclass
@@ -66,6 +74,7 @@ class SerialEngine(BaseEngine):
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
         self._slot: Slot | None = None
+        self._threads: dict[str, int] = {}
 
     @property
     def free(self) -> int:
@@ -76,8 +85,39 @@ class SerialEngine(BaseEngine):
 
     def _begin(self, trial: Trial) -> Slot:
         state = self.beginning(trial)
-        choose_threads(self.operations_of_a_call(trial.config, state), self.device, self.workers)
+        if self.device.type == "cpu":
+            if state.threads is None:
+                state.threads = self._fastest_threads(trial.config, state)
+            torch.set_num_threads(min(state.threads, ALL_THREADS))
         return Slot(trial, state)
+
+    def _fastest_threads(self, config: RunConfig, state: TrainState) -> int:
+        """Return the number of threads that updates are computed with: one, or as many as torch takes.
+
+        They are tried by training another model of this configuration, because their speed depends on the model and on
+        what else the cores compute. Two threads make 72 updates a second of experiment=gpt_text on two idle cores, and
+        22 beside one busy process; one thread makes 51 and 50.
+
+        Args:
+            state: of a training with this configuration.
+        """
+        most = max(ALL_THREADS // self.workers, 1)
+        if most == 1 or self.operations_of_a_call(config, state) < SMALL:
+            return 1
+        if self.workers > 1 or config.train.steps < FEW or isinstance(self.data.train, LoadedSplit):
+            return most
+        key = repr((config.model, config.task, config.train.micro_batch_size))
+        if key not in self._threads:
+            with silenced(), generators_kept():
+                slot = Slot(Trial(0, config, config.train.seed), self.initial(config, config.train.seed))
+                speeds = dict.fromkeys((1, most), 0.0)
+                most_updates = config.train.steps // 6 - 3  # the curve has a rate for each
+                updates = max(2, min(int(TRIED * self._speed(slot, 2, 2)), most_updates))
+                for threads in (1, most, 1, most, 1, most):  # in turns: other processes may run for a part of the time
+                    torch.set_num_threads(threads)
+                    speeds[threads] = max(speeds[threads], self._speed(slot, updates, 1))
+            self._threads[key] = most if speeds[most] >= THREADS_GAIN * speeds[1] else 1
+        return self._threads[key]
 
     def stop(self, trial: Trial) -> None:
         if self._slot is not None and self._slot.trial.number == trial.number:
@@ -118,11 +158,14 @@ class SerialEngine(BaseEngine):
             updates: of a round, which follow two that are not timed.
             rounds: how many rounds at most; the fastest counts. None is begun after LONGEST_PROBE seconds.
         """
-        slot = self._begin(Trial(0, config, config.train.seed))
-        self._train(slot, 0, 2)
+        return self._speed(self._begin(Trial(0, config, config.train.seed)), updates, rounds)
+
+    def _speed(self, slot: Slot, updates: int, rounds: int) -> float:
+        """Measure updates per second by training on; the arguments are those of `rate`."""
+        self._train(slot, slot.state.global_step, slot.state.global_step + 2)
         seconds: list[float] = []
         while len(seconds) < rounds and sum(seconds) <= LONGEST_PROBE:
-            begin, began = 2 + len(seconds) * updates, time.perf_counter()
+            begin, began = slot.state.global_step, time.perf_counter()
             self._train(slot, begin, begin + updates)
             seconds.append(time.perf_counter() - began)
         return updates / min(seconds)

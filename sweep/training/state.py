@@ -43,6 +43,8 @@ class TrainState:
         global_step: completed updates; of a GAN, of its generator, whose optimizer `optimizer` is.
         critic: what a GAN has beside it; its batches are the critic's.
         scaler: the loss scale of fp16; None in another precision.
+        threads: of the CPU, which the serial engine computes updates with; None if it has not chosen them. A resumed
+            training keeps the number, because sums are formed in another order with another one.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class TrainState:
     global_step: int = 0
     critic: "CriticState | None" = None
     scaler: GradScaler | None = None
+    threads: int | None = None
 
     @property
     def optimizers(self) -> list[Optimizer]:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from sweep.arrays import as_source
 from sweep.components import Component
@@ -12,7 +11,7 @@ from sweep.config import DatasetConfig
 from sweep.data import DrawnWindows, dataset_of
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.tasks import LanguageModelConfig
-from sweep.training import CPU, FusedEngine, SerialEngine, device
+from sweep.training import CPU, FusedEngine, SerialEngine
 from tests.training.conftest import ENGINES
 from tests.training.test_fused import assert_same
 from tests.training.test_snapshots import assert_same as assert_same_to_the_bit
@@ -104,14 +103,3 @@ def test_drawn_windows_are_learned_from_as_plain_pytorch_would(tokens, train, tr
     train(SerialEngine(data, CPU, "float64"), trial_of(3, steps=25, eval_every=25))
     expected = [row for epoch in range(3) for row in windows.order(3, epoch)[: 11 * 8].tolist()]
     assert seen[-25 * 8 :] == expected[: 25 * 8]
-
-
-def test_large_calls_are_divided_among_threads(monkeypatch, tokens, trial_of):
-    monkeypatch.setattr(device, "ALL_THREADS", 2)
-    trial, engine = trial_of(), SerialEngine(tokens, CPU, "float64")
-    operations = engine.operations_of_a_call(trial.config, engine.initial(trial.config, 0))
-    for limit, threads in {operations * 1.01: 1, operations: 2}.items():
-        monkeypatch.setattr(device, "SMALL", limit)
-        SerialEngine(tokens, CPU, "float64").start(trial)
-        assert torch.get_num_threads() == threads
-    torch.set_num_threads(1)
