@@ -13,7 +13,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from sweep import durable
+from sweep import atomic
 from sweep.core import Checkpoint, Evaluation, Snapshot, Trial
 from sweep.errors import InvalidValueError
 
@@ -81,7 +81,7 @@ class CheckpointFiles:
             return
         self._check()
         self.prepare()
-        durable.write(path, [self._content(trial.number, checkpoint)])
+        atomic.atomic_write(path, [self._content(trial.number, checkpoint)])
         good.append(path)
         del good[:-GENERATIONS]
         self._check()  # writing takes a while: meanwhile others may have begun to keep theirs here
@@ -159,7 +159,7 @@ class CheckpointFiles:
         for path in self._files() if self.folder.is_dir() else ():
             if _number(path) not in numbers:
                 _remove([path])
-        _remove(self.folder.glob(f"*{durable.TEMPORARY}"))
+        _remove(self.folder.glob(f"*{atomic.TEMPORARY}"))
         kept = [self.own_files / str(number) for number in numbers]
         for folder in self.folder.absolute().glob("loops/*/*"):
             if folder not in kept:

@@ -181,7 +181,7 @@ class Progress:
     """All that its schedule waited for and that has happened so far."""
     state: Snapshot | None = None
     """Where the trial stands, where it is to be kept: after these rows and this evaluation."""
-    twin_of: int | None = None
+    duplicate_of: int | None = None
     """The trial whose record this is, where this one is the same training and was not trained itself."""
     failure: Failure | None = None
     """The reason, where the status is FAILED."""
@@ -296,16 +296,16 @@ class Recorder(Protocol):
             Whether it is gone on with. If not, the trial has to begin with its first update.
         """
 
-    def twin_of(self, trial: Trial) -> int | None:
+    def duplicate_of(self, trial: Trial) -> int | None:
         """The trial that is the same training as this open one: one that ended by itself, or was opened before it.
 
         None if there is none, and if nobody knows. A pruned trial is none: pruning depends on the others.
         """
 
     def replay(self, trial: Trial) -> Sequence[Progress]:
-        """What is recorded of the ended twin of an open trial, as this trial's own progress from its start to its end.
+        """Return what is recorded of the trial that an open trial is a duplicate of, as the open trial's own progress.
 
-        From here on the trial is recorded as a twin.
+        The open trial is recorded as a duplicate from this call on.
         """
 
     def record(self, rows: Rows) -> None:
@@ -349,12 +349,12 @@ class Checkpoints(Protocol):
 class Weights(Protocol):
     """Stores the weights of the best trial."""
 
-    def keep(self, result: Result, weights: bytes | None, twin_of: int | None) -> str | None:
+    def keep(self, result: Result, weights: bytes | None, duplicate_of: int | None) -> str | None:
         """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.
 
         Args:
             weights: None if the trial was not trained, or is not better than others.
-            twin_of: the trial that it is a twin of, whose weights are also its own.
+            duplicate_of: the trial that it is a duplicate of, whose weights are also its own.
 
         Returns:
             The path of the file; None if its weights are not kept.

@@ -247,7 +247,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 @dataclass
-class Patience:
+class LockRetry:
     """Waits for a database that another program has locked; its hooks may be set later.
 
     Args:

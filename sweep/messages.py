@@ -123,7 +123,7 @@ class Measured:
 
 
 @dataclass
-class Account:
+class EngineStats:
     """The choice of an engine, and the work that it did until its last trial was started.
 
     Args:

@@ -59,13 +59,13 @@ class FixedTrials:
 class TrainedOnce:
     """An engine that does not train the same training twice: what is recorded of it is played back instead.
 
-    A trial whose twin has ended by itself takes no slot; no other is started until it has been played back, so that
-    a proposer knows as much as if it had been trained. A trial whose twin is live waits for the end of that, and its
-    slot is kept: a twin that is pruned cannot stand for it.
+    A duplicate of a trial that has ended by itself takes no slot. No other trial is started until it has been played
+    back, so that a proposer knows as much as if it had been trained. A duplicate of a live trial waits for the end of
+    that trial and keeps its slot, because a trial that is pruned cannot be played back.
 
     Args:
         engine: trains the others.
-        recorder: knows the twin of every trial that it has open, and plays it back.
+        recorder: knows the duplicate of every trial that it has open, and plays it back.
     """
 
     def __init__(self, engine: Engine, recorder: Recorder) -> None:
@@ -79,12 +79,12 @@ class TrainedOnce:
         return 0 if self._replays else self._engine.free - len(self._waiting)
 
     def start(self, trial: Trial) -> None:
-        """Train a trial, or play its twin back, or let it wait for its twin. The trial's record is open."""
+        """Train a trial, or play its duplicate back, or let it wait for its duplicate. The trial's record is open."""
         self._live.add(trial.number)
-        twin = self._recorder.twin_of(trial) if trial.state is None else None
-        if twin is None:
+        duplicate = self._recorder.duplicate_of(trial) if trial.state is None else None
+        if duplicate is None:
             self._engine.start(trial)
-        elif twin in self._live:
+        elif duplicate in self._live:
             self._waiting[trial.number] = trial
         else:
             self._replays[trial.number] = iter(self._recorder.replay(trial))
@@ -255,7 +255,7 @@ class _Loop:
         """
         trial, path = live.trial, None
         if progress is not None and self.weights is not None:
-            path = self.weights.keep(result, progress.weights, progress.twin_of)
+            path = self.weights.keep(result, progress.weights, progress.duplicate_of)
         if path is not None:
             self.recorder.note_weights(trial, path)
         if progress is not None and trial.keeps_state and progress.state is not None:

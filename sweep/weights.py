@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sweep import durable
+from sweep import atomic
 from sweep.core import Result
 from sweep.messages import Ranking
 
@@ -41,12 +41,12 @@ class WeightFiles:
         self._held = path if path is not None and path.is_file() else None
         self._failed = False
 
-    def keep(self, result: Result, weights: bytes | None, twin_of: int | None) -> str | None:
+    def keep(self, result: Result, weights: bytes | None, duplicate_of: int | None) -> str | None:
         """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.
 
         Args:
             weights: None if the trial was not trained, or is not better than others.
-            twin_of: the trial that it is a twin of, whose weights are also its own.
+            duplicate_of: the trial that it is a duplicate of, whose weights are also its own.
 
         Returns:
             The path of the file; None if its weights are not kept.
@@ -56,7 +56,7 @@ class WeightFiles:
         before, self.ranking = self.ranking, replace(self.ranking, best=(result.value, result.trial))
         if weights is not None:
             self._held = self._written(result.trial, weights)
-        elif before.best is None or before.best[1] != twin_of:
+        elif before.best is None or before.best[1] != duplicate_of:
             self._held = None
         return None if self._held is None else str(self._held)
 
@@ -65,7 +65,7 @@ class WeightFiles:
         self._check()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            durable.write(path, [weights])
+            atomic.atomic_write(path, [weights])
         except OSError as error:
             if not self._failed:
                 self._say(f"the weights of trial {trial} are not kept: {path} cannot be written: {error.strerror}")

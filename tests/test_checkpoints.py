@@ -119,7 +119,7 @@ def test_the_same_step_again_is_not_written_again(files, monkeypatch):
     files.save(trial(), checkpoint(5))
     files.save(trial(), checkpoint(10))
     with monkeypatch.context() as patch:
-        patch.setattr(module.durable, "write", None)
+        patch.setattr(module.atomic, "atomic_write", None)
         files.save(trial(), checkpoint(10))
     assert names(files) == ["0-0000000005.checkpoint", "0-0000000010.checkpoint"]
 
@@ -394,13 +394,13 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_whole_file_with_a_hostile_state_is_read_and_its_state_refused(files, again, tmp_path, name):
-    from sweep.training import portable
+    from sweep.training import state_io
 
     mark = tmp_path / "executed"
     files.save(trial(), Checkpoint(0, 9, Snapshot(5, STATES[name](mark)), [], b""))
     found = again().latest(trial())
     with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*cannot be read"):
-        portable.unpacked(found.state, trial(), None, torch.device("cpu"))
+        state_io.unpacked(found.state, trial(), None, torch.device("cpu"))
     assert not mark.exists()
 
 

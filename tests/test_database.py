@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sweep.database import (
     GRACE,
     Cell,
-    Patience,
+    LockRetry,
     WriteAheadConnection,
     create_file,
     fence,
@@ -26,7 +26,7 @@ from sweep.database import (
     same_database,
 )
 from sweep.errors import GivenUpError, LeaseLostError, UnavailableError
-from sweep.proposals.ledger import Ledger
+from sweep.proposals.cached_study import CachedStudy
 from sweep.proposals.store import _storage
 
 
@@ -135,8 +135,8 @@ class Locked:
         self.other = sqlite3.connect(file, check_same_thread=False)
         self.lines: list[str] = []
         self.signals: list[int] = []
-        patiently = Patience(str(file), self.lines.append, lambda: bool(self.signals))
-        self.ledger = Ledger(self.study, patiently)
+        patiently = LockRetry(str(file), self.lines.append, lambda: bool(self.signals))
+        self.cached = CachedStudy(self.study, patiently)
 
     def lock(self, seconds: float | None = None) -> None:
         self.other.execute("BEGIN IMMEDIATE")
@@ -159,17 +159,17 @@ def took(call: Callable[[], object]) -> float:
 
 
 def test_a_locked_database_is_waited_for_and_everything_is_written_once(locked_study: Locked, tmp_path: Path) -> None:
-    ledger, live = locked_study.ledger, []
+    cached, live = locked_study.cached, []
     for seconds in (6.5, 2.0):
-        live.append(ledger.study.ask())
+        live.append(cached.study.ask())
         live[-1].suggest_float("x", 0, 1)
         locked_study.lock(seconds)
-        assert seconds <= took(lambda: ledger.keep(live[-1].number)) < seconds + 2
+        assert seconds <= took(lambda: cached.keep(live[-1].number)) < seconds + 2
     locked_study.lock(2.0)
     live[0].report(0.5, 10)
     live[0].set_user_attr("one", 1)
-    ledger.study.tell(live[0], 0.5)
-    ledger.keep(0)
+    cached.study.tell(live[0], 0.5)
+    cached.keep(0)
     first, second = locked_study.stored()
     assert (first.number, first.value, first.intermediate_values) == (0, 0.5, {10: 0.5})
     assert (first.user_attrs, first.params) == ({"one": 1}, live[0].params)
@@ -178,26 +178,26 @@ def test_a_locked_database_is_waited_for_and_everything_is_written_once(locked_s
 
 
 def test_a_signal_ends_the_wait_for_a_locked_database(locked_study: Locked) -> None:
-    number = locked_study.ledger.study.ask().number
+    number = locked_study.cached.study.ask().number
     locked_study.lock()
     threading.Timer(0.5, lambda: locked_study.signals.append(2)).start()
 
     def keep() -> None:
         with pytest.raises(UnavailableError, match="is locked by another program") as raised:
-            locked_study.ledger.keep(number)
+            locked_study.cached.keep(number)
         assert locked(raised.value)
         assert isinstance(raised.value, GivenUpError)
 
     assert GRACE < took(keep) < GRACE + 2.5
     locked_study.other.rollback()
-    locked_study.ledger.keep(number)
+    locked_study.cached.keep(number)
     assert [trial.number for trial in locked_study.stored()] == [0]
 
 
 def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: Locked) -> None:
     """As if a database had committed what it says it did not."""
-    ledger = locked_study.ledger
-    create, tries = ledger._storage.create_new_trial, []
+    cached = locked_study.cached
+    create, tries = cached._storage.create_new_trial, []
 
     def written_yet_failed(*args: Any, **kwargs: Any) -> int:
         tries.append(create(*args, **kwargs))
@@ -208,9 +208,9 @@ def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: L
             locked_study.other.rollback()
         return 0
 
-    ledger._storage.create_new_trial = written_yet_failed  # type: ignore[method-assign]
-    number = ledger.study.ask().number
-    ledger.keep(number)
+    cached._storage.create_new_trial = written_yet_failed  # type: ignore[method-assign]
+    number = cached.study.ask().number
+    cached.keep(number)
     assert len(tries) == len(locked_study.stored()) == 1
 
 
@@ -222,7 +222,7 @@ def test_only_a_lock_is_waited_for() -> None:
         raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
 
     with pytest.raises(OperationalError):
-        Patience("a database")(fail)
+        LockRetry("a database")(fail)
     assert len(tries) == 1
 
 
@@ -234,7 +234,7 @@ def test_patience_ends() -> None:
             sqlite3.connect("file:memory?mode=memory&cache=shared", uri=True, timeout=0).execute("DELETE FROM t")
 
     with pytest.raises(UnavailableError, match="a database is locked by another program"):
-        Patience("a database", limit=0.3)(fail)
+        LockRetry("a database", limit=0.3)(fail)
 
 
 def test_a_cell_is_swapped_by_one_of_those_who_have_seen_the_same(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ FOR_ALL = {
 MAY_IMPORT = {
     "tracebacks": set(),
     "forking": set(),
-    "durable": set(),
+    "atomic": set(),
     "output": set(),
     "given": set(),
     "components": {"given", "tracebacks"},
@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "core": {"config", "schedules"},
     "space": {"config", "core"},
     "database": set(),
-    "checkpoints": {"core", "durable"},
+    "checkpoints": {"core", "atomic"},
     "messages": {"config", "loops"},
-    "weights": {"core", "durable", "messages"},
+    "weights": {"core", "atomic", "messages"},
     "arrays": set(),
     "data": {"arrays", "components", "config", "messages", "tracebacks"},
     "training": {
@@ -47,11 +47,11 @@ MAY_IMPORT = {
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
-    "tracking": {"config", "core", "database", "durable", "schedules"},
+    "tracking": {"config", "core", "database", "atomic", "schedules"},
     "comparison": {"core"},
     "report": {"augmentations", "comparison", "config", "core", "given", "schedules"},
     "app": {
-        "checkpoints", "comparison", "config", "core", "database", "durable", "messages", "pool", "proposals",
+        "checkpoints", "comparison", "config", "core", "database", "atomic", "messages", "pool", "proposals",
         "report", "schedules", "space", "study", "tracking", "weights",
     },
     "requests": {

@@ -171,7 +171,7 @@ class FakeRecorder:
     def flush(self, trial):
         self._write("flush", trial.number)
 
-    def twin_of(self, trial):
+    def duplicate_of(self, trial):
         return None
 
     def note_weights(self, trial, path):
@@ -213,15 +213,15 @@ class TwinRecorder(FakeRecorder):
         self.opened.append(trial.number)
         return goes_on
 
-    def twin_of(self, trial):
+    def duplicate_of(self, trial):
         letter = self.letters[trial.number]
         before = [n for n in self.opened[: self.opened.index(trial.number)] if self.letters[n] == letter]
         return self.trained.get(letter, before[0] if before else None)
 
     def replay(self, trial):
         self._write("replay", trial.number)
-        twin = self.trained[self.letters[trial.number]]
-        return [as_trial(trial.number, progress, twin) for progress in self.scripts[twin]]
+        duplicate = self.trained[self.letters[trial.number]]
+        return [as_trial(trial.number, progress, duplicate) for progress in self.scripts[duplicate]]
 
     def close(self, trial, result):
         super().close(trial, result)
@@ -230,11 +230,11 @@ class TwinRecorder(FakeRecorder):
             self.trained.setdefault(self.letters[trial.number], trial.number)
 
 
-def as_trial(number, progress, twin):
-    """The progress of a twin, as that of trial `number`."""
+def as_trial(number, progress, duplicate):
+    """The progress of a duplicate, as that of trial `number`."""
     evaluation = progress.evaluation and replace(progress.evaluation, trial=number)
     rows = [replace(rows, trial=number) for rows in progress.rows]
-    return replace(progress, trial=number, rows=rows, evaluation=evaluation, twin_of=twin)
+    return replace(progress, trial=number, rows=rows, evaluation=evaluation, duplicate_of=duplicate)
 
 
 class FakeCheckpoints:
@@ -261,14 +261,14 @@ class FakeCheckpoints:
 
 
 class FakeWeights:
-    """Keeps what it is given, or that of a twin."""
+    """Keeps what it is given, or that of a duplicate."""
 
     def __init__(self, log):
         self.log = log
 
-    def keep(self, result, weights, twin_of):
-        self.log.append(("keep", result.trial, result.value, weights, twin_of))
-        return None if weights is None and twin_of is None else f"{result.trial}.pt"
+    def keep(self, result, weights, duplicate_of):
+        self.log.append(("keep", result.trial, result.value, weights, duplicate_of))
+        return None if weights is None and duplicate_of is None else f"{result.trial}.pt"
 
     def forget_others(self):
         self.log.append(("forget",))
@@ -283,8 +283,8 @@ class FakeMonitor:
 
     def progressed(self, trial, progress):
         self.log.append(("progressed", trial.number))
-        if progress.twin_of is not None:
-            self.log.append(("shown as", trial.number, progress.twin_of))
+        if progress.duplicate_of is not None:
+            self.log.append(("shown as", trial.number, progress.duplicate_of))
 
     def ended(self, trial, result):
         self.log.append(("ended", trial.number, result.status))
@@ -710,9 +710,9 @@ def test_many_recorded_trials_take_no_slot():
     assert sorted(study.proposer.results) == list(range(6))
 
 
-def test_a_trial_that_goes_on_is_no_twin():
+def test_a_trial_that_goes_on_is_no_duplicate():
     """It is trained on from where it stands, also where another that is the same training has ended."""
-    study = Twins("aa", {1: [boundary(1, 20, Status.COMPLETE)]}, earlier=[0])
+    study = Duplicates("aa", {1: [boundary(1, 20, Status.COMPLETE)]}, earlier=[0])
     study.checkpoints.held[1] = kept(1, 15, 10)
     study.run()
     assert study.log.of("start", "replay") == [("start", 1)]
@@ -816,10 +816,10 @@ def test_a_checkpoint_that_cannot_be_kept_at_the_end_leaves_all_as_after_a_crash
     assert study.log.of("interrupt") == [("interrupt", 0), ("interrupt", 1)]
 
 
-# --- twins
+# --- duplicates
 
 
-class Twins(Study):
+class Duplicates(Study):
     """Trials of equal letters are the same training; `scripts` are of those that are to be trained."""
 
     def __init__(self, letters, scripts, *, slots=1, prune=None, raises=None, earlier=()):
@@ -831,7 +831,7 @@ class Twins(Study):
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
 def test_the_same_training_is_trained_once_and_recorded_and_told_for_each(slots):
-    study = Twins("abab", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.6, 0.5)}, slots=slots).run()
+    study = Duplicates("abab", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.6, 0.5)}, slots=slots).run()
     assert study.log.of("start") == [("start", 0), ("start", 1)]
     assert study.recorder.results == study.proposer.results
     values = {number: result.value for number, result in study.proposer.results.items()}
@@ -849,9 +849,9 @@ def test_the_same_training_is_trained_once_and_recorded_and_told_for_each(slots)
     assert set(study.log.of("shown as")) == {("shown as", 2, 0), ("shown as", 3, 1)}
 
 
-def test_a_twin_goes_the_way_of_a_training():
+def test_a_duplicate_goes_the_way_of_a_training():
     """It is opened, recorded, reported, asked whether to prune, closed and told in the same order."""
-    study = Twins("aa", {0: trained(0, 0.7, 0.4)}).run()
+    study = Duplicates("aa", {0: trained(0, 0.7, 0.4)}).run()
 
     def way(number):
         own = [event for event in study.log if event[0] not in ("advance", "start", "replay", "shown as")]
@@ -860,30 +860,30 @@ def test_a_twin_goes_the_way_of_a_training():
     assert way(1) == way(0)
 
 
-def test_a_twin_of_an_earlier_command_s_trial_is_not_trained():
-    study = Twins("aba", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.5)}, earlier=[0]).run()
+def test_a_duplicate_of_an_earlier_command_s_trial_is_not_trained():
+    study = Duplicates("aba", {0: trained(0, 0.7, 0.4), 1: trained(1, 0.5)}, earlier=[0]).run()
     assert study.log.of("start") == [("start", 1)]
     assert study.proposer.results[2] == Result(2, Status.COMPLETE, 0.4)
 
 
-def test_a_diverged_training_stands_for_its_twin():
-    study = Twins("aa", {0: [boundary(0, 10), Progress(0, [rows(0, 10)], None, Status.DIVERGED)]}).run()
+def test_a_diverged_training_stands_for_its_duplicate():
+    study = Duplicates("aa", {0: [boundary(0, 10), Progress(0, [rows(0, 10)], None, Status.DIVERGED)]}).run()
     assert study.log.of("start") == [("start", 0)]
     assert study.proposer.results[1] == Result(1, Status.DIVERGED)
     assert study.log.of("record")[2:] == [("record", 1, 0), ("record", 1, 10)]
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_pruned_training_does_not_stand_for_its_twin(slots):
+def test_a_pruned_training_does_not_stand_for_its_duplicate(slots):
     scripts = {number: trained(number, 0.9, 0.8, 0.7) for number in (0, 1)}
-    study = Twins("aaa", scripts, slots=slots, prune={0: 20}).run()
+    study = Duplicates("aaa", scripts, slots=slots, prune={0: 20}).run()
     assert study.log.of("start") == [("start", 0), ("start", 1)]
     statuses = [result.status for _, result in sorted(study.proposer.results.items())]
     assert statuses == [Status.PRUNED, Status.COMPLETE, Status.COMPLETE]
 
 
-def test_a_twin_may_be_pruned_where_the_training_was_not():
-    study = Twins("aab", {0: trained(0, 0.9, 0.8, 0.7), 2: trained(2, 0.5)}, prune={1: 20}).run()
+def test_a_duplicate_may_be_pruned_where_the_training_was_not():
+    study = Duplicates("aab", {0: trained(0, 0.9, 0.8, 0.7), 2: trained(2, 0.5)}, prune={1: 20}).run()
     assert study.proposer.results[1] == Result(1, Status.PRUNED)
     assert [event for event in study.log.of("record", "evaluate") if event[1] == 1] == [
         ("record", 1, 0),
@@ -895,22 +895,22 @@ def test_a_twin_may_be_pruned_where_the_training_was_not():
     assert study.log.of("start") == [("start", 0), ("start", 2)]
 
 
-def test_no_trial_is_asked_for_while_a_twin_is_played_back():
-    """A proposer that learns from results knows of the twin's, as it would if the twin had been trained."""
+def test_no_trial_is_asked_for_while_a_duplicate_is_played_back():
+    """A proposer that learns from results knows of the duplicate's, as it would if the duplicate had been trained."""
     scripts = {0: trained(0, 0.9, 0.8), 2: trained(2, 0.5)}
-    study = Twins("aab", scripts, slots=1).run()
+    study = Duplicates("aab", scripts, slots=1).run()
     assert study.log.index(("tell", 1)) < study.log.index(("open", 2))
 
 
-def test_a_twin_of_a_live_training_waits_and_keeps_its_slot():
+def test_a_duplicate_of_a_live_training_waits_and_keeps_its_slot():
     scripts = {0: trained(0, 0.9, 0.8, 0.7), 2: trained(2, 0.5)}
-    study = Twins("aab", scripts, slots=2).run()
+    study = Duplicates("aab", scripts, slots=2).run()
     assert study.log.of("start", "replay") == [("start", 0), ("start", 2), ("replay", 1)]
     assert study.log.index(("open", 1)) < study.log.index(("tell", 0)) < study.log.index(("open", 2))
 
 
-def test_an_interruption_releases_a_twin_that_waits_without_a_checkpoint():
-    study = Twins("aa", {0: trained(0, 0.9, 0.8)}, slots=2).run(interrupted=after(1))
+def test_an_interruption_releases_a_duplicate_that_waits_without_a_checkpoint():
+    study = Duplicates("aa", {0: trained(0, 0.9, 0.8)}, slots=2).run(interrupted=after(1))
     assert study.log.of("stop") == []
     assert study.log.of("snapshots", "save", "interrupt", "release") == [
         ("snapshots", 0),
@@ -922,8 +922,8 @@ def test_an_interruption_releases_a_twin_that_waits_without_a_checkpoint():
     ]
 
 
-def test_an_interruption_releases_a_twin_that_is_played_back():
-    study = Twins("aa", {0: trained(0, 0.9, 0.8)}).run(interrupted=lambda log: ("record", 1, 0) in log)
+def test_an_interruption_releases_a_duplicate_that_is_played_back():
+    study = Duplicates("aa", {0: trained(0, 0.9, 0.8)}).run(interrupted=lambda log: ("record", 1, 0) in log)
     assert study.log.of("record", "stop", "interrupt", "release") == [
         ("record", 0, 0),
         ("record", 0, 10),
@@ -934,8 +934,8 @@ def test_an_interruption_releases_a_twin_that_is_played_back():
     assert list(study.proposer.results) == [0]
 
 
-def test_a_twin_that_cannot_be_read_back_is_not_told():
-    study = Twins("aa", {0: trained(0, 0.5)}, raises={"replay": OSError("disk full")})
+def test_a_duplicate_that_cannot_be_read_back_is_not_told():
+    study = Duplicates("aa", {0: trained(0, 0.5)}, raises={"replay": OSError("disk full")})
     with pytest.raises(OSError, match="disk full"):
         study.run()
     assert study.log.of("tell", "interrupt") == [("tell", 0), ("interrupt", 1)]

@@ -102,7 +102,7 @@ def test_the_best_of_trials_that_are_the_same_training_has_its_weights(
 ) -> None:
     grid = ["sampler=grid", "space=none", "schedule.decay_rate=0.25,0.5", "schedule.decay_steps=10,20", "warmup=none"]
     assert sweep(*SMALL, *grid, "optimizer.lr=0.1", "study.name=s", "engine=serial", "train.save=best.pt").status == 0
-    assert any("sweep.twin_of" in run.data.tags for run in runs(folder, "trial"))
+    assert any("sweep.duplicate_of" in run.data.tags for run in runs(folder, "trial"))
     assert loss_of(torch.load("best.pt", weights_only=True)) == pytest.approx(best_of(folder)[1], rel=1e-5)
 
 
@@ -330,7 +330,7 @@ def test_a_full_disk_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch
     def full(path: Path, parts: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("sweep.durable.write", full)
+    monkeypatch.setattr("sweep.atomic.atomic_write", full)
     assert weights.keep(complete(0, 0.5), b"zero", None) is None
     assert weights.keep(complete(1, 0.4), b"one", None) is None
     (line,) = said

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweep import durable
+from sweep import atomic
 from sweep.config import ReportConfig
 from sweep.errors import InvalidValueError
 
@@ -49,4 +49,4 @@ def report_folder(config: ReportConfig, name: str) -> Path:
 def write(files: Mapping[str, bytes], folder: Path) -> None:
     """The files in a folder. None is ever half-written."""
     for file, content in files.items():
-        durable.write(folder / file, [content])
+        atomic.atomic_write(folder / file, [content])

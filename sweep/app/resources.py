@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sweep import durable
+from sweep import atomic
 from sweep.app.files import folder_name
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, RunConfig, TrackingConfig
 from sweep.core import Status, Trial, TrialRecord
 from sweep.errors import UnavailableError
-from sweep.messages import Account, Measured, Ranking, Work
+from sweep.messages import EngineStats, Measured, Ranking, Work
 from sweep.plurals import plural
 from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
@@ -57,7 +57,7 @@ class Engines:
         """
         kind = self._kind(config, work)
 
-        def chosen(account: Account) -> None:
+        def chosen(account: EngineStats) -> None:
             self.say(engine_text(account))
             if account.measured is not None:
                 self._measured[kind] = account.measured
@@ -141,11 +141,11 @@ def save_weights(trial: TrialRecord | None, path: str) -> str | None:
     if trial.weights is None or not Path(trial.weights).is_file():
         of = "the training" if trial.number is None else f"trial {trial.number}"
         return f"{path} is not written: the weights of {of} are not kept; mode=train trains it again, with train.save"
-    durable.write(Path(path), [Path(trial.weights).read_bytes()])
+    atomic.atomic_write(Path(path), [Path(trial.weights).read_bytes()])
     return None
 
 
-def engine_text(account: Account) -> str:
+def engine_text(account: EngineStats) -> str:
     """Return one line that says which engine is used, and why."""
     if account.name == "serial":
         return f"engine: serial ({account.why})"

@@ -13,7 +13,7 @@ from sweep.app.plan import Plan
 from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
-from sweep.database import Patience, same_database
+from sweep.database import LockRetry, same_database
 from sweep.errors import InvalidValueError, RemovedError
 from sweep.messages import Facts, Ranking, Work
 from sweep.passwords import without_passwords
@@ -192,7 +192,7 @@ def open_search(plan: Plan, say: Callable[[str], None], interrupted: Callable[[]
     optuna_study, uid = open_study(plan.study, plan.name, plan.identity, chosen_pruner, say, interrupted)
     lease = Lease.take(optuna_study, interrupted, say=say)
     try:
-        patiently = Patience(without_passwords(plan.study.storage), say, interrupted)
+        patiently = LockRetry(without_passwords(plan.study.storage), say, interrupted)
         proposer = OptunaProposer(optuna_study, plan.space, plan.sampler, plan.study, patiently)
     except BaseException:
         lease.release()
@@ -227,7 +227,7 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
         settle(store, store.hooks.interrupted)
         run = opened.run(store)
     lease = opened.lease
-    lease.until_released(fence_store(store, run.run_id, lease.mark, lease.error, lease.check))
+    lease.until_released(fence_store(store, run.run_id, lease.fencing_token, lease.error, lease.check))
     run.tag({key: opened.tags[key] for key in run.lacks} | dict(tags or {}))
     return opened.run(store)  # as the one before has left it
 

@@ -12,7 +12,7 @@ from typing import Any
 from sweep.config import EngineConfig
 from sweep.core import Failure, Progress, Status, Trial
 from sweep.errors import EngineLostError
-from sweep.messages import Account, Measured, Work
+from sweep.messages import EngineStats, Measured, Work
 from sweep.passwords import without_passwords
 from sweep.pool.trainer import GRACE, Trainer, Worker, begin_compiling, begin_workers
 
@@ -24,7 +24,7 @@ HALT = 4.0
 
 
 @dataclass
-class _Handed:
+class InFlight:
     """A trial that was handed over.
 
     Args:
@@ -39,7 +39,7 @@ class _Handed:
     begun: bool = False
 
     @classmethod
-    def of(cls, trial: Trial) -> "_Handed":
+    def of(cls, trial: Trial) -> "InFlight":
         done = 0 if trial.state is None else trial.state.step
         return cls(trial, {series.name: done * series.updates for series in trial.config.series}, done)
 
@@ -89,7 +89,7 @@ class PooledEngine:
         trainer: Trainer,
         config: EngineConfig,
         work: Work,
-        on_chosen: Callable[[Account], None] = lambda account: None,
+        on_chosen: Callable[[EngineStats], None] = lambda account: None,
         on_begun: Callable[[Trial], None] = lambda trial: None,
         interrupted: Callable[[], bool] = lambda: False,
         retries: int = 0,
@@ -100,7 +100,7 @@ class PooledEngine:
         self._retries, self._say = retries, say
         self._work, self._interrupted = work, interrupted
         self._on_chosen, self._on_begun = on_chosen, on_begun
-        self._live: dict[int, _Handed] = {}
+        self._live: dict[int, InFlight] = {}
         self._failures: dict[int, int] = {}
         self._given_up: list[Progress] = []
         self._tickets = 0
@@ -111,7 +111,7 @@ class PooledEngine:
     def _begin(self, config: EngineConfig) -> None:
         """Begin an engine, with nothing handed over."""
         self._config, self._sent = config, set[int]()
-        self._account: Account | None = None
+        self._account: EngineStats | None = None
         self._halted = False
         self._reached: list[tuple[int, Progress]] = []
         train, data = self._work.like[0].train, self._work.like[0].dataset
@@ -141,7 +141,7 @@ class PooledEngine:
         return account.slots + ahead - len(self._live)
 
     @property
-    def account(self) -> Account:
+    def account(self) -> EngineStats:
         """What the engine did so far; waits until it is chosen."""
         while not self._chosen(PATIENCE):
             pass
@@ -176,7 +176,7 @@ class PooledEngine:
 
     def start(self, trial: Trial) -> None:
         self._tickets += 1
-        self._live[self._tickets] = _Handed.of(trial)
+        self._live[self._tickets] = InFlight.of(trial)
         if self._account is not None:
             self._hand(self._tickets)
 
@@ -317,9 +317,9 @@ class PooledEngine:
         else:
             self._say(f"{error}: trial {number} is tried again")
 
-    def finished(self) -> Account:
+    def finished(self) -> EngineStats:
         """The account, once everything is recorded."""
-        account = self._account or Account()
+        account = self._account or EngineStats()
         account.seconds = 0.0 if self._first is None else time.time() - self._first
         return account
 

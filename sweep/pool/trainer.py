@@ -25,7 +25,7 @@ from sweep.arrays import SMALL, Source, StoredArray, as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError, InvalidValueError
-from sweep.messages import Account, Facts, Work, facts_of_loop
+from sweep.messages import EngineStats, Facts, Work, facts_of_loop
 from sweep.passwords import without_passwords
 from sweep.targets import is_given
 from sweep.tasks import CustomConfig, Direction
@@ -298,7 +298,7 @@ def begin_workers(workers: int) -> list[Worker]:
     return begun
 
 
-def begin_compiling(work: Work, account: Account, facts: Facts) -> Worker:
+def begin_compiling(work: Work, account: EngineStats, facts: Facts) -> Worker:
     """Start a process that compiles the update of an engine, and then sends None, or why it cannot."""
     ours, theirs = forking.context().Pipe()
     sent = (theirs, dict(os.environ), work, account.slots, account.threads, facts)

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sweep.database import Cell, Patience, end_suspended, fence, locked
+from sweep.database import Cell, LockRetry, end_suspended, fence, locked
 from sweep.errors import InvalidValueError, LeaseLostError
 from sweep.proposals.store import attribute, rdb
 
@@ -92,7 +92,7 @@ class Holder:
         return json.dumps(asdict(self))
 
     @property
-    def mark(self) -> str:
+    def fencing_token(self) -> str:
         """Generation and token: what stands beside what this holder alone may write."""
         return f"{self.generation} {self.token}"
 
@@ -136,7 +136,7 @@ class Lease:
     releases it.
     """
 
-    def __init__(self, study: Study, seconds: float, patiently: Patience) -> None:
+    def __init__(self, study: Study, seconds: float, patiently: LockRetry) -> None:
         storage = rdb(study)
         self._study, self._seconds, self._patiently = study, seconds, patiently
         self._cell = attribute(study, KEY)
@@ -167,7 +167,7 @@ class Lease:
             InvalidValueError: if another process searches the study; it says who, and since when.
             KeyboardInterrupt: if interrupted.
         """
-        lease = cls(study, seconds, Patience(f"the database of study {study.study_name}", say, interrupted))
+        lease = cls(study, seconds, LockRetry(f"the database of study {study.study_name}", say, interrupted))
         try:
             lease._take(lease._patiently)
         except BaseException:
@@ -179,9 +179,9 @@ class Lease:
         return lease
 
     @property
-    def mark(self) -> str:
+    def fencing_token(self) -> str:
         """The number of the lease, a space, and what tells it from any other of that number. Numbers only rise."""
-        return self._mine.mark
+        return self._mine.fencing_token
 
     @property
     def lost(self) -> bool:
@@ -253,7 +253,7 @@ class Lease:
         except SQLAlchemyError:  # locked, or not to be reached
             return True
 
-    def _take(self, patiently: Patience) -> None:
+    def _take(self, patiently: LockRetry) -> None:
         while True:
             seen = patiently(lambda: self._cell.read(self._engine))
             holder = Holder.of(seen)
@@ -271,7 +271,7 @@ class Lease:
             return before + 1
         return int(time.time())
 
-    def _runs_out(self, holder: Holder, seen: str | None, patiently: Patience) -> bool:
+    def _runs_out(self, holder: Holder, seen: str | None, patiently: LockRetry) -> bool:
         """Whether the lease may be taken over, or has gone to somebody else, who is looked at next."""
         watched = holder.unchanged(self._seconds)
         if watched is None:
@@ -288,7 +288,7 @@ class Lease:
                 return Holder.of(now).token != holder.token
         return True
 
-    def _swap(self, seen: str | None, mine: Holder, patiently: Patience) -> bool:
+    def _swap(self, seen: str | None, mine: Holder, patiently: LockRetry) -> bool:
         """One try to take what was seen. Its holder may be suspended in the middle of a write, and never unlock."""
         holder = Holder.of(seen)
         if holder.token is not None:

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.config import SamplerConfig, StudyConfig
 from sweep.core import GIVEN_UP, Evaluation, Failure, Result, Status, Trial
-from sweep.database import Patience
+from sweep.database import LockRetry
 from sweep.errors import HopelessError, InvalidValueError
+from sweep.proposals.cached_study import CachedStudy
 from sweep.proposals.distributions import Fit, choices, draw
-from sweep.proposals.ledger import Ledger
 from sweep.proposals.pruners import BranchStudy
 from sweep.proposals.samplers import grid_size, history_free, sampler
 from sweep.schedules import Event
@@ -63,13 +63,13 @@ class OptunaProposer:
         space: Space,
         sampler_config: SamplerConfig,
         config: StudyConfig,
-        patiently: Patience | None = None,
+        patiently: LockRetry | None = None,
     ) -> None:
         self.study, self.space, self.config = study, space, config
         self._sampler_config = sampler_config
         self._began = time.monotonic()
         self._fit = Fit(space)
-        self._ledger = Ledger(study, patiently, self._seen_as)
+        self._cached = CachedStudy(study, patiently, self._seen_as)
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
         self._step: dict[int, int] = {}
@@ -88,7 +88,7 @@ class OptunaProposer:
         """The live trials whose attempt is counted: their training has begun."""
         self.failed: list[int] = []
         """The numbers of the trials that have failed."""
-        self._take(self._ledger.stored)
+        self._take(self._cached.stored)
 
     @property
     def total(self) -> int:
@@ -153,17 +153,17 @@ class OptunaProposer:
         if self._failed_in_a_row >= MOST_FAILURES:
             if self._live:  # one of them may show that trials can be trained
                 return None
-            reason = self._ledger[self._last_failed].user_attrs[REASON]
+            reason = self._cached[self._last_failed].user_attrs[REASON]
             text = f"the last {self._failed_in_a_row} trials have failed one after another"
             raise HopelessError(f"{text}, trial {self._last_failed} with {reason}")
         if self._left:
-            frozen = self._ledger[self._left.pop(0)]
+            frozen = self._cached[self._left.pop(0)]
             live = self._resumed(frozen)
         else:
-            self._take(self._ledger.read_new())
+            self._take(self._cached.read_new())
             live = self._queued_trial() or self._new_trial()
         try:
-            return self._begin(live, reported=set(self._ledger[live.number].intermediate_values))
+            return self._begin(live, reported=set(self._cached[live.number].intermediate_values))
         except InvalidValueError as error:  # values that are right alone, and not together
             self._say(f"trial {live.number:3d}  failed\n  {error}")
             self._count_failure(live, Failure(str(error)))
@@ -171,8 +171,8 @@ class OptunaProposer:
 
     def _new_trial(self) -> optuna.Trial:
         """Let the sampler propose a trial."""
-        self._ledger.study.sampler = self._sampler(self._n_trials)
-        live = self._ledger.study.ask()
+        self._cached.study.sampler = self._sampler(self._n_trials)
+        live = self._cached.study.ask()
         self._n_trials = live.number + 1
         return live
 
@@ -187,26 +187,26 @@ class OptunaProposer:
     def _next_queued(self) -> optuna.Trial | None:
         """Begin the first of the queued trials; None if it is refused, because no trial of this space can be it."""
         number = self._queued.pop(0)
-        self._ledger.begin(number)
-        queued = self._ledger[number]
+        self._cached.begin(number)
+        queued = self._cached[number]
         reason = self._fit.misfit({**queued.params, **queued.system_attrs.get("fixed_params", {})})
         if reason is not None:
             self._refuse(number, reason)
             return None
         for attribute in (ATTEMPTS, PRUNED):  # of the trial that it may be a copy of
             if attribute in queued.user_attrs:
-                self._ledger.annotate(number, attribute, 0)
-        return self._resumed(self._ledger[number])
+                self._cached.annotate(number, attribute, 0)
+        return self._resumed(self._cached[number])
 
     def _refuse(self, number: int, reason: str) -> None:
         """Tell a trial as failed that no trial of this space can be, and say it."""
         self._say(f"trial {number} is not trained: {reason}")
-        self._ledger.annotate(number, REFUSED, reason)
-        self._ledger.study.tell(number, state=TrialState.FAIL)
-        self._ledger.keep(number)
+        self._cached.annotate(number, REFUSED, reason)
+        self._cached.study.tell(number, state=TrialState.FAIL)
+        self._cached.keep(number)
 
     def _say(self, line: str) -> None:
-        self._ledger.say(line)
+        self._cached.say(line)
 
     def give_up(self, trial: Trial) -> bool:
         if self._live[trial.number].user_attrs.get(ATTEMPTS, 0) <= self.config.max_retries:
@@ -221,7 +221,7 @@ class OptunaProposer:
         """
         live = self._live[trial.number]
         live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
-        self._ledger.keep(trial.number)
+        self._cached.keep(trial.number)
         self._counted.add(trial.number)
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
@@ -229,7 +229,7 @@ class OptunaProposer:
         if evaluation.step not in self._reported[trial.number]:
             self._live[trial.number].report(evaluation.metrics[self.config.metric], evaluation.step)
             if self._prunes:
-                self._ledger.keep(trial.number)
+                self._cached.keep(trial.number)
 
     def should_prune(self, trial: Trial, events: Sequence[Event] = ()) -> bool:
         """The pruner's answer among the trials of the same branch; never before warmup has ended.
@@ -239,19 +239,19 @@ class OptunaProposer:
         """
         if not self._prunes:
             return False
-        frozen = self._ledger[trial.number]
+        frozen = self._cached[trial.number]
         if frozen.last_step is None or frozen.last_step <= trial.config.schedule.after(*events).warm_at:
             return False
         if frozen.last_step != self._step.get(trial.number):  # trained again, and decided before it was interrupted
             return False
-        study: Any = self._ledger.study
+        study: Any = self._cached.study
         if self.space.conditional:
             study = BranchStudy(study, {group: frozen.params[group] for group in self.space.groups})
         decided = frozen.user_attrs.get(PRUNED) == frozen.last_step
-        pruned = bool(self._ledger.study.pruner.prune(study, frozen)) or decided
+        pruned = bool(self._cached.study.pruner.prune(study, frozen)) or decided
         if pruned:
             self._live[trial.number].set_user_attr(PRUNED, frozen.last_step)
-        self._ledger.keep(trial.number)  # also what the pruner noted of it
+        self._cached.keep(trial.number)  # also what the pruner noted of it
         return pruned
 
     def tell(self, trial: Trial, result: Result) -> None:
@@ -266,10 +266,10 @@ class OptunaProposer:
         live.set_constraint("diverged", 1.0 if result.status is Status.DIVERGED else 0.0)
         live.set_user_attr("sweep.status", result.status.value)
         if result.status is Status.COMPLETE:
-            self._ledger.study.tell(live, result.value)
+            self._cached.study.tell(live, result.value)
         else:
-            self._ledger.study.tell(live, state=TrialState.PRUNED)
-        self._ledger.keep(trial.number)
+            self._cached.study.tell(live, state=TrialState.PRUNED)
+        self._cached.keep(trial.number)
         self.told += 1
         self._failed_in_a_row = 0
 
@@ -278,24 +278,24 @@ class OptunaProposer:
         self._counted.add(trial.number)
         if live.user_attrs.get(ATTEMPTS) != 1:  # as if it had begun only now
             live.set_user_attr(ATTEMPTS, 1)
-            self._ledger.keep(trial.number)
+            self._cached.keep(trial.number)
 
     def release(self, trial: Trial) -> None:
         counted = trial.number in self._counted
         live = self._forget(trial)
         if counted:
             live.set_user_attr(ATTEMPTS, live.user_attrs[ATTEMPTS] - 1)
-            self._ledger.keep(trial.number)
+            self._cached.keep(trial.number)
         insort(self._left, trial.number)
 
     def annotate(self, trial: Trial, name: str, value: str) -> None:
         """Keep a user attribute with the trial."""
         self._live[trial.number].set_user_attr(name, value)
-        self._ledger.keep(trial.number)
+        self._cached.keep(trial.number)
 
     def proposed(self, number: int) -> Trial:
         """The trial of that number as it was proposed."""
-        params = self._ledger[number].params
+        params = self._cached[number].params
         branch = self.space.branch(params)
         return _trial(number, branch, {d.key: d.decode(params[branch.parameter(d)]) for d in branch.dimensions})
 
@@ -318,8 +318,8 @@ class OptunaProposer:
     def _fail(self, live: optuna.Trial, failure: Failure) -> None:
         live.set_user_attr("sweep.status", Status.FAILED.value)
         live.set_user_attr(REASON, failure.reason)
-        self._ledger.study.tell(live, state=TrialState.FAIL)
-        self._ledger.keep(live.number)
+        self._cached.study.tell(live, state=TrialState.FAIL)
+        self._cached.keep(live.number)
         insort(self.failed, live.number)
 
     def _sampler(self, number: int) -> BaseSampler:
@@ -332,13 +332,13 @@ class OptunaProposer:
 
     def _resumed(self, frozen: FrozenTrial) -> optuna.Trial:
         """The live form of a stored trial. Optuna offers none for ask and tell but this constructor."""
-        self._ledger.study.sampler = self._sampler(frozen.number)
-        return optuna.Trial(self._ledger.study, frozen._trial_id)
+        self._cached.study.sampler = self._sampler(frozen.number)
+        return optuna.Trial(self._cached.study, frozen._trial_id)
 
     def _begin(self, live: optuna.Trial, reported: set[int]) -> Trial:
         """The trial to train; `reported` are the steps that it reported before it was interrupted."""
         branch, values = self._drawn(live)
-        self._ledger.keep(live.number)
+        self._cached.keep(live.number)
         trial = _trial(live.number, branch, values)
         self._live[live.number], self._reported[live.number] = live, reported
         return trial

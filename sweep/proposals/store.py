@@ -17,7 +17,7 @@ from sweep.config import StudyConfig
 from sweep.database import (
     BUSY,
     Cell,
-    Patience,
+    LockRetry,
     WriteAheadConnection,
     check_database,
     create_file,
@@ -79,7 +79,7 @@ def open_study(
     Raises:
         InvalidValueError: if the stored study is of another configuration, with the difference, or not of this program.
     """
-    patiently = Patience(without_passwords(config.storage), say, interrupted)
+    patiently = LockRetry(without_passwords(config.storage), say, interrupted)
     try:
         study = patiently(lambda: _study(config, name, pruner))
     except InvalidValueError:

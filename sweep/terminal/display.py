@@ -50,7 +50,7 @@ class Display:
         """Updates completed by each trial in training."""
         self._begun: dict[int, int] = {}
         """Those that each trial had when this command began with it."""
-        self._twin_of: int | None = None
+        self._duplicate_of: int | None = None
         self._losses: dict[str, float] = {}
         """The last of each optimizer."""
         self.events: dict[int, Sequence[Event]] = {}
@@ -82,7 +82,7 @@ class Display:
         self._show(trial, 0)
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
-        before, self._twin_of = self._steps.get(trial.number, self._begun[trial.number]), progress.twin_of
+        before, self._duplicate_of = self._steps.get(trial.number, self._begun[trial.number]), progress.duplicate_of
         step = self._steps[trial.number] = before
         for rows in progress.rows:
             if rows.series != "D_":  # a critic's steps are not those of the horizon
@@ -123,10 +123,10 @@ class Display:
             value = f"{self.metric} {measured(result.value)}"
             if not self._finals and self._improves(result.value):
                 self._best, mark = (result.value, trial.number), "  best"
-        twin = "" if self._twin_of is None else f"  as trial {self._twin_of}"
+        duplicate = "" if self._duplicate_of is None else f"  as trial {self._duplicate_of}"
         events = "".join(f"  {event}" for event in self.events.get(trial.number, ()))
         events += "  warmup did not end" if result.status is Status.COMPLETE and self._warming(trial) else ""
-        line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{twin}{mark}"
+        line = f"{self._noun} {trial.number:3d}  {result.status.value:9s} {value:16s}  {drawn}{events}{duplicate}{mark}"
         line = line.rstrip()
         self.say(line if self._bar is not None else f"{line}  [{self.done}/{self.total}{self._left_text()}]")
         if result.failure is not None:

@@ -11,7 +11,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from sweep.database import BUSY, Patience, causes
+from sweep.database import BUSY, LockRetry, causes
 from sweep.errors import StorageFullError, UnavailableError
 
 
@@ -26,11 +26,11 @@ class Hooks:
 
     say: Callable[[str], None] = lambda text: None
     interrupted: Callable[[], bool] = lambda: False
-    _patiences: dict[str, Patience] = field(default_factory=dict, init=False)
+    _patiences: dict[str, LockRetry] = field(default_factory=dict, init=False)
 
-    def patience(self, what: str) -> Patience:
+    def patience(self, what: str) -> LockRetry:
         """With a database of that name, the same for all that is done with it."""
-        return self._patiences.setdefault(what, Patience(what, self.say, self.interrupted))
+        return self._patiences.setdefault(what, LockRetry(what, self.say, self.interrupted))
 
 
 _HOOKS: WeakKeyDictionary[Engine, Hooks] = WeakKeyDictionary()

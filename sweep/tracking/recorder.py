@@ -61,7 +61,7 @@ class _Left:
 class MlflowRecorder:
     """One MLflow run per trial, its rows written when a checkpoint covers them, and when it ends.
 
-    Trials with the same tag `sweep.training` are twins. Of a run that has the tag `sweep.status` everything is
+    Trials with the same tag `sweep.training` are duplicates. Of a run that has the tag `sweep.status` everything is
     recorded; a database gets it together with the last rows, in one transaction. A run whose trial is not in training
     is ended, as KILLED where it was interrupted.
 
@@ -93,7 +93,7 @@ class MlflowRecorder:
         self._trained: dict[str, tuple[int, str]] = {}
         """Trial and run of each training that was trained to its own end."""
         self._replays: dict[int, list[Progress]] = {}
-        """What `twin_of` has read of the twin of each trial that was not played back since."""
+        """What `duplicate_of` has read of the duplicate of each trial that was not played back since."""
         self._left: dict[int, list[_Left]] = {}
         """What earlier attempts have recorded of each trial that was not opened since."""
         self.weights: dict[int, str] = {}
@@ -103,7 +103,7 @@ class MlflowRecorder:
             self._left.setdefault(number, []).append(_Left.of(run))
             if WEIGHTS in tags:
                 self.weights[number] = tags[WEIGHTS]
-            if "sweep.twin_of" not in tags and tags.get("sweep.status") in BY_THEMSELVES:
+            if not tags.keys() & {"sweep.duplicate_of", "sweep.twin_of"} and tags.get("sweep.status") in BY_THEMSELVES:
                 self._remember(tags.get("sweep.training"), number, run.info.run_id)
         self._reap()
 
@@ -167,17 +167,17 @@ class MlflowRecorder:
         """The run of a trial that was opened here."""
         return self._runs[trial.number]
 
-    def twin_of(self, trial: Trial) -> int | None:
+    def duplicate_of(self, trial: Trial) -> int | None:
         training = self._open[trial.number].training
         if training is None:
             return None
         if training in self._trained:
-            return self._read_twin(trial, *self._trained[training])
+            return self._read_duplicate(trial, *self._trained[training])
         first = next(number for number, of in self._open.items() if of.training == training)
         return None if first == trial.number else first
 
-    def _read_twin(self, trial: Trial, twin: int, run: str) -> int | None:
-        """The twin, if its record can be played back: if all of it is delivered, and the store answers."""
+    def _read_duplicate(self, trial: Trial, duplicate: int, run: str) -> int | None:
+        """The duplicate, if its record can be played back: if all of it is delivered, and the store answers."""
         run_id = None if self.store.waiting else self.store.resolve(run)
         if run_id is None:
             return None
@@ -185,15 +185,15 @@ class MlflowRecorder:
             with impatient():
                 recorded = MlflowReader(self.store).progress(run_id, trial.number)
         except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            reason = f"the record of its twin, trial {twin}, cannot be read ({reason_of(error)})"
+            reason = f"the record of its duplicate, trial {duplicate}, cannot be read ({reason_of(error)})"
             self.store.hooks.say(f"trial {trial.number} is trained: {reason}")
             return None
-        self._replays[trial.number] = [replace(progress, twin_of=twin) for progress in recorded]
-        return twin
+        self._replays[trial.number] = [replace(progress, duplicate_of=duplicate) for progress in recorded]
+        return duplicate
 
     def replay(self, trial: Trial) -> list[Progress]:
         recorded = self._replays.pop(trial.number)
-        self._open[trial.number].tags["sweep.twin_of"] = str(recorded[-1].twin_of)
+        self._open[trial.number].tags["sweep.duplicate_of"] = str(recorded[-1].duplicate_of)
         return recorded
 
     def record(self, rows: Rows) -> None:
@@ -308,6 +308,6 @@ class MlflowRecorder:
             self._left[trial.number] = [_Left(opened.run_id, frozenset({opened.run_id}), rows=opened.flushed)]
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:
-        """A trial that its twins can be played back from: the one that was trained, not one of its twins."""
+        """A trial that its duplicates can be played back from: the one that was trained, not one of its duplicates."""
         if training is not None:
             self._trained.setdefault(training, (number, run_id))

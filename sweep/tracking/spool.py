@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep import durable
+from sweep import atomic
 from sweep.errors import SpoolInUseError, StorageFullError
 
 MAGIC = b"sweep spool 1\n"
@@ -67,7 +67,7 @@ class Spool:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # holds who has it, for people
         self._take()
-        for path in (*folder.glob(f"*{durable.TEMPORARY}"), *self._runs.glob(f"*{durable.TEMPORARY}")):
+        for path in (*folder.glob(f"*{atomic.TEMPORARY}"), *self._runs.glob(f"*{atomic.TEMPORARY}")):
             path.unlink()
         self._next = max((int(path.stem) for path in self._files(folder, self._refused)), default=0) + 1
 
@@ -137,14 +137,14 @@ class Spool:
     def remove(self, number: int) -> None:
         """Forget an operation that was delivered: after a power cut it does not come again after later ones."""
         self._path(number).unlink(missing_ok=True)
-        durable.sync(self.folder)
+        atomic.fsync_folder(self.folder)
 
     def refuse(self, number: int, why: str) -> Path:
         """Put an operation aside that cannot be delivered; where it is then."""
         path = self._refused / self._path(number).name
         path.with_suffix(".txt").write_text(why + "\n", encoding="utf-8")
         os.replace(self._path(number), path)
-        durable.sync(self.folder)
+        atomic.fsync_folder(self.folder)
         return path
 
     def keep_run(self, key: str, about: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ def _write(path: Path, parts: Sequence[Blob]) -> None:
         StorageFullError: names it, if there is no room.
     """
     try:
-        durable.write(path, parts)
+        atomic.atomic_write(path, parts)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """Training: state, data order, engines. Knows nothing of searches or of records."""
 
+from sweep.training.autotune import check, refuse_unstackable
 from sweep.training.base_engine import largest_checkpoint
-from sweep.training.choice import check, refuse_unstackable
 from sweep.training.device import CPU, choose_device
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.serial import SerialEngine

@@ -20,9 +20,9 @@ from sweep.training.dropout import set_draws, update_key
 from sweep.training.groups import recorded_group, set_rate
 from sweep.training.model import silenced
 from sweep.training.optimizers import Optimizer
-from sweep.training.portable import refuse_unstorable
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import global_steps
+from sweep.training.state_io import refuse_unstorable
 
 SAMPLES = 64
 """Examples of an evaluation that are given as its samples."""

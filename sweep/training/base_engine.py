@@ -40,8 +40,8 @@ from sweep.training.objectives import (
     quotient,
     reduced,
 )
-from sweep.training.portable import packed, refuse_unstorable, unpacked
 from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_scaler
+from sweep.training.state_io import packed, refuse_unstorable, unpacked
 from sweep.training.weights import state_dict_of
 
 LONGEST_PROBE = 1.0
@@ -52,7 +52,7 @@ ROOM, TIMES = 2**28, 32
 
 
 @dataclass
-class Unrecorded:
+class RowBuffer:
     """The rows of one optimizer of a trial that were not given yet.
 
     Args:

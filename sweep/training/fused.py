@@ -20,16 +20,16 @@ from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, broken, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, RowBuffer, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed, rows_of_epoch
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
 from sweep.training.model import silenced
 from sweep.training.objectives import quotient
-from sweep.training.portable import packed
 from sweep.training.rules import rule_of
 from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
+from sweep.training.state_io import packed
 
 LONGEST = 256
 """The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
@@ -56,7 +56,7 @@ class _Slot:
 
     trial: Trial
     index: int
-    rows: Unrecorded
+    rows: RowBuffer
     batches: Batches
     groups: Sequence[Mapping[str, Any]]
     curves: Mapping[str | None, np.ndarray]
@@ -149,7 +149,7 @@ class FusedEngine(BaseEngine):
         self._slots[index] = _Slot(
             trial=trial,
             index=index,
-            rows=Unrecorded(trial.number, step),
+            rows=RowBuffer(trial.number, step),
             batches=state.batches,
             groups=groups,
             curves=config.series[0].curves(state.events, trial.last),

@@ -15,10 +15,10 @@ from torch import Tensor
 from sweep.core import Evaluation, Rows, Snapshot, Trial
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
-from sweep.training.base_engine import Unrecorded, on_host
+from sweep.training.base_engine import RowBuffer, on_host
 from sweep.training.generators import RandomState
-from sweep.training.portable import read, saved
 from sweep.training.state import TRAIN_ERROR
+from sweep.training.state_io import read, saved
 
 CONTENT = {"loop", "random", "events", "memories", "global_step"}
 """The keys of the stored state of a loop."""
@@ -156,7 +156,7 @@ class Session:
             self.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
             self.random = RandomState(*held["random"])
         self._taken = self.step
-        self.unrecorded = Unrecorded(trial.number, self.step)
+        self.unrecorded = RowBuffer(trial.number, self.step)
         self.stopped = self.diverged = False
         self.wanted = False
         """Whether a state was asked for when the loop had offered none."""

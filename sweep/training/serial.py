@@ -14,7 +14,7 @@ from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, Unrecorded, boundary, make_update, on_host, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, RowBuffer, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import ALL_THREADS, THREADS_GAIN
@@ -23,8 +23,8 @@ from sweep.training.groups import Rates, recorded_group, set_rate
 from sweep.training.losses import Totals
 from sweep.training.model import silenced
 from sweep.training.objectives import quotient, total_of
-from sweep.training.portable import packed
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
+from sweep.training.state_io import packed
 
 SMALL = 500_000
 """Floating-point operations of one call of torch, below which several threads gain nothing."""
@@ -45,12 +45,12 @@ class Slot:
 
     trial: Trial
     state: TrainState
-    unrecorded: list[Unrecorded] = field(init=False)
+    unrecorded: list[RowBuffer] = field(init=False)
     rates: list[Rates] = field(init=False)
 
     def __post_init__(self) -> None:
         number, step = self.trial.number, self.state.global_step
-        self.unrecorded = [Unrecorded(number, step * of.updates, of.name) for of in self.trial.config.series]
+        self.unrecorded = [RowBuffer(number, step * of.updates, of.name) for of in self.trial.config.series]
         self.redraw()
 
     def redraw(self) -> None:

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from sweep.data.batch import leaves, size
 from sweep.tasks import LOSS
-from sweep.training.captured import Captured
+from sweep.training.cuda_graph import CudaGraph
 from sweep.training.dropout import SeededDropout
 from sweep.training.losses import Totals
 from sweep.training.objectives import Objective, prediction, total_of
@@ -232,7 +232,7 @@ class Stack:
         examples = leaves(batch)[0].shape[:2]
         present = torch.ones(examples, dtype=self.loss.dtype, device=self.device) if shape.ragged else None
         table = slots.expand(shape.n_groups, len(shape.rule.names), self.slots)
-        self.update = Captured(self.update, (batch, present, table, slots.long(), slots, slots))
+        self.update = CudaGraph(self.update, (batch, present, table, slots.long(), slots, slots))
 
     @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:

@@ -21,18 +21,18 @@ from sweep.config import DatasetConfig, EngineConfig, RunConfig
 from sweep.data import Dataset, dataset_of, load
 from sweep.data.loading import close_loaders
 from sweep.errors import InvalidValueError
-from sweep.messages import Account, Facts, Measured, Work
+from sweep.messages import EngineStats, Facts, Measured, Work
 from sweep.output import protect
 from sweep.tasks import Direction
 from sweep.tracebacks import summary
+from sweep.training.autotune import Chosen, check, choose, refuse_unstackable
 from sweep.training.base_engine import BaseEngine, largest_checkpoint
-from sweep.training.choice import Chosen, check, choose, refuse_unstackable
 from sweep.training.compiling import keep_compiled
 from sweep.training.device import ALL_THREADS, CPU, choose_device, out_of_memory
+from sweep.training.engine_server import EngineServer, Inbox, last_words
 from sweep.training.fused import NotStackableError
 from sweep.training.loop import LoopEngine, check_loop
 from sweep.training.objectives import custom_task, declared_directions
-from sweep.training.served import EngineServer, Inbox, last_words
 
 
 def serve(pipe: Connection) -> None:
@@ -179,7 +179,7 @@ class _Trainer:
         if isinstance(chosen.engine, BaseEngine):  # a loop keeps its weights itself
             chosen.engine.ranking = work.ranking
         prepared = time.monotonic() - began
-        account = Account(
+        account = EngineStats(
             name=chosen.name,
             slots=chosen.slots,
             workers=chosen.workers,

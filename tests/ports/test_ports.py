@@ -18,7 +18,7 @@ from sweep.data.batch import mapped
 from sweep.data.loading import permutation
 from sweep.tasks import CustomConfig, LanguageModelConfig, ModelConfig, RegressionConfig, SegmentationConfig, TaskConfig
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine
-from sweep.training.choice import check, refuse_unstackable
+from sweep.training.autotune import check, refuse_unstackable
 from tests.ports import scripts
 
 try:

@@ -43,7 +43,7 @@ class Acts:
         self.store = open_store(TrackingConfig(self.tracking, "test"))
         (run,) = self.store.search({"study": self.study.study_name})
         self.run_id = run.info.run_id
-        self.lease.until_released(fence_store(self.store, self.run_id, self.lease.mark, self.lease.error))
+        self.lease.until_released(fence_store(self.store, self.run_id, self.lease.fencing_token, self.lease.error))
 
     def metric(self) -> None:
         from sweep.tracking.bulk import Change, point

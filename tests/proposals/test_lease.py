@@ -115,7 +115,7 @@ def test_it_is_free_once_released_and_its_number_rises(study: Study) -> None:
     for generation in (1, 2, 3):
         with Lease.take(study) as lease:
             assert holder(study).generation == generation
-            assert lease.mark == f"{generation} {holder(study).token}"
+            assert lease.fencing_token == f"{generation} {holder(study).token}"
             study.set_user_attr("one", generation)
             lease.check()
         study.set_user_attr("one", 0)
@@ -188,7 +188,7 @@ def test_of_a_process_that_was_suspended_too_long_nothing_is_written(
     other.stop()
     time.sleep(SHORT)
     lease = Lease.take(study, seconds=SHORT)
-    lease.until_released(fence_store(store, run_id, lease.mark, lease.error))
+    lease.until_released(fence_store(store, run_id, lease.fencing_token, lease.error))
     before = store.client.get_run(run_id).data, trials(study)
     other.go_on()
     for act in ("trial", "metric", "trial", "metric"):
@@ -255,7 +255,7 @@ def test_a_commit_waits_for_a_take_over_that_is_under_way(study: Study) -> None:
     lease = Lease.take(study)
     mine = attribute(study, KEY).read(rdb(study).engine)
     assert mine is not None
-    theirs = {"theirs": mine.replace(lease.mark.split()[1], "theirs"), "id": study._study_id}
+    theirs = {"theirs": mine.replace(lease.fencing_token.split()[1], "theirs"), "id": study._study_id}
     engine = create_engine(rdb(study).engine.url)
     with engine.begin() as connection:
         swap = "UPDATE study_user_attributes SET value_json = :theirs WHERE study_id = :id AND key = 'sweep.lease'"
@@ -381,7 +381,7 @@ def test_a_mark_that_a_person_removes_is_no_other_lease(study: Study, uris: tupl
     store = open_store(TrackingConfig(uris[1], "test"))
     run_id = store.writer.create(store.experiment_id, "study", {}, {})
     lease = Lease.take(study)
-    lift = fence_store(store, run_id, lease.mark, lease.error, lease.check)
+    lift = fence_store(store, run_id, lease.fencing_token, lease.error, lease.check)
     if how == "deleted":
         store.client.delete_tag(run_id, LEASE_TAG)
     else:
@@ -397,7 +397,7 @@ def test_a_mark_that_a_person_removes_is_no_other_lease(study: Study, uris: tupl
 @pytest.mark.parametrize("edited", [None, "mine", '{"a": 1}'])
 def test_a_lease_that_a_person_removes_is_still_ours(study: Study, edited: str | None) -> None:
     lease = Lease.take(study, seconds=0.3)
-    first = int(lease.mark.split()[0])
+    first = int(lease.fencing_token.split()[0])
     study.ask()
     cell = attribute(study, KEY)
     change = "DELETE FROM" if edited is None else "UPDATE"
@@ -426,7 +426,7 @@ def test_the_lease_after_one_that_a_person_removed_has_a_higher_number(study: St
         connection.execute(text("DELETE FROM study_user_attributes WHERE study_id = :id"), {"id": study._study_id})
         connection.commit()
     later = Lease.take(study)
-    assert int(later.mark.split()[0]) > int(lease.mark.split()[0])
+    assert int(later.fencing_token.split()[0]) > int(lease.fencing_token.split()[0])
     later.release()
 
 
@@ -468,7 +468,7 @@ def test_a_refused_commit_is_rolled_back_at_once(study: Study) -> None:
         connection.execute(rename)
         with pytest.raises(LeaseLostError):
             connection.commit()
-        edit(study, token=lease.mark.split()[1])  # nothing is locked, and nothing left to be committed
+        edit(study, token=lease.fencing_token.split()[1])  # nothing is locked, and nothing left to be committed
         connection.rollback()
         connection.commit()
     assert [t.number for t in study.get_trials()] == [0]

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from sweep.core import Evaluation, Failure, Result, Status, Trial
-from sweep.database import Patience
+from sweep.database import LockRetry
 from sweep.errors import HopelessError, InvalidValueError, UnavailableError
 from sweep.proposals import OptunaProposer, history_free, open_study, pruner, samplers
 from sweep.proposals.proposer import MOST_FAILURES
@@ -46,7 +46,7 @@ def spoken(made: Plan) -> tuple[OptunaProposer, list[str]]:
     """A proposer of a process that has just started, and the lines that it says."""
     study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
     said: list[str] = []
-    patiently = Patience("study.storage", said.append)
+    patiently = LockRetry("study.storage", said.append)
     return OptunaProposer(study, made.space, made.sampler, made.study, patiently), said
 
 
@@ -289,7 +289,7 @@ def test_values_that_cannot_go_together_are_a_failed_trial(tmp_path: Path) -> No
     searched = ["schedule=tanh", "schedule.lb=-7,2", "schedule.ub=-6,3", "space=none", "sampler=grid"]
     made, said = plan(tmp_path, *searched), list[str]()
     study, _ = open_study(made.study, made.name, made.identity, pruner(made.pruner, 100, made.space.conditional))
-    source = OptunaProposer(study, made.space, made.sampler, made.study, Patience("the study", said.append))
+    source = OptunaProposer(study, made.space, made.sampler, made.study, LockRetry("the study", said.append))
     trials = ask_all(source, 4)
     assert len(trials) == 3
     for trial in trials:
@@ -563,7 +563,7 @@ def test_what_is_in_memory_is_in_the_database(tmp_path: Path) -> None:
     assert again is not None
     finish(source, again)
     kept = optuna.load_study(study_name=source.study.study_name, storage=f"sqlite:///{tmp_path}/optuna.db").get_trials()
-    assert [_contents(t) for t in kept] == [_contents(t) for t in source._ledger.study.get_trials()]
+    assert [_contents(t) for t in kept] == [_contents(t) for t in source._study.study.get_trials()]
     assert [t.state.name for t in kept] == [*["PRUNED"] * 4, "RUNNING", "COMPLETE"]
 
 

@@ -99,7 +99,7 @@ def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
     source = proposer(made)
     for i in range(4):
         train(source, [1.0 - 0.01 * i] * 5, STEPS)
-    storage = source._ledger._storage
+    storage = source._study._storage
     if killed != "after both":
         method = "set_trial_user_attr" if killed == "before all of it is kept" else "set_trial_system_attr"
         monkeypatch.setattr(storage, method, _dying_once_decided(source, getattr(storage, method)))
@@ -111,7 +111,7 @@ def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
 
 def _dying_once_decided(source: OptunaProposer, write: Callable[[int, str, Any], None]) -> Callable[..., None]:
     def write_or_die(trial_id: int, key: str, value: Any) -> None:
-        if any("sweep.pruned" in source._ledger[number].user_attrs for number in source._live):
+        if any("sweep.pruned" in source._study[number].user_attrs for number in source._live):
             raise KeyboardInterrupt
         write(trial_id, key, value)
 

@@ -107,9 +107,9 @@ def test_a_schedule_that_waits_for_something_is_more_than_its_first_curve() -> N
 
 
 def test_the_digest_is_recorded_beside_the_curve_s() -> None:
-    tags, twin = describe(TRAINING).tags, describe(exponential(0.5, 10)).tags
-    assert tags["sweep.training"] == twin["sweep.training"] == training_digest(TRAINING)
-    assert tags["sweep.curve"] == twin["sweep.curve"] != tags["sweep.training"]
+    tags, duplicate = describe(TRAINING).tags, describe(exponential(0.5, 10)).tags
+    assert tags["sweep.training"] == duplicate["sweep.training"] == training_digest(TRAINING)
+    assert tags["sweep.curve"] == duplicate["sweep.curve"] != tags["sweep.training"]
 
 
 @pytest.mark.parametrize(

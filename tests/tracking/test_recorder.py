@@ -455,7 +455,7 @@ def test_runs_that_a_crash_has_left_are_ended_by_the_next_recorder(store: Store)
 @pytest.mark.parametrize("every", [1, 5])
 def test_what_is_packed_is_unpacked_as_it_was(every: int) -> None:
     opened = OpenRun(
-        "run", "training", 123, tags={"sweep.twin_of": "4"}, events=[Event(7, "warmup_end")], recorded={"lr": 3}
+        "run", "training", 123, tags={"sweep.duplicate_of": "4"}, events=[Event(7, "warmup_end")], recorded={"lr": 3}
     )
     opened.take_every(Points("lr", np.arange(3, 20), np.arange(17) + 10**12, np.arange(17) / 7), every)
     opened.take_every(Points("D_loss", np.arange(9), np.arange(9), np.array([np.nan, np.inf, -0.0] * 3)), every)

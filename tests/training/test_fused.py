@@ -356,7 +356,7 @@ def test_a_compiled_update_is_checked_with_a_rate_that_is_not_zero(make_trial, d
         return update
 
     monkeypatch.setattr("sweep.training.stacked._compiled", wrong)
-    monkeypatch.setattr("sweep.training.stacked.Captured", lambda update, inputs: update(*inputs))
+    monkeypatch.setattr("sweep.training.stacked.CudaGraph", lambda update, inputs: update(*inputs))
     engine = FusedEngine(digits, torch.device("cpu"), "float64", 2, [trial.config], compiled=True)
     rows = torch.zeros((2, trial.config.train.batch_size), dtype=torch.int64)
     engine.start(trial)

@@ -16,7 +16,7 @@ from sweep.core import Checkpoint, Snapshot, Status
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Event
 from sweep.training import CPU, SerialEngine, largest_checkpoint
-from sweep.training.portable import CONTENT, packed, unpacked
+from sweep.training.state_io import CONTENT, packed, unpacked
 from tests.training.test_snapshots import assert_equal, content
 
 DROPPING = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})

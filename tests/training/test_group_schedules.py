@@ -16,7 +16,7 @@ from sweep.schedules import DECAYS, WARMUPS, Event, Schedule
 from sweep.training import FusedEngine
 from sweep.training.batches import Batches
 from sweep.training.groups import build_optimizer, recorded_group, set_rate
-from sweep.training.portable import read
+from sweep.training.state_io import read
 
 COSINE = GroupSchedule(DECAYS["cosine"](decay_steps=30, end_factor=0.1), WARMUPS["linear"](steps=6))
 HEAD = {"layers.3.*": {"lr_factor": 3.0, "weight_decay": 0.1}}

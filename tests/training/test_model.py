@@ -20,7 +20,7 @@ from sweep.messages import Work
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, check, refuse_unstackable
 from sweep.training.adversarial import AdversarialEngine
-from sweep.training.choice import choose
+from sweep.training.autotune import choose
 from sweep.training.model import build_model, silenced
 from tests.conftest import start
 

@@ -17,8 +17,8 @@ from sweep.errors import InvalidValueError
 from sweep.training import CPU, NotStackableError, SerialEngine, largest_checkpoint, refuse_unstackable
 from sweep.training.contents import changes, contents, restore, same, storable
 from sweep.training.device import DTYPES
-from sweep.training.portable import packed, read, unpacked
 from sweep.training.state import initial_state
+from sweep.training.state_io import packed, read, unpacked
 from tests.training.test_going_on import gone_on, resealed, run
 from tests.training.test_snapshots import assert_equal, assert_same, content, cut_by_chance
 from tests.training.test_snapshots import train as train_in_parts

@@ -10,7 +10,7 @@ from sweep.components import Component
 from sweep.config import EngineConfig
 from sweep.messages import Work
 from sweep.training import CPU, FusedEngine, NotStackableError, SerialEngine, refuse_unstackable
-from sweep.training.choice import choose
+from sweep.training.autotune import choose
 
 AUTO, SERIAL, FUSED = EngineConfig("auto"), EngineConfig("serial"), EngineConfig("fused")
 
@@ -163,7 +163,7 @@ def test_what_was_measured_is_not_measured_again(digits, work, rates, monkeypatc
 
     monkeypatch.setattr(SerialEngine, "rate", measuring)
     monkeypatch.setattr(FusedEngine, "rate", measuring)
-    monkeypatch.setattr("sweep.training.choice.refuse_unstackable", measuring)
+    monkeypatch.setattr("sweep.training.autotune.refuse_unstackable", measuring)
     again = choose(AUTO, digits, CPU, work(), known=first.measured)
     assert (again.name, again.slots, again.compiles, again.measured) == ("fused", 16, True, first.measured)
     assert again.why == f"as measured before: {first.why}"
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_stacked_is_not_tried_again(digits, work, monkeyp
     given = work(model=Component("model", f"{__name__}.Asking", {}, (__name__,)))
     first = choose(AUTO, digits, CPU, given)
     assert (first.name, first.measured.together) == ("serial", 0)
-    monkeypatch.setattr("sweep.training.choice.refuse_unstackable", None)
+    monkeypatch.setattr("sweep.training.autotune.refuse_unstackable", None)
     again = choose(AUTO, digits, CPU, given, known=first.measured)
     assert (again.name, again.why) == ("serial", first.why)
 
@@ -250,7 +250,7 @@ def test_slots_that_were_measured_are_free_again(digits, work):
     [
         (Drawing, "cannot be stacked: it draws random numbers of its own"),
         (Centred, "gives other losses stacked than alone"),
-        (Asking, r"cannot be stacked: it decides by the values of a tensor \(.*test_choice.py:\d+ in forward: .+\)"),
+        (Asking, r"cannot be stacked: it decides by the values of a tensor \(.*test_autotune.py:\d+ in forward: .+\)"),
         (Remembering, "gives other losses stacked than alone"),
     ],
 )

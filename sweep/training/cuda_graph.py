@@ -8,7 +8,7 @@ import torch
 from sweep.data.batch import leaves, mapped
 
 
-class Captured:
+class CudaGraph:
     """An update, captured once and replayed: one launch instead of one for each kernel.
 
     Args:

@@ -17,9 +17,9 @@ from typing import Any
 
 from sweep.core import Failure, Progress, Status, Trial
 from sweep.errors import InvalidValueError
-from sweep.messages import Account
+from sweep.messages import EngineStats
 from sweep.tracebacks import summary, user_traceback
-from sweep.training.choice import Chosen
+from sweep.training.autotune import Chosen
 from sweep.training.compiling import is_compiled
 from sweep.training.data_parallel import WorkerFailedError, WorkerLostError
 from sweep.training.device import out_of_memory
@@ -112,7 +112,7 @@ class EngineServer:
         every: seconds between two states of a trial.
     """
 
-    def __init__(self, pipe: Connection, inbox: Inbox, chosen: Chosen, account: Account, every: float) -> None:
+    def __init__(self, pipe: Connection, inbox: Inbox, chosen: Chosen, account: EngineStats, every: float) -> None:
         self.pipe, self.inbox, self.engine, self.account, self.every = pipe, inbox, chosen.engine, account, every
         self.engine.pause = self._pausing
         self.due = time.monotonic() + every

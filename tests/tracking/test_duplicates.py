@@ -1,4 +1,4 @@
-"""What is recorded of a trial stands for its twins: read back as it was, recorded again, by a later command too."""
+"""The record of a trial is read back for its duplicates and recorded again, by a later command too."""
 
 import math
 import time
@@ -125,7 +125,7 @@ def train(recorder: MlflowRecorder, number: int, status: Status = Status.COMPLET
 
 
 def replayed(recorder: MlflowRecorder, number: int) -> Sequence[Progress]:
-    assert recorder.twin_of(trial(number)) is not None
+    assert recorder.duplicate_of(trial(number)) is not None
     return recorder.replay(trial(number))
 
 
@@ -166,7 +166,7 @@ def test_a_training_is_read_back_as_the_engine_gave_it(store: Store, training: T
     recorder.open(trial(1))
     found = replayed(recorder, 1)
     assert_same(found, training())
-    assert {(p.trial, p.twin_of) for p in found} == {(1, 0)}
+    assert {(p.trial, p.duplicate_of) for p in found} == {(1, 0)}
     assert {part.trial for p in found for part in p.rows} == {1}
     assert {p.evaluation.trial for p in found if p.evaluation} <= {1}
 
@@ -181,24 +181,24 @@ def test_the_order_in_which_mlflow_gives_points_does_not_matter(store: Store, mo
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
-def test_a_twin_has_a_run_of_its_own_with_the_same_points(store: Store, training: Training) -> None:
+def test_a_duplicate_has_a_run_of_its_own_with_the_same_points(store: Store, training: Training) -> None:
     recorder = recorder_of(store, "aa")
     recorder.open(trial(0))
     first = take(recorder, 0, training())
     recorder.open(trial(1))
     second = play_back(recorder, 1)
     assert metrics(store, second) == metrics(store, first)
-    trained, twin = store.client.get_run(first), store.client.get_run(second)
-    assert (trained.data.params, twin.data.params) == ({"drawn": "0"}, {"drawn": "1"})
-    assert twin.info.status == trained.info.status
+    trained, duplicate = store.client.get_run(first), store.client.get_run(second)
+    assert (trained.data.params, duplicate.data.params) == ({"drawn": "0"}, {"drawn": "1"})
+    assert duplicate.info.status == trained.info.status
     for tag in ("sweep.status", "sweep.event"):
-        assert twin.data.tags.get(tag) == trained.data.tags.get(tag)
-    assert (twin.data.tags["sweep.twin_of"], trained.data.tags.get("sweep.twin_of")) == ("0", None)
+        assert duplicate.data.tags.get(tag) == trained.data.tags.get(tag)
+    assert (duplicate.data.tags["sweep.duplicate_of"], trained.data.tags.get("sweep.duplicate_of")) == ("0", None)
     assert [f.path for f in store.client.list_artifacts(second)] == ["config.yaml"]
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
-def test_a_twin_of_a_thinned_record_has_the_same_points(store: Store, training: Training) -> None:
+def test_a_duplicate_of_a_thinned_record_has_the_same_points(store: Store, training: Training) -> None:
     recorder = recorder_of(replace(store, every=7), "aa")
     recorder.open(trial(0))
     first = take(recorder, 0, training())
@@ -221,27 +221,27 @@ def test_only_what_ended_by_itself_stands_for_another(store: Store) -> None:
     recorder.interrupt(trial(8))
     train(recorder, 10)
     for known in (recorder, recorder_of(store, letters)):
-        twins = {}
+        duplicates = {}
         for number in (1, 3, 5, 7, 9, 11):
             known.open(trial(number))
-            twins[number] = known.twin_of(trial(number))
+            duplicates[number] = known.duplicate_of(trial(number))
             known.interrupt(trial(number))
-        assert twins == {1: 0, 3: 2, 5: None, 7: None, 9: None, 11: None}
+        assert duplicates == {1: 0, 3: 2, 5: None, 7: None, 9: None, 11: None}
 
 
-def test_a_twin_of_a_later_command_is_played_back_from_the_trial_that_was_trained(store: Store) -> None:
+def test_a_duplicate_of_a_later_command_is_played_back_from_the_trial_that_was_trained(store: Store) -> None:
     train(recorder_of(store, "aaa"), 0)
     for number in (1, 2):
         later = recorder_of(store, "aaa")
         later.open(trial(number))
-        assert later.twin_of(trial(number)) == 0
+        assert later.duplicate_of(trial(number)) == 0
         run_id = play_back(later, number)
-        assert store.client.get_run(run_id).data.tags["sweep.twin_of"] == "0"
+        assert store.client.get_run(run_id).data.tags["sweep.duplicate_of"] == "0"
         assert metrics(store, run_id)["lr"] == [(step, 0.1 / (step + 1)) for step in range(1200)]
 
 
 @pytest.mark.parametrize("fate", ["refuse", "500"])
-def test_a_trial_whose_twin_cannot_be_read_is_trained(
+def test_a_trial_whose_duplicate_cannot_be_read_is_trained(
     uris: dict[str, str], request: pytest.FixtureRequest, fate: str
 ) -> None:
     """Without waiting for minutes; and once it can be read again, it is."""
@@ -254,18 +254,18 @@ def test_a_trial_whose_twin_cannot_be_read_is_trained(
         for path in ("runs/get", "metrics/get-history"):
             proxy.plan = lambda asked, path=path: fate if path in asked else "forward"  # type: ignore[misc]
             began = time.monotonic()
-            assert recorder.twin_of(trial(1)) is None
+            assert recorder.duplicate_of(trial(1)) is None
             assert time.monotonic() - began < 10
         take(recorder, 1, complete())
         proxy.plan = forward
         recorder.open(trial(2))
         assert_same(replayed(recorder, 2), complete())
     assert [text.partition("(")[0] for text in said] == [
-        "trial 1 is trained: the record of its twin, trial 0, cannot be read "
+        "trial 1 is trained: the record of its duplicate, trial 0, cannot be read "
     ] * 2
 
 
-def test_a_twin_whose_run_was_created_late_is_played_back_once_it_is_delivered(
+def test_a_duplicate_whose_run_was_created_late_is_played_back_once_it_is_delivered(
     uris: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(TrackingConfig(uris["server"], request.node.name), spool=tmp_path / "spool")
@@ -278,19 +278,19 @@ def test_a_twin_whose_run_was_created_late_is_played_back_once_it_is_delivered(
             patch.setattr(Server, "_request", no_answer)
             assert train(recorder, 0).startswith("spooled:")
             recorder.open(trial(1))
-            assert recorder.twin_of(trial(1)) is None
+            assert recorder.duplicate_of(trial(1)) is None
         assert store.settle(20) == 0
         assert_same(replayed(recorder, 1), complete())
     finally:
         store.spool.close()
 
 
-def test_a_trial_is_not_its_own_twin(store: Store) -> None:
+def test_a_trial_is_not_its_own_duplicate(store: Store) -> None:
     """Its record was closed, but it is trained again: it does not stand for itself."""
     train(recorder_of(store, "ab"), 0)
     later = recorder_of(store, "ab")
     later.open(trial(0))
-    assert later.twin_of(trial(0)) is None
+    assert later.duplicate_of(trial(0)) is None
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda t: t.__name__)
@@ -303,7 +303,7 @@ def test_what_is_recorded_to_its_end_and_not_told_is_read_back_as_it_was(store: 
     found = later.ended(trial(0))
     assert found is not None
     assert_same(found, training())
-    assert {(p.trial, p.twin_of) for p in found} == {(0, None)}
+    assert {(p.trial, p.duplicate_of) for p in found} == {(0, None)}
     assert later.run_id(trial(0)) == run_id
     assert later.ended(trial(1)) is None
     assert recorder.ended(trial(0)) is None  # it was closed here, and is told here
@@ -329,26 +329,26 @@ def test_a_run_that_was_deleted_stands_for_nothing(store: Store) -> None:
     store.client.delete_run(train(recorder_of(store, "aa"), 0))
     later = recorder_of(store, "aa")
     later.open(trial(1))
-    assert later.twin_of(trial(1)) is None
+    assert later.duplicate_of(trial(1)) is None
 
 
 def test_a_trial_of_another_study_stands_for_nothing(store: Store) -> None:
     train(recorder_of(store, "aa", uid="another"), 0)
     recorder = recorder_of(store, "aa")
     recorder.open(trial(1))
-    assert recorder.twin_of(trial(1)) is None
+    assert recorder.duplicate_of(trial(1)) is None
 
 
-def test_of_trials_that_are_open_the_one_opened_first_is_the_twin_of_the_others(store: Store) -> None:
+def test_of_trials_that_are_open_the_one_opened_first_is_the_duplicate_of_the_others(store: Store) -> None:
     recorder = recorder_of(store, "aaa")
     for number in (2, 0, 1):
         recorder.open(trial(number))
-    assert [recorder.twin_of(trial(number)) for number in (2, 0, 1)] == [None, 2, 2]
+    assert [recorder.duplicate_of(trial(number)) for number in (2, 0, 1)] == [None, 2, 2]
     recorder.interrupt(trial(2))
-    assert [recorder.twin_of(trial(number)) for number in (0, 1)] == [None, 0]
+    assert [recorder.duplicate_of(trial(number)) for number in (0, 1)] == [None, 0]
 
 
-def test_an_interrupted_twin_leaves_one_run(store: Store) -> None:
+def test_an_interrupted_duplicate_leaves_one_run(store: Store) -> None:
     recorder = recorder_of(store, "aa")
     train(recorder, 0)
     recorder.open(trial(1))

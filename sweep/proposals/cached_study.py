@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import bindparam, delete, insert, text
 
-from sweep.database import Patience
+from sweep.database import LockRetry
 from sweep.errors import UnavailableError
 from sweep.proposals.store import rdb
 
@@ -24,18 +24,18 @@ DELETE_VALUES = delete(INTERMEDIATE).where(
 )
 
 
-class Ledger:
+class CachedStudy:
     """A study that is read and asked in memory, and whose trials are written to its database.
 
     Samplers and pruners look at every trial of a study, several times for each proposal: in a database that takes
     longer than to propose. In memory they see the same trials, so they answer the same. Nothing is written until
     `keep`, which writes a new trial with all its values in one transaction: what is in the database was drawn whole.
 
-    One process alone may have a ledger of a study. Trials that other programs add meanwhile are seen by `read_new`. A
+    Only one process may have a cached study. Trials that other programs add meanwhile are seen by `read_new`. A
     trial that another program ends stays as that program left it, which is said.
 
     Args:
-        stored: in its database. A ledger has its pruner, and its name, which hyperband's brackets depend on.
+        stored: in its database. It has its pruner, and its name, which hyperband's brackets depend on.
         patiently: waits for the database where it is locked.
         seen_as: the trial that samplers and pruners see in the place of a stored one.
     """
@@ -43,10 +43,10 @@ class Ledger:
     def __init__(
         self,
         stored: Study,
-        patiently: Patience | None = None,
+        patiently: LockRetry | None = None,
         seen_as: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial,
     ) -> None:
-        self._patiently = patiently or Patience("study.storage")
+        self._patiently = patiently or LockRetry("study.storage")
         self._stored, self._seen_as = stored, seen_as
         self._memory = InMemoryStorage()
         self.study = optuna.create_study(

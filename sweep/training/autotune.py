@@ -26,8 +26,8 @@ from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.generators import RandomState, generators_kept
 from sweep.training.loop import LoopEngine
 from sweep.training.model import silenced
-from sweep.training.portable import read
 from sweep.training.serial import SerialEngine
+from sweep.training.state_io import read
 from sweep.training.weights import refuse_unsavable
 
 FEWEST = 4

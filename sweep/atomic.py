@@ -9,7 +9,7 @@ TEMPORARY = ".tmp"
 """What the name of a file ends with while it is written."""
 
 
-def write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def atomic_write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """A file for its owner only, on the disk when this returns: written beside its place, brought to the disk, renamed.
 
     Raises:
@@ -25,7 +25,7 @@ def write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -33,7 +33,7 @@ def write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise
 
 
-def sync(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk: a file is there only when its name is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
