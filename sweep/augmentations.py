@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from sweep.components import Component
 from sweep.targets import is_given, name_of
-from sweep.validation import Whole, check_keys
+from sweep.validation import Integer, check_keys
 
 KEY = "dataset.augment"
 
@@ -28,7 +28,7 @@ class CropFlip:
         flip: whether an image is mirrored left to right with probability 1/2.
     """
 
-    pad: Annotated[int, Whole(at_least=0)] = 4
+    pad: Annotated[int, Integer(at_least=0)] = 4
     flip: bool = True
 
     def __post_init__(self) -> None:

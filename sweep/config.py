@@ -19,7 +19,7 @@ from sweep.schedules import DECAYS, WARMUPS, Decay, Event, Reaction, Schedule, W
 from sweep.schedules.family import Floats
 from sweep.targets import is_given, with_names
 from sweep.tasks import AUTO, Direction, TaskConfig
-from sweep.validation import boolean, one_of, real, whole
+from sweep.validation import check_boolean, check_integer, check_number, check_one_of
 
 ENERGY_DISTANCE = "val_energy_distance"
 """What a GAN is judged by, and nothing else is."""
@@ -83,11 +83,11 @@ class OptimizerConfig:
     schedules: Mapping[str, GroupSchedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        real("lr", self.lr, above=0)
+        check_number("lr", self.lr, above=0)
         if self.base_batch_size is not None:
-            whole("base_batch_size", self.base_batch_size, at_least=1)
+            check_integer("base_batch_size", self.base_batch_size, at_least=1)
         if self.clip_norm is not None:
-            real("clip_norm", self.clip_norm, above=0)
+            check_number("clip_norm", self.clip_norm, above=0)
         groups: Any = {} if self.groups is None else self.groups
         if not isinstance(groups, Mapping):
             raise InvalidValueError("groups", groups, "must be null, or {bias_and_norm: {weight_decay: 0}} or such")
@@ -95,7 +95,7 @@ class OptimizerConfig:
             if not isinstance(name, str) or not isinstance(keys, Mapping):
                 rule = "must be a name or pattern of parameters, with a mapping such as {lr_factor: 2}"
                 raise InvalidValueError(f"groups.{name}", keys, rule)
-            real(f"groups.{name}.lr_factor", keys.get("lr_factor", 1.0), at_least=0)
+            check_number(f"groups.{name}.lr_factor", keys.get("lr_factor", 1.0), at_least=0)
             if "lr" in keys:
                 raise InvalidValueError(f"groups.{name}.lr", keys["lr"], "is no key of a group, lr_factor is: lr * it")
 
@@ -140,23 +140,23 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         if self.block is not None:
-            whole("block", self.block, at_least=1)
-        one_of("windows", self.windows, ("divided", "drawn"))
+            check_integer("block", self.block, at_least=1)
+        check_one_of("windows", self.windows, ("divided", "drawn"))
         if self.windows == "drawn" and self.block is None:
             raise InvalidValueError("windows", "drawn", "needs dataset.block, the number of tokens of a window")
-        whole("num_workers", self.num_workers, at_least=0)
-        real("val_fraction", self.val_fraction, above=0, below=1)
-        real("test_fraction", self.test_fraction, at_least=0, below=1)
+        check_integer("num_workers", self.num_workers, at_least=0)
+        check_number("val_fraction", self.val_fraction, above=0, below=1)
+        check_number("test_fraction", self.test_fraction, at_least=0, below=1)
         if self.val_fraction + self.test_fraction >= 1:
             raise InvalidValueError(
                 "val_fraction", self.val_fraction, "leaves no training examples beside test_fraction"
             )
         if self.split_seed is not None:
-            whole("split_seed", self.split_seed, at_least=0)
+            check_integer("split_seed", self.split_seed, at_least=0)
         if not isinstance(self.standardize, bool) and self.standardize != "channels":
             raise InvalidValueError("standardize", self.standardize, "must be true, false or channels")
         if self.n_classes is not None:
-            whole("n_classes", self.n_classes, at_least=2)
+            check_integer("n_classes", self.n_classes, at_least=2)
 
 
 def steps_per_epoch(n_examples: int, batch_size: int, drop_last: bool = False) -> int:
@@ -207,31 +207,31 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_save()
-        boolean("test", self.test)
+        check_boolean("test", self.test)
         if self.eval_batch_size is not None:
-            whole("eval_batch_size", self.eval_batch_size, at_least=1)
-        whole("steps", self.steps, at_least=1)
-        whole("batch_size", self.batch_size, at_least=1)
-        whole("seed", self.seed, at_least=0, at_most=2**63 - 1)
-        whole("eval_every", self.eval_every, at_least=1)
+            check_integer("eval_batch_size", self.eval_batch_size, at_least=1)
+        check_integer("steps", self.steps, at_least=1)
+        check_integer("batch_size", self.batch_size, at_least=1)
+        check_integer("seed", self.seed, at_least=0, at_most=2**63 - 1)
+        check_integer("eval_every", self.eval_every, at_least=1)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", str(self.device)):
             raise InvalidValueError("device", self.device, "must be auto, cpu, cuda, cuda:<index> or mps")
-        one_of("precision", self.precision, ("float32", "bf16", "fp16", "float64"))
-        whole("workers", self.workers, at_least=1)
+        check_one_of("precision", self.precision, ("float32", "bf16", "fp16", "float64"))
+        check_integer("workers", self.workers, at_least=1)
         if self.workers > self.batch_size:
             rule = f"must be at most train.batch_size={self.batch_size}, so that every worker has an example"
             raise InvalidValueError("workers", self.workers, rule)
-        whole("accumulate", self.accumulate, at_least=1)
+        check_integer("accumulate", self.accumulate, at_least=1)
         if self.accumulate > self.batch_size // self.workers:
             of = f" / train.workers={self.workers}" if self.workers > 1 else ""
             rule = f"must be at most train.batch_size={self.batch_size}{of}, so that every micro-batch has an example"
             raise InvalidValueError("accumulate", self.accumulate, rule)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InvalidValueError("compile", self.compile, "must be auto, true or false")
-        boolean("drop_last", self.drop_last)
-        real("checkpoint_seconds", self.checkpoint_seconds, above=0)
+        check_boolean("drop_last", self.drop_last)
+        check_number("checkpoint_seconds", self.checkpoint_seconds, above=0)
         if self.more_steps is not None:
-            whole("more_steps", self.more_steps, at_least=1)
+            check_integer("more_steps", self.more_steps, at_least=1)
         if not isinstance(self.checkpoint_dir, str) or not self.checkpoint_dir or Path(self.checkpoint_dir).is_file():
             raise InvalidValueError("checkpoint_dir", self.checkpoint_dir, "must be a folder, or the name of a new one")
 
@@ -264,9 +264,9 @@ class AverageConfig:
     decay: float | None = None
 
     def __post_init__(self) -> None:
-        one_of("name", self.name, ("none", "ema"))
+        check_one_of("name", self.name, ("none", "ema"))
         if self.name == "ema":
-            real("decay", self.decay, at_least=0, below=1)
+            check_number("decay", self.decay, at_least=0, below=1)
         elif self.decay is not None:
             raise InvalidValueError("decay", self.decay, f"no such key; average={self.name} has none")
 
@@ -290,10 +290,10 @@ class CriticConfig:
     gradient_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        whole("updates", self.updates, at_least=1)
+        check_integer("updates", self.updates, at_least=1)
         for key in ("clip", "gradient_penalty"):
             if getattr(self, key) is not None:
-                real(key, getattr(self, key), above=0)
+                check_number(key, getattr(self, key), above=0)
 
 
 @dataclass(frozen=True)
@@ -565,17 +565,17 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise InvalidValueError("name", self.name, "must be a text, or null")
-        whole("n_trials", self.n_trials, at_least=1)
+        check_integer("n_trials", self.n_trials, at_least=1)
         if self.timeout is not None:
-            real("timeout", self.timeout, above=0)
+            check_number("timeout", self.timeout, above=0)
         if not isinstance(self.metric, str) or not re.fullmatch(r"val_[A-Za-z]\w*", self.metric):
             rule = f"must be one of {', '.join(METRICS)}, or val_ and the name of another metric of the task"
             raise InvalidValueError("metric", self.metric, rule)
         if self.direction is not None:
-            one_of("direction", self.direction, ("minimize", "maximize"))
+            check_one_of("direction", self.direction, ("minimize", "maximize"))
             if self.direction != METRICS.get(self.metric, self.direction):
                 raise InvalidValueError("direction", self.direction, f"{self.metric} is to {METRICS[self.metric]}")
-        whole("max_retries", self.max_retries, at_least=0)
+        check_integer("max_retries", self.max_retries, at_least=0)
 
     @property
     def direction_of_metric(self) -> Direction:
@@ -657,12 +657,12 @@ class CompareConfig:
         if not listed or len(names) < 2 or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
             rule = "must be a list of two or more different schedules: compare.schedules=[exponential,cosine]"
             raise InvalidValueError("schedules", names, rule)
-        whole("trials", self.trials, at_least=1)
-        whole("seeds", self.seeds, at_least=1)
-        real("confidence", self.confidence, above=0, below=1)
+        check_integer("trials", self.trials, at_least=1)
+        check_integer("seeds", self.seeds, at_least=1)
+        check_number("confidence", self.confidence, above=0, below=1)
         if self.target is not None:
-            real("target", self.target)
-        one_of("test", self.test, ("t", "wilcoxon"))
+            check_number("target", self.target)
+        check_one_of("test", self.test, ("t", "wilcoxon"))
 
 
 @dataclass(frozen=True)
@@ -678,9 +678,9 @@ class EngineConfig:
     slots: int | None = None
 
     def __post_init__(self) -> None:
-        one_of("name", self.name, ("auto", "serial", "fused"))
+        check_one_of("name", self.name, ("auto", "serial", "fused"))
         if self.slots is not None:
-            whole("slots", self.slots, at_least=1)
+            check_integer("slots", self.slots, at_least=1)
             if self.name == "serial":
                 raise InvalidValueError("slots", self.slots, "engine=serial trains one trial at a time")
 
@@ -705,8 +705,8 @@ class SamplerConfig(Choice):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("name", self.name, SAMPLERS)
-        whole("seed", self.seed, at_least=0)
+        check_one_of("name", self.name, SAMPLERS)
+        check_integer("seed", self.seed, at_least=0)
 
 
 TAG_NAME, TAG_VALUE = 250, 8000
@@ -737,7 +737,7 @@ class TrackingConfig:
         if len(self.experiment) > LONGEST_EXPERIMENT:
             rule = f"has {len(self.experiment)} characters; MLflow accepts at most {LONGEST_EXPERIMENT}"
             raise InvalidValueError("experiment", self.experiment, rule)
-        whole("every", self.every, at_least=1)
+        check_integer("every", self.every, at_least=1)
 
 
 def _tags(given: Any) -> dict[str, str]:
@@ -796,4 +796,4 @@ class UiConfig:
     port: int
 
     def __post_init__(self) -> None:
-        whole("port", self.port, at_least=1, at_most=65535)
+        check_integer("port", self.port, at_least=1, at_most=65535)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sweep.components import Component
-from sweep.validation import whole
+from sweep.validation import check_integer
 
 COMMAND = "sweep.training.commands.main"
 """The import path of the loop that runs a program of the user's, loop=command."""
@@ -23,7 +23,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.examples is not None:
-            whole("examples", self.examples, at_least=1)
+            check_integer("examples", self.examples, at_least=1)
 
     @property
     def runs_program(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from sweep.components import Component
 from sweep.errors import InvalidValueError
-from sweep.validation import OneOf, Positive, Real, Whole, check_keys, one_of, real
+from sweep.validation import Integer, Number, OneOf, Positive, check_keys, check_number, check_one_of
 
 Direction = Literal["minimize", "maximize"]
 
@@ -53,7 +53,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.direction is not None:
-            one_of("direction", self.direction, ("minimize", "maximize"))
+            check_one_of("direction", self.direction, ("minimize", "maximize"))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _check_class_weights(weights: Sequence[float] | None) -> None:
     if not isinstance(weights, (list, tuple)):
         raise InvalidValueError("class_weights", weights, "must be a list of numbers, one a class")
     for weight in weights:
-        real("class_weights", weight, above=0)
+        check_number("class_weights", weight, above=0)
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,10 @@ class ClassificationConfig(TaskConfig):
     name = "classification"
     classifies = True
 
-    label_smoothing: Annotated[float, Real(at_least=0, below=1)] = 0.0
+    label_smoothing: Annotated[float, Number(at_least=0, below=1)] = 0.0
     class_weights: Sequence[float] | None = None
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] | None = None
-    top_k: Annotated[int, Whole(at_least=2)] | None = None
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] | None = None
+    top_k: Annotated[int, Integer(at_least=2)] | None = None
 
     def __post_init__(self) -> None:
         _check_class_weights(self.class_weights)
@@ -186,7 +186,7 @@ class LanguageModelConfig(TaskConfig):
     name = "language_model"
     classifies = True
 
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] = -100
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] = -100
     characters_per_token: Positive = 1.0
 
     def own_directions(self, labels: bool) -> dict[str, Direction]:
@@ -212,10 +212,10 @@ class SegmentationConfig(TaskConfig):
     name = "segmentation"
     classifies = True
 
-    label_smoothing: Annotated[float, Real(at_least=0, below=1)] = 0.0
+    label_smoothing: Annotated[float, Number(at_least=0, below=1)] = 0.0
     class_weights: Sequence[float] | None = None
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] | None = None
-    dice_weight: Annotated[float, Real(at_least=0)] = 0.0
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] | None = None
+    dice_weight: Annotated[float, Number(at_least=0)] = 0.0
 
     def __post_init__(self) -> None:
         _check_class_weights(self.class_weights)

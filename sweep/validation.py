@@ -11,7 +11,7 @@ from sweep.errors import InvalidValueError
 from sweep.targets import is_given, name_of
 
 
-def whole(key: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
+def check_integer(key: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
     """Refuse what is not an integer, at_least <= value <= at_most (a bool is not an integer here)."""
     integer = isinstance(value, int) and not isinstance(value, bool)
     if not integer or value < at_least or (at_most is not None and value > at_most):
@@ -19,7 +19,7 @@ def whole(key: str, value: Any, *, at_least: int, at_most: int | None = None) ->
         raise InvalidValueError(key, value, f"must be an integer >= {at_least}{upper}{_hint(value)}")
 
 
-def real(
+def check_number(
     key: str,
     value: Any,
     *,
@@ -49,13 +49,13 @@ def _hint(value: Any) -> str:
     return f"; a search among these values is {','.join(numbers)}, in Python sweep.choice({', '.join(numbers)})"
 
 
-def boolean(key: str, value: Any) -> None:
+def check_boolean(key: str, value: Any) -> None:
     """Refuse what is not true or false."""
     if not isinstance(value, bool):
         raise InvalidValueError(key, value, "must be true or false")
 
 
-def one_of(key: str, value: Any, allowed: Collection[str]) -> None:
+def check_one_of(key: str, value: Any, allowed: Collection[str]) -> None:
     """Refuse what is not among the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidValueError(key, value, f"must be one of {', '.join(allowed)}")
@@ -69,18 +69,18 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Integer:
     """The rule of a key that is an integer, at_least <= value <= at_most."""
 
     at_least: int
     at_most: int | None = None
 
     def check(self, key: str, value: Any) -> None:
-        whole(key, value, at_least=self.at_least, at_most=self.at_most)
+        check_integer(key, value, at_least=self.at_least, at_most=self.at_most)
 
 
 @dataclass(frozen=True)
-class Real:
+class Number:
     """The rule of a key that is a finite number, above < value < below and at_least <= value <= at_most."""
 
     above: float | None = None
@@ -89,7 +89,7 @@ class Real:
     below: float | None = None
 
     def check(self, key: str, value: Any) -> None:
-        real(key, value, above=self.above, at_least=self.at_least, at_most=self.at_most, below=self.below)
+        check_number(key, value, above=self.above, at_least=self.at_least, at_most=self.at_most, below=self.below)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class OneOf:
     names: tuple[str, ...]
 
     def check(self, key: str, value: Any) -> None:
-        one_of(key, value, self.names)
+        check_one_of(key, value, self.names)
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,15 @@ class Text:
             raise InvalidValueError(key, value, self.rule)
 
 
-Rule = Whole | Real | OneOf | Text
+Rule = Integer | Number | OneOf | Text
 
-Positive = Annotated[float, Real(above=0)]
+Positive = Annotated[float, Number(above=0)]
 """A number > 0."""
-NotNegative = Annotated[float, Real(at_least=0)]
+NonNegative = Annotated[float, Number(at_least=0)]
 """A number >= 0."""
-Part = Annotated[float, Real(at_least=0, at_most=1)]
+Fraction = Annotated[float, Number(at_least=0, at_most=1)]
 """A number from 0 to 1, both included."""
-PositivePart = Annotated[float, Real(above=0, at_most=1)]
+PositiveFraction = Annotated[float, Number(above=0, at_most=1)]
 """A number above 0, at most 1."""
 
 
@@ -146,7 +146,7 @@ def check_keys(checked: Any) -> None:
     for field in fields(checked):
         value, rule = getattr(checked, field.name), rule_of(field.type)
         if field.type is bool:
-            boolean(field.name, value)
+            check_boolean(field.name, value)
         elif rule is not None and not (value is None and type(None) in get_args(field.type)):
             rule.check(field.name, value)
 

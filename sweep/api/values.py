@@ -12,7 +12,7 @@ from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
 from sweep.requests.expressions import GROUPS, read
 from sweep.requests.scan import CRITIC_GROUPS
-from sweep.validation import one_of, real
+from sweep.validation import check_number, check_one_of
 
 Overrides = Sequence[str] | Mapping[str, Any] | None
 """Overrides of the configuration: strings `key=value` as on the command line, or a mapping from keys to values.
@@ -45,13 +45,13 @@ class Interval(Searched):
     integer: bool
 
     def __post_init__(self) -> None:
-        one_of("unit", self.unit, ("updates", "fraction", "epochs"))
+        check_one_of("unit", self.unit, ("updates", "fraction", "epochs"))
         for name, value in (("low", self.low), ("high", self.high)):
-            real(name, value)
+            check_number(name, value)
         if not self.low < self.high:
             raise InvalidValueError("high", self.high, f"must be > low={self.low}")
         if self.log:
-            real("low", self.low, above=0)
+            check_number("low", self.low, above=0)
 
     def text(self, key: str) -> str:
         tags = [*(["log"] if self.log else []), *([self.unit] if self.unit != "updates" else [])]

@@ -23,7 +23,7 @@ from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
 from sweep.requests.spaces import check_alone
 from sweep.terminal.interrupt import ending_at_signals, ignore_signals
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 MODES = {
     "search": "trainings", "train": "trainings", "compare": "trainings", "preview": "preview", "report": "records",
@@ -88,7 +88,7 @@ def _carry_out(command: Command) -> int:
 
 def _in_mode(command: Command) -> int:
     mode = command.compose().get("mode")
-    one_of("mode", mode, MODES)
+    check_one_of("mode", mode, MODES)
     datasets = command.request.datasets
     if datasets and mode not in OF_COMPARISONS:
         check_searchable("dataset", ",".join(datasets))

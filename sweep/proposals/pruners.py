@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.config import Choice
 from sweep.errors import InvalidValueError
 from sweep.proposals.options import build
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 CLASSES: Mapping[str, type[BasePruner]] = {
     "none": NopPruner,
@@ -34,7 +34,7 @@ def pruner(config: Choice, horizon: int, conditional: bool) -> BasePruner:
     Raises:
         InvalidValueError: if there is no such pruner or option, or it cannot keep to one branch.
     """
-    one_of("pruner.name", config.name, CLASSES)
+    check_one_of("pruner.name", config.name, CLASSES)
     if config.name == "hyperband" and conditional:
         rule = "compares trials of different groups with each other; median, percentile and asha keep to one"
         raise InvalidValueError("pruner", config.name, rule)

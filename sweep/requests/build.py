@@ -38,7 +38,7 @@ from sweep.requests.horizon import horizon, remaining
 from sweep.schedules import DECAYS, WARMUPS, Custom, Decay, Piece, Plateau, Warmup
 from sweep.targets import is_given, with_names
 from sweep.tasks import TASKS, CustomConfig, Metric, TaskConfig
-from sweep.validation import boolean, whole
+from sweep.validation import check_boolean, check_integer
 
 T = TypeVar("T")
 
@@ -336,7 +336,7 @@ def _critic(values: Mapping[str, Any], train: TrainConfig, trusted: tuple[str, .
         if not isinstance(values.get(part), Mapping):
             raise InvalidValueError(f"critic.{part}", values.get(part), f"must be a group of keys, as {part} is")
     warmup = _family(WARMUPS, "critic.warmup", values["warmup"])
-    whole("critic.updates", values.get("updates", CriticConfig.updates), at_least=1)
+    check_integer("critic.updates", values.get("updates", CriticConfig.updates), at_least=1)
     updates = _Updates(train.steps * values.get("updates", CriticConfig.updates), train.workers, trusted)
     optimizer = _optimizer("critic.optimizer", values["optimizer"], updates, warmup)
     parts = {
@@ -366,7 +366,7 @@ def _family(registry: Mapping[str, type[T]], key: str, values: Mapping[str, Any]
 def _schedule(key: str, values: Mapping[str, Any], updates: _Updates, warmup: Warmup) -> Decay:
     """The decay, in updates of all workers together."""
     per_worker = values.get("per_worker", False)
-    boolean(f"{key}.per_worker", per_worker)
+    check_boolean(f"{key}.per_worker", per_worker)
     counted = replace(updates, workers=updates.workers if per_worker else 1)
     return _decay(key, _without(values, "per_worker"), counted, updates.left_by(warmup))
 

@@ -15,9 +15,9 @@ from sweep.augmentations import KEY as AUGMENT
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.schedules.family import Count, element_of
+from sweep.schedules.family import UpdateCount, element_of
 from sweep.space import Dimension
-from sweep.validation import Whole, rule_of
+from sweep.validation import Integer, rule_of
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""
@@ -212,8 +212,8 @@ def dimension(override: Override, config_name: Callable[[str], str], unit: Calla
         raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
     declared = _integer_rule(key, config_name)
     if units and declared is None and _is_of_custom(key, config_name):
-        declared = Count(at_least=0)  # a key of the user's counts updates if its expression says so
-    if units and not isinstance(declared, Count):
+        declared = UpdateCount(at_least=0)  # a key of the user's counts updates if its expression says so
+    if units and not isinstance(declared, UpdateCount):
         raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
     scale = unit(units[0]) if units else None
     part_of_horizon = units == ["fraction"]
@@ -232,7 +232,7 @@ def _interval(
     key: str,
     expression: str,
     sweep: IntervalSweep | RangeSweep,
-    declared: Whole | None,
+    declared: Integer | None,
     scale: float | None,
     part_of_horizon: bool,
 ) -> Dimension:
@@ -269,7 +269,7 @@ def _interval(
         log = log and low > 0
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
         rule = "is an integer, and so must its ends be"
-        if isinstance(declared, Count):
+        if isinstance(declared, UpdateCount):
             rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
@@ -277,10 +277,10 @@ def _interval(
     return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
 
 
-def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
+def _integer_rule(key: str, config_name: Callable[[str], str]) -> Integer | None:
     """Return the rule of a key that is an integer; None of any other key."""
     if key in KEYS:
-        return Whole(at_least=1)
+        return Integer(at_least=1)
     named, indexes = _without_indexes(key)
     part, _, leaf = named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
@@ -290,7 +290,7 @@ def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
     for index in indexes:
         kind = element_of(kind, index)
     rule = rule_of(kind)
-    return rule if isinstance(rule, Whole) else None
+    return rule if isinstance(rule, Integer) else None
 
 
 def _group_of(key: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
-from sweep.validation import whole
+from sweep.validation import check_integer
 
 
 def horizon(config: DictConfig, key: str) -> int:
@@ -16,10 +16,10 @@ def horizon(config: DictConfig, key: str) -> int:
         InvalidValueError: names train.steps or critic.updates.
     """
     steps, updates = config.train.steps, critic_updates(config)
-    whole("train.steps", steps, at_least=1)
+    check_integer("train.steps", steps, at_least=1)
     if not is_critics(key) or updates is None:
         return int(steps)
-    whole("critic.updates", updates, at_least=1)
+    check_integer("critic.updates", updates, at_least=1)
     return int(steps) * updates
 
 

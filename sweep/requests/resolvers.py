@@ -11,7 +11,7 @@ from sweep.requests.asking import asked
 from sweep.requests.build import dataset_config
 from sweep.requests.expressions import whole_updates
 from sweep.requests.horizon import critic_updates, horizon, is_critics, remaining, warmup_above
-from sweep.validation import whole
+from sweep.validation import check_integer
 
 
 def register_resolvers() -> None:
@@ -79,7 +79,7 @@ def _n_train(config: DictConfig) -> int:
     if examples is None:
         rule = "must be given for lengths in epochs: the number of training examples of the loop"
         raise InvalidValueError("loop.examples", None, rule)
-    whole("loop.examples", examples, at_least=1)
+    check_integer("loop.examples", examples, at_least=1)
     return int(examples)
 
 
@@ -88,7 +88,7 @@ def epoch_length(config: DictConfig, key: str) -> float:
 
     Of a GAN it is the critic that sees the data: the generator makes a part of its updates in an epoch.
     """
-    whole("train.batch_size", config.train.batch_size, at_least=1)
+    check_integer("train.batch_size", config.train.batch_size, at_least=1)
     dataset = dataset_config(config)
     drop_last = config.train.get("drop_last", False) or dataset.block is not None
     n_train = _n_train(config)

@@ -44,7 +44,7 @@ from tests.conftest import ROOT, Answer
         (["warmup=until_error", "dataset=quadratic"], "warmup.until_error=0.8: waits for train_error; such a training"),
         (["schedule=noam", "warmup.steps=20"], "warmup.steps=20: no such key: there is no warmup"),
         (["schedule=wsd", "warmup.steps=500"], "schedule.stable_steps=-200: must be >= 0: what decay_steps and warmup"),
-        (["schedule.half_life=20", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: says the same as half_life"),
+        (["schedule.half_life=20", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: must be null if half_life"),
         (["schedule=plateau", "schedule.patience=interval(0.5,3)"], "is an integer, and so must its ends be"),
         (["schedule=plateau", "schedule.patience=tag(fraction,interval(0,1))"], "is for keys that count updates"),
         (
@@ -65,7 +65,7 @@ from tests.conftest import ROOT, Answer
         (["schedule.per_worker=3"], "schedule.per_worker=3: must be true or false"),
         (
             ["schedule.per_worker=true", "train.workers=4", "schedule.decay_steps=interval(3,9)"],
-            "schedule.decay_steps=interval(3,9): its end 3 is no whole update when divided by train.workers=4",
+            "schedule.decay_steps=interval(3,9): its end 3 is less than one update when divided by train.workers=4",
         ),
         (["optimizer.base_batch_size=0"], "optimizer.base_batch_size=0: must be an integer >= 1"),
         (["optimizer.base_batch_size=6.4", "mode=preview"], "optimizer.base_batch_size=6.4: must be an integer >= 1"),

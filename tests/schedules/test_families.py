@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from sweep.validation import OneOf, Real, Whole, rule_of
+from sweep.validation import Integer, Number, OneOf, rule_of
 from tests.schedules.examples import FAMILIES, figures_of
 from tests.schedules.test_decay import torch_rates
 
@@ -454,10 +454,10 @@ def wrong(kind):
         yield from (1, "yes")
     elif isinstance(rule, OneOf):
         yield from ("no such name", 1)
-    elif isinstance(rule, Whole):
+    elif isinstance(rule, Integer):
         yield from (rule.at_least - 1, rule.at_least + 0.5, True, "1")
         yield from () if rule.at_most is None else (rule.at_most + 1,)
-    elif isinstance(rule, Real):
+    elif isinstance(rule, Number):
         yield from (math.nan, math.inf, -math.inf, True, "1")
         yield from (bound for bound in (rule.above, rule.below) if bound is not None)
         yield from (math.nextafter(bound, -math.inf) for bound in (rule.at_least,) if bound is not None)
@@ -493,5 +493,5 @@ def test_what_cannot_be_right_is_refused_by_its_name(name, key, value):
 
 
 def test_a_schedule_that_reacts_is_no_piece():
-    with pytest.raises(InvalidValueError, match="can be no piece"):
+    with pytest.raises(InvalidValueError, match="cannot be a piece"):
         Piece(DECAYS["plateau"]())
