@@ -156,10 +156,10 @@ def test_options_and_keys_can_be_searched(given: list[str], expected: list[Any])
         (["dataset.augment=crop_flip", "dataset.augment.flip=1"], r"dataset\.augment\.flip=1: must be true or false"),
         (["dataset.augment=crop_flip", "dataset.augment.padd=1"], r"dataset\.augment\.padd=1: .* has pad, flip"),
         (NOISE[:1], r"dataset\.augment\._target_=tests\.test_augmentation\.noise: must be in models.*trusted=\["),
-        (["dataset.augment=crop_flip", "model=wgan"], r"dataset\.augment=crop_flip: is not offered for a GAN"),
+        (["dataset.augment=crop_flip", "model=wgan"], r"dataset\.augment=crop_flip: is not supported for a GAN"),
         (
             ["dataset.augment=crop_flip", "loop._target_=tests.test_loops.main", "trusted=[tests]"],
-            r"dataset\.augment=crop_flip: is not for a loop: tests\.test_loops\.main makes its own batches",
+            r"dataset\.augment=crop_flip: has no effect with a loop: tests\.test_loops\.main makes its own batches",
         ),
     ],
     ids=str,

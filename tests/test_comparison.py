@@ -385,7 +385,7 @@ def test_under_its_name_another_configuration_is_refused_before_anything_is_stor
     studies = optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
     for schedules, changed, said in (
         ("[rex,constant]", "optimizer=adam", "torch.optim.SGD in the study, torch.optim.Adam asked"),
-        ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam asked for"),
+        ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam requested"),
         ("[rex,linear]", "study.metric=val_accuracy", "study.metric: val_loss in the study, val_"),
     ):
         refused = sweep(*named, f"compare.schedules={schedules}", changed)

@@ -248,8 +248,8 @@ def test_a_target_that_takes_any_key_takes_any_key():
 def test_what_is_provided_is_given_where_there_is_a_parameter_for_it():
     model = MODEL.build(input_shape=(4,), n_outputs=3, something_else=1)
     assert model(torch.zeros(2, 4)).shape == (2, 3)
-    assert MODEL.accepts("n_outputs")
-    assert not MODEL.accepts("something_else")
+    assert MODEL.has_parameter("n_outputs")
+    assert not MODEL.has_parameter("something_else")
 
 
 def test_positional_arguments_come_first():

@@ -276,13 +276,13 @@ def test_what_rounding_gives_short_horizons() -> None:
     assert run("train.steps=9", "train.eval_every=${fraction:0.01}").train.eval_every == 1
     with pytest.raises(InvalidValueError, match=r"^schedule\.decay_steps=0: must be an integer >= 1"):
         run("train.steps=2", "schedule.decay_steps=${fraction:0}")
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=2: must be below the horizon"):
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=2: must be less than the horizon"):
         run("train.steps=2", "warmup.steps=${fraction:1}")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "interpolate", "one_cycle", "wsd"])
 def test_a_warmup_that_leaves_no_update_is_blamed_and_not_the_default_of_the_schedule(schedule: str) -> None:
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=9: must be below the horizon train\.steps=9"):
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=9: must be less than the horizon train\.steps=9"):
         run(f"schedule={schedule}", "warmup=linear", "train.steps=9", "warmup.steps=9")
 
 

@@ -298,18 +298,18 @@ def test_an_accuracy_is_not_minimized():
 def test_a_regression_is_not_judged_by_accuracy(suffix):
     ema = replace(run_config(), average=AverageConfig("ema", 0.9))
     by_accuracy = StudyConfig(**(STUDY | {"metric": f"val_accuracy{suffix}"}))
-    by_accuracy.judging(ema, classification=True)
-    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).judging(ema, classification=False)
+    by_accuracy.with_direction(ema, classification=True)
+    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).with_direction(ema, classification=False)
     with refused(r"study\.metric") as error:
-        by_accuracy.judging(ema, classification=False)
+        by_accuracy.with_direction(ema, classification=False)
     assert "regression" in error.value.rule
 
 
 @pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
 def test_a_training_without_average_is_not_judged_by_one(metric):
-    StudyConfig(**(STUDY | {"metric": metric})).judging(run_config(), classification=True)
+    StudyConfig(**(STUDY | {"metric": metric})).with_direction(run_config(), classification=True)
     with refused(r"study\.metric") as error:
-        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).judging(run_config(), classification=True)
+        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).with_direction(run_config(), classification=True)
     assert error.value.rule == "needs average=ema, not none"
 
 

@@ -175,7 +175,7 @@ def test_its_keys_are_searched_as_they_are_written() -> None:
             r"schedule\._target_=tests\.nowhere\.f: could not be imported: there is no module",
         ),
         (["schedule._target_=tests.schedules.test_custom.pytest.exit"], r"schedule\._target_=.*: is no class or funct"),
-        (["schedule._target_=tests.schedules.test_custom.f"], r"schedule\._target_=.*: is no class or function of"),
+        (["schedule._target_=tests.schedules.test_custom.f"], r"schedule\._target_=.*: is not a class or function of"),
         (["schedule=custom"], r"schedule\._target_=\?\?\?: must be given"),
         ([KNEE, "schedule.kne=1"], r"schedule\.kne=1: is not a key of .*\(did you mean knee\?\)"),
         ([KNEE, "schedule.knee={_target_:torch.nn.ReLU}"], r"schedule\.knee\._target_=torch\.nn\.ReLU: must be plain"),
@@ -258,9 +258,12 @@ def test_a_group_s_schedule_is_no_argument_of_the_optimizer_and_part_of_the_iden
         ("{schedule:cosine}", r"schedule=cosine: must be a group of keys, as schedule is"),
         ("{schedule:{name:cosin}}", r"schedule\.name=cosin: must be one of"),
         ("{schedule:{name:cosine}}", r"schedule\.decay_steps=null: must be given"),
-        ("{schedule:{name:plateau}}", r"schedule\.name=plateau: waits for val_loss"),
-        ("{schedule:{name:constant},warmup:{name:linear,steps:600}}", r"warmup\.steps=600: must be below the horizon"),
-        ("{schedule:{name:constant},warmup:{name:until_error}}", r"warmup\.name=until_error: waits for train_error"),
+        ("{schedule:{name:plateau}}", r"schedule\.name=plateau: depends on val_loss"),
+        (
+            "{schedule:{name:constant},warmup:{name:linear,steps:600}}",
+            r"warmup\.steps=600: must be less than the horizon",
+        ),
+        ("{schedule:{name:constant},warmup:{name:until_error}}", r"warmup\.name=until_error: depends on train_error"),
     ],
 )
 def test_a_group_s_schedule_that_cannot_be_is_refused_by_its_key(own: str, said: str) -> None:

@@ -95,7 +95,7 @@ def test_any_metric_with_a_direction_judges_a_loop(sweep: Callable[..., Answer],
     command = [f"{LOOP}fragile", *SMALL, "loop.width=choice(2,4)", "space=none", "sampler=grid", "study.n_trials=2"]
     answer = sweep(*command, "study.metric=val_score")
     assert answer.status == 2
-    assert "study.metric=val_score: has no direction that is known: give study.direction=" in answer.err
+    assert "study.metric=val_score: has no known direction: give study.direction=" in answer.err
     answer = sweep(*command, "study.metric=val_score", "study.direction=maximize")
     assert answer.status == 0, answer.err
     assert "loop.width=4" in answer.out.partition("train the best again:")[2]
@@ -122,23 +122,23 @@ def test_a_preview_of_a_loop_loads_no_data(sweep: Callable[..., Answer]) -> None
 
 
 REFUSED = {
-    "engine=fused": "engine=fused: is not for a loop: mylab.train.two trains one trial at a time",
-    "engine.slots=4": "engine.slots=4: is not for a loop: mylab.train.two trains one trial at a time",
-    "train.workers=2": "train.workers=2: is not for a loop: mylab.train.two starts its own processes",
-    "train.accumulate=2": "train.accumulate=2: is not for a loop: mylab.train.two makes its own batches",
-    "average=ema": "average=ema: is not for a loop: mylab.train.two averages its weights itself",
-    "critic=wgan": "critic=wgan: is not for a loop: mylab.train.two trains all its networks itself",
-    "task=classification": "task=classification: is not for a loop: mylab.train.two has its own loss and metrics",
-    "train.compile=true": "train.compile=true: is not for a loop: mylab.train.two compiles its model itself",
-    "train.eval_batch_size=8": "train.eval_batch_size=8: is not for a loop: mylab.train.two evaluates itself",
+    "engine=fused": "engine=fused: has no effect with a loop: mylab.train.two trains one trial at a time",
+    "engine.slots=4": "engine.slots=4: has no effect with a loop: mylab.train.two trains one trial at a time",
+    "train.workers=2": "train.workers=2: has no effect with a loop: mylab.train.two starts its own processes",
+    "train.accumulate=2": "train.accumulate=2: has no effect with a loop: mylab.train.two makes its own batches",
+    "average=ema": "average=ema: has no effect with a loop: mylab.train.two averages its weights itself",
+    "critic=wgan": "critic=wgan: has no effect with a loop: mylab.train.two trains all its networks itself",
+    "task=classification": "task=classification: has no effect with a loop: mylab.train.two has its own loss",
+    "train.compile=true": "train.compile=true: has no effect with a loop: mylab.train.two compiles its model itself",
+    "train.eval_batch_size=8": "train.eval_batch_size=8: has no effect with a loop: mylab.train.two evaluates itself",
     "loop.examples=0": "loop.examples=0: ",
     "loop._target_=os.system": "loop._target_=os.system: must be in ",
-    "loop._target_=mylab.train.none": "loop._target_=mylab.train.none: is no class or function of mylab.train",
+    "loop._target_=mylab.train.none": "loop._target_=mylab.train.none: is not a class or function of mylab.train",
     "loop=two,three": "loop=two,three: cannot be searched: a search works on one loop, whose keys can be searched",
     "loop.examples=10,20": "loop.examples=10,20: cannot be searched: it is what lengths in epochs are made of",
     "loop._target_=mylab.train.two,mylab.train.steps": "cannot be searched: a search works on one loop",
     "loop.width=interval(0,1,2)": "loop.width=",
-    "schedule=plateau schedule.metric=val_x": "schedule.metric=val_x: has no direction that is known",
+    "schedule=plateau schedule.metric=val_x": "schedule.metric=val_x: has no known direction",
 }
 
 
@@ -433,8 +433,8 @@ def test_an_error_of_a_function_of_a_script_has_its_frames() -> None:
     ("keywords", "said"),
     [
         ({"loop": 3}, r"loop=3: must be a function main\(run, ...\), or a name"),
-        ({"loop": mine, "model": library.Study}, "model=Study: is not for a loop: mine makes its own model"),
-        ({"loop": mine, "dataset": {"x": [[1.0]] * 9, "y": [0.5] * 9}}, "dataset=.*: is not for a loop"),
+        ({"loop": mine, "model": library.Study}, "model=Study: has no effect with a loop: mine creates its own model"),
+        ({"loop": mine, "dataset": {"x": [[1.0]] * 9, "y": [0.5] * 9}}, "dataset=.*: has no effect with a loop"),
     ],
 )
 def test_what_a_call_cannot_have_beside_a_loop_is_refused(keywords: dict[str, object], said: str) -> None:

@@ -123,7 +123,7 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
             "task.metrics.f1.bta=1: is not a key of torch.nn.L1Loss",
         ),
         (["task=classification", "task.label_smooth=0.1"], "task.label_smooth=0.1: no such key (did you mean"),
-        (["task=regression"], "task=regression: needs numbers as targets, and dataset.y holds integers"),
+        (["task=regression"], "task=regression: needs numbers as targets, and dataset.y has integers"),
         (
             ["study.metric=val_f1"],
             "study.metric=val_f1: is not measured by such a training, which has val_loss, val_accuracy",
@@ -131,13 +131,13 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
         (["study.metric=loss"], "study.metric=loss: must be one of val_loss, "),
         (
             ["task.metrics.own={_target_: torch.nn.CrossEntropyLoss}", "study.metric=val_own"],
-            "study.metric=val_own: has no direction: give study.direction, or task.metrics.own.direction",
+            "study.metric=val_own: has no known direction: give study.direction, or task.metrics.own.direction",
         ),
         (
             ["schedule=plateau", "schedule.metric=val_accuracy", "schedule.direction=minimize"],
-            "schedule.direction=minimize: val_accuracy is to maximize",
+            "schedule.direction=minimize: must be maximize for val_accuracy",
         ),
-        (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no direction"),
+        (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no known direction"),
         (
             ["schedule=plateau", "schedule.metric=val_f1", "schedule.direction=maximize"],
             "schedule.metric=val_f1: waits for val_f1; such a training has val_loss, val_accuracy, train_error",

@@ -11,7 +11,7 @@ from typing import Any
 from sweep import given
 from sweep.api.values import Overrides, as_texts
 from sweep.arrays import loads_examples
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 from sweep.errors import InvalidValueError
 from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
@@ -82,7 +82,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         "task": _checked_task(given_objects.task),
         "schedule": _checked_schedule(given_objects.schedule),
         "loop": _checked_loop(given_objects.loop),
-        AUGMENT: _checked_augment(given_objects.augment),
+        AUGMENT_KEY: _checked_augment(given_objects.augment),
     }
     for group, value in parts.items():
         if isinstance(value, str):
@@ -139,9 +139,9 @@ def _checked_loop(loop: Loop | None) -> Loop | None:
 def _checked_augment(augment: Augmenter | None) -> Augmenter | None:
     if augment is not None and not callable(augment) and not isinstance(augment, str):
         raise InvalidValueError(
-            AUGMENT,
+            AUGMENT_KEY,
             repr(augment),
-            f"must be a function (inputs, targets, draws), or a name, whose keys are overrides: {{'{AUGMENT}.pad': 1}}",
+            f"must be a function (inputs, targets, draws), or a name, whose keys are overrides: {{'{AUGMENT_KEY}.pad': 1}}",
         )
     return augment
 

@@ -72,7 +72,7 @@ def _chosen(schedule: str | Callable[..., Any]) -> str:
     if isinstance(schedule, str):
         return f"schedule={schedule}"
     target = given.target_of("schedule", schedule)
-    given.keep(target, schedule)
+    given.register(target, schedule)
     return f"schedule._target_={target}"
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from sweep.comparison import fresh_seeds
 from sweep.config import (
-    Choice,
     CompareConfig,
     EngineConfig,
+    NamedOptions,
     ReportConfig,
     RunConfig,
     SamplerConfig,
@@ -40,7 +40,7 @@ class Plan:
     report: ReportConfig
     engine: EngineConfig
     sampler: SamplerConfig
-    pruner: Choice
+    pruner: NamedOptions
     space: Space
     first: RunConfig
     data: Facts
@@ -72,7 +72,7 @@ class Plan:
         """study.name, or dataset-model-optimizer-schedule-digest; of a loop of the user's loop-schedule-digest."""
         if self.study.name is not None:
             return self.study.name
-        return "-".join([*(self.label(group) for group in self.first.naming), digest(self.identity)])
+        return "-".join([*(self.label(group) for group in self.first.naming_groups), digest(self.identity)])
 
     def label(self, group: str) -> str:
         """Return the option of a group; of a group that is searched, all options."""

@@ -14,7 +14,7 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.config import Choice
+from sweep.config import NamedOptions
 from sweep.errors import InvalidValueError
 from sweep.proposals.options import build
 from sweep.validation import check_one_of
@@ -28,7 +28,7 @@ CLASSES: Mapping[str, type[BasePruner]] = {
 }
 
 
-def pruner(config: Choice, horizon: int, conditional: bool) -> BasePruner:
+def pruner(config: NamedOptions, horizon: int, conditional: bool) -> BasePruner:
     """The pruner of a configuration; resources are updates, up to the horizon.
 
     Raises:

@@ -9,18 +9,17 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweep.augmentations import AUGMENTS, Augment, completed
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY, AUGMENTS, Augment, with_defaults
 from sweep.components import Component, recorded_target, shadowing, trusted_function
 from sweep.config import (
     METRICS,
     AverageConfig,
-    Choice,
     CompareConfig,
     CriticConfig,
     DatasetConfig,
     EngineConfig,
     GroupSchedule,
+    NamedOptions,
     OptimizerConfig,
     PreviewConfig,
     ReportConfig,
@@ -119,12 +118,12 @@ def recorded_parts(config: DictConfig, options: Mapping[str, str]) -> tuple[dict
             schedule["stable_steps"] = remaining(horizon(config, key), warmup, decayed)
     for key in REQUESTS:
         parts["train"].pop(key, None)
-    parts["dataset"]["augment"] = completed(parts["dataset"].get("augment"))
+    parts["dataset"]["augment"] = with_defaults(parts["dataset"].get("augment"))
     metrics = parts["task"].get("metrics") or {}
     places: dict[str, Any] = {key: parts[key] for key in ("model", "optimizer", "dataset", "loop")}
     places |= {"critic.optimizer": parts["critic"].get("optimizer"), "task.loss": parts["task"].get("loss")}
     places |= {"task": parts["task"], "dataset.collate": parts["dataset"].get("collate")}
-    places[AUGMENT] = parts["dataset"]["augment"]
+    places[AUGMENT_KEY] = parts["dataset"]["augment"]
     if isinstance(metrics, Mapping):  # or else it is refused later, as a target is that is no text
         places |= {f"task.metrics.{name}": metric for name, metric in metrics.items()}
     places |= {key: schedule for key, schedule, _ in _schedules(parts)}
@@ -190,35 +189,35 @@ def dataset_config(config: DictConfig) -> DatasetConfig:
     own = [field.name for field in fields(DatasetConfig) if field.name not in ("component", "ignore_index")]
     component = _component("dataset", {k: v for k, v in values.items() if k not in (*own, "augment")}, _trusted(config))
     if is_given(component.target):
-        component.refuse_unknown([*own, "augment"])
+        component.refuse_unknown_arguments([*own, "augment"])
     collate = values.get("collate")
     if not isinstance(collate, Mapping | None):
         raise InvalidValueError("dataset.collate", collate, "must be null, or {_target_: mylab.data.pad} or such")
     parts = {
         "component": component,
         "collate": None if collate is None else _component("dataset.collate", collate, _trusted(config)),
-        "ignore_index": _task(_mapping(config, "task"), _trusted(config)).left_out,
+        "ignore_index": _task(_mapping(config, "task"), _trusted(config)).ignored_label,
     }
     return fill(DatasetConfig, "dataset", {k: v for k, v in values.items() if k in own} | parts)
 
 
 def _augment(values: Any, trusted: tuple[str, ...]) -> Augment:
-    """Return what is done to training batches, given a completed value of `dataset.augment`."""
+    """Return what is done to training batches, given a with_defaults value of `dataset.augment`."""
     if not isinstance(values, Mapping):
         options = ", ".join(AUGMENTS)
         raise InvalidValueError(
-            AUGMENT, values, f"must be one of {options}, or {{_target_: mylab.augment.mixup}} or such"
+            AUGMENT_KEY, values, f"must be one of {options}, or {{_target_: mylab.augment.mixup}} or such"
         )
     if "_target_" in values:
-        return _component(AUGMENT, _without(values, "name"), trusted)
+        return _component(AUGMENT_KEY, _without(values, "name"), trusted)
     if values["name"] not in AUGMENTS:
-        rule = f"must be one of {', '.join(AUGMENTS)}; {AUGMENT}._target_=... names a function of yours"
-        raise InvalidValueError(AUGMENT, values["name"], rule)
+        rule = f"must be one of {', '.join(AUGMENTS)}; {AUGMENT_KEY}._target_=... names a function of yours"
+        raise InvalidValueError(AUGMENT_KEY, values["name"], rule)
     if values["name"] == "none" and len(values) > 1:
         key = next(key for key in values if key != "name")
-        rule = f"is of no use with {AUGMENT}=none: give {AUGMENT}=crop_flip, or {AUGMENT}._target_=..."
-        raise InvalidValueError(f"{AUGMENT}.{key}", values[key], rule)
-    return fill(AUGMENTS[values["name"]], AUGMENT, _without(values, "name"))
+        rule = f"is of no use with {AUGMENT_KEY}=none: give {AUGMENT_KEY}=crop_flip, or {AUGMENT_KEY}._target_=..."
+        raise InvalidValueError(f"{AUGMENT_KEY}.{key}", values[key], rule)
+    return fill(AUGMENTS[values["name"]], AUGMENT_KEY, _without(values, "name"))
 
 
 @dataclass(frozen=True)
@@ -314,16 +313,20 @@ def _watching(decay: Decay, task: TaskConfig, loop: LoopConfig | None) -> Decay:
     if not isinstance(decay, Plateau):
         return decay
     if decay.direction not in (None, METRICS.get(decay.metric, decay.direction)):
-        raise InvalidValueError("schedule.direction", decay.direction, f"{decay.metric} is to {METRICS[decay.metric]}")
+        raise InvalidValueError(
+            "schedule.direction", decay.direction, f"must be {METRICS[decay.metric]} for {decay.metric}"
+        )
     if decay.direction is not None or decay.metric in METRICS:
         return decay
     if loop is not None:
-        rule = "has no direction that is known: give schedule.direction=minimize or maximize"
+        rule = "has no known direction: give schedule.direction=minimize or maximize"
         raise InvalidValueError("schedule.metric", decay.metric, rule)
     name = decay.metric.removeprefix("val_").removesuffix("_ema")
     direction = (task.directions(True) | task.directions(False)).get(name)
     if direction is None:
-        rule = f"has no direction: give schedule.direction, or task.metrics.{name}.direction (minimize or maximize)"
+        rule = (
+            f"has no known direction: give schedule.direction, or task.metrics.{name}.direction (minimize or maximize)"
+        )
         raise InvalidValueError("schedule.metric", decay.metric, rule)
     return replace(decay, direction=direction)
 
@@ -461,9 +464,9 @@ def sampler_config(config: DictConfig) -> SamplerConfig:
     return fill(SamplerConfig, "sampler", {"name": values["name"], "seed": values.get("seed", 0), "options": options})
 
 
-def pruner_config(config: DictConfig) -> Choice:
+def pruner_config(config: DictConfig) -> NamedOptions:
     values = _mapping(config, "pruner")
-    return Choice(values["name"], _without(values, "name"))
+    return NamedOptions(values["name"], _without(values, "name"))
 
 
 def engine_config(config: DictConfig) -> EngineConfig:
@@ -480,6 +483,6 @@ def engine_config(config: DictConfig) -> EngineConfig:
     loop = _mapping(config, "loop")
     if "_target_" in loop and (engine.name == "fused" or engine.slots is not None):
         key, value = ("engine", engine.name) if engine.name == "fused" else ("engine.slots", engine.slots)
-        rule = f"is not for a loop: {with_names(str(loop['_target_']))} trains one trial at a time; leave engine=auto"
+        rule = f"has no effect with a loop: {with_names(str(loop['_target_']))} trains one trial at a time"
         raise InvalidValueError(key, value, rule)
     return engine

@@ -18,8 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from sweep.augmentations import KEY as AUGMENT
-from sweep.augmentations import completed
+from sweep.augmentations import AUGMENT_KEY, with_defaults
 from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
@@ -45,7 +44,7 @@ OWN_KEYS: Mapping[str, frozenset[str]] = {
     "optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "critic.optimizer": frozenset(OptimizerConfig.__dataclass_fields__),
     "dataset": frozenset(DatasetConfig.__dataclass_fields__) | {"augment"},
-    AUGMENT: frozenset(),
+    AUGMENT_KEY: frozenset(),
     "task": frozenset({"loss", "metrics"}),
     "schedule": frozenset({"per_worker"}),
     "critic.schedule": frozenset({"per_worker"}),
@@ -112,7 +111,7 @@ class Composer:
             "task.loss.",
             "task.metrics.",
             "dataset.collate.",
-            f"{AUGMENT}.",
+            f"{AUGMENT_KEY}.",
             "loop.",
         ]  # whose keys are free
         written = tuple(new for text in overrides for new in self._for_hydra(option_of_critic(text), open_groups))
@@ -142,10 +141,10 @@ class Composer:
             open_groups: beginnings of keys that the composed configuration need not have.
         """
         override = read(text)
-        if override.key_or_group == AUGMENT and override.type is OverrideType.CHANGE:
+        if override.key_or_group == AUGMENT_KEY and override.type is OverrideType.CHANGE:
             if isinstance(override.value(), str):  # keys of the option may stand before or behind it
-                return [f"++{AUGMENT}.name={text.partition('=')[2]}"]
-            return [f"++{AUGMENT}=null", f"++{text}"]  # Hydra would merge a mapping with that of a file
+                return [f"++{AUGMENT_KEY}.name={text.partition('=')[2]}"]
+            return [f"++{AUGMENT_KEY}=null", f"++{text}"]  # Hydra would merge a mapping with that of a file
         if override.key_or_group.startswith(tuple(open_groups)) and override.type is OverrideType.CHANGE:
             return [f"++{text}"]
         if override.key_or_group != EXPERIMENT or override.package is not None:
@@ -375,12 +374,12 @@ def _complete_augment(config: DictConfig, overrides: Sequence[Override]) -> None
     if not OmegaConf.is_dict(dataset) or OmegaConf.is_interpolation(dataset, "augment"):
         return
     part = dataset.get("augment")
-    if OmegaConf.is_dict(part) and any(o.key_or_group == AUGMENT and isinstance(o.value(), str) for o in overrides):
-        kept = {f"{AUGMENT}.name", *(override.key_or_group for override in overrides)}
-        for key in [key for key in part if f"{AUGMENT}.{key}" not in kept]:
+    if OmegaConf.is_dict(part) and any(o.key_or_group == AUGMENT_KEY and isinstance(o.value(), str) for o in overrides):
+        kept = {f"{AUGMENT_KEY}.name", *(override.key_or_group for override in overrides)}
+        for key in [key for key in part if f"{AUGMENT_KEY}.{key}" not in kept]:
             del part[key]
     held = OmegaConf.to_container(part, resolve=False) if OmegaConf.is_config(part) else part
-    dataset.augment = completed(held)
+    dataset.augment = with_defaults(held)
 
 
 def _leaves(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -11,13 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.schedules.family import UpdateCount, element_of
 from sweep.space import Dimension
-from sweep.validation import Integer, rule_of
+from sweep.validation import Integer, declared_rule
 
 GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
 """Groups that a search may choose among, and whose keys it may draw."""
@@ -135,12 +135,14 @@ def check_searchable(key: str, expression: str) -> None:
     """
     whole = [part.rstrip("]") for part in re.split(r"[.\[]", key)]
     of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS
-    of_augment = f"{key}.".startswith(f"{AUGMENT}.")
+    of_augment = f"{key}.".startswith(f"{AUGMENT_KEY}.")
     if key in KEYS or of_loop or of_augment or (whole[0] in GROUPS and "." in key):
         return
     reason = REASONS.get(".".join(whole[:2])) or REASONS.get(whole[0])
     rule = f"{reason}; " if reason else ""
-    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop", AUGMENT)), AUGMENT, *KEYS))
+    searchable = ", ".join(
+        (*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop", AUGMENT_KEY)), AUGMENT_KEY, *KEYS)
+    )
     raise InvalidValueError(key, expression, f"cannot be searched: {rule}what can be is {searchable}")
 
 
@@ -261,7 +263,7 @@ def _interval(
             updates = tuple(_scaled(key, expression, value, scale, part_of_horizon) for value in values)
             return Dimension(key, expression, choices=updates)
         if log and low <= 0:
-            raise InvalidValueError(key, expression, "a logarithmic interval must begin above 0")
+            raise InvalidValueError(key, expression, "must begin above 0, because the interval is logarithmic")
         least = math.ceil(round(low * scale, 9))  # within the parts asked for, unless they hold no whole update
         if part_of_horizon and low < 1 and _is_warmup(key):
             least = min(least, int(scale) - 1)
@@ -289,7 +291,7 @@ def _integer_rule(key: str, config_name: Callable[[str], str]) -> Integer | None
     kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
     for index in indexes:
         kind = element_of(kind, index)
-    rule = rule_of(kind)
+    rule = declared_rule(kind)
     return rule if isinstance(rule, Integer) else None
 
 

@@ -26,7 +26,7 @@ def make_plan(command: Command) -> Plan:
     first = space.branches[0].first
     data = asked().facts_of(first)
     return Plan(
-        study=study.judging(asked().with_directions(first), data.classification),
+        study=study.with_direction(asked().with_directions(first), data.classification),
         tracking=tracking,
         report=build.report_config(config),
         engine=build.engine_config(config),
@@ -53,7 +53,9 @@ def make_training(command: Command) -> TrainingPlan:
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
     data = asked().facts_of(run)
-    return TrainingPlan(run, study.judging(asked().with_directions(run), data.classification), tracking, engine, data)
+    return TrainingPlan(
+        run, study.with_direction(asked().with_directions(run), data.classification), tracking, engine, data
+    )
 
 
 def make_comparison(command: Command) -> ComparisonPlan:
@@ -114,7 +116,7 @@ def _family(command: Command, dataset: str | None, schedule: str) -> Family:
     if size is not None and size < trials:
         rule = f"with schedule={schedule}: its grid has only {plural(size, 'point')}"
         raise InvalidValueError("compare.trials", trials, f"{rule}, and every schedule gets as many trials")
-    return Family(dataset or plan.label(plan.first.naming[0]), schedule, plan)
+    return Family(dataset or plan.label(plan.first.naming_groups[0]), schedule, plan)
 
 
 def _has_sampler(command: Command) -> bool:
@@ -134,5 +136,5 @@ def _comparison_name(families: Sequence[Family]) -> str:
     datasets = sorted({family.dataset for family in families})
     plan = families[0].plan
     identities = sorted(json.dumps(family.plan.identity, sort_keys=True) for family in families)
-    labels = [plan.label(group) for group in plan.first.naming if group not in ("dataset", "loop", "schedule")]
+    labels = [plan.label(group) for group in plan.first.naming_groups if group not in ("dataset", "loop", "schedule")]
     return "-".join(["compare", "+".join(datasets), *labels, digest(identities)])

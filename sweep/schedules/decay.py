@@ -10,7 +10,7 @@ import numpy as np
 from sweep.components import Component
 from sweep.errors import InvalidValueError
 from sweep.schedules.family import Floats, UpdateCount, element_of
-from sweep.validation import check_keys, rule_of
+from sweep.validation import check_keys, declared_rule
 
 REGISTERED_DECAYS: dict[str, type["Decay"]] = {}
 """Maps the names in conf/schedule to the families, each of which registers itself."""
@@ -51,9 +51,9 @@ class Decay(ABC):
         divided: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
-            if isinstance(rule_of(field.type), UpdateCount) and value is not None:
+            if isinstance(declared_rule(field.type), UpdateCount) and value is not None:
                 divided[name] = divided_by_workers(name, value, workers)
-            elif isinstance(rule_of(element_of(field.type, 0)), UpdateCount):
+            elif isinstance(declared_rule(element_of(field.type, 0)), UpdateCount):
                 divided[name] = tuple(divided_by_workers(name, step, workers) for step in value)
         return self._divided(workers, **divided)
 

@@ -105,9 +105,7 @@ def test_a_message_names_an_object_as_the_user_does(
 def test_other_code_under_the_name_of_a_study_is_said_without_digests() -> None:
     named = {**QUICK, "study.name": "mine", "study.n_trials": 1}
     sweep.search(named, model=lambda n_outputs: Linear((64,), n_outputs), progress=False)
-    with pytest.raises(
-        InvalidValueError, match="model: function has other code or contents than in the study"
-    ) as error:
+    with pytest.raises(InvalidValueError, match="model: function has different code or contents in the study") as error:
         sweep.search(named, model=lambda n_outputs: Linear((64,), n_outputs, 4), progress=False)
     assert "python." not in str(error.value)
 

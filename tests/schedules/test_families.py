@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from sweep.validation import Integer, Number, OneOf, rule_of
+from sweep.validation import Integer, Number, OneOf, declared_rule
 from tests.schedules.examples import FAMILIES, figures_of
 from tests.schedules.test_decay import torch_rates
 
@@ -447,7 +447,7 @@ SOUND = {
 
 def wrong(kind):
     """Yield values that the type of a key declares to be wrong: those just beyond its bounds, and of other types."""
-    rule = rule_of(kind)
+    rule = declared_rule(kind)
     if type(None) not in get_args(kind):
         yield None
     if kind is bool:
@@ -472,7 +472,7 @@ def test_every_key_declares_what_is_right_and_refuses_what_is_wrong(families, na
     sound = {"steps": 0} if families is WARMUPS else {**FAMILIES.get(name, {})}
     family(**sound)
     for field in fields(family):
-        assert field.type is bool or rule_of(field.type) or get_origin(field.type) is tuple, field
+        assert field.type is bool or declared_rule(field.type) or get_origin(field.type) is tuple, field
         for value in wrong(field.type):
             with pytest.raises(InvalidValueError) as refused:
                 family(**sound | {field.name: value})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
-from sweep.validation import Integer, Number, OneOf, rule_of
+from sweep.validation import Integer, Number, OneOf, declared_rule
 
 HORIZON = 400
 counts = st.integers(1, 300)
@@ -42,7 +42,7 @@ def keys_of(declaring, **given):
 
 
 def strategy(kind):
-    rule = rule_of(kind)
+    rule = declared_rule(kind)
     if kind is bool:
         return st.booleans()
     if isinstance(rule, OneOf):
