@@ -22,9 +22,9 @@ from sweep.config import SamplerConfig
 from sweep.core import Evaluation, Result, Status
 from sweep.proposals import OptunaProposer, open_study, pruner
 from sweep.proposals.distributions import distributions
-from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
+from sweep.requests.current_trainer import started_trainer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import Plan, make_plan
 from sweep.requests.resolvers import register_resolvers
@@ -69,7 +69,7 @@ def measure(
     register_resolvers()
     with TemporaryDirectory() as folder:
         overrides = [f"study.storage=sqlite:///{folder}/optuna.db", "study.n_trials=1000000"]
-        with own_trainer():
+        with started_trainer():
             plan = make_plan(Command(Composer(), parse(overrides), ()))
         for size in sizes:
             _fill(_study(plan), plan, size)

@@ -18,7 +18,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sweep-cache-")  # what i
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
-from sweep.requests.asking import own_trainer
+from sweep.requests.current_trainer import started_trainer
 
 if TYPE_CHECKING:
     from tests.faults.harness import Zygote
@@ -104,7 +104,7 @@ def sweep_in(copied_database: None) -> Callable[..., Answer]:
 @pytest.fixture(autouse=True, scope="session")
 def a_trainer() -> Iterator[None]:
     """Answers questions of tests that read requests without a command; it is started by the first question."""
-    with own_trainer():
+    with started_trainer():
         yield
 
 

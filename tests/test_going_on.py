@@ -56,7 +56,7 @@ def test_a_hundred_and_a_hundred_more_are_two_hundred_once_each(sweep, folder, w
 
     second = sweep(*TRAIN, "train.more_steps=100")
     assert second.status == 0
-    assert "goes on from step 100" in second.out
+    assert "resumes at step 100" in second.out
     assert "complete at step 200" in second.out
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
@@ -83,7 +83,7 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
 
     anew = sweep(*TRAIN)
     assert "goes on" not in anew.out
-    assert "goes on from step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
+    assert "resumes at step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
     old, new = runs(folder)
     assert steps(old[1]["loss"]) == list(range(251))
     assert new[1]["loss"] == whole["loss"]
@@ -91,7 +91,7 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
 
 def test_one_update_short_goes_on_and_a_reached_horizon_begins_anew(sweep, folder):
     sweep("mode=train", *SMALL, "train.more_steps=39")
-    assert "goes on from step 39" in sweep("mode=train", *SMALL).out
+    assert "resumes at step 39" in sweep("mode=train", *SMALL).out
     assert "goes on" not in sweep("mode=train", *SMALL).out
     assert [steps(histories["loss"]) for _, histories, _ in runs(folder)] == [list(range(40))] * 2
 
@@ -102,7 +102,7 @@ def test_another_configuration_is_another_training(sweep, folder):
         arguments = [a for a in TRAIN if a.partition("=")[0] != change.partition("=")[0]]
         assert "goes on" not in sweep(*arguments, change, "train.more_steps=20").out
     assert len(runs(folder)) == 6
-    assert "goes on from step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
+    assert "resumes at step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
 
 
 @pytest.mark.parametrize("call", ["save", "end"])
@@ -121,7 +121,7 @@ def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice
     if call == "end":  # all but the end of the command: the same request finds nothing left to train
         again = sweep(*TRAIN, "train.more_steps=50")
         assert "complete at step 150" in again.out
-    assert f"goes on from step {done}" in sweep(*TRAIN, f"train.more_steps={200 - done}").out
+    assert f"resumes at step {done}" in sweep(*TRAIN, f"train.more_steps={200 - done}").out
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
     assert histories["loss"] == whole["loss"]
@@ -175,7 +175,7 @@ def test_a_training_goes_on_where_it_is_recorded(sweep, folder, uri):
         sweep(*TRAIN, "train.more_steps=20", f"tracking.uri={uri}", "train.checkpoint_dir=elsewhere")
     answer = sweep(*TRAIN, "train.more_steps=20", f"tracking.uri={uri}")
     assert answer.status == 2
-    assert f"tracking.uri={uri}: does not hold run" in answer.err
+    assert f"tracking.uri={uri}: does not have run" in answer.err
     assert not (folder / "empty.db").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep
     assert answer.status == 0
     said = " ".join(answer.out.split())
     assert "is passed over: its digest is another: it is damaged, or cut" in said
-    assert "goes on from step 30" in said
+    assert "resumes at step 30" in said
     ((_, histories, _),) = runs(folder)
     assert histories["loss"] == whole["loss"]
 
@@ -200,7 +200,7 @@ def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, fol
     answer = sweep(*TRAIN, "train.more_steps=20")
     assert answer.status == 2
     assert answer.err.startswith("sweep: train.checkpoint_dir=checkpoints/")
-    assert "has no checkpoint of this training that is whole; delete it to begin the training anew" in answer.err
+    assert "has damaged checkpoints of this training only; delete it to start the training again" in answer.err
     assert len(runs(folder)) == 1
     assert kept(folder) == [file]
     file.unlink()
@@ -239,7 +239,7 @@ def crash():
 
 def went_on(answer):
     """The step that a training went on from."""
-    return int(re.search(r"goes on from step (\d+)", answer.out)[1])
+    return int(re.search(r"resumes at step (\d+)", answer.out)[1])
 
 
 def assert_once(folder, whole, last=3000):
@@ -268,7 +268,7 @@ def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at
     at(100, interrupt)
     first = sweep(*LONG)
     assert first.status == 130
-    step = int(re.search(r"interrupted: the same command goes on from step (\d+)", first.out)[1])
+    step = int(re.search(r"interrupted: the same command resumes at step (\d+)", first.out)[1])
     assert 100 <= step < 3000
     ((status, histories, _),) = runs(folder)
     assert status == "KILLED"
@@ -361,7 +361,7 @@ def test_where_all_checkpoints_of_an_interrupted_training_are_damaged_it_is_refu
         path.write_bytes(b"")
     answer = sweep(*LONG)
     assert answer.status == 2
-    assert "has no checkpoint of this training that is whole" in answer.err
+    assert "has damaged checkpoints of this training only" in answer.err
 
 
 @pytest.mark.parametrize(

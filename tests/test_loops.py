@@ -301,12 +301,12 @@ def test_a_program_trains_on_from_its_end(sweep: Callable[..., Answer], folder: 
     assert sweep(*command).status == 0
     answer = sweep(*command, "train.more_steps=10")
     assert answer.status == 0, answer.err
-    assert "goes on from step 40" in answer.out
+    assert "resumes at step 40" in answer.out
     (first,) = folder.glob("checkpoints/*/loops/*/0/output.txt")
     assert first.read_text() == "starts at step 40\n"
     again = sweep(*command)
     assert again.status == 0, again.err
-    assert "trained anew" in again.out
+    assert "trained again" in again.out
     assert first.read_text() == "starts at step 0\n"
 
 

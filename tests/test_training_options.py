@@ -123,7 +123,7 @@ def test_the_recorded_configuration_can_be_gone_on_with(sweep: Callable[..., Ans
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     client.download_artifacts(run.info.run_id, "config.yaml", str(folder))
     again = sweep("--config-dir", str(folder), "--config-name", "config", "train.more_steps=10")
-    assert "goes on from step 10" in again.out
+    assert "resumes at step 10" in again.out
     (run,) = runs(folder, "train")
     assert [step for step, _ in history(folder, run, "loss")] == list(range(20))
 

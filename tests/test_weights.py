@@ -91,7 +91,7 @@ def test_weights_that_are_not_there_any_more_are_not_written(sweep: Callable[...
     assert "train the best again" in answer.out
     number, _ = best_of(folder)
     assert answer.err.splitlines()[-1] == (
-        f"sweep: best.pt is not written: the weights of trial {number} are not kept; "
+        f"sweep: best.pt is not written: the weights of trial {number} are not stored; "
         "mode=train trains it again, with train.save"
     )
     assert not Path("best.pt").exists()
@@ -112,7 +112,7 @@ def test_a_training_writes_its_weights(sweep: Callable[..., Answer], folder: Pat
     first = torch.load("one.pth", weights_only=True)
     answer = sweep(*command)
     assert answer.status == 0
-    assert "goes on from step 20" in answer.out
+    assert "resumes at step 20" in answer.out
     latest, earlier = runs(folder, "train")[0], loss_of(first)
     assert loss_of(torch.load("one.pth", weights_only=True)) == pytest.approx(latest.data.metrics["val_loss"], rel=1e-5)
     assert earlier != latest.data.metrics["val_loss"]
@@ -228,7 +228,7 @@ def test_a_trial_gives_its_weights(model: type[nn.Module]) -> None:
     with pytest.raises(LookupError) as raised:
         others[0].weights()
     assert str(raised.value) == (
-        f"the weights of trial {others[0].number} are not kept; "
+        f"the weights of trial {others[0].number} are not stored; "
         "sweep.train({**overrides, **trial.values, 'train.seed': trial.seed}) trains it again"
     )
     again = library.train({**QUICK, **others[0].values}, model=model, dataset=points(), progress=False)
@@ -247,7 +247,7 @@ def test_weights_of_a_comparisons_studies_are_kept(folder: Path) -> None:
     )
     for study in found.studies.values():
         assert loads(Net, study.best.weights()).seen > 0
-    with pytest.raises(LookupError, match="are not kept"):
+    with pytest.raises(LookupError, match="are not stored"):
         next(iter(found.finals.values()))[0].weights()
 
 

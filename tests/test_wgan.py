@@ -102,7 +102,7 @@ def test_an_interrupted_training_equals_an_uninterrupted_one(
     command.signal(number)
     assert command.wait(60) == (130 if number == signal.SIGINT else -number)
     out = finish(tmp_path, *TRAIN)
-    assert re.search(r"goes on from step [1-9]", out)
+    assert re.search(r"resumes at step [1-9]", out)
     assert record(tmp_path) == record(uninterrupted)
     assert pictures(tmp_path) == pictures(uninterrupted)
 

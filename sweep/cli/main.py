@@ -15,9 +15,9 @@ from sweep.cli.exits import DONE, INTERRUPTED, REFUSED
 from sweep.errors import InvalidValueError
 from sweep.output import protect
 from sweep.passwords import without_passwords
-from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
+from sweep.requests.current_trainer import started_trainer
 from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
 from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
@@ -57,7 +57,7 @@ def _main(arguments: list[str], ends_process: bool) -> int:
     try:
         _import_from_here(trusting=any(text.lstrip("+").startswith("trusted=") for text in overrides))
         composer = Composer(flags.config_dir, flags.config_name)
-        with own_trainer():
+        with started_trainer():
             if information:
                 return DONE if answer(information, composer, overrides) else REFUSED
             command = Command(composer, parse(overrides), _given(flags))

@@ -23,7 +23,7 @@ from sweep.components import Component, own_folder
 from sweep.config import DatasetConfig, OptimizerConfig
 from sweep.errors import InvalidValueError
 from sweep.loops import LoopConfig
-from sweep.requests.asking import asked
+from sweep.requests.current_trainer import current_trainer
 from sweep.requests.expressions import read
 from sweep.requests.scan import CRITIC_GROUPS, check_command, check_files, check_name, check_override, check_places
 from sweep.schedules import DECAYS
@@ -355,7 +355,7 @@ def _adapt_to_target(config: DictConfig, group: str, given: Collection[str]) -> 
     is_new = is_given(target) or (target.partition(".")[0] in config.trusted and group not in given)
     if group not in SCHEDULES and not is_new:
         component = Component(group, target, {}, tuple(config.trusted))
-        accepted = asked().accepted(component, list(map(str, chosen))) if chosen else ()
+        accepted = current_trainer().accepted(component, list(map(str, chosen))) if chosen else ()
         if accepted is None:  # the user's code raises an error as it is imported, and again where it is used
             return
         chosen = [key for key in chosen if str(key) not in accepted]

@@ -9,8 +9,8 @@ from sweep.errors import InvalidValueError
 from sweep.plurals import plural
 from sweep.proposals import grid_size
 from sweep.requests import build, spaces
-from sweep.requests.asking import asked
 from sweep.requests.command import Command, repeating
+from sweep.requests.current_trainer import current_trainer
 from sweep.requests.expressions import OF_ONE_FILE
 
 
@@ -24,9 +24,9 @@ def make_plan(command: Command) -> Plan:
     study, tracking = build.study_config(config), build.tracking_config(config)
     space = spaces.space(command.composer, command.request)
     first = space.branches[0].first
-    data = asked().facts_of(first)
+    data = current_trainer().facts_of(first)
     return Plan(
-        study=study.with_direction(asked().with_directions(first), data.classification),
+        study=study.with_direction(current_trainer().with_directions(first), data.classification),
         tracking=tracking,
         report=build.report_config(config),
         engine=build.engine_config(config),
@@ -52,9 +52,9 @@ def make_training(command: Command) -> TrainingPlan:
     config = command.compose()
     engine, run = build.engine_config(config), build.run_config(config)
     tracking, study = build.tracking_config(config), build.study_config(config)
-    data = asked().facts_of(run)
+    data = current_trainer().facts_of(run)
     return TrainingPlan(
-        run, study.with_direction(asked().with_directions(run), data.classification), tracking, engine, data
+        run, study.with_direction(current_trainer().with_directions(run), data.classification), tracking, engine, data
     )
 
 
@@ -93,7 +93,7 @@ def make_comparison(command: Command) -> ComparisonPlan:
     try:
         plan.first.first.with_seed(plan.seeds[-1])
     except InvalidValueError as error:
-        rule = f"leaves no room for compare.seeds={compare.seeds} seeds above it: the last {error.rule}"
+        rule = f"must be smaller, because compare.seeds={compare.seeds} seeds follow it: the last one {error.rule}"
         raise InvalidValueError("train.seed", seed, rule) from error
     return plan
 

@@ -9,8 +9,8 @@ from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.report.text import heading
 from sweep.requests import build, spaces
-from sweep.requests.asking import asked
 from sweep.requests.command import Command
+from sweep.requests.current_trainer import current_trainer
 
 
 def make_preview(command: Command) -> PreviewPlan:
@@ -37,7 +37,7 @@ def make_preview(command: Command) -> PreviewPlan:
         runs = dict(zip([""], runs.values(), strict=True))
     for run in runs.values():
         if command.names_code:  # others are known
-            asked().check_components(run.components)
+            current_trainer().check_components(run.components)
         if run.train.steps != next(iter(runs.values())).train.steps:
             raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
     return PreviewPlan(runs, path)

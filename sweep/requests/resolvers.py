@@ -7,8 +7,8 @@ from omegaconf.basecontainer import BaseContainer
 
 from sweep.config import ENERGY_DISTANCE, steps_per_epoch
 from sweep.errors import InvalidValueError
-from sweep.requests.asking import asked
 from sweep.requests.build import dataset_config
+from sweep.requests.current_trainer import current_trainer
 from sweep.requests.expressions import whole_updates
 from sweep.requests.horizon import critic_updates, horizon, is_critics, remaining, warmup_above
 from sweep.validation import check_integer
@@ -74,7 +74,7 @@ def _key(node: Node) -> str:
 def _n_train(config: DictConfig) -> int:
     """Return the number of training examples. Load the data set, unless a loop of the user's does that itself."""
     if OmegaConf.select(config, "loop._target_") is None:
-        return asked().facts(dataset_config(config)).n_train
+        return current_trainer().facts(dataset_config(config)).n_train
     examples = config.loop.get("examples")
     if examples is None:
         rule = "must be given for lengths in epochs: the number of training examples of the loop"

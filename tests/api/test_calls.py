@@ -263,14 +263,14 @@ def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:
         (lambda: sweep.search({"train.steps": 0}), "train.steps=0: must be an integer >= 1"),
         (lambda: sweep.search(["train.stepz=5"]), "train.stepz=5: no such key"),
         (lambda: sweep.train({"optimizer.lr": sweep.interval(0.1, 1)}), "mode=train trains one configuration"),
-        (lambda: sweep.search(["mode=train"]), "mode=train: is for the command line"),
+        (lambda: sweep.search(["mode=train"]), "mode=train: must not be given in Python"),
         (lambda: sweep.search(model=Linear(input_shape=(4,), n_outputs=2)), "because each trial trains its own"),
         (lambda: sweep.search(model=3), "model=3: must be a class or function"),
         (lambda: sweep.search(dataset=[1, 2, 3]), "dataset=list: must be arrays"),
         (lambda: sweep.search({"model.depth": 3}, model=Linear), "model.depth=3: is not a key of"),
         (lambda: sweep.search(model="resnet200"), "model=resnet200: is not there"),
         (lambda: sweep.search(dataset={"y": [1.0]}), "must give x and y"),
-        (lambda: sweep.load("nothing"), "holds no experiment sweep yet"),
+        (lambda: sweep.load("nothing"), "has no experiment sweep yet"),
         (lambda: sweep.train(["dataset=digits,breast_cancer"]), "dataset=digits,breast_cancer: cannot be searched"),
     ],
 )
@@ -366,7 +366,7 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     again = run_script(folder, source)
     assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
     assert "trial   0" not in again.stderr
-    assert "trial   1  goes on from step" in again.stderr
+    assert "trial   1  resumes at step" in again.stderr
 
 
 @pytest.mark.parametrize("interface", ["command", "library"])
@@ -445,7 +445,7 @@ def test_calls_in_threads_do_not_disturb_each_other() -> None:
     "overrides", [{"model": "cnn"}, {"model": "cnn,mlp"}, {"model._target_": "models.mlp.MLP"}, {"dataset": "digits"}]
 )
 def test_what_is_given_as_an_object_and_as_an_override_is_refused(overrides: dict[str, str]) -> None:
-    with pytest.raises(InvalidValueError, match="is given twice: as an override, and as"):
+    with pytest.raises(InvalidValueError, match="must not be given twice, as an override and as"):
         sweep.search(overrides, model=Linear, dataset=points)
 
 

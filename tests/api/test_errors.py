@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("folder", "copied_database")
             ),
             "overrides=",
         ),
-        (lambda: sweep.train({"task.loss._target_": points}), "task.loss._target_=points: code is named by its import"),
+        (lambda: sweep.train({"task.loss._target_": points}), "task.loss._target_=points: must be the import path of"),
     ],
 )
 def test_a_refusal_shows_no_frames_of_libraries(call: Callable[[], object], message: str) -> None:

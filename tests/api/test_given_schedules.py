@@ -66,7 +66,7 @@ def test_a_training_with_a_function_goes_on_beyond_its_horizon() -> None:
 @pytest.mark.parametrize(
     ("overrides", "schedule", "said"),
     [
-        ({"schedule": "cosine"}, knee, r"schedule=cosine: is given twice"),
+        ({"schedule": "cosine"}, knee, r"schedule=cosine: must not be given twice"),
         ({}, 0.5, r"schedule=0\.5: must be a function \(steps, horizon, \*\*keys\), or a name"),
         ({}, lambda steps: steps, r"schedule=function: raised TypeError"),
         ({}, lambda steps, horizon: -steps, r"schedule=function: must return finite factors >= 0; it returned -1 for"),

@@ -14,7 +14,7 @@ _trainer: ContextVar[Trainer] = ContextVar("trainer")
 
 
 @contextmanager
-def own_trainer() -> Iterator[Trainer]:
+def started_trainer() -> Iterator[Trainer]:
     """Let a new trainer answer for as long as the context lasts, and end it then."""
     with Trainer() as trainer:
         token = _trainer.set(trainer)
@@ -24,6 +24,6 @@ def own_trainer() -> Iterator[Trainer]:
             _trainer.reset(token)
 
 
-def asked() -> Trainer:
+def current_trainer() -> Trainer:
     """Return the trainer of this context."""
     return _trainer.get()
