@@ -346,7 +346,9 @@ def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path)
 @pytest.mark.parametrize("value", ["0.95", "interval(0.9,0.99)"])
 @pytest.mark.parametrize("key", ["optimizer.betas.2", "optimizer.betas.7"])
 def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -> None:
-    with pytest.raises(InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2, counted from 0"):
+    with pytest.raises(
+        InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2 elements, counted from 0"
+    ):
         spaces.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
 
 

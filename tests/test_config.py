@@ -128,8 +128,8 @@ def test_there_are_at_most_as_many_micro_batches_as_examples(accumulate):
 @pytest.mark.parametrize(
     ("groups", "key", "rule"),
     [
-        (5, "groups", "must be null, or"),
-        ([], "groups", "must be null, or"),
+        (5, "groups", "must be null or"),
+        ([], "groups", "must be null or"),
         ({"bias_and_norm": 5}, r"groups\.bias_and_norm", "must be a name or pattern"),
         ({"bias_and_norm": None}, r"groups\.bias_and_norm", "must be a name or pattern"),
         ({3: {"lr_factor": 1}}, r"groups\.3", "must be a name or pattern"),

@@ -112,8 +112,8 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
     [
         (["task.loss._target_=mylab.losses.values"], "task.loss._target_=mylab.losses.values: must be in models,"),
         (["task.loss._target_=torch.hub.load"], "task.loss._target_=torch.hub.load: must be in models,"),
-        (["task.loss=mse"], "task.loss=mse: must be null, or {_target_: "),
-        (["task.metrics=[a]"], "task.metrics=['a']: must be null, or {f1: "),
+        (["task.loss=mse"], "task.loss=mse: must be null or a mapping such as {_target_: "),
+        (["task.metrics=[a]"], "task.metrics=['a']: must be null or a mapping such as {f1: "),
         (
             ["task.metrics.f1={direction: up, _target_: torch.nn.L1Loss}"],
             "task.metrics.f1.direction=up: must be one of",
@@ -144,7 +144,7 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
         ),
         (
             ["task.label_smoothing=0,0.1", "task=classification"],
-            "task.label_smoothing=0,0.1: cannot be searched: trials that differ in their loss ",
+            "task.label_smoothing=0,0.1: cannot be searched: trials with different losses ",
         ),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_is_refused(
 def test_a_comparison_refuses_it(sweep: Callable[..., Answer], folder: Path) -> None:
     answer = sweep(*SMALL, "mode=compare", "compare.schedules=[constant,cosine]", "train.save=best.pt")
     assert answer.status == 2
-    assert answer.err.startswith("sweep: train.save=best.pt: is for mode=search and mode=train")
+    assert answer.err.startswith("sweep: train.save=best.pt: must be null with mode=compare")
 
 
 # --- the library

@@ -16,7 +16,7 @@ from sweep.errors import InvalidValueError
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.current_trainer import started_trainer
-from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse, read
+from sweep.requests.expressions import COMPARISON_MODES, check_searchable, parse, parse_override
 from sweep.requests.resolvers import register_resolvers
 
 Model = str | Callable[..., Any]
@@ -61,7 +61,7 @@ def command_of(mode: str, overrides: Overrides, objects: Objects, config_dir: st
     """Yield the command for a call. The objects of the call are registered within the context."""
     with _given_objects(mode, overrides, objects) as texts, started_trainer():
         request = parse(texts)
-        if request.datasets and mode not in OF_COMPARISONS:
+        if request.datasets and mode not in COMPARISON_MODES:
             check_searchable("dataset", ",".join(request.datasets))
         folder = None if config_dir is None else str(config_dir)
         flags = () if folder is None else ("--config-dir", folder)
@@ -92,7 +92,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
             texts.append(f"{group}._target_={target}")
     given_groups = [group for group, value in parts.items() if value is not None]
     for text in as_texts(overrides):
-        key = read(text).key_or_group
+        key = parse_override(text).key_or_group
         group = key.removesuffix("._target_")
         if group in given_groups:
             rule = f"must not be given twice, as an override and as {group.rpartition('.')[2]}=..."

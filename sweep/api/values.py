@@ -10,7 +10,7 @@ import numpy as np
 from sweep.api.short_tracebacks import short_tracebacks
 from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
-from sweep.requests.expressions import GROUPS, read
+from sweep.requests.expressions import SEARCHABLE_GROUPS, parse_override
 from sweep.requests.scan import CRITIC_GROUPS
 from sweep.validation import check_number, check_one_of
 
@@ -130,7 +130,17 @@ def as_texts(overrides: Overrides) -> list[str]:
     return [f"{key}={_text(key, value)}" for key, value in _flat(overrides).items()]
 
 
-GROUPS_WITH_OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "task", "loop", "space", "sampler", "pruner", "engine")
+GROUPS_WITH_OPTIONS = (
+    *SEARCHABLE_GROUPS,
+    *CRITIC_GROUPS,
+    "dataset",
+    "task",
+    "loop",
+    "space",
+    "sampler",
+    "pruner",
+    "engine",
+)
 """Groups for which `name` in a mapping chooses an option."""
 
 
@@ -160,7 +170,7 @@ def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
         return value_text(value)
     try:
-        read(f"{key}={value}")
+        parse_override(f"{key}={value}")
     except InvalidValueError:
         return as_override(value)  # such as a path with blanks, which needs quotes on the command line
     return value

@@ -18,7 +18,7 @@ from sweep.passwords import without_passwords
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
 from sweep.requests.current_trainer import started_trainer
-from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
+from sweep.requests.expressions import COMPARISON_MODES, check_searchable, parse
 from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
 from sweep.requests.spaces import check_alone
@@ -90,7 +90,7 @@ def _in_mode(command: Command) -> int:
     mode = command.compose().get("mode")
     check_one_of("mode", mode, MODES)
     datasets = command.request.datasets
-    if datasets and mode not in OF_COMPARISONS:
+    if datasets and mode not in COMPARISON_MODES:
         check_searchable("dataset", ",".join(datasets))
     check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
     if mode in ("search", "train", "compare"):

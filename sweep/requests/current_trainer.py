@@ -1,7 +1,7 @@
-"""The trainer that answers questions about data and code while a request is read and carried out.
+"""Provides the trainer that answers questions about data and code while a request is carried out.
 
-The resolvers of OmegaConf know the configuration and nothing else, so that the trainer is a variable of the context: of
-two calls in two threads each has its own.
+The trainer is a context variable, because OmegaConf passes nothing but the configuration to resolvers. Two calls in two
+threads have different trainers.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _trainer: ContextVar[Trainer] = ContextVar("trainer")
 
 @contextmanager
 def started_trainer() -> Iterator[Trainer]:
-    """Let a new trainer answer for as long as the context lasts, and end it then."""
+    """Start a trainer, make it the current one within the context, and end it."""
     with Trainer() as trainer:
         token = _trainer.set(trainer)
         try:
@@ -25,5 +25,5 @@ def started_trainer() -> Iterator[Trainer]:
 
 
 def current_trainer() -> Trainer:
-    """Return the trainer of this context."""
+    """Return the trainer of the current context."""
     return _trainer.get()

@@ -268,7 +268,7 @@ def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:
         (lambda: sweep.search(model=3), "model=3: must be a class or function"),
         (lambda: sweep.search(dataset=[1, 2, 3]), "dataset=list: must be arrays"),
         (lambda: sweep.search({"model.depth": 3}, model=Linear), "model.depth=3: is not a key of"),
-        (lambda: sweep.search(model="resnet200"), "model=resnet200: is not there"),
+        (lambda: sweep.search(model="resnet200"), "model=resnet200: is not an option"),
         (lambda: sweep.search(dataset={"y": [1.0]}), "must give x and y"),
         (lambda: sweep.load("nothing"), "has no experiment sweep yet"),
         (lambda: sweep.train(["dataset=digits,breast_cancer"]), "dataset=digits,breast_cancer: cannot be searched"),

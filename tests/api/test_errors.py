@@ -21,11 +21,11 @@ pytestmark = pytest.mark.usefixtures("folder", "copied_database")
         (lambda: sweep.search({"optimzer.lr": 0.1}), "optimzer.lr=0.1: no such key (did you mean optimizer.lr?)"),
         (lambda: sweep.search({"train.steps": -5}), "train.steps=-5: must be an integer >= 1"),
         (lambda: sweep.train({"warmup": "none", "warmup.steps": 3}), "warmup.steps=3: no such key"),
-        (lambda: sweep.compare({"compare.schedules": ["cosine", "foo"]}), "compare.schedules=foo: is not there"),
+        (lambda: sweep.compare({"compare.schedules": ["cosine", "foo"]}), "compare.schedules=foo: is not an option"),
         (lambda: sweep.preview({"train.steps": "${epochs:-1}"}), "train.steps="),
         (lambda: sweep.load(overrides={"tracking.urii": "x"}), "tracking.urii=x: no such key"),
         (lambda: sweep.schedule("wsd", lr=0.1, steps=100, foo=3), "schedule.foo=3: no such key"),
-        (lambda: sweep.schedule("cosin", lr=0.1, steps=100), "schedule=cosin: is not there (did you mean cosine?)"),
+        (lambda: sweep.schedule("cosin", lr=0.1, steps=100), "schedule=cosin: is not an option (did you mean cosine?)"),
         (lambda: sweep.interval(2, 1), "high=1: must be > low=2"),
         (
             lambda: sweep.train(

@@ -70,7 +70,7 @@ def test_a_training_with_a_function_goes_on_beyond_its_horizon() -> None:
         ({}, 0.5, r"schedule=0\.5: must be a function \(steps, horizon, \*\*keys\), or a name"),
         ({}, lambda steps: steps, r"schedule=function: raised TypeError"),
         ({}, lambda steps, horizon: -steps, r"schedule=function: must return finite factors >= 0; it returned -1 for"),
-        ({}, "cosin", r"schedule=cosin: is not there \(did you mean cosine\?\)"),
+        ({}, "cosin", r"schedule=cosin: is not an option \(did you mean cosine\?\)"),
     ],
 )
 def test_what_is_no_schedule_is_refused(overrides: dict[str, str], schedule: object, said: str) -> None:
