@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (1512.03385) with a first layer for small images: 3 x 3, stride 1, no pooling. It has 11 M parameters."""
+    """ResNet-18 (1512.03385) with a first layer for small images: 3 x 3, stride 1, no pooling. 11 M parameters."""
 
     def __init__(self, input_shape: Sequence[int], n_outputs: int) -> None:
         super().__init__()

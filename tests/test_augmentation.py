@@ -1,4 +1,4 @@
-"""dataset.augment through commands and calls: composed, searched, recorded, trained, refused."""
+"""Tests dataset.augment in commands and calls: composed, searched, recorded, trained, refused."""
 
 import html
 import re
@@ -38,7 +38,7 @@ noise.n_draws = 1  # type: ignore[attr-defined]
 
 
 class Sometimes:
-    """Fails in the first update in which a number is large."""
+    """Fails in the first update with a large random number."""
 
     n_draws = 1
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that the plain loop does a trial's work. How fast anything is, they measure."""
+"""Tests the arithmetic of the benchmarks, and that the plain loop does the work of a trial."""
 
 import json
 import sqlite3
@@ -35,7 +35,7 @@ ENGINE = Engine("fused", 16, True, "fastest", prepared=4.0, updates=3000, second
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The number of threads as it was, and one of them meanwhile."""
+    """Use one thread in the test, and restore the number afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,7 +43,7 @@ def one_thread():
 
 
 def losses_of(build, data, rates, seed=0):
-    """The losses of a plain training, and what it ends with."""
+    """Return the losses of a plain training, and its result."""
     losses = []
     end = plain.train(build, data, rates, seed, record=lambda step, rate, loss: losses.append(loss))
     return losses, end
@@ -131,7 +131,7 @@ def test_the_peer_is_scaled_with_its_start_up_counted_once():
 
 
 def database(path, tags, rows):
-    """An MLflow database as far as the benchmarks read it."""
+    """Create the tables of an MLflow database that the benchmarks read."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE tags (key TEXT, value TEXT)")
         connection.execute("CREATE TABLE metrics (key TEXT)")

@@ -1,4 +1,4 @@
-"""Every file of conf composes on its own, and its space holds for any horizon."""
+"""Tests that every file of conf composes on its own, and that its space is valid for any horizon."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def options(group: str) -> list[str]:
 MUST_BE_GIVEN = {
     "joined": ["schedule.boundaries=[2]", "schedule.pieces={a:{name:constant},b:{name:constant,factor:0.5}}"]
 }
-"""Overrides for what a file of conf cannot have a default for."""
+"""Maps files of conf to overrides for keys without defaults."""
 
 
 def run(*overrides: str) -> RunConfig:
@@ -140,7 +140,7 @@ ADDED = {
     "inverse_time": {"end_factor"},
     "plateau": {"threshold_mode", "direction"},
 }
-"""Keys that are no part of the identity while they have their default."""
+"""Keys that are not part of the identity if they have their defaults."""
 
 
 WARMS_UP_BY_ITSELF = {"noam", "one_cycle", "cyclic"}
@@ -420,5 +420,5 @@ def test_the_decay_of_an_average_can_be_searched() -> None:
     ],
 )
 def test_the_identity_of_a_configuration_is_that_of_earlier_versions(overrides, expected):
-    """Or no study and no training of an earlier version would be resumed: its name is made of this digest."""
+    """The names of studies and trainings of earlier versions contain this digest, so that it must not change."""
     assert digest(build.run_config(Composer().compose(overrides)).identity) == expected

@@ -1,4 +1,4 @@
-"""The typed configuration: what it lets be called, and what it refuses."""
+"""Tests the typed configuration and what it refuses."""
 
 import json
 import math
@@ -190,14 +190,14 @@ def test_a_key_that_was_added_later_is_part_of_the_identity_only_where_it_is_use
 
 
 def test_the_order_of_groups_is_part_of_the_identity():
-    """The first that matches counts, whatever a digest sorts."""
+    """The first group that matches applies, so that the order is part of the identity."""
     first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}
     assert identity(first | second) != identity(second | first)
     assert identity(first | second) == identity(first | second)
 
 
 def test_a_key_that_was_added_later_is_no_part_of_the_identity_while_it_has_its_default():
-    """Studies of earlier versions keep their names; the same key of another family was always part of it."""
+    """Studies of earlier versions keep their names; the same key of another family was always part of the identity."""
 
     def schedule(**keys):
         both = {"schedule": keys, "critic": {"schedule": keys}}

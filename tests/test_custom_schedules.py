@@ -1,4 +1,4 @@
-"""Schedules of the user's, as a command line or a file names them: composed, searched, trained, refused."""
+"""Tests a user's schedules that a command line or a file names: composed, searched, trained, refused."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def custom(config: RunConfig) -> Custom:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A folder of configuration with a schedule of the user's and its space."""
+    """Create a configuration folder with a user's schedule and its space."""
     for name, content in {
         "schedule/bend": "_target_: tests.schedules.test_custom.knee\nknee: 0.5\n",
         "schedule/cosine2": "name: cosine\n_target_: tests.schedules.test_custom.half_life\nhalf_life: 7\n",
@@ -122,7 +122,7 @@ def test_a_target_alone_is_enough_and_takes_nothing_from_the_chosen_family() -> 
 
 
 def test_all_keys_of_a_function_are_part_of_the_identity() -> None:
-    """Also those that have the name and the default of a key of ours that was added later."""
+    """This includes keys that have the name and the default of a key in DEFAULTS_OF_LATER_KEYS."""
     keys = run("schedule._target_=tests.schedules.test_custom.watched").identity["schedule"]
     assert keys == {"name": "watched", "_target_": "tests.schedules.test_custom.watched", "per_worker": False}
     own = run("schedule._target_=tests.schedules.test_custom.floored", "schedule.end_factor=null")
@@ -297,7 +297,7 @@ def test_a_search_among_schedules_trains_the_function(
 def test_a_training_with_schedules_of_the_users_goes_on_beyond_its_horizon(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And its record is enough to train it again."""
+    """The record is sufficient to train it again."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
     own = "{bias_and_norm:{schedule:{_target_:tests.schedules.test_custom.half_life,half_life:9}}}"
     target = "schedule._target_=tests.schedules.test_custom.half_life"

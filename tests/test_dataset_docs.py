@@ -1,4 +1,4 @@
-"""Every command of docs/datasets.md reads the data that the page describes."""
+"""Tests that every command of docs/datasets.md reads the data that the page describes."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "datasets.md").read_text()
 
 
 def commands() -> list[list[str]]:
-    """The command lines of the page, as the arguments of `python -m sweep`."""
+    """Return the command lines of the page as arguments of `python -m sweep`."""
     lines = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
     typed = [line.removeprefix("python -m sweep") for line in lines if line.startswith("python -m sweep")]
     return [shlex.split(line, comments=True) for line in typed]
@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def files(folder: Path) -> Path:
-    """The files that the commands name, with few examples, in the working directory."""
+    """Create the files that the commands name, with few examples."""
     for name in ("fashion", "digits"):
         archives.write_mnist(folder / name)
     archives.write_tar(folder / "cifar-10-binary.tar.gz", archives.cifar10())
@@ -62,7 +62,7 @@ SHAPES = {
     "price": ((2,), 1),
     "rooms": ((2,), 1),
 }
-"""Data set, or the folder or the target that tells it from others of its kind -> shape of an example, outputs."""
+"""Maps a data set, or its folder or target, to the shape of an example and the number of outputs."""
 
 
 def test_every_command_reads_its_data(files: Path) -> None:

@@ -1,4 +1,4 @@
-"""mode=train in parts: `train.steps` stops at a step, `train.more_steps` after so many; both go on where they were."""
+"""Tests mode=train in parts: `train.steps` and `train.more_steps` end a training, and the next command resumes it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup
 
 
 def runs(folder):
-    """The recorded trainings, the oldest first: status, {key: sorted [(step, value)]}, tags."""
+    """Return the recorded trainings, oldest first: status, {key: sorted [(step, value)]}, tags."""
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sweep").experiment_id
     found = []
@@ -29,7 +29,7 @@ def runs(folder):
 
 
 def kept(folder):
-    """The files of all checkpoints, the oldest first; those that trainings have ended with among them."""
+    """Return the files of all checkpoints, oldest first, with those of final states."""
     return sorted((folder / "checkpoints").rglob("*.checkpoint"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -39,7 +39,7 @@ def steps(history):
 
 @pytest.fixture(scope="module")
 def whole(sweep_in, tmp_path_factory):
-    """The training in one."""
+    """Provide the uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole")
     assert sweep_in(folder, *TRAIN).status == 0
     ((status, histories, _),) = runs(folder)
@@ -67,7 +67,7 @@ def test_a_hundred_and_a_hundred_more_are_two_hundred_once_each(sweep, folder, w
 
 
 def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
-    """A training that has not reached its horizon goes on to it; one that has begins anew, or goes beyond it."""
+    """A training resumes before its horizon; at the horizon it starts again, or continues beyond it with more_steps."""
     assert sweep(*TRAIN, "train.more_steps=30").status == 0
     assert "complete at step 200" in sweep(*TRAIN).out
     ((_, histories, _),) = runs(folder)
@@ -109,7 +109,7 @@ def test_another_configuration_is_another_training(sweep, folder):
 def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(
     sweep, folder, whole, monkeypatch, call
 ):
-    """Before its first checkpoint, and when it has ended."""
+    """This happens before the first checkpoint, and after the end."""
     sweep(*TRAIN, "train.more_steps=100")
     with monkeypatch.context() as broken:
         broken.setattr(CheckpointFiles, call, lambda *arguments: 1 / 0)
@@ -217,7 +217,7 @@ AT_ONCE = "train.checkpoint_seconds=0.001"
 
 @pytest.fixture
 def at(monkeypatch):
-    """Something done once, when a training is shown at an evaluation from a step on."""
+    """Call a function once, at the first evaluation at or after a step."""
     real, waiting = Display.progressed, []
 
     def progressed(self, trial, progress):
@@ -238,12 +238,12 @@ def crash():
 
 
 def went_on(answer):
-    """The step that a training went on from."""
+    """Return the step at which a training resumed."""
     return int(re.search(r"resumes at step (\d+)", answer.out)[1])
 
 
 def assert_once(folder, whole, last=3000):
-    """One run, with every row once, equal to those of the training in one."""
+    """Assert that there is one run with every row once, equal to the rows of the uninterrupted training."""
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
     for key in ("loss", "lr"):
@@ -257,7 +257,7 @@ def assert_once(folder, whole, last=3000):
 
 @pytest.fixture(scope="module")
 def long(sweep_in, tmp_path_factory):
-    """The long training in one."""
+    """Provide the uninterrupted long training."""
     folder = tmp_path_factory.mktemp("long")
     assert sweep_in(folder, *LONG).status == 0
     ((_, histories, _),) = runs(folder)
@@ -320,7 +320,7 @@ def test_after_a_crash_it_goes_on_from_its_last_checkpoint(sweep, folder, long, 
 
 
 def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(sweep, folder, long, at):
-    """The record has more rows than that; they come again, and are in it once."""
+    """The record has more rows than the checkpoint; they are trained again, and recorded once."""
     at(500, crash)
     with pytest.raises(MemoryError):
         sweep(*LONG, AT_ONCE)
@@ -333,7 +333,7 @@ def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(s
 
 
 def test_after_a_crash_a_part_as_long_as_the_first_is_not_taken_for_it(sweep, folder, long, at):
-    """What it goes on from is of the same length, and ended before."""
+    """The state from which it resumes has the same length, and an earlier training ended with it."""
     sweep(*LONG, "train.more_steps=1500")
     at(1600, crash)
     with pytest.raises(MemoryError):

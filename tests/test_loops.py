@@ -1,4 +1,4 @@
-"""Training loops of users, searched, trained, compared and previewed as a user does it."""
+"""Tests searches, trainings, comparisons and previews with a user's training loops."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def write_loops(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def mylab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of the user's in the working directory."""
+    """Create a user's package in the working directory."""
     write_loops(folder)
     monkeypatch.syspath_prepend(str(folder))
 
@@ -231,7 +231,7 @@ def uninterrupted(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.Temp
 
 
 def in_the_second_trial(command: Command, folder: Path) -> int:
-    """Wait until a checkpoint of the second trial is kept; the process that trains it."""
+    """Wait until a checkpoint of the second trial exists; return the process that trains it."""
     assert command.wait_for("\ntrial   0  complete"), command.said
     deadline = time.monotonic() + 30
     while not list(folder.glob("checkpoints/*/1-*.checkpoint")) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What README.md tells a user to write and type, written and typed."""
+"""Follows README.md: writes its files and runs its commands."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 
 def write_files(folder: Path) -> list[str]:
-    """The blocks that begin with `# path/of/file` as files; their paths."""
+    """Write the blocks that begin with `# path/of/file` as files; return their paths."""
     written = []
     for block in blocks("python") + blocks("yaml"):
         named = re.match(r"# (\S+/\S+\.(?:py|yaml))\n", block)
@@ -35,7 +35,7 @@ def write_files(folder: Path) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The command lines of README, as the arguments of `python -m sweep`."""
+    """Return the command lines of README as arguments of `python -m sweep`."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     typed = [line.removeprefix("python -m sweep") for line in lines if line.startswith("python -m sweep")]
     return [shlex.split(line, comments=True) for line in typed]

@@ -1,4 +1,4 @@
-"""Dimensions, branches and spaces."""
+"""Tests dimensions, branches and spaces."""
 
 import math
 from types import SimpleNamespace
@@ -10,12 +10,12 @@ from sweep.space import Branch, Dimension, Space, selections
 
 
 def of_horizon(steps):
-    """As much of a configuration as a branch looks at."""
+    """The parts of a configuration that a branch reads."""
     return SimpleNamespace(train=SimpleNamespace(steps=steps), critic=None)
 
 
 def noting(asked):
-    """Configures, and keeps what it was asked for."""
+    """Returns configurations, and records the values."""
 
     def configure(values):
         asked.append(values)
@@ -25,7 +25,7 @@ def noting(asked):
 
 
 def branch(*keys, asked=None, **selection):
-    """A branch with a dimension 1..5 for each key; what it is asked to configure goes to `asked`."""
+    """Return a branch with a dimension 1..5 for each key, which appends the values to `asked`."""
     dimensions = tuple(Dimension(key, "interval(1,5)", 1, 5) for key in keys)
     return Branch(selection, dimensions, configure=noting(asked if asked is not None else []), base={})
 

@@ -1,4 +1,4 @@
-"""Tasks through the command: own losses and metrics, in searches, schedules, comparisons, tables and the record."""
+"""Tests tasks with the command: own losses and metrics in searches, schedules, comparisons, tables and the record."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RECALL = "task.metrics.recall={_target_: mylab.losses.MacroRecall, direction: ma
 
 @pytest.fixture
 def mylab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package of the user's in the working directory, and the override that trusts it."""
+    """Create a user's package in the working directory; return the override that trusts it."""
     (folder / "mylab").mkdir()
     shutil.copy(losses.__file__, folder / "mylab" / "losses.py")
     (folder / "mylab" / "__init__.py").touch()
@@ -79,7 +79,7 @@ def test_further_metrics_are_columns_of_the_table_and_the_report(
 
 
 def test_a_plateau_watches_a_metric_of_the_user_s(sweep: Callable[..., Answer], folder: Path, mylab: str) -> None:
-    """It is to be large: with a threshold that no improvement exceeds, the rate is cut at every evaluation."""
+    """The metric is maximized; with a threshold that no improvement exceeds, the rate is cut at every evaluation."""
     watching = ["schedule=plateau", "schedule.metric=val_recall", "schedule.patience=0", "schedule.factor=0.5"]
     answer = sweep(
         *TRAIN, mylab, RECALL, *watching, "schedule.threshold=10", "schedule.threshold_mode=abs", "warmup=none"
@@ -159,6 +159,6 @@ def test_what_cannot_be_carried_out_is_refused_in_one_line(
 
 
 def test_a_training_without_a_task_of_its_own_keeps_its_identity() -> None:
-    """Studies of versions without the group are continued."""
+    """Studies of versions without the group can be continued."""
     assert "task" not in build.run_config(Composer().compose([])).identity
     assert "task" in build.run_config(Composer().compose(["task=classification"])).identity

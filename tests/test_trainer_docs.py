@@ -1,4 +1,4 @@
-"""What docs/trainers.md tells a user to write and type, written and typed."""
+"""Follows docs/trainers.md: writes its files and runs its commands."""
 
 import os
 import re
@@ -22,7 +22,7 @@ SMALL = ["train.steps=30", "train.eval_every=10", "train.device=cpu", "sampler=r
 
 @pytest.fixture
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the page in the working directory."""
+    """Write the files of the page into the working directory."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, block in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", PAGE, re.DOTALL):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -31,7 +31,7 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(word: str) -> list[str]:
-    """The command of the page that has a word, as the arguments of `python -m sweep`."""
+    """Return the command of the page that contains a word, as arguments of `python -m sweep`."""
     lines = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
     (line,) = [line for line in lines if word in line]
     return shlex.split(line.removeprefix("python -m sweep"))

@@ -1,4 +1,4 @@
-"""Refusals: what passes, what does not, and what the message says."""
+"""Tests the checks of values and their messages."""
 
 import math
 

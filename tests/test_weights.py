@@ -1,4 +1,4 @@
-"""The weights of the best trial, from the command and from the library, and the files that keep them."""
+"""Tests the weights of the best trial, with the command and the library, and the files that store them."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def loss_of(weights: dict[str, torch.Tensor]) -> float:
 
 
 def best_of(folder: Path) -> tuple[int, float]:
-    """Return number and val_loss of the best trial that is recorded."""
+    """Return number and val_loss of the best recorded trial."""
     trials = runs(folder, "trial")
     best = min(trials, key=lambda run: run.data.metrics["val_loss"])
     return int(best.data.tags["sweep.trial"]), best.data.metrics["val_loss"]
@@ -166,7 +166,7 @@ def test_a_comparison_refuses_it(sweep: Callable[..., Answer], folder: Path) -> 
 
 
 class Net(nn.Module):
-    """A model of a user's."""
+    """A user's model."""
 
     def __init__(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Net(nn.Module):
 
 
 class Renaming(Net):
-    """A model whose state dict is its own."""
+    """A model with its own format of the state dict."""
 
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         return {f"my.{name}": value for name, value in super().state_dict(*args, **kwargs).items()}
@@ -189,7 +189,7 @@ class Renaming(Net):
 
 
 class OneWay(Net):
-    """A model that cannot load the state dict that it gives."""
+    """A model that cannot load its own state dict."""
 
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         return {f"my.{name}": value for name, value in super().state_dict(*args, **kwargs).items()}

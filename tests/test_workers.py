@@ -1,4 +1,4 @@
-"""Several workers, as a user trains with them: schedules in updates of one, rates for other batches, the record."""
+"""Tests several workers: schedules in updates of one worker, rates for other batch sizes, the record."""
 
 from collections.abc import Callable
 from pathlib import Path

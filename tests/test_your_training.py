@@ -1,4 +1,4 @@
-"""What docs/your-training.md tells a user to write and type, written and typed."""
+"""Follows docs/your-training.md: writes its files and runs its commands."""
 
 import re
 import shlex

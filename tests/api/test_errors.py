@@ -1,4 +1,4 @@
-"""The errors of the library as a notebook shows them: a few lines that name what the user has given."""
+"""Tests errors as a notebook shows them: a few lines that name the user's argument."""
 
 import traceback
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Headless(nn.Module):
 
 
 class Narrow(Linear):
-    """A model that takes other examples than those of the digits."""
+    """A model that does not accept the examples of the digits."""
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__((3,), n_outputs)

@@ -1,4 +1,4 @@
-"""The identity of objects that are given in Python: their source, and what it uses."""
+"""Tests the identity of objects that are given in Python, which depends on their code and what it uses."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 
 def target_in(source: str, name: str = "f") -> str:
-    """Return the target of what the text of a user's module defines."""
+    """Return the target of an object that a module with this text defines."""
     space: dict[str, object] = {"__name__": "users_module"}
     exec(source, space)
     return given.target_of("model", space[name])
@@ -173,7 +173,7 @@ def _function(value: object) -> object:
 
 
 def test_another_process_gives_the_same_target(tmp_path: Path) -> None:
-    """A script has the same target at every start, whatever the seed of its hashes."""
+    """The target of a script's object does not depend on Python's hash seed."""
     script = tmp_path / "script.py"
     script.write_text(
         "from sweep import given\nimport torch\nK = {'b', 'a'}\n"

@@ -1,4 +1,4 @@
-"""Schedules that are functions of a script or notebook."""
+"""Tests schedules that are functions of a script or notebook."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ QUICK = {"train.steps": 20, "train.eval_every": 10, "train.device": "cpu", "mode
 
 
 def knee(steps, horizon, knee=0.5):
-    """Hold 1 until a part of the horizon is done, then fall to 0 at its end."""
+    """Return 1 until a fraction of the horizon, then factors that fall linearly to 0 at its end."""
     return np.clip((1 - steps / horizon) / (1 - knee), 0, 1)
 
 
@@ -57,7 +57,7 @@ def test_the_keys_of_a_function_are_searched_and_its_code_is_part_of_the_study_s
 
 
 def test_a_training_with_a_function_goes_on_beyond_its_horizon() -> None:
-    """The trainer has the function too."""
+    """The trainer gets the function, too."""
     for _ in range(2):
         trial = sweep.train(QUICK | {"train.more_steps": 15, "warmup": "none"}, schedule=knee, progress=False)
     assert trial.rows()["lr"].tolist() == pytest.approx(0.05 * knee(np.arange(30), 20))

@@ -1,4 +1,4 @@
-"""Overrides in Python: the same texts as on the command line."""
+"""Tests overrides in Python, which become the texts of the command line."""
 
 from pathlib import Path
 

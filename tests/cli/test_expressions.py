@@ -1,4 +1,4 @@
-"""Sweep expressions as dimensions."""
+"""Tests the conversion of sweep expressions to dimensions."""
 
 import shlex
 
@@ -9,7 +9,7 @@ from sweep.requests.expressions import dimension, parse, parse_override
 from sweep.space import Dimension
 
 OF_LISTS = {"milestones": "multistep", "values": "piecewise", "knots": "interpolate"}
-"""Keys that are lists -> the schedule that has them."""
+"""Maps keys that are lists to a schedule that has them."""
 
 
 def made(text: str, horizon: int = 200, epoch: int = 10) -> Dimension:
@@ -62,7 +62,7 @@ def test_an_interval(text: str, low: float, high: float, integer: bool, log: boo
     ],
 )
 def test_parts_of_a_short_horizon_are_lengths_that_it_has(text: str, low: int, high: float, horizon: int) -> None:
-    """A length that must be at least 1 is; a warmup of a part of the horizon ends before it."""
+    """A length that must be at least 1 is rounded up, and a warmup of a fraction of the horizon is shorter than it."""
     updates = made(text, horizon).ends
     assert all(isinstance(steps, int) for steps in updates)
     assert min(updates) >= low

@@ -1,4 +1,4 @@
-"""The chosen options of groups: how they are printed, recorded and repeated, and which keys of their files count."""
+"""Tests how chosen options of groups are printed, recorded and repeated, and which keys of their files apply."""
 
 import re
 import shlex
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture
 def theirs(folder: Path) -> Path:
-    """A --config-dir with FILES."""
+    """Create a --config-dir with FILES."""
     place = folder / "theirs"
     for name, text in FILES.items():
         path = place / f"{name}.yaml"
@@ -66,7 +66,7 @@ def plan(place: Path, *overrides: str) -> Plan:
 
 
 def keys(place: Path, *overrides: str) -> set[str]:
-    """The keys that a search draws."""
+    """Return the searched keys."""
     return set(plan(place, *overrides).space.keys)
 
 

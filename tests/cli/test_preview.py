@@ -1,4 +1,4 @@
-"""mode=preview: one curve, or several side by side; nothing is trained or recorded."""
+"""Tests mode=preview, which draws one or several curves without training or recording."""
 
 import csv
 
@@ -18,7 +18,7 @@ def table(folder):
 
 
 def size(path):
-    """Width and height of a PNG."""
+    """Return width and height of a PNG."""
     header = path.read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")

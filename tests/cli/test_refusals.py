@@ -1,4 +1,4 @@
-"""Bad input: exit status 2, one message that names key, value and rule, nothing written."""
+"""Tests invalid input: exit status 2, one message that names key, value and rule, and no files."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What configuration files from elsewhere may say, and what they may not."""
+"""Tests what the configuration files of a user may contain."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.test_main_job import runs
 
 
 def write(folder: Path, **files: str) -> Path:
-    """A folder of configuration; `a__b` is the file a/b.yaml."""
+    """Create a configuration folder; `a__b` is the file a/b.yaml."""
     place = folder / "theirs"
     for name, text in files.items():
         path = place / (name.replace("__", "/") + ".yaml")

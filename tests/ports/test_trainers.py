@@ -1,5 +1,5 @@
 # ruff: noqa: F811
-"""The Trainer of transformers and a LightningModule as loops, against themselves without a run."""
+"""Compares the Trainer of transformers and a LightningModule as loops with themselves without a run."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,7 +47,7 @@ def make_engine(tmp_path):
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates; return all progress, the last with the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:

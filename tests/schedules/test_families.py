@@ -1,4 +1,4 @@
-"""Each family at the steps that tell its convention from its neighbours', by values written out by hand."""
+"""Tests each family at the steps that determine its convention, with values computed by hand."""
 
 import math
 from dataclasses import fields
@@ -88,7 +88,7 @@ def test_inverse_time_falls_as_one_over_one_plus_time():
     ],
 )
 def test_end_factor_is_a_lower_bound_of_a_decay_in_time_constants(name, keys):
-    """As end_value of optax's exponential_decay: the curve above it is the same, it does not approach it slowly."""
+    """As with end_value of optax's exponential_decay, the curve above the bound does not depend on it."""
     unbounded = factors(name, range(60), **keys)
     bounded = factors(name, range(60), **keys, end_factor=0.3)
     assert bounded == [max(factor, 0.3) for factor in unbounded]
@@ -202,7 +202,7 @@ def test_the_noise_is_added_to_the_line_with_a_variance_that_falls_with_the_step
 
 @pytest.mark.parametrize("step", [40, 41, 55])
 def test_beyond_decay_steps_the_variance_of_the_noise_stays(step):
-    """After a whole period the wave is at 1 and shows the noise; after half a period it is at 0 and hides it."""
+    """The noise is multiplied by the wave, which is 1 after a whole period and 0 after half a period."""
     z = float(standard_normal(5, np.asarray(step)))
     keys = {"decay_steps": 40, "num_periods": 1.0, "alpha": 0.1, "beta": 0.01, "v": 0.3, "d": 0.8, "noise_seed": 5}
     assert factors("noisy_linear_cosine", [step], **keys) == close([0.1 + z * math.sqrt(0.3 / 41**0.8) + 0.01])
@@ -446,7 +446,7 @@ SOUND = {
 
 
 def wrong(kind):
-    """Yield values that the type of a key declares to be wrong: those just beyond its bounds, and of other types."""
+    """Yield values that the type of a key forbids: those just beyond its bounds, and values of other types."""
     rule = declared_rule(kind)
     if type(None) not in get_args(kind):
         yield None

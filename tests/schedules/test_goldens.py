@@ -1,4 +1,4 @@
-"""Curves equal to those of the original implementations: TensorFlow, optax, Hugging Face, torch, and plain formulas.
+"""Compares curves with those of the original implementations: TensorFlow, optax, Hugging Face, torch, plain formulas.
 
 `goldens/make.py` has made `goldens/goldens.json` from them, once.
 """
@@ -25,7 +25,7 @@ THROUGH_THE_COMMAND = (
     "warmup-polynomial-20-0.1-overlap",
     "joined-sgdr-warmups-optax",
 )
-"""One of each kind: a factor, a rate, noise, a warmup, joined pieces."""
+"""One case of each kind: a factor, a rate, noise, a warmup, joined pieces."""
 
 
 def option(case, group):

@@ -230,7 +230,7 @@ def test_what_a_program_leaves_gets_sigterm_first(tmp_path):
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates; return all progress, the last with the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:
