@@ -167,7 +167,7 @@ def test_its_keys_are_searched_as_they_are_written() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["schedule._target_=os.system"], r"schedule\._target_=os\.system: must be a function of a package of yours"),
+        (["schedule._target_=os.system"], r"schedule\._target_=os\.system: must be a function of your own package"),
         (["schedule._target_=torch.nn.Linear"], r"schedule\._target_=torch\.nn\.Linear: must be a function of a pack"),
         (["schedule._target_=sweep.data.sources.digits"], r"schedule\._target_=.*: must be a function of a package"),
         (

@@ -82,7 +82,7 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
     assert [lr for _, lr in histories["lr"][200:]] == pytest.approx(decayed, rel=1e-12)
 
     anew = sweep(*TRAIN)
-    assert "goes on" not in anew.out
+    assert "resumes" not in anew.out
     assert "resumes at step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
     old, new = runs(folder)
     assert steps(old[1]["loss"]) == list(range(251))

@@ -326,7 +326,7 @@ def test_a_program_that_fails_fails_its_trial(sweep: Callable[..., Answer]) -> N
 def test_a_program_cannot_have_a_schedule_that_waits(sweep: Callable[..., Answer], schedule: str, key: str) -> None:
     answer = sweep(*PROGRAM, *SMALL[:-1], "loop.start=0", schedule)
     assert answer.status == 2
-    assert f"{schedule}: is not for loop=command: its curve is written to a file before" in answer.err
+    assert f"{schedule}: is not possible with loop=command: the curve is written to a file before" in answer.err
 
 
 EVIL = "[touch,made,'{curve}','{metrics}']"

@@ -131,7 +131,7 @@ def test_a_command_line_is_taken_apart() -> None:
 
 
 def test_bounds_that_are_no_whole_updates_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="its ends must be integers"):
+    with pytest.raises(InvalidValueError, match="must have integers as ends"):
         made("schedule.decay_steps=interval(0.1,10)")
 
 
