@@ -92,7 +92,7 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
 def test_one_update_short_goes_on_and_a_reached_horizon_begins_anew(sweep, folder):
     sweep("mode=train", *SMALL, "train.more_steps=39")
     assert "resumes at step 39" in sweep("mode=train", *SMALL).out
-    assert "goes on" not in sweep("mode=train", *SMALL).out
+    assert "resumes" not in sweep("mode=train", *SMALL).out
     assert [steps(histories["loss"]) for _, histories, _ in runs(folder)] == [list(range(40))] * 2
 
 
@@ -100,7 +100,7 @@ def test_another_configuration_is_another_training(sweep, folder):
     sweep(*TRAIN, "train.more_steps=20")
     for change in ("optimizer.lr=0.3", "train.seed=1", "model.hidden=[9]", "train.steps=300", "dataset.split_seed=1"):
         arguments = [a for a in TRAIN if a.partition("=")[0] != change.partition("=")[0]]
-        assert "goes on" not in sweep(*arguments, change, "train.more_steps=20").out
+        assert "resumes" not in sweep(*arguments, change, "train.more_steps=20").out
     assert len(runs(folder)) == 6
     assert "resumes at step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
 
@@ -204,7 +204,7 @@ def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, fol
     assert len(runs(folder)) == 1
     assert kept(folder) == [file]
     file.unlink()
-    assert "goes on" not in sweep(*TRAIN, "train.more_steps=20").out
+    assert "resumes" not in sweep(*TRAIN, "train.more_steps=20").out
     assert len(runs(folder)) == 2
 
 
@@ -284,7 +284,7 @@ def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at
     assert "complete at step 3000" in third.out
     assert_once(folder, long)
     assert [path.parent.name for path in kept(folder)] == ["final"]
-    assert "goes on" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
+    assert "resumes" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
 
 
 def test_a_part_that_is_interrupted_ends_where_it_would_have(sweep, folder, long, at):
@@ -350,7 +350,7 @@ def test_after_a_crash_without_a_checkpoint_it_begins_anew_in_the_same_run(sweep
         sweep(*LONG)
     assert kept(folder) == []
     answer = sweep(*LONG)
-    assert "goes on" not in answer.out
+    assert "resumes" not in answer.out
     assert_once(folder, long)
 
 
