@@ -1,4 +1,4 @@
-"""The documentation as its tests read it: code blocks, command lines, and the files that these name."""
+"""Reads the documentation for its tests: code blocks, command lines, and the files that these name."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The commands of docs/datasets.md read the data that the page describes."""
+"""Tests that every command of docs/datasets.md reads the data that the page describes."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ PAGE = Page("docs/datasets.md")
 
 @pytest.fixture
 def files(folder: Path) -> Path:
-    """The files that the commands name, with few examples, in the working directory."""
+    """Create the files that the commands name, with few examples."""
     write_data(folder)
     return folder
 
@@ -43,7 +43,7 @@ SHAPES = {
     "price": ((2,), 1),
     "rooms": ((2,), 1),
 }
-"""Data set, or the folder or the target that tells it from others of its kind -> shape of an example, outputs."""
+"""Maps a data set, or its folder or target, to the shape of an example and the number of outputs."""
 
 
 def test_every_command_reads_its_data(files: Path) -> None:

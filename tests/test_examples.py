@@ -1,4 +1,4 @@
-"""Examples of README and docs that have code of their own, carried out as a reader would."""
+"""Follows the examples of docs that have code: writes their files and runs their commands."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ COMPARED = ["compare.trials=1", "compare.seeds=2"]
 
 @pytest.fixture
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Page], None]:
-    """Write the files of a page into the working directory, from which they are imported."""
+    """Return a function that writes the files of a page into the working directory, from which they are imported."""
     monkeypatch.syspath_prepend(str(folder))
     return lambda page: page.write_files(folder)
 

@@ -1,4 +1,4 @@
-"""README and every page of docs: command lines can be carried out, links lead somewhere, names and keys exist."""
+"""Tests README.md and every page of docs: commands can be carried out, links have targets, and keys exist."""
 
 import os
 import re
@@ -30,12 +30,12 @@ LONGEST_README = 200
 RUN_ELSEWHERE = {
     "docs/trainers.md": "tests/test_trainer_docs.py trains them: planning them imports transformers and Lightning",
 }
-"""Page -> why its commands are not planned here."""
+"""Maps a page to the reason why its commands are not planned here."""
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the files of all pages and the data that they name, and a trainer that imports code from it."""
+    """Create a folder with the files of all pages and the data that they name; a trainer imports code from it."""
     folder = tmp_path_factory.mktemp("workplace")
     write_data(folder)
     for page in PAGES:
@@ -50,7 +50,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def composers() -> dict[str | None, Composer]:
-    """Configuration folder -> its composer, which keeps what it has composed."""
+    """Share composers, by configuration folder: each one caches what it has composed."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""The examples of docs/trainers.md, carried out as a reader would."""
+"""Follows docs/trainers.md: writes its files and runs its commands."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ SMALL = ["train.steps=30", "train.eval_every=10", "train.device=cpu", "sampler=r
 
 @pytest.fixture
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the page in the working directory."""
+    """Write the files of the page into the working directory."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     PAGE.write_files(folder)
     monkeypatch.syspath_prepend(str(folder))
