@@ -87,7 +87,7 @@ def render(figures: Sequence[Figure]) -> str:
 
 
 def render_short(figures: Sequence[Figure], busy: Sequence[Figure] = ()) -> str:
-    """Return the Markdown table for README.
+    """Return the Markdown table for benchmarks/README.md.
 
     Args:
         busy: figures of the same machine beside a busy process, which get a column if there are any.
