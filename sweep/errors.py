@@ -74,7 +74,7 @@ class EngineLostError(EngineError):
 
     Args:
         kind: "ended" where its process has, "memory" where that was too small, "worker" where a data-parallel worker
-            is lost, "shared" where an update of several trials raised an error, "spent" where a trial has failed and
+            is lost, "shared" where an update of several trials raised an error, "unusable" where a trial has failed and
             the next one needs a new process.
     """
 

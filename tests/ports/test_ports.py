@@ -148,7 +148,7 @@ OF_TRANSFORMERS = {
         bert.classifier,
         ModelConfig(),
         lambda model, batch: model(**batch).loss,
-        stacks="loads examples one by one",
+        stacks="loads examples one at a time",
         scalar=True,
     ),
     "BERT of one length": lambda: Port(

@@ -360,7 +360,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
 
     assert history(engine, trial, then=kill) == expected
     who = "a data-parallel worker" if victim == "worker" else "the training process"
-    assert said == [f"{who} was killed by signal 9: trial 0 is tried again"]
+    assert said == [f"{who} was killed by signal 9: retrying trial 0"]
     assert (engine.finished().name, engine.finished().workers) == ("data_parallel", 2)
 
 
@@ -374,7 +374,7 @@ def test_a_trial_that_it_happens_to_again_and_again_has_failed_and_the_next_is_t
     engine = apart(model=model, retries=1, say=said.append)
     first, second = (make_trial(number, model=model, steps=200, eval_every=10, workers=2) for number in range(2))
     assert history(engine, first, then=lambda: trap.write_text(how))[0][2] == [Status.FAILED]
-    assert [line.rpartition(": ")[2] for line in said] == ["trial 0 is tried again", "trial 0 is given up"]
+    assert [line.rpartition(": ")[2] for line in said] == ["retrying trial 0", "trial 0 has failed"]
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
     assert engine.finished().name == "data_parallel"

@@ -47,7 +47,9 @@ def test_a_device_that_is_not_there_is_refused(machine, name, gpus):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_is_refused_on_this_machine_which_has_none():
-    with pytest.raises(InvalidValueError, match=r"^train\.device=cuda: is not there: this machine has 0 CUDA devices"):
+    with pytest.raises(
+        InvalidValueError, match=r"^train\.device=cuda: is not available: this machine has 0 CUDA devices"
+    ):
         choose("cuda")
 
 

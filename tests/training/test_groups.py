@@ -83,8 +83,8 @@ def test_a_rate_reaches_every_group_times_its_factor():
         ({"nothing": {}}, r"optimizer\.groups=nothing: matches no parameter .* the model has conv\.weight, .*\.\.\.$"),
         ({"Conv.*": {}}, r"optimizer\.groups=Conv\.\*: matches no parameter"),
         ({"bias_and_norm": {}, "*.bias": {}}, r"optimizer\.groups=\*\.bias: matches no parameter"),
-        ({"*": {"lr_factor": 2}}, r"optimizer\.groups=\*: must leave a parameter"),
-        ({"*.weight": {}, "*.bias": {}}, r"optimizer\.groups=\*\.weight, \*\.bias: must leave a parameter"),
+        ({"*": {"lr_factor": 2}}, r"optimizer\.groups=\*: must leave at least one parameter"),
+        ({"*.weight": {}, "*.bias": {}}, r"optimizer\.groups=\*\.weight, \*\.bias: must leave at least one parameter"),
         ({"first.*": {"foo": 1}}, r"optimizer\.groups\.first\.\*\.foo=1: is no key of .*lr_factor, schedule, momentum"),
         ({"first.*": {"params": []}}, r"optimizer\.groups\.first\.\*\.params=\[\]: is no key"),
         ({"first.*": {"weight_decay": -1}}, r"optimizer\.groups\.first\.\*=.*-1.*: .*Invalid weight_decay value: -1"),
@@ -112,7 +112,7 @@ class Stern(torch.optim.Optimizer):
             raise ValueError("one group only")
 
 
-@pytest.mark.parametrize(("name", "said"), [("Groupless", "takes no groups"), ("Stern", "one group only")])
+@pytest.mark.parametrize(("name", "said"), [("Groupless", "does not support groups"), ("Stern", "one group only")])
 def test_an_optimizer_without_groups_is_refused_with_them_alone(name, said):
     component = Component("optimizer", f"{__name__}.{name}", {}, trusted=(__name__,))
     assert len(grouped(None, component)[0]) == 1

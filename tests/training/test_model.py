@@ -325,7 +325,7 @@ def test_an_expanded_buffer_becomes_contiguous_once(digits, make_config):
         (With, {"kind": "meta"}, "parameter part.weight is on the meta device"),
         (With, {"kind": "nested"}, "buffer extra is a nested tensor"),
         (Unused, {}, "its lazy parameter spare.weight has no shape after a forward pass"),
-        (no_module, {}, "gives a builtin_function_or_method, not a torch.nn.Module"),
+        (no_module, {}, "returns a builtin_function_or_method, not a torch.nn.Module"),
         (Answering, {"kind": "tuple"}, "it returned a tuple of a tensor [64, 10], a tensor [64, 1, 8, 8]"),
         (Answering, {"kind": "eval tuple"}, "cannot be evaluated (in eval mode) on 65 examples"),
         (Answering, {"kind": "creates"}, "creates or removes late.bias in its forward pass"),

@@ -233,7 +233,7 @@ def test_an_error_in_an_update_of_several_trials_is_the_failure_of_one(apart, ma
     failure, losses = fails_alone(engine, make_trial, "forward")
     assert failure.reason.startswith(REASONS["forward"])
     (line,) = said
-    assert line == f"an error in an update of several trials ({failure.reason}): going on with one trial at a time"
+    assert line == f"an error in an update of several trials ({failure.reason}): continuing with one trial at a time"
     assert engine.account.name == "serial"
     healthy = [make_trial(n, seed=n, **keys) for n in (0, 2, 3)]
     for number, history in train(SerialEngine(digits, CPU, "float64"), *healthy).items():
@@ -255,8 +255,8 @@ def test_a_process_that_the_user_ends_is_lost_and_its_trial_tried_again(apart, m
     said = []
     failure, _ = fails_alone(apart(learns=False, retries=1, say=said.append), make_trial, "left")
     assert said == [
-        "the training process ended with status 5: trial 1 is tried again",
-        "the training process ended with status 5: trial 1 is given up",
+        "the training process ended with status 5: retrying trial 1",
+        "the training process ended with status 5: trial 1 has failed",
     ]
     assert failure.reason == "the training process ended with status 5, at the last of 2 attempts"
 
@@ -270,7 +270,7 @@ def test_an_engine_that_cannot_be_tried_is_not_chosen(apart, make_trial, how):
     assert engine.free == 2
     assert engine.account.name == "serial"
     if how == "left":
-        assert said == ["the training process ended with status 5: going on with one trial at a time"]
+        assert said == ["the training process ended with status 5: continuing with one trial at a time"]
     else:
         assert engine.account.why.startswith(f"no other engine could be tried: {REASONS[how]}")
 
@@ -367,7 +367,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
     engine = apart(seconds=seconds, retries=1, say=said.append, precision="float32")
     found = history(engine, trial, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
     assert found == expected
-    assert said == ["the training process was killed by signal 9: trial 0 is tried again"]
+    assert said == ["the training process was killed by signal 9: retrying trial 0"]
     assert engine.finished().name == "serial"
 
 
@@ -393,7 +393,7 @@ def test_many_at_once_go_on_with_fewer_at_once(apart, make_trial, train, digits)
     expected = train(SerialEngine(digits, CPU, "float64"), *trials)
     engine = apart("fused", 4, learns=False, seconds=0.5, say=said.append)
     found = history(engine, *trials, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
-    assert said == ["the training process was killed by signal 9: going on with fewer than 4 trials at once"]
+    assert said == ["the training process was killed by signal 9: continuing with fewer than 4 trials at once"]
     assert (engine.account.name, engine.account.slots) == ("fused", 2)
     for number, (rows, evaluations, statuses) in found.items():
         wanted = expected[number]
@@ -414,7 +414,7 @@ def test_where_the_memory_is_too_small_fewer_are_trained_at_once(apart, make_tri
     assert [len(rows) for rows, _, _ in found.values()] == [300] * 2
     (line,) = said
     assert line.startswith("out of memory (")
-    assert line.endswith("): going on with fewer than 2 trials at once")
+    assert line.endswith("): continuing with fewer than 2 trials at once")
     assert "\n" not in line
     assert engine.account.name == "serial"
 
@@ -428,9 +428,9 @@ def test_a_trial_that_it_happens_to_again_and_again_has_failed(apart, make_trial
     found = history(engine, first, then=lambda: trap.write_text(how))
     assert found[0][2] == [Status.FAILED]
     assert [line.rpartition(": ")[2] for line in said] == [
-        "trial 0 is tried again",
-        "trial 0 is tried again",
-        "trial 0 is given up",
+        "retrying trial 0",
+        "retrying trial 0",
+        "trial 0 has failed",
     ]
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
@@ -581,7 +581,7 @@ def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, 
                     rows += len(part.lr)
             if engine.account.compiled and until is None:
                 until = rows + 500
-        assert said == ["engine: from here on the updates are compiled"]
+        assert said == ["engine: from now on updates are compiled"]
 
 
 def test_the_server_does_not_decide_where_compiled_updates_are_kept():

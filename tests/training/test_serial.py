@@ -138,7 +138,7 @@ def test_a_micro_batch_that_a_model_cannot_be_trained_on_is_refused(digits, make
     [
         ({"groups": {"nothing*": {}}}, r"^optimizer\.groups=nothing\*: matches no parameter"),
         ({"groups": {"bias_and_norm": {"momentum": -1}}}, r"^optimizer\.groups\.bias_and_norm=.*Invalid momentum"),
-        ({"optimizer": "schedulefree", "average": 0.9}, r"^average=ema: .*schedulefree.* an average of its own"),
+        ({"optimizer": "schedulefree", "average": 0.9}, r"^average=ema: .*schedulefree.* averages the weights itself"),
     ],
 )
 def test_what_a_training_would_refuse_is_refused_before(digits, make_trial, keys, said):

@@ -79,7 +79,7 @@ def test_trying_threads_does_not_change_the_training(digits, make_trial, train, 
     trial = make_trial(model=Component("model", "tests.training.user_models.Drawing", {}), **LONG)
     (expected,) = train(engine(digits), trial).values()
     monkeypatch.setattr(serial, "ALL_THREADS", 2)
-    monkeypatch.setattr(serial, "THREADS_GAIN", 1e9)  # threads are tried, and one is used
+    monkeypatch.setattr(serial, "MIN_THREADS_SPEEDUP", 1e9)  # threads are tried, and one is used
     monkeypatch.setattr(serial, "SMALL", 0)
     (found,) = train(engine(digits), trial).values()
     assert found == expected

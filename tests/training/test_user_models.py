@@ -366,7 +366,7 @@ def test_a_dataclass_that_cannot_be_stored_stays_as_it_is():
 def test_a_dataclass_that_the_constructor_does_not_make_is_refused():
     given, found = configured(), configured()
     found.settings = found.inner.settings = None
-    with pytest.raises(ValueError, match=r"holds a .*Settings that the constructor of the model does not make"):
+    with pytest.raises(ValueError, match=r"contains a .*Settings that the constructor of the model does not create"):
         restore(through_bytes(contents(given)), found, CPU)
 
 
