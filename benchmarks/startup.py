@@ -15,7 +15,7 @@ TIMEOUT = 300
 FIRST_UPDATE = "engine: "
 """Beginning of the line that is printed when an engine is ready for its first update."""
 
-STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from here on the updates are compiled"
+STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from now on updates are compiled"
 """Beginnings of the lines printed before an engine is chosen, when it is, and when compiled updates have taken over."""
 
 

@@ -10,8 +10,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from sweep.output import protect
-
 PRELOADED = "sweep.training.preloaded"
 """The module that the fork server imports."""
 
@@ -46,8 +44,7 @@ def _environment() -> Iterator[None]:
 
 
 def set_up_process() -> None:
-    """Set up a training process: environment, standard streams and signals."""
-    protect()
+    """Set up the environment and the signals of a training process."""
     if os.environ.get("PYTHONSAFEPATH") == SET_BY_SWEEP:
         del os.environ["PYTHONSAFEPATH"]  # set for the fork server, and not for programs that user code starts
     for name in SIGNALS:

@@ -71,7 +71,7 @@ class AdversarialEngine(SerialEngine):
             slot.state.model.eval()
             made, wanted = gan.samples(1).shape[1:], self.data.input_shape
             if made != wanted:
-                raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
+                raise ValueError(f"its generator returns {list(made)}, not {list(wanted)}")
         except InvalidValueError:
             raise
         except (Exception, SystemExit) as error:

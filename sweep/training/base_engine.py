@@ -292,7 +292,7 @@ class BaseEngine:
             found = f"{batch} has {examples} examples, and {divided} divides it into parts of which one has one example"
         reason = str(error).strip().partition("\n")[0]
         fewer = f", or a smaller {' or '.join(f'train.{key}' for key in keys)}" if keys else ""
-        remedy = "train.drop_last=true leaves it out, or choose another" if last else "choose a larger"
+        remedy = "train.drop_last=true omits it, or choose a different" if last else "choose a larger"
         rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy} batch size{fewer}"
         raise InvalidValueError("train.batch_size", settings.batch_size, rule) from error
 

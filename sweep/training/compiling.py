@@ -21,6 +21,7 @@ from sweep import forking
 from sweep.data import Dataset, Split
 from sweep.data.batch import mapped
 from sweep.messages import Facts, Work
+from sweep.output import protect
 from sweep.tracebacks import summary
 from sweep.training.device import CPU
 from sweep.training.fused import FusedEngine
@@ -115,6 +116,7 @@ def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts:
         slots, threads: the engine's numbers of slots and threads.
         facts: shapes and types of the data. The process compiles for them without loading the data.
     """
+    protect()
     forking.set_up_process()
     keep_compiled()
     threading.Thread(target=_end_with_coordinator, args=(pipe,), daemon=True).start()

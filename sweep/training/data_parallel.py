@@ -35,6 +35,7 @@ from sweep import forking
 from sweep.core import Failure, Trial
 from sweep.data import Dataset
 from sweep.data.batch import divided, size
+from sweep.output import protect
 from sweep.tracebacks import summary, user_traceback
 from sweep.training.device import CPU, DTYPES, out_of_memory
 from sweep.training.dropout import update_key
@@ -314,6 +315,7 @@ def _close(pipes: Sequence[Connection]) -> None:
 
 def run_worker(pipe: Connection, rank: int) -> None:
     """Execute the messages of worker 0 until it exits. This is the main function of the process of another worker."""
+    protect()
     forking.set_up_process()
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     threading.Thread(target=_read_messages, args=(pipe, inbox), daemon=True).start()

@@ -63,22 +63,22 @@ def recorded_group(optimizer: Optimizer) -> dict[str, Any]:
     return next(group for group in optimizer.param_groups if group["lr_factor"] == 1 and SCHEDULE not in group)
 
 
-def _grouped(config: OptimizerConfig, asked: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
+def _grouped(config: OptimizerConfig, patterns: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Optimizer:
     """Return the optimizer with its groups. The first group has the parameters that no pattern matches."""
-    asked = copy.deepcopy(dict(asked))  # an optimizer may change the lists in its groups
-    named = _named(f"{config.component.key}.groups", asked, model)
-    own = {name: {SCHEDULE: name} if name in config.schedules else {} for name in asked}
-    groups = [{"params": named[None]}, *({**asked[name], **own[name], "params": named[name]} for name in asked)]
+    patterns = copy.deepcopy(dict(patterns))  # an optimizer may change the lists in its groups
+    named = _named(f"{config.component.key}.groups", patterns, model)
+    own = {name: {SCHEDULE: name} if name in config.schedules else {} for name in patterns}
+    groups = [{"params": named[None]}, *({**patterns[name], **own[name], "params": named[name]} for name in patterns)]
     try:
         optimizer: Optimizer = config.component.build(groups, lr=config.lr)
     except InvalidValueError as error:
         if not isinstance(error.__cause__, AttributeError):
             raise
         rule = f"{config.component.target} does not support groups: {error.__cause__}"
-        raise InvalidValueError(f"{config.component.key}.groups", _list(asked), rule) from error
+        raise InvalidValueError(f"{config.component.key}.groups", _list(patterns), rule) from error
     known = [key for key in getattr(optimizer, "defaults", {}) if key != "lr"]
-    for name in asked:
-        _check_arguments(config, name, asked[name], named[name], known)
+    for name in patterns:
+        _check_arguments(config, name, patterns[name], named[name], known)
     return optimizer
 
 
@@ -98,15 +98,15 @@ def _check_arguments(
     Component(key, component.target, {**component.arguments, **own}, component.trusted).build(parameters, lr=config.lr)
 
 
-def _named(key: str, asked: Iterable[str], model: nn.Module) -> dict[str | None, list[Tensor]]:
+def _named(key: str, patterns: Iterable[str], model: nn.Module) -> dict[str | None, list[Tensor]]:
     """Return the parameters by the first pattern that matches their names; under None those without a match."""
-    named: dict[str | None, list[Tensor]] = {name: [] for name in (None, *asked)}
+    named: dict[str | None, list[Tensor]] = {name: [] for name in (None, *patterns)}
     for name, parameter in model.named_parameters():
-        first = next((pattern for pattern in asked if _matches(pattern, name, parameter)), None)
+        first = next((pattern for pattern in patterns if _matches(pattern, name, parameter)), None)
         named[first].append(parameter)
     if not named[None]:
         rule = "must leave at least one parameter that is trained at lr itself, because that rate is recorded"
-        raise InvalidValueError(key, _list(asked), rule)
+        raise InvalidValueError(key, _list(patterns), rule)
     for pattern, parameters in named.items():
         if not parameters:
             names = [name for name, _ in model.named_parameters()]

@@ -143,7 +143,9 @@ class Labels:
         if targets.is_floating_point():
             if outputs.shape != targets.shape:
                 given, wanted = list(outputs.shape), list(targets.shape)
-                raise ValueError(f"it gives {given}, and dataset.augment returns targets {wanted}; both must be equal")
+                raise ValueError(
+                    f"it returns {given}, and dataset.augment returns targets {wanted}; the shapes must be equal"
+                )
             return
         n, *positions = targets.shape
         classes = [self.n_outputs] if self.n_outputs else ["classes"]
@@ -268,7 +270,7 @@ def _check_shape(outputs: Tensor, expected: list[Any]) -> None:
         n = expected[0]
         examples = "1 example" if n == 1 else f"{n} examples"
         wanted = ", ".join(map(str, expected))
-        raise ValueError(f"it gives {shape} for {examples}, not [{wanted}]")
+        raise ValueError(f"it returns {shape} for {examples}, not [{wanted}]")
 
 
 def loss_of(task: TaskConfig, targets: Tensor, n_outputs: int, device: torch.device, dtype: torch.dtype) -> Loss:

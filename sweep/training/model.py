@@ -160,7 +160,7 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
                 model.critic(examples)  # type: ignore[operator]
     except InvalidValueError:
         raise
-    except Exception as error:  # whatever user code raises
+    except Exception as error:  # user code may raise anything
         rule = "has lazy parameters, whose shapes are determined by a forward pass of examples"
         raise _refused(config, f"{rule} {list(data.input_shape)}, and that failed: {error}") from error
     for module, training in modes:

@@ -427,7 +427,7 @@ def loss_in(outputs: Any) -> Tensor:
     return found
 
 
-# --- losses and metrics of the user's
+# --- losses and metrics of users
 
 
 def _check_module(component: Component, criterion: nn.Module) -> None:

@@ -345,7 +345,7 @@ class _Program:
 
     @property
     def status(self) -> int | None:
-        """Return the exit status of the program; None if it has not ended or `ended` was not asked."""
+        """Return the exit status of the program, once `ended` is true; otherwise None."""
         return self._process.returncode
 
     def failure(self) -> ProgramError:

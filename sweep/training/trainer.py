@@ -21,6 +21,7 @@ from sweep.data import Dataset, dataset_of, load
 from sweep.data.loading import close_loaders
 from sweep.errors import InvalidValueError
 from sweep.messages import EngineStats, Facts, Measured, Work
+from sweep.output import protect
 from sweep.tasks import Direction
 from sweep.tracebacks import summary
 from sweep.training.autotune import Chosen, check, choose, refuse_unstackable
@@ -36,6 +37,7 @@ from sweep.training.objectives import custom_task, declared_directions
 def serve(pipe: Connection) -> None:
     """Handle the requests of the coordinator until it ends this process. This is the main function of the process."""
     multiprocessing.current_process().daemon = False  # the code of a data set may start processes
+    protect()
     forking.set_up_process()
     keep_compiled()
     try:

@@ -1,4 +1,4 @@
-"""Training loops of users in an engine."""
+"""Test users' training loops in an engine."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ STEPS, EVERY = 25, 10
 
 @pytest.fixture
 def make_loop(make_trial):
-    """A trial with a loop of user_loops."""
+    """Build a trial with a loop of user_loops."""
 
     def make(name, number=0, seed=3, *, final=False, keeps_state=False, keys=None, lr=0.05, **further) -> Trial:
         trial = make_trial(number, seed, lr=lr, **{"steps": STEPS, "eval_every": EVERY, **further})
@@ -42,7 +42,7 @@ def make_loop(make_trial):
 
 @pytest.fixture
 def make_engine(tmp_path):
-    """An engine for a trial."""
+    """Build an engine for a trial."""
     begun = []
 
     def make(trial, metric="val_loss") -> LoopEngine:
@@ -84,7 +84,7 @@ def losses_of(parts: list[Progress]) -> list[float]:
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates. Return all progress, of which the last has the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(make_loop, make_en
 
 @pytest.mark.parametrize("do", ["", "nan tensor"])
 def test_losses_on_a_device_are_read_at_the_evaluations(make_loop, make_engine, train, monkeypatch, do):
-    """The same losses, and the same end of a trial that diverges."""
+    """The losses, and the end of a diverging trial, do not depend on when losses are read."""
     trial = make_loop("steps", keys={"do": do})
     expected = trained(make_engine(trial), trial, train)
     monkeypatch.setattr(run_of_loops, "SYNCHRONOUS_DEVICES", ())
@@ -337,7 +337,7 @@ def test_a_loop_keeps_files_of_its_own_in_a_folder_of_its_trial(make_loop, make_
 
 @pytest.fixture
 def pooled(tmp_path):
-    """An engine in a process of its own."""
+    """Start an engine in a separate process."""
     begun = []
 
     def make(trial, trials=2) -> PooledEngine:
@@ -352,7 +352,7 @@ def pooled(tmp_path):
 
 
 def reached(engine: PooledEngine) -> list[Progress]:
-    """What is reached next."""
+    """Return the next progress."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if found := engine.advance():

@@ -1,4 +1,4 @@
-"""Programs of users, loop=command, in an engine."""
+"""Test users' programs, loop=command, in an engine."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ WORDS = [
 
 @pytest.fixture
 def make_program(make_trial):
-    """A trial whose program is told what to do wrong."""
+    """Build a trial whose program makes a chosen mistake."""
 
     def make(what="", number=0, *, command=None, seconds=0, **further) -> Trial:
         decay = DECAYS["exponential"](decay_rate=0.95, decay_steps=1)
@@ -52,7 +52,7 @@ def make_program(make_trial):
 
 @pytest.fixture
 def engine(tmp_path, make_program):
-    """An engine for programs."""
+    """Build an engine for programs."""
     found = LoopEngine(CPU, Work([make_program().config], 1, False, "val_loss", str(tmp_path / "loops")))
     yield found
     if found._slot is not None:
@@ -60,7 +60,7 @@ def engine(tmp_path, make_program):
 
 
 def by_hand(steps: int = STEPS) -> list[float]:
-    """The losses of (w + 1)^2 from w = 5 at the rates 0.2 * 0.95^s."""
+    """Return the losses of (w + 1)^2 from w = 5 with the rates 0.2 * 0.95^s."""
     w, losses = 5.0, []
     for step in range(steps):
         losses.append((w + 1) ** 2)
@@ -234,7 +234,7 @@ def test_what_a_program_leaves_gets_sigterm_first(tmp_path):
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates. Return all progress, of which the last has the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:
@@ -245,7 +245,7 @@ def paused_after(engine, updates: int) -> list[Progress]:
 
 @pytest.mark.parametrize("updates", [2, 10, 13])
 def test_a_program_resumes_from_a_checkpoint_of_its_own(engine, make_program, train, tmp_path, updates):
-    """It has checkpoints after every four updates; it may have gone on beyond the state that was kept of it."""
+    """The program saves checkpoints every four updates, which may be later than the stored state of the trial."""
     trial = make_program(seconds=0.01)
     engine.start(trial)
     before = paused_after(engine, updates)
@@ -317,9 +317,9 @@ def test_a_command_that_cannot_be_run_is_refused_before_anything_is_trained(make
 
 
 def test_no_other_code_than_a_training_runs_a_program(tmp_path):
-    """A model, or an argument of a loop, may name the function: it is in a package that is trusted."""
+    """A model, or an argument of a loop, may name the function, because it is in a trusted package."""
     file = tmp_path / "made"
-    with pytest.raises(TypeError, match="by a training alone"):
+    with pytest.raises(TypeError, match="by a training"):
         commands.main("run", ["touch", str(file)])  # type: ignore[arg-type]
     functions = [
         name for name, value in vars(commands).items() if getattr(value, "__module__", "") == commands.__name__
