@@ -6,7 +6,7 @@ from sweep.app.comparison import compare as carry_out_comparison
 from sweep.app.search import search as carry_out_search
 from sweep.app.training import train as carry_out_training
 from sweep.cli.exits import DONE, FAILED, INTERRUPTED
-from sweep.cli.show import address, show_comparison, show_study, training_links, ui_command
+from sweep.cli.show import MlflowUi, show_comparison, show_pages, show_study, training_pages
 from sweep.core import Status
 from sweep.plurals import plural
 from sweep.report.text import figures_text
@@ -21,13 +21,13 @@ from sweep.terminal.terminal import Terminal
 def search(command: Command) -> int:
     """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
     plan, front = make_plan(command), Terminal(console())
-    base = address(command, plan.tracking)
+    ui = MlflowUi.of(command, plan.tracking, front.console)
     result = carry_out_search(plan, front, asked())
     if result.record is None or result.report is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
         front.say(f"interrupted: {result.told} of {recorded}; the same command goes on")
         return INTERRUPTED
-    show_study(front.console, result.record, base, ui_command(command))
+    show_study(front.console, result.record, ui)
     front.say(f"\nreport: {result.report}")
     saved = _saved(plan.first.train.save, result.unsaved, front)
     return FAILED if not saved or (result.failed and not result.told) else DONE
@@ -36,7 +36,7 @@ def search(command: Command) -> int:
 def train(command: Command) -> int:
     """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
     plan, front = make_training(command), Terminal(console())
-    base, run = address(command, plan.tracking), plan.run
+    run, ui = plan.run, MlflowUi.of(command, plan.tracking, front.console)
     ended = carry_out_training(plan, front, asked())
     if ended.result is None or ended.run_id is None:
         front.say(f"interrupted: the same command goes on from step {ended.kept}")
@@ -48,8 +48,8 @@ def train(command: Command) -> int:
         events = front.display.events.get(ended.trial.number, ())
         half_life = series.schedule.after(*events).constant_half_life
         front.say(figures_text(key_figures(series.curve(events), half_life)))
-    front.say(f"\nin MLflow ({ui_command(command)} serves it):")
-    front.say("\n".join(training_links(ended.store, [ended.run_id], [series.name for series in run.series], base)))
+    series_names = [series.name for series in run.series]
+    show_pages(front.console, training_pages(ended.store, [ended.run_id], series_names, ui.address), ui)
     failure = ended.result.failure
     if failure is not None:
         print(f"sweep: the training failed: {failure.details or failure.reason}", file=sys.stderr)
@@ -69,12 +69,12 @@ def _saved(path: str | None, unsaved: str | None, front: Terminal) -> bool:
 def compare(command: Command) -> int:
     """Compare schedules, then show for each data set the table and the verdict."""
     plan, front = make_comparison(command), Terminal(console())
-    base = address(command, plan.first.tracking)
+    ui = MlflowUi.of(command, plan.first.tracking, front.console)
     result = carry_out_comparison(plan, front, asked())
     if result.report is None:
         left = plural(result.left, "training is left", "trainings are left")
         front.say(f"interrupted: {left}; the same command goes on")
         return INTERRUPTED
-    show_comparison(front.console, result.record, result.comparisons, base, ui_command(command))
+    show_comparison(front.console, result.record, result.comparisons, ui)
     front.say(f"\nreport: {result.report}")
     return FAILED if result.failed else DONE

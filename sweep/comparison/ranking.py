@@ -39,10 +39,10 @@ class Difference:
         p_holm: corrected for all pairs of families. The best is chosen by the same data: corrected for its own pairs
             alone, one among equals would too often seem better than the worst.
         n_pairs: seeds.
-        shown: whether p_holm is below the level with all seeds, and also with any one of them left out: what hangs on a
-            single seed is not shown. Needs three seeds.
+        shown: whether p_holm is below the level with all seeds, and also with any one of them left out: a difference
+            that depends on a single seed is not shown. Needs three seeds.
         seeds_needed: to show a difference of this size and spread four times out of five, at the strictest level of the
-            correction; None where one is shown or hangs on a single seed, and above MOST_SEEDS.
+            correction; None where one is shown or depends on a single seed, and above MOST_SEEDS.
     """
 
     mean: float
@@ -220,7 +220,7 @@ def _shown_text(best: str, rest: Sequence[Ranked], shown: Sequence[str], unclear
 def _needed_text(best: str, unclear: Sequence[Ranked], level: float) -> list[str]:
     """What it would take for those without a difference shown: of the nearest, how many seeds."""
     said = [
-        f"The difference to {family.name} hangs on a single seed."
+        f"The difference to {family.name} depends on a single seed."
         for family in unclear
         if family.difference is not None and family.difference.p_holm < level
     ]

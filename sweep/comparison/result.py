@@ -11,6 +11,9 @@ from sweep.comparison.statistics import Estimate, expected_best, first_reached, 
 from sweep.core import ComparisonRecord, FamilyRecord, FinalRecord, Status, TrialRecord
 from sweep.plurals import plural
 
+FEW_TRIALS = 10
+"""With fewer tuning trials of each schedule the verdict says so: sampler=tpe draws its first 10 at random."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -90,9 +93,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What has been shown, and what has not, in plain words."""
-        missing = plural(self.missing, "training is missing", "trainings are missing")
-        return (f"Unfinished: {missing}. " if self.missing else "") + self.ranking.verdict
+        """What has been shown, and what has not, in plain words; it says if the comparison is not finished or small."""
+        if self.missing:
+            missing = plural(self.missing, "training is missing", "trainings are missing")
+            return f"Unfinished: {missing}. {self.ranking.verdict}"
+        trials = min(standing.n_trials for standing in self.standings)
+        if trials >= FEW_TRIALS:
+            return self.ranking.verdict
+        tuned = f"Each schedule was tuned with only {plural(trials, 'trial')}: more trials may change the ranking."
+        return f"{self.ranking.verdict} {tuned}"
 
 
 def _median_or_none(values: np.ndarray) -> float | None:

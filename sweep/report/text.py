@@ -4,11 +4,12 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from sweep.augmentations import KEY as AUGMENT
@@ -20,9 +21,6 @@ from sweep.targets import PACKAGE, name_of
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 """Whose a series is."""
-
-WIDE = 96
-"""Columns from which on a table has room for a second metric."""
 
 MOST_REASONS, MOST_NUMBERS = 5, 10
 """Reasons of failed trials that are listed, and trials of each."""
@@ -75,39 +73,23 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:.6g} %"
 
 
-def study_table(study: StudyRecord, best: int, width: int) -> Table:
-    """The best trials of a study, best first: number, metric, what was searched, half-life in updates.
-
-    Args:
-        best: how many.
-        width: columns of the terminal; in a narrow one the further metrics are left out.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Best trials of {study.name}", title_justify="left")
-    ranked = study.ranked[:best]
-    metrics = shown_metrics(study.metric, ranked)[: None if width >= WIDE else 1]
-    half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
-    for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
-        table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
-    columns = [column([trial.metrics.get(metric) for trial in ranked]) for metric in metrics]
-    for place, trial in enumerate(ranked):
-        values = [param_text(trial, key) for key in study.searched]
-        half_life = ["" if trial.half_life is None else updates(trial.half_life)] if half_life_too else []
-        style = "bold green" if place == 0 else None
-        table.add_row(str(trial.number), *(cells[place] for cells in columns), *values, *half_life, style=style)
-    return table
+def fits(columns: Iterable[tuple[str, Sequence[str]]], width: int) -> bool:
+    """Return whether a table of these headings and cells, with the box SIMPLE_HEAD, has at most `width` columns."""
+    return 2 + sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns) - 3 <= width
 
 
-def shown_metrics(first: str, trials: Sequence[TrialRecord]) -> list[str]:
-    """Return the metrics of the validation split that tables show, as far as they are recorded.
+def shown_metrics(first: str, trials: Sequence[TrialRecord], split: str = "val") -> list[str]:
+    """Return the metrics of a split that tables show, as far as they are recorded.
 
     Those of averaged weights are not among them.
 
     Args:
-        first: the metric that a study is judged by.
+        first: the metric that trials are judged by.
+        split: the part of the names before the underscore.
     """
     recorded = {metric for trial in trials for metric in trial.metrics}
-    own = sorted(m for m in recorded if m.startswith("val_") and not m.endswith("_ema"))
-    return [m for m in dict.fromkeys([first, "val_loss", "val_accuracy", *own]) if m in recorded]
+    own = sorted(m for m in recorded if m.startswith(f"{split}_") and not m.endswith("_ema"))
+    return [m for m in dict.fromkeys([first, f"{split}_loss", f"{split}_accuracy", *own]) if m in recorded]
 
 
 def heading(key: str) -> str:

@@ -32,8 +32,12 @@ class Terminal:
         say(self.console, text)
 
     def watch(self, watched: Watched) -> Display:
-        self.display = Display(watched, self.say, _Bar(self.console) if self.console.is_interactive else None)
+        self.display = Display(watched, self._say_wrapped, _Bar(self.console) if self.console.is_interactive else None)
         return self.display
+
+    def _say_wrapped(self, text: str) -> None:
+        """Show a line about a trial; it is wrapped between words in a terminal, and not wrapped in a file."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
         return self._interrupts(self.say)
