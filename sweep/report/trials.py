@@ -27,7 +27,7 @@ def study_table(study: StudyRecord, best: int, width: int) -> Table:
     common = [key for key in keys if all(_has(trial, key) for trial in ranked)]
     half_life, judged = "schedule.half_life" not in keys, metrics[:1]
     layouts = [(m, separate, half_life) for m in (metrics, judged) for separate in (keys, common)]
-    for layout in [*layouts, (judged, common, False), (judged, [], half_life)]:
+    for layout in [*layouts, (judged, common, False), (judged, [], False)]:
         columns = _columns(study, ranked, *layout)
         if fits(columns, width):
             break
