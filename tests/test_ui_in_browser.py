@@ -69,6 +69,16 @@ def test_the_links_open_the_curves_of_the_finals(opened: "Opened", links: dict[s
     assert own(complaints) == []
 
 
+def test_the_page_that_compares_runs_begins_with_the_metric_that_they_are_judged_by(
+    opened: "Opened", links: dict[str, str]
+) -> None:
+    page, complaints = opened(links["comparison of the final runs, one seed each"])
+    axes = page.locator(".pcp-plot .axis-title")
+    axes.first.wait_for(state="attached", timeout=60_000)
+    assert axes.all_inner_texts()[-1] == "test_loss"
+    assert own(complaints) == []
+
+
 def test_mlflow_shows_the_report_with_its_charts(opened: "Opened", links: dict[str, str]) -> None:
     page, complaints = opened(links["the report"], viewport={"width": 1800, "height": 900})
     report = page.frame_locator("iframe")

@@ -1,4 +1,4 @@
-"""The modes that train: search, train, compare. Each turns a command line into a plan, and shows its result."""
+"""The modes that train: search, train, compare. Each turns a command line into a plan, and prints its result."""
 
 import sys
 
@@ -19,13 +19,13 @@ from sweep.terminal.terminal import Terminal
 
 
 def search(command: Command) -> int:
-    """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
+    """Search, then print the best trials. The exit status is FAILED if all trials failed."""
     plan, front = make_plan(command), Terminal(console())
     ui = MlflowUi.of(command, plan.tracking, front.console)
     result = carry_out_search(plan, front, asked())
     if result.record is None or result.report is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
-        front.say(f"interrupted: {result.told} of {recorded}; the same command goes on")
+        front.say(f"interrupted: {result.told} of {recorded}; the same command resumes")
         return INTERRUPTED
     show_study(front.console, result.record, ui)
     front.say(f"\nreport: {result.report}")
@@ -34,12 +34,12 @@ def search(command: Command) -> int:
 
 
 def train(command: Command) -> int:
-    """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
+    """Train one configuration, then print the key figures of its curve, and the reason if it failed."""
     plan, front = make_training(command), Terminal(console())
     run, ui = plan.run, MlflowUi.of(command, plan.tracking, front.console)
     ended = carry_out_training(plan, front, asked())
     if ended.result is None or ended.run_id is None:
-        front.say(f"interrupted: the same command goes on from step {ended.kept}")
+        front.say(f"interrupted: the same command resumes at step {ended.kept}")
         return INTERRUPTED
     assert front.display is not None
     for series in run.series:
@@ -58,7 +58,7 @@ def train(command: Command) -> int:
 
 
 def _saved(path: str | None, unsaved: str | None, front: Terminal) -> bool:
-    """Say whether the file of train.save was written, if there is to be one; return False if it was not."""
+    """Print whether the file of train.save was written, if it is set; return False if it was not."""
     if unsaved is not None:
         print(f"sweep: {unsaved}", file=sys.stderr)
     elif path is not None:
@@ -67,13 +67,13 @@ def _saved(path: str | None, unsaved: str | None, front: Terminal) -> bool:
 
 
 def compare(command: Command) -> int:
-    """Compare schedules, then show for each data set the table and the verdict."""
+    """Compare schedules, then print the table and the verdict of each data set."""
     plan, front = make_comparison(command), Terminal(console())
     ui = MlflowUi.of(command, plan.first.tracking, front.console)
     result = carry_out_comparison(plan, front, asked())
     if result.report is None:
         left = plural(result.left, "training is left", "trainings are left")
-        front.say(f"interrupted: {left}; the same command goes on")
+        front.say(f"interrupted: {left}; the same command resumes")
         return INTERRUPTED
     show_comparison(front.console, result.record, result.comparisons, ui)
     front.say(f"\nreport: {result.report}")

@@ -270,7 +270,7 @@ def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:
         (lambda: sweep.search({"model.depth": 3}, model=Linear), "model.depth=3: is not a key of"),
         (lambda: sweep.search(model="resnet200"), "model=resnet200: is not there"),
         (lambda: sweep.search(dataset={"y": [1.0]}), "must give x and y"),
-        (lambda: sweep.load("nothing"), "holds no experiment sweep yet"),
+        (lambda: sweep.load("nothing"), "has no experiment sweep yet"),
         (lambda: sweep.train(["dataset=digits,breast_cancer"]), "dataset=digits,breast_cancer: cannot be searched"),
     ],
 )
@@ -366,7 +366,7 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     again = run_script(folder, source)
     assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
     assert "trial   0" not in again.stderr
-    assert "trial   1  goes on from step" in again.stderr
+    assert "trial   1  resumes at step" in again.stderr
 
 
 @pytest.mark.parametrize("interface", ["command", "library"])
