@@ -461,7 +461,7 @@ def test_an_interruption_as_a_comparison_begins_leaves_nothing_that_cannot_be_re
     for mode in ("report", "ui"):
         answer = sweep(f"mode={mode}")
         assert answer.status == 2
-        assert "is a comparison that was interrupted while it started; the same command resumes it" in answer.err
+        assert "is a comparison that was interrupted as it began; the same command resumes it" in answer.err
     assert sweep(*asked).status == 0
     assert len(rows(folder)) == 2
 

@@ -1,6 +1,6 @@
-"""The interface through which searches, trainings and comparisons show progress and are interrupted.
+"""The interface through which searches, trainings and comparisons show their progress and learn of interrupts.
 
-sweep.terminal implements it.
+The command line implements it.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ class Watched:
     """A group of trainings whose progress is shown together.
 
     Args:
-        metric, minimize: the metric that trials are judged by, and its direction.
+        metric, minimize: what trials are judged by.
         total: trials of the study.
-        done: trials that ended earlier.
+        done: trials that ended before.
         steps: updates completed at the end of a trial.
         best: value and number of the best trial so far.
-        single: whether this is a single training.
+        single: whether it is one training, without others to count or to compare with.
         first: updates completed at the beginning of a trial.
-        finals: whether these are final runs, which differ only in their seed; their number is their seed.
-        later: number of trainings after these, for the remaining time.
+        finals: whether it is final runs, which differ in their seed alone; their number is their seed.
+        later: trainings that come after these, for the time left.
     """
 
     metric: str
@@ -43,13 +43,14 @@ class Front(Protocol):
     """Shows messages and progress, and reports requests to interrupt the work."""
 
     def say(self, text: str) -> None:
-        """Show one or more lines."""
+        """Show one or several lines."""
 
     def watch(self, watched: Watched) -> AbstractContextManager[Monitor]:
-        """Show the progress of trainings within the context."""
+        """Show the progress of trainings for as long as the context lasts."""
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Return a context in which a request to interrupt is not carried out at once.
+        """Let a request to interrupt the work be answered by the work itself for as long as the context lasts.
 
-        The value of the context is a function that returns whether one was made.
+        Returns:
+            What tells whether it was requested.
         """

@@ -18,7 +18,7 @@ class PreviewPlan:
 
     Args:
         runs: label -> configuration; all have the same horizon. A single one may have an empty label.
-        path: of the csv file; a picture is written next to it. None writes nothing.
+        path: of the csv file, beside which a picture is written; None writes nothing.
     """
 
     runs: Mapping[str, RunConfig]
@@ -30,11 +30,11 @@ class PreviewResult:
     """The curves of a preview.
 
     Args:
-        curves: column -> the rates of the updates 0..T-1, float64 [T]. The name of a column consists of the label of
-            the configuration, the optimizer if a training has two, and the group of parameters if it has its own
-            schedule.
+        curves: column -> the rates of the updates 0..T-1, float64 [T]. A column is named after the label of the
+            configuration, after the optimizer where a training has two, and after a group of parameters that has a
+            schedule of its own.
         figures: column -> the key figures of its curve.
-        picture: the picture; None if nothing was written.
+        picture: the file beside the csv file; None if nothing was written.
     """
 
     curves: Mapping[str, Floats]
@@ -65,7 +65,7 @@ def _write(path: Path, curves: Mapping[str, Floats], figures: Mapping[str, KeyFi
 
 
 def picture(curves: Mapping[str, Floats], figures: Mapping[str, KeyFigures]) -> bytes:
-    """Return a PNG of the curves; a single curve is drawn with the step at which it stalls."""
+    """Return a PNG of the curves; of a single one, with the step at which it stalls."""
     if len(curves) == 1:
         ((column, curve),) = curves.items()
         return curve_picture(curve, figures[column])

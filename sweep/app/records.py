@@ -1,4 +1,4 @@
-"""Find a study or comparison in the record."""
+"""Find what is recorded."""
 
 from difflib import get_close_matches
 
@@ -6,11 +6,11 @@ from sweep.core import ComparisonRecord, Reader, StudyRecord
 from sweep.errors import InvalidValueError
 
 LISTED = 10
-"""The most names that a message lists."""
+"""Names that are listed, the latest."""
 
 
 def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord:
-    """Return the study or comparison with that name; without a name, the one that was started last.
+    """Return the study or comparison of that name; without a name, the one that was begun last.
 
     Raises:
         InvalidValueError: names study.name if it is not recorded.
@@ -25,6 +25,6 @@ def recorded(reader: Reader, name: str | None) -> StudyRecord | ComparisonRecord
         rule = f"is not recorded{hint}; recorded are {latest}" if names else "no study is recorded yet"
         raise InvalidValueError("study.name", name, rule)
     if isinstance(found, ComparisonRecord) and not found.families:
-        rule = "is a comparison that was interrupted while it started; the same command resumes it"
+        rule = "is a comparison that was interrupted as it began; the same command resumes it"
         raise InvalidValueError("study.name", found.name, rule)
     return found

@@ -1,6 +1,6 @@
-"""Write the report of a search or a comparison, and the numbers of a comparison, from the record.
+"""Make the report of a search or a comparison, and the numbers of a comparison, from what is recorded.
 
-This module takes seconds to import, so commands import it when they need it.
+What draws them takes seconds to import. Who needs it at the end of a command imports it there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ from sweep.report.page import DRAWN, comparison_page, study_page
 
 
 def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, bytes]:
-    """Return report.html of a study.
+    """report.html of a study.
 
     Args:
-        storage: of Optuna, from which the importances are computed.
+        storage: of Optuna, which tells what mattered.
     """
     drawn = _rows(reader, study.ranked[:DRAWN])
     return {"report.html": study_page(study, drawn, _importances(storage, study, study.trials)).encode()}
@@ -24,7 +24,7 @@ def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, b
 def comparison_files(
     reader: Reader, record: ComparisonRecord, comparisons: Sequence[Comparison], storage: str
 ) -> dict[str, bytes]:
-    """Return report.html, comparison.csv and comparison.json."""
+    """report.html, comparison.csv and comparison.json."""
 
     def mattered(family: FamilyRecord) -> dict[str, dict[str, float]]:
         return _importances(storage, family.study, counted(family.study, record.trials))
@@ -43,5 +43,5 @@ def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]
 
 
 def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, list[Rows]]:
-    """Return the recorded rows of each run, one entry for each optimizer."""
+    """Return the recorded rows of each run, one entry for each of its optimizers."""
     return {run.run_id: [reader.rows(run.run_id, series) for series in run.series] for run in runs}
