@@ -169,15 +169,15 @@ def training_pages(store: Store, runs: Sequence[str], series: Sequence[str], bas
     """
     if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
-    metric = ENERGY_DISTANCE if "D_" in series else "val_loss"
+    metric, experiment = ENERGY_DISTANCE if "D_" in series else "val_loss", store.experiment_id
     pages = {
-        "the latest training": run_page(base, store.experiment_id, runs[0]),
-        "all single trainings, best first": trainings_page(base, store.experiment_id, metric),
+        "the latest training": run_page(base, experiment, runs[0]),
+        "all single trainings, best first": trainings_page(base, experiment, metric),
     }
     latest = list(runs[:DRAWN])
     if len(latest) > 1:
-        pages |= _curves(latest, series, store.experiment_id, base, f"of the latest {len(latest)} trainings")
-        pages |= _compared(latest, store.experiment_id, base, f"the latest {len(latest)} trainings")
+        pages |= _curves(latest, series, experiment, base, f"of the latest {len(latest)} trainings")
+        pages |= _compared(latest, experiment, base, f"the latest {len(latest)} trainings")
     return pages
 
 
