@@ -289,9 +289,10 @@ class OptunaProposer:
         insort(self._left, trial.number)
 
     def annotate(self, trial: Trial, name: str, value: str) -> None:
-        """Keep a user attribute with the trial."""
+        """Set a user attribute of a live trial. It is written with the trial's next change: when its training begins,
+        or when it is told.
+        """
         self._live[trial.number].set_user_attr(name, value)
-        self._cached.keep(trial.number)
 
     def proposed(self, number: int) -> Trial:
         """The trial of that number as it was proposed."""
