@@ -62,7 +62,7 @@ class CachedStudy:
         return self._read() if self._patiently(self._tables.last_number) >= self._n_trials else []
 
     def _read(self) -> list[FrozenTrial]:
-        """Copy the trials that are not in memory yet. Their content is not checked: another program may have added it."""
+        """Copy the trials that are not in memory yet, unchecked: another program may have added them."""
         with self._explained():
             new = self._patiently(lambda: self._stored.get_trials(deepcopy=False))[self._n_trials :]
         for trial in new:

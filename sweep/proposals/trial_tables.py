@@ -46,8 +46,6 @@ SET_STATE = (
 )
 SET_START = update(TRIALS).where(OF_TRIAL).values(datetime_start=bindparam("start"))
 INSERT_TRIAL, INSERT_PARAMS, INSERT_VALUES, INSERT_STEPS = map(insert, (TRIALS, PARAMS, VALUES, STEPS))
-DELETE_VALUES = delete(VALUES).where(VALUES.c.trial_id == bindparam("trial"))
-DELETE_STEPS = delete(STEPS).where(STEPS.c.trial_id == bindparam("trial"), STEPS.c.step == bindparam("at"))
 
 
 def _attributes(table: Table) -> tuple[Any, Any]:
@@ -166,22 +164,27 @@ def _write(connection: Connection, trial_id: int, stored: Stored, trial: FrozenT
         (SET_SYSTEM, stored.system_attrs, trial.system_attrs),
     ):
         _write_attributes(connection, trial_id, statements, before, after)
-    steps = sorted(trial.intermediate_values.keys() - stored.steps)
+    steps = [
+        _value(TrialIntermediateValueModel.intermediate_value_to_stored_repr(value), "intermediate_value")
+        | {"trial_id": trial_id, "step": step}
+        for step, value in sorted(trial.intermediate_values.items())
+        if step not in stored.steps
+    ]
     if steps:
-        rows = []
-        for step in steps:
-            value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(trial.intermediate_values[step])
-            row = {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
-            rows.append(row)
-        connection.execute(DELETE_STEPS, [{"trial": trial_id, "at": step} for step in steps])
-        connection.execute(INSERT_STEPS, rows)
+        connection.execute(INSERT_STEPS, steps)
     if trial.values is not None:
-        rows = []
-        for objective, given in enumerate(trial.values):
-            value, kind = TrialValueModel.value_to_stored_repr(given)
-            rows.append({"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind})
-        connection.execute(DELETE_VALUES, {"trial": trial_id})
-        connection.execute(INSERT_VALUES, rows)
+        values = [
+            _value(TrialValueModel.value_to_stored_repr(value), "value")
+            | {"trial_id": trial_id, "objective": objective}
+            for objective, value in enumerate(trial.values)
+        ]
+        connection.execute(INSERT_VALUES, values)
+
+
+def _value(stored: tuple[float | None, Any], column: str) -> dict[str, Any]:
+    """Return the columns of a value: a database may have no infinity and no NaN, which are kinds in a second column."""
+    value, kind = stored
+    return {column: value, f"{column}_type": kind}
 
 
 def _write_attributes(
@@ -195,8 +198,10 @@ def _write_attributes(
     changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
     if not changed:
         return
-    drop, add = statements  # another program may have set the same attribute
-    connection.execute(drop, [{"trial": trial_id, "name": key} for key in changed])
+    drop, add = statements
+    replaced = [{"trial": trial_id, "name": key} for key in changed if key in before]
+    if replaced:
+        connection.execute(drop, replaced)
     rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in changed.items()]
     connection.execute(add, rows)
 
