@@ -74,15 +74,15 @@ class CachedStudy:
         return new
 
     def __getitem__(self, number: int) -> FrozenTrial:
-        """The trial of that number as it is now; not to be changed."""
+        """Return the trial of that number. The caller must not change it."""
         return self._memory.get_trial(self._trial_id(number))
 
     def begin(self, number: int) -> None:
-        """Set a queued trial running. It is in the database when it is kept."""
+        """Set a queued trial running, in memory until the next `keep`."""
         self._memory.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
 
     def annotate(self, number: int, key: str, value: Any) -> None:
-        """Set a user attribute of a trial. It is in the database when it is kept."""
+        """Set a user attribute of a trial, in memory until the next `keep`."""
         self._memory.set_trial_user_attr(self._trial_id(number), key, value)
 
     def _trial_id(self, number: int) -> int:
