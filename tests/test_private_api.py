@@ -166,7 +166,6 @@ def test_the_library_has_the_name(use: Use) -> None:
 
 SIGNATURES = {
     "optuna.samplers:QMCSampler._find_sample_id": "self study search_space",
-    "optuna.samplers._tpe._truncnorm:_log_ndtr": "a",
     "optuna.storages._rdb.models:TrialValueModel.value_to_stored_repr": "value",
     "optuna.storages._rdb.models:TrialIntermediateValueModel.intermediate_value_to_stored_repr": "value",
     "optuna.distributions:BaseDistribution._contains": "self param_value_in_internal_repr",
