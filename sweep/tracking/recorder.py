@@ -122,7 +122,8 @@ class MlflowRecorder:
 
     def open(self, trial: Trial, record: bytes | None = None) -> bool:
         left = self._left.pop(trial.number, [])
-        self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
+        if left or trial.number in self._runs:  # only then it may have been trained before
+            self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
         opened = self._kept(left, record)
         goes_on = opened is not None
