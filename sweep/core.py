@@ -105,35 +105,46 @@ SERIES = ("", "G_", "D_")
 
 @dataclass(frozen=True)
 class Rows:
-    """The record of updates of one trial and one optimizer, in their order.
+    """Updates of one trial and one optimizer, in the order of their steps.
 
     Args:
-        trial: its number.
-        first: the step of the first row.
+        trial: number of the trial.
+        steps: int64 [n], the step of each update, counted from 0.
         lr: float64 [n], the rate each update used.
-        loss: float64 [n], the loss of each batch before its update; not finite only in the last row of a
-            trial that diverged.
+        loss: float64 [n], the loss of each batch before its update. Only the last row of a trial that diverged may have
+            a loss that is not finite.
         series: one of SERIES.
-        kept: int64 [n], the update of each row, where not all of them are recorded; None where row i is
-            update first + i.
     """
 
     trial: int
-    first: int
+    steps: np.ndarray
     lr: np.ndarray
     loss: np.ndarray
     series: str = ""
-    kept: np.ndarray | None = None
 
-    @property
-    def steps(self) -> np.ndarray:
-        """int64 [n]: the update of each row."""
-        return np.arange(self.first, self.first + len(self.lr)) if self.kept is None else self.kept
+    def __len__(self) -> int:
+        return len(self.steps)
 
-    def since(self, step: int) -> "Rows":
-        """Those of the updates from `step` on, of rows of consecutive updates."""
-        cut = min(max(step - self.first, 0), len(self.lr))
-        return replace(self, first=self.first + cut, lr=self.lr[cut:], loss=self.loss[cut:])
+    def split(self, step: int) -> tuple["Rows", "Rows"]:
+        """Return the rows of the updates before `step`, and those of the updates from `step` on."""
+        n = int(np.searchsorted(self.steps, step))
+        parts = (slice(n), slice(n, None))
+        before, after = (replace(self, steps=self.steps[i], lr=self.lr[i], loss=self.loss[i]) for i in parts)
+        return before, after
+
+
+def take_joined(rows: list[Rows]) -> list[Rows]:
+    """Empty a list of rows of one trial, and return them joined: one `Rows` for each series."""
+    of_series: dict[str, list[Rows]] = {}
+    for part in rows:
+        of_series.setdefault(part.series, []).append(part)
+    rows.clear()
+    joined = []
+    for series, parts in of_series.items():
+        steps, lr, loss = map(np.concatenate, zip(*((part.steps, part.lr, part.loss) for part in parts), strict=True))
+        if len(steps):
+            joined.append(Rows(parts[0].trial, steps, lr, loss, series))
+    return joined
 
 
 @dataclass(frozen=True)

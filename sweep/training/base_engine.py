@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sweep.config import RunConfig, TrainConfig
-from sweep.core import Evaluation, Rows, Trial
+from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import divided, leaves, mapped, size, target_of
 from sweep.errors import InvalidValueError
@@ -49,35 +49,6 @@ LONGEST_PROBE = 1.0
 
 ROOM, TIMES = 2**28, 32
 """Of a checkpoint: bytes for rows that are not recorded yet, and for how many times its first size it may grow."""
-
-
-@dataclass
-class RowBuffer:
-    """The rows of one optimizer of a trial that were not given yet.
-
-    Args:
-        first: the update that they begin with.
-        series: one of core.SERIES.
-    """
-
-    trial: int
-    first: int = 0
-    series: str = ""
-    lr: list[np.ndarray] = field(default_factory=list)
-    loss: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, lr: np.ndarray, loss: np.ndarray) -> None:
-        """Take the rows of the updates that follow: float64 [n] each."""
-        self.lr.append(lr)
-        self.loss.append(loss)
-
-    def take(self) -> list[Rows]:
-        """What there is, as one; from here on it is what follows."""
-        if not self.lr:
-            return []
-        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss), self.series)
-        self.first, self.lr, self.loss = self.first + len(rows.lr), [], []
-        return [rows]
 
 
 class BaseEngine:

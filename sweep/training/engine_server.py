@@ -222,7 +222,7 @@ class EngineServer:
 
     def _reach(self, reached: Sequence[Progress]) -> None:
         """Tell what was reached."""
-        made = sum(len(rows.lr) for progress in reached for rows in progress.rows)
+        made = sum(len(rows) for progress in reached for rows in progress.rows)
         self.account.updates += made
         self.unkept += made
         events = [(self.training[progress.trial][0], progress) for progress in reached]

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
+from sweep.core import Evaluation, Progress, Rows, Snapshot, Status, Trial, take_joined
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import leaves, mapped, rebuilt
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, RowBuffer, boundary, broken, sound
+from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed, rows_of_epoch
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
@@ -45,7 +45,7 @@ class _Slot:
 
     Args:
         index: of the slot.
-        rows: not given yet.
+        rows: those that no Progress has had yet.
         groups: param_groups of its optimizer: its hyperparameters.
         recorded: index of the group whose rate is the schedule's own.
         curves: float64, the rate of every update, as long as nothing else happens; by the name of the schedule, None
@@ -56,7 +56,7 @@ class _Slot:
 
     trial: Trial
     index: int
-    rows: RowBuffer
+    rows: list[Rows]
     batches: Batches
     groups: Sequence[Mapping[str, Any]]
     curves: Mapping[str | None, np.ndarray]
@@ -149,7 +149,7 @@ class FusedEngine(BaseEngine):
         self._slots[index] = _Slot(
             trial=trial,
             index=index,
-            rows=RowBuffer(trial.number, step),
+            rows=[],
             batches=state.batches,
             groups=groups,
             curves=config.series[0].curves(state.events, trial.last),
@@ -165,7 +165,7 @@ class FusedEngine(BaseEngine):
 
     def snapshots(self) -> Iterator[Progress]:
         for slot in [slot for slot in self._slots if slot is not None]:
-            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, self._packed(slot))
+            yield Progress(slot.trial.number, take_joined(slot.rows), None, None, slot.events, self._packed(slot))
 
     def _packed(self, slot: _Slot) -> Snapshot:
         """The training in a slot."""
@@ -319,9 +319,10 @@ class FusedEngine(BaseEngine):
             own = losses[:, slot.index]
             bad = np.flatnonzero(~np.isfinite(own))
             made = int(bad[0]) + 1 if bad.size else length
-            slot.rows.add(rates[:made, slot.index], own[:made])
             begin = slot.step
             slot.step += made
+            steps = np.arange(begin, slot.step)
+            slot.rows.append(Rows(slot.trial.number, steps, rates[:made, slot.index], own[:made]))
             self.use.made += made
             if bad.size:
                 reached.append(self._ended(slot, broken(slot.trial.number, slot.step), Status.DIVERGED))
@@ -459,7 +460,7 @@ class FusedEngine(BaseEngine):
             if end == trial.last:
                 reached.append(self._ended(slot, evaluation, Status.COMPLETE))
             else:
-                reached.append(Progress(trial.number, slot.rows.take(), evaluation, None, slot.events))
+                reached.append(Progress(trial.number, take_joined(slot.rows), evaluation, None, slot.events))
         return reached
 
     def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
@@ -467,7 +468,7 @@ class FusedEngine(BaseEngine):
         complete, number = status is Status.COMPLETE, slot.trial.number
         state = self._packed(slot) if slot.trial.keeps_state and complete else None
         weights = self._weights(evaluation, lambda: self._state(slot)) if complete else None
-        return Progress(number, slot.rows.take(), evaluation, status, slot.events, state, weights=weights)
+        return Progress(number, take_joined(slot.rows), evaluation, status, slot.events, state, weights=weights)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
         """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
