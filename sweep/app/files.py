@@ -1,4 +1,4 @@
-"""Name and write the files of a report."""
+"""Names and writes the files of a report."""
 
 import hashlib
 import os
@@ -10,31 +10,29 @@ from sweep import atomic
 from sweep.config import ReportConfig
 from sweep.errors import InvalidValueError
 
-LONGEST = 100
-"""Characters of the name of a folder."""
-LONGEST_BYTES = 200
-"""Bytes of it as UTF-8; file systems accept 255."""
+MAX_NAME_CHARACTERS, MAX_NAME_BYTES = 100, 200
+"""Length of the name of a folder, and of its UTF-8 form. File systems accept 255 bytes."""
 
 
 def folder_name(name: str) -> str:
-    """A name that any file system takes."""
-    cut = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].encode()[:LONGEST_BYTES].decode(errors="ignore")
-    safe = cut.strip(".-")
+    """Return a name that every file system accepts, and that differs for different names."""
+    plain = re.sub(r"[^\w.+-]+", "-", name)[:MAX_NAME_CHARACTERS]
+    safe = plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".-")
     if safe == name:
         return name
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def report_path(config: ReportConfig, name: str) -> Path:
-    """Return where the report of a study or comparison is, if there is one."""
+    """Return the path of the report of a study or comparison, whether it exists or not."""
     return Path(config.dir) / folder_name(name) / "report.html"
 
 
 def report_folder(config: ReportConfig, name: str) -> Path:
-    """Return the folder of a report, and create it if there is none.
+    """Return the folder of a report, and create it if it does not exist.
 
     Raises:
-        InvalidValueError: names report.dir where it cannot be written.
+        InvalidValueError: names report.dir if it cannot be written to.
     """
     folder = report_path(config, name).parent
     try:
@@ -47,6 +45,6 @@ def report_folder(config: ReportConfig, name: str) -> Path:
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:
-    """The files in a folder. None is ever half-written."""
+    """Write files into a folder, each atomically."""
     for file, content in files.items():
         atomic.atomic_write(folder / file, [content])
