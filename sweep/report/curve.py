@@ -32,9 +32,6 @@ font-family="system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 def curve_svg(curve: np.ndarray, figures: KeyFigures) -> bytes:
     """Return an SVG of the learning rate against the step, with a mark where it stalls.
 
-    A rate is drawn until the next step. Of more steps than pixels, each column of pixels shows the lowest and the
-    highest of its rates.
-
     Args:
         curve: float64 [T].
     """
@@ -91,23 +88,20 @@ def _label(value: float) -> str:
 
 
 def _line(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
-    """Return the path of a line that keeps each rate until the next step: M x y, then H x V y for each."""
+    """Return the path of a line that keeps each rate until the next step: M x y, then H x V y for each.
+
+    A column of pixels with more than two steps has its first, highest, lowest and last rate.
+    """
+    steps, last = np.arange(len(curve)), max(len(curve) - 1, 1)
     if len(curve) > 2 * COLUMNS:
-        return _envelope(curve, across, up)
+        starts = np.linspace(0, len(curve), COLUMNS, endpoint=False).astype(np.int64)
+        first, end = curve[starts], curve[np.append(starts[1:], len(curve)) - 1]
+        reached = (first, np.maximum.reduceat(curve, starts), np.minimum.reduceat(curve, starts), end)
+        steps, curve = np.repeat(starts, 4), np.column_stack(reached).ravel()
     turns = np.flatnonzero(np.diff(curve, prepend=np.nan) != 0)  # equal rates are one line
-    x, y = across.at(turns).tolist(), up.at(curve[turns]).tolist()
-    last = across.at(np.array([max(len(curve) - 1, 1)])).item()
-    return f"M{x[0]:g} {y[0]:g}" + "".join(f"H{a:g}V{b:g}" for a, b in zip(x[1:], y[1:], strict=True)) + f"H{last:g}"
-
-
-def _envelope(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
-    """Return the path through the first, highest, lowest and last rate of each column of pixels."""
-    starts = np.linspace(0, len(curve), COLUMNS, endpoint=False).astype(np.int64)
-    ends = np.append(starts[1:], len(curve)) - 1
-    reached = (curve[starts], np.maximum.reduceat(curve, starts), np.minimum.reduceat(curve, starts), curve[ends])
-    x, columns = across.at(starts).tolist(), zip(*(up.at(rates).tolist() for rates in reached), strict=True)
-    drawn = "".join(f"H{a:g}V{b:g}" + "".join(f"V{y:g}" for y in ys) for a, (b, *ys) in zip(x, columns, strict=True))
-    return f"M{x[0]:g} {up.at(curve[:1]).item():g}{drawn}H{RIGHT}"
+    x, y = across.at(steps[turns]).tolist(), up.at(curve[turns]).tolist()
+    drawn = "".join(f"H{a:g}V{b:g}" if a != x0 else f"V{b:g}" for x0, a, b in zip(x, x[1:], y[1:], strict=False))
+    return f"M{x[0]:g} {y[0]:g}{drawn}H{across.at(np.array([last])).item():g}"
 
 
 def _stall(figures: KeyFigures, across: _Axis, up: _Axis) -> str:
