@@ -67,7 +67,8 @@ class CheckpointFiles:
         Raises:
             OSError: if the file cannot be written. The checkpoint before it is still there.
         """
-        valid, path = self._valid.setdefault(trial.number, []), self._path(trial.number, checkpoint.state.step)
+        valid = self._valid.setdefault(trial.number, [])
+        path = self.folder / f"{trial.number}-{checkpoint.state.step:010d}{SUFFIX}"
         if valid and valid[-1] == path:  # nothing was trained since
             return
         self._check()
@@ -99,9 +100,7 @@ class CheckpointFiles:
         if folder.is_dir():
             self._check()
             shutil.rmtree(folder, ignore_errors=True)
-        for above in (self.own_files, self.own_files.parent):
-            with suppress(OSError):  # it is not empty, or does not exist
-                above.rmdir()
+        self._remove_empty_folders()
 
     @property
     def own_files(self) -> Path:
@@ -138,30 +137,27 @@ class CheckpointFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            raise InvalidValueError(
-                "train.checkpoint_dir", self.folder, f"cannot be created: {error.strerror}"
-            ) from error
+            rule = f"cannot be created: {error.strerror}"
+            raise InvalidValueError("train.checkpoint_dir", self.folder, rule) from error
         if not os.access(self.folder, os.W_OK):
             raise InvalidValueError("train.checkpoint_dir", self.folder, "cannot be written to")
 
     def remove_others(self, numbers: Collection[int] = ()) -> None:
         """Remove temporary files that a crash has left, the files of all trials but these, and an empty folder."""
-        for path in self._files() if self.folder.is_dir() else ():
-            if _number(path) not in numbers:
-                _remove([path])
+        _remove(path for path in self._files() if _number(path) not in numbers)
         _remove(self.folder.glob(f"*{atomic.TEMPORARY}"))
         kept = [self.own_files / str(number) for number in numbers]
         for folder in self.folder.absolute().glob("loops/*/*"):
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-        for folder in (*self.folder.glob("loops/*"), self.folder / "loops"):
-            with suppress(OSError):  # as above
-                folder.rmdir()
-        with suppress(OSError):
+        self._remove_empty_folders()
+        with suppress(OSError):  # as below
             self.folder.rmdir()
 
-    def _path(self, number: int, step: int) -> Path:
-        return self.folder / f"{number}-{step:010d}{SUFFIX}"
+    def _remove_empty_folders(self) -> None:
+        for folder in (*self.folder.glob("loops/*"), self.folder / "loops"):
+            with suppress(OSError):  # it is not empty, or does not exist
+                folder.rmdir()
 
     def _files(self, number: int | None = None) -> list[Path]:
         """Return the files of a trial, or of all trials, oldest first."""
