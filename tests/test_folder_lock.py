@@ -38,6 +38,16 @@ def test_a_second_process_is_refused_at_once_and_told_the_first(holder: subproce
         pass
 
 
+def test_a_process_that_ends_is_waited_for(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    with pytest.raises(FolderLockedError), locked_folder(tmp_path, wait_seconds=0.2):
+        pass
+    assert holder.stdin is not None
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    with locked_folder(tmp_path, wait_seconds=60):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
 def test_the_lock_ends_with_the_process(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.kill()
     holder.wait()
