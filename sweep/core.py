@@ -412,27 +412,24 @@ class TrialRecord:
         return [series for series in SERIES if f"{series}lr" in self.metrics]
 
     def param(self, key: str) -> str | None:
-        """Return the text of a configured key, also of one within a mapping or list that is one param; None without it.
+        """Return the text of a configured key; None if it is not recorded.
 
-        The text of a group, also of `critic.schedule`, is the chosen option: a param of its own if it is not the name.
+        A key within a mapping or list is found in the param of the whole. The text of a group, also of
+        `critic.schedule`, is the chosen option: a param of its own if it differs from the name.
         """
-        group = f"{key}.name"
-        whole = group if key not in self.params and ("." not in key or group in self.params) else key
-        name, within = whole, ""
-        while name not in self.params and "." in name:
-            name, _, leaf = name.rpartition(".")
-            within = f"{leaf}.{within}" if within else leaf
-        if name == whole or name not in self.params:
-            text = self.params.get(whole)
-        else:
-            text = _within_text(self.params[name], within)
+        text, whole = self.params.get(key, self.params.get(f"{key}.name")), key
+        while text is None and "." in whole:
+            whole = whole.rpartition(".")[0]
+            if whole in self.params:
+                text = _within_text(self.params[whole], key.removeprefix(f"{whole}."))
+                break
         if text is None and key in self.values:  # a mapping, which is recorded as several params
             return _text(self.values[key])
         return text
 
 
 def _within_text(text: str, path: str) -> str | None:
-    """Return the text of what a path leads to in a param; None if it leads nowhere, as in the option of a group."""
+    """Return the text of an entry of a param; None if there is none, as in the option of a group."""
     try:
         return _within(json.loads(text), path)
     except json.JSONDecodeError:
@@ -444,7 +441,7 @@ def _text(value: Any) -> str:
 
 
 def _within(value: Any, path: str) -> str | None:
-    """Return the text of what a path leads to in a mapping or list; names may have dots; None if it leads nowhere."""
+    """Return the text of an entry of a mapping or list; None if there is none. Names may have dots."""
     if not isinstance(value, (Mapping, list)):
         return None
     for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
