@@ -94,7 +94,7 @@ class Instant:
         for part in np.array_split(np.arange(steps), EVALUATIONS):
             last = int(part[-1]) + 1
             metrics = {"val_loss": float(self._rng.random()), "val_accuracy": 0.5, "global_step": float(last)}
-            rows = [Rows(number, int(part[0]), rates[part], losses[part])]
+            rows = [Rows(number, part, rates[part], losses[part])]
             done = Status.COMPLETE if last == steps else None
             yield Progress(number, rows, Evaluation(number, last, metrics), done)
 

@@ -94,7 +94,7 @@ def record(recorder: MlflowRecorder, number: int) -> tuple[float, float]:
     time.sleep(0.01)  # imitates training: several rows within a millisecond are rare
     training = time.perf_counter()
     for part in np.split(np.arange(UPDATES), EVALUATIONS):
-        recorder.record(Rows(number, int(part[0]), rates[part], losses[part]))
+        recorder.record(Rows(number, part, rates[part], losses[part]))
         step = int(part[-1]) + 1
         metrics = {"val_loss": 1 / step, "val_accuracy": 1 - 1 / step, "global_step": float(step)}
         recorder.evaluate(Evaluation(number, step, metrics))

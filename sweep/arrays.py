@@ -1,5 +1,6 @@
-"""Reads what a data set gives: arrays, or data sets that load examples one by one. Tensors are read without importing
-torch.
+"""Reads what the function of a data set returns: arrays, or data sets that load examples one at a time.
+
+Tensors are read without importing torch.
 """
 
 import sys
@@ -13,18 +14,18 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 
-NUMPY_HAS = ("torch.float16", "torch.float32", "torch.float64")
-"""Floating types of tensors that NumPy has too."""
+NUMPY_FLOATS = ("torch.float16", "torch.float32", "torch.float64")
+"""Floating types of tensors that NumPy also has."""
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"
-"""The part of a data set that is not divided into splits."""
+"""Name of the only part of a data set that is not divided into splits."""
 
-KEPT = ("x", "y", "labels", "label")
-"""Names that are never left out: what is wrong with their arrays is refused."""
+NEVER_LEFT_OUT = ("x", "y", "labels", "label")
+"""Names whose arrays are refused if they are not valid. Others beside x are left out."""
 
-SMALL = 2**26
-"""Bytes up to which an array is copied, because the code of the user may change its own."""
+COPIED_BYTES = 2**26
+"""Size up to which an array is copied, because the user's code may change its own."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Source:
     Args:
         parts: WHOLE -> examples, or train and at least one of val and test -> examples. Examples are a mapping of names
             to arrays [n, ...], to nested mappings or tuples of arrays, or to `Ragged`; or an object with `__len__` and
-            `__getitem__`, which loads them one by one.
-        collate: makes a batch of a list of examples; None for our own function.
-        n_classes: number of different tokens, where the parts are tokens; None if it is not known.
+            `__getitem__`, which loads them one at a time.
+        collate: makes a batch of a list of examples; None for the default function.
+        n_classes: number of different tokens, if the parts are tokens; None if it is not known.
     """
 
     parts: Mapping[str, Any]
@@ -45,7 +46,7 @@ class Source:
 
 
 class StoredArray:
-    """Refers to an array in an .npy file. Unpickling it maps the file into memory."""
+    """A reference to an array in an .npy file. Unpickling it maps the file into memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +56,7 @@ class StoredArray:
 
 
 class Ragged:
-    """Arrays of several lengths, one for each example."""
+    """Arrays of different lengths, one for each example."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = arrays
@@ -67,8 +68,8 @@ class Ragged:
         return self.arrays[index]
 
 
-class Rows:
-    """Named arrays, some of them ragged, as a data set whose example i is the mapping of their i-th entries."""
+class ArrayDataset:
+    """A map-style data set of named arrays, some of them ragged. Example i is the mapping of their i-th entries."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         self.columns = columns
@@ -84,7 +85,7 @@ class Rows:
 
 
 def _entry(column: Any, index: int) -> Any:
-    """Return one entry of each array of a column."""
+    """Return entry `index` of each array of a column."""
     if isinstance(column, Mapping):
         return {name: _entry(inner, index) for name, inner in column.items()}
     return tuple(_entry(inner, index) for inner in column) if isinstance(column, tuple) else column[index]
@@ -97,10 +98,10 @@ def loads_examples(given: Any) -> bool:
 
 
 def as_source(given: Any) -> Source:
-    """Return the examples that a data set gave.
+    """Return the examples that the function of a data set returned.
 
-    It gives a mapping of names to arrays; a pair (x, y); a map-style data set; a mapping from `train`, and `val` or
-    `test` or both, to one of these; or a Source, which is returned as it is. The names x_train, y_train, x_val, y_val,
+    It returns a mapping of names to arrays; a pair (x, y); a map-style data set; a mapping from `train`, and `val` or
+    `test` or both, to one of these; or a Source, which is returned unchanged. The names x_train, y_train, x_val, y_val,
     x_test, y_test mean the same as the mapping of splits. A mapping may also have `collate`, a function.
 
     Raises:
@@ -136,7 +137,7 @@ def as_source(given: Any) -> Source:
 
 
 def _of_suffixes(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the splits of a mapping with x_train, y_train, ..., and perhaps further names in each split."""
+    """Return the splits of a mapping with x_train, y_train, ..., and possibly further names in each split."""
     splits: dict[str, dict[str, Any]] = {}
     second = "val" if {"x_val", "y_val"} & given.keys() else "test"
     for key, value in given.items():
@@ -160,7 +161,7 @@ def _examples(given: Any, suffix: str) -> Any:
     """Return the examples of one split.
 
     Args:
-        suffix: of the names in messages: _train, ..., or nothing.
+        suffix: added to the names in messages: _train, ..., or empty.
     """
     if loads_examples(given):
         return given
@@ -175,16 +176,16 @@ def _examples(given: Any, suffix: str) -> Any:
         try:
             examples[str(name)] = _nested(f"{name}{suffix}", value, name not in ("x", "y"))
         except InvalidValueError:
-            if "x" not in given or name in KEPT:
+            if "x" not in given or name in NEVER_LEFT_OUT:
                 raise
-    if "x" in examples:  # others are left out where they are no arrays of examples: feature names and the like
+    if "x" in examples:  # others that are not arrays of examples are left out, such as feature names
         n = _length_of(examples["x"])
-        examples = {name: value for name, value in examples.items() if name in KEPT or _is_column(value, n)}
+        examples = {name: value for name, value in examples.items() if name in NEVER_LEFT_OUT or _is_column(value, n)}
     return examples
 
 
 def _nested(name: str, given: Any, inside: bool) -> Any:
-    """Return an array, or a mapping or tuple of arrays with the structure of what was given."""
+    """Return an array, or a mapping or tuple of arrays, in the given structure."""
     if inside and isinstance(given, Mapping):
         return {str(key): _nested(f"{name}.{key}", value, True) for key, value in given.items()}
     if inside and isinstance(given, tuple):
@@ -193,7 +194,7 @@ def _nested(name: str, given: Any, inside: bool) -> Any:
 
 
 def _is_column(value: Any, n: int) -> bool:
-    """Return whether what stands beside x has a number, or an array of numbers, for each of n examples."""
+    """Return whether a value beside x has a number, or an array of numbers, for each of n examples."""
     if isinstance(value, Mapping | tuple):
         return all(_is_column(inner, n) for inner in (value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, Ragged):
@@ -206,10 +207,10 @@ def _length_of(column: Any) -> int:
 
 
 def _array(name: str, given: Any) -> np.ndarray | Ragged:
-    """Return an array of what a data set gives: a NumPy array, a tensor, a DataFrame, or lists of such or of numbers.
+    """Return a NumPy array, a tensor, a DataFrame, or lists of these or of numbers, as an array.
 
-    Python objects that are numbers become an array of numbers; floating types that NumPy does not have (bfloat16)
-    become float32.
+    Python objects that are numbers become an array of numbers. Floating types that NumPy does not have, such as
+    bfloat16, become float32.
 
     Raises:
         InvalidValueError: names `dataset.name` if some values are missing, or the examples have different shapes. If
@@ -238,13 +239,13 @@ def _array(name: str, given: Any) -> np.ndarray | Ragged:
         found = f"a value of type {type(strange[0]).__name__}" if strange else "an integer beyond 64 bits"
         raise InvalidValueError(key, found, "must hold numbers")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
-            array = array.astype(np.float64)  # the padding of a longdouble is arbitrary, and would be in the digest
-    return array.copy() if array.nbytes <= SMALL else array
+        with np.errstate(over="ignore"):  # infinite values are refused later
+            array = array.astype(np.float64)  # the digest would include the padding of a longdouble
+    return array.copy() if array.nbytes <= COPIED_BYTES else array
 
 
 def _ragged(given: Any) -> Ragged | None:
-    """Return sequences of several lengths as arrays of numbers; None if they differ in more than their lengths."""
+    """Return sequences of different lengths as arrays of numbers; None if they differ in more than their lengths."""
     try:
         arrays = [np.asarray(_without_tensors(value)) for value in given]
     except (ValueError, TypeError, RuntimeError):
@@ -255,10 +256,10 @@ def _ragged(given: Any) -> Ragged | None:
 
 
 def _without_tensors(given: Any) -> Any:
-    """Return what is given with arrays in place of its tensors."""
+    """Return the given value with NumPy arrays in place of tensors."""
     if _is_tensor(given):
         tensor = given.detach().cpu()
-        wide = tensor.is_floating_point() and str(tensor.dtype) not in NUMPY_HAS
+        wide = tensor.is_floating_point() and str(tensor.dtype) not in NUMPY_FLOATS
         return (tensor.float() if wide else tensor).numpy()
     if isinstance(given, (list, tuple)) and any(
         isinstance(value, (list, tuple)) or _is_tensor(value) for value in given
@@ -268,12 +269,12 @@ def _without_tensors(given: Any) -> Any:
 
 
 def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # which has not been imported where there are no tensors
+    torch = sys.modules.get("torch")  # without torch there are no tensors
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _lengths(given: Any) -> str:
-    """Return the lengths that differ among nested sequences, at the first level at which they do."""
+    """Return the lengths of nested sequences at the first level at which they differ."""
     level, found = [given], ["length"]
     while len(found) == 1 and found[0].startswith("length"):
         level = [inner for outer in level for inner in outer]
@@ -284,5 +285,5 @@ def _lengths(given: Any) -> str:
 def _length(given: Any) -> str:
     try:
         return "a text" if isinstance(given, (str, bytes)) else f"length {len(given)}"
-    except TypeError:  # also of an array without dimensions
+    except TypeError:  # or an array without dimensions
         return "a single value"

@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole: as they were before, or as they are after."""
+"""Writes files atomically: after a crash a file has its old content or its new one."""
 
 import os
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp"
-"""What the name of a file ends with while it is written."""
+"""Suffix of the name of a file while it is written."""
 
 
 def atomic_write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """A file for its owner only, on the disk when this returns: written beside its place, brought to the disk, renamed.
+    """Write a temporary file with access for its owner only, fsync it, rename it, and fsync its folder.
 
     Raises:
-        OSError: names the file; what was there before is still there.
+        OSError: names the file. Its old content is still there.
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY}")
     try:
@@ -34,7 +34,7 @@ def atomic_write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a file is there only when its name is."""
+    """Fsync a folder, so that new, renamed and removed files survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The types that flow between the packages, and the interfaces of the packages."""
+"""The types that the packages exchange, and the interfaces of the packages."""
 
 import json
 import posixpath
@@ -15,7 +15,7 @@ from sweep.config import RunConfig
 from sweep.schedules import Event
 
 Value = bool | int | float | str
-"""What a search draws for one key."""
+"""A value that a search draws for one key."""
 
 
 class Status(StrEnum):
@@ -29,11 +29,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a training stands between two updates.
+    """The state of a training between two updates.
 
     Args:
-        step: updates completed.
-        content: all that it goes on with, bit by bit the same; any engine reads it.
+        step: completed updates.
+        content: the state as bytes. Any engine resumes from it, with bit-identical results.
     """
 
     step: int
@@ -42,13 +42,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: its number in its study, its configuration, what the search drew, its seed.
+    """One training.
 
     Args:
-        first: the update that it begins with, if it is not interrupted.
-        state: where it goes on from; None for the start.
-        keeps_state: whether the state that it ends with is wanted.
-        final: whether it is evaluated on the test split too, at its end. No other trial touches it.
+        number: its number in its study.
+        values: the values that the search drew, by key or group.
+        first: the step of its first update; later than 0 if it continues another training.
+        state: the state that it resumes from; None at the start.
+        keeps_state: whether the state at its end is stored.
+        final: whether it is also evaluated on the test split at its end. No other trial uses that split.
     """
 
     number: int
@@ -62,13 +64,13 @@ class Trial:
 
     @property
     def last(self) -> int:
-        """The updates completed at its end: those of the horizon, or `train.more_steps` more than at its beginning."""
+        """Return the completed updates at its end: the horizon, or `first + train.more_steps`."""
         train = self.config.train
         return train.steps if train.more_steps is None else self.first + train.more_steps
 
 
-LONGEST_RECORD_NAME = 250
-"""Characters of the longest name that MLflow accepts for a metric, param or tag."""
+MAX_RECORD_NAME_CHARACTERS = 250
+"""Length of the longest name that MLflow accepts for a metric, param or tag."""
 
 
 @lru_cache(4096)
@@ -77,20 +79,20 @@ def is_record_name(name: str) -> bool:
 
     It consists of letters, digits and "_-. :/", and as a path it is relative and in normal form.
     """
-    if len(name) > LONGEST_RECORD_NAME or not re.fullmatch(r"[\w.\- :/]+", name):
+    if len(name) > MAX_RECORD_NAME_CHARACTERS or not re.fullmatch(r"[\w.\- :/]+", name):
         return False
     return posixpath.normpath(name) == name and name != "." and not name.startswith(("/", ".."))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is recorded of a trial when it begins.
+    """The part of a trial's record that is known when it begins.
 
     Args:
-        name: tells it from its siblings in a legend.
+        name: distinguishes the trial from the others of its study in a legend.
         params: the resolved configuration, flattened with dots, as text.
-        tags: of its curve.
-        artifacts: file name -> contents.
+        tags: key figures and digests of its curve.
+        artifacts: file name -> content.
     """
 
     name: str
@@ -100,40 +102,51 @@ class Description:
 
 
 SERIES = ("", "G_", "D_")
-"""What the names of lr and loss begin with: nothing; of a GAN, those of the generator and of the critic."""
+"""Prefixes of the names lr and loss: of a model with one optimizer, and of the generator and the critic of a GAN."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The record of updates of one trial and one optimizer, in their order.
+    """Updates of one trial and one optimizer, in the order of their steps.
 
     Args:
-        trial: its number.
-        first: the step of the first row.
+        trial: number of the trial.
+        steps: int64 [n], the step of each update, counted from 0.
         lr: float64 [n], the rate each update used.
-        loss: float64 [n], the loss of each batch before its update; not finite only in the last row of a
-            trial that diverged.
+        loss: float64 [n], the loss of each batch before its update. Only the last row of a trial that diverged may have
+            a loss that is not finite.
         series: one of SERIES.
-        kept: int64 [n], the update of each row, where not all of them are recorded; None where row i is
-            update first + i.
     """
 
     trial: int
-    first: int
+    steps: np.ndarray
     lr: np.ndarray
     loss: np.ndarray
     series: str = ""
-    kept: np.ndarray | None = None
 
-    @property
-    def steps(self) -> np.ndarray:
-        """int64 [n]: the update of each row."""
-        return np.arange(self.first, self.first + len(self.lr)) if self.kept is None else self.kept
+    def __len__(self) -> int:
+        return len(self.steps)
 
-    def since(self, step: int) -> "Rows":
-        """Those of the updates from `step` on, of rows of consecutive updates."""
-        cut = min(max(step - self.first, 0), len(self.lr))
-        return replace(self, first=self.first + cut, lr=self.lr[cut:], loss=self.loss[cut:])
+    def split(self, step: int) -> tuple["Rows", "Rows"]:
+        """Return the rows of the updates before `step`, and those of the updates from `step` on."""
+        n = int(np.searchsorted(self.steps, step))
+        parts = (slice(n), slice(n, None))
+        before, after = (replace(self, steps=self.steps[i], lr=self.lr[i], loss=self.loss[i]) for i in parts)
+        return before, after
+
+
+def take_joined(rows: list[Rows]) -> list[Rows]:
+    """Empty a list of rows of one trial, and return them joined: one `Rows` for each series."""
+    of_series: dict[str, list[Rows]] = {}
+    for part in rows:
+        of_series.setdefault(part.series, []).append(part)
+    rows.clear()
+    joined = []
+    for series, parts in of_series.items():
+        steps, lr, loss = map(np.concatenate, zip(*((part.steps, part.lr, part.loss) for part in parts), strict=True))
+        if len(steps):
+            joined.append(Rows(parts[0].trial, steps, lr, loss, series))
+    return joined
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,8 @@ class Evaluation:
     """Metrics of one trial after `step` completed updates.
 
     Args:
-        samples: [n, *shape of an example], what a generator makes of the same latent numbers at every evaluation; None
-            where there is none, and of one that was recorded before.
+        samples: [n, *shape of an example], the output of a generator for the same latent numbers at every evaluation;
+            None for other models, and for an evaluation that is read from the record.
     """
 
     trial: int
@@ -170,32 +183,32 @@ GIVEN_UP = Failure("its training was interrupted without warning more often than
 
 @dataclass(frozen=True)
 class Progress:
-    """What an engine gives back at a boundary, or between two: the rows since the last time, and what happened."""
+    """The progress of a trial since the last one: at a boundary (an evaluation or the end), or between two."""
 
     trial: int
     rows: Sequence[Rows]
     evaluation: Evaluation | None
     status: Status | None
-    """Set when the trial ended by itself, COMPLETE or DIVERGED, and when it could not be trained, FAILED."""
+    """COMPLETE, DIVERGED or FAILED if the trial has ended, otherwise None."""
     events: Sequence[Event] = ()
-    """All that its schedule waited for and that has happened so far."""
+    """All events of its schedule so far."""
     state: Snapshot | None = None
-    """Where the trial stands, where it is to be kept: after these rows and this evaluation."""
+    """The state after these rows and this evaluation, if a checkpoint is due."""
     duplicate_of: int | None = None
-    """The trial whose record this is, where this one is the same training and was not trained itself."""
+    """The trial whose record this is, if this trial is a duplicate and was not trained itself."""
     failure: Failure | None = None
-    """The reason, where the status is FAILED."""
+    """The reason, if the status is FAILED."""
     weights: bytes | None = field(default=None, repr=False)
-    """The state dict of the model as torch saves it, where the trial is complete and may be the best."""
+    """The state dict of the model as torch saves it, if the trial is complete and may be the best."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended.
+    """The result of a trial.
 
     Args:
-        value: the objective: the metric at the end of the horizon, of complete trials only.
-        failure: the reason, of failed trials only.
+        value: the objective, which is the metric at the end of the horizon; None unless the trial is complete.
+        failure: the reason; None unless the trial has failed.
     """
 
     trial: int
@@ -206,13 +219,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a trial goes on from after an interruption.
+    """All that a trial is resumed from after an interruption.
 
     Args:
-        first, last: of the trial.
-        state: where it stands.
-        evaluations: all of its own so far.
-        record: what the recorder has of it that is not in the record yet.
+        first, last: those of the trial.
+        evaluations: all evaluations of the trial so far.
+        record: what the recorder has taken and not recorded yet, from `Recorder.pending`.
     """
 
     first: int
@@ -223,87 +235,88 @@ class Checkpoint:
 
 
 class Proposer(Protocol):
-    """Where trials come from."""
+    """Proposes trials."""
 
     def ask(self) -> Trial | None:
-        """The next trial, or None when there is none (for now, or for good if no trial is live)."""
+        """Return the next trial; None if there is none now. If no trial is in training, there will be none later."""
 
     def give_up(self, trial: Trial) -> bool:
-        """Give up a trial whose training was begun too often, and return whether it was.
+        """Give up a trial whose training was lost too often, and return whether it was given up.
 
-        For a trial that was asked, before its record is opened.
+        Called after `ask`, before the record of the trial is opened.
         """
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
         """Take an intermediate evaluation."""
 
     def should_prune(self, trial: Trial, events: Sequence[Event]) -> bool:
-        """Whether the trial is not worth going on after the evaluation last reported.
+        """Return whether to stop the trial after the last evaluation that was reported.
 
         Args:
-            events: all of the trial so far: they tell whether its warmup has ended.
+            events: all events of the trial so far, which say whether its warmup has ended.
         """
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Take how a trial ended. Once for each trial asked that was not given up."""
+        """Take the result of a trial. Called once for each trial that was asked and not given up."""
 
     def kept(self, trial: Trial) -> None:
-        """A checkpoint of the trial was kept: whatever interrupted it before has not made it begin anew."""
+        """Note that a checkpoint of the trial was stored, so that earlier interruptions no longer count."""
 
     def release(self, trial: Trial) -> None:
-        """Give back a trial that was interrupted on request: it will be asked for again."""
+        """Give back a trial that was interrupted on request. `ask` will return it again."""
 
 
 class Engine(Protocol):
-    """Slots that train trials."""
+    """Trains trials in slots."""
 
     @property
     def free(self) -> int:
-        """How many more trials can be started now."""
+        """Return the number of trials that can be started now."""
 
     def start(self, trial: Trial) -> None:
-        """Put a trial into a free slot, at step 0 or where its state goes on."""
+        """Put a trial into a free slot. It starts at step 0, or resumes from its state."""
 
     def advance(self) -> list[Progress]:
-        """Train all live slots to the nearest boundary; the events of those that reached theirs.
+        """Train all trials to the nearest boundary, and return the progress of those that reached theirs.
 
         A trial whose status is set has left its slot.
         """
 
     def snapshots(self) -> Iterable[Progress]:
-        """Where each live trial stands, with its state; before it what was reached until then. For when it must end."""
+        """Return the state of each trial in training, preceded by its progress until then. Called before an end."""
 
     def stop(self, trial: Trial) -> None:
-        """Take a live trial out of its slot."""
+        """Remove a trial from its slot."""
 
 
 class Recorder(Protocol):
-    """Where the record goes. Rows arrive in order, in arrays; they are in the record when a checkpoint covers them."""
+    """Persists the record of trials. Rows are recorded after a checkpoint that contains them was stored."""
 
     def ended(self, trial: Trial) -> Sequence[Progress] | None:
-        """What is recorded of a trial whose record was closed before; None of any other.
+        """Return the recorded progress of a trial whose record was closed before; None for any other trial.
 
-        Such a trial was interrupted after that, and before it was told.
+        Such a trial was interrupted between `close` and `Proposer.tell`.
         """
 
     def open(self, trial: Trial, record: bytes | None = None) -> bool:
-        """Begin the record of a trial, or go on with the one that an interrupted attempt left.
+        """Begin the record of a trial, or resume the record of an interrupted attempt.
 
         Args:
-            record: what `pending` gave then; None for a trial that begins with its first update.
+            record: what `pending` returned then; None for a trial that begins with its first update.
 
         Returns:
-            Whether it is gone on with. If not, the trial has to begin with its first update.
+            Whether the record is resumed. If not, the trial must begin with its first update.
         """
 
     def duplicate_of(self, trial: Trial) -> int | None:
-        """The trial that is the same training as this open one: one that ended by itself, or was opened before it.
+        """Return the trial that is the same training as this open trial; None if none is known.
 
-        None if there is none, and if nobody knows. A pruned trial is none: pruning depends on the others.
+        It has ended as COMPLETE or DIVERGED, or was opened before this one. Pruned trials do not count, because pruning
+        depends on other trials.
         """
 
     def replay(self, trial: Trial) -> Sequence[Progress]:
-        """Return what is recorded of the trial that an open trial is a duplicate of, as the open trial's own progress.
+        """Return the recorded progress of the trial that `duplicate_of` named, with the number of the open trial.
 
         The open trial is recorded as a duplicate from this call on.
         """
@@ -315,49 +328,49 @@ class Recorder(Protocol):
         """Take an evaluation."""
 
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
-        """Take all events of a trial so far."""
+        """Take all events of a trial until now."""
 
     def pending(self, trial: Trial) -> bytes:
-        """What was taken of an open trial and is not in the record yet, for its checkpoint."""
+        """Return what was taken of an open trial and is not recorded yet, for its checkpoint."""
 
     def flush(self, trial: Trial) -> None:
-        """Bring what was taken of an open trial into the record: a checkpoint has it."""
+        """Record what was taken of an open trial. Called after it was stored in a checkpoint."""
 
     def note_weights(self, trial: Trial, path: str) -> None:
-        """Record which file has the weights of an open trial."""
+        """Record the path of the file that has the weights of an open trial."""
 
     def close(self, trial: Trial, result: Result) -> None:
-        """End the record of a trial, with all that was taken of it."""
+        """Record all that was taken of a trial, and its result, and end its record."""
 
     def interrupt(self, trial: Trial) -> None:
-        """Leave the record of a trial that was interrupted as it is: what was not flushed is not in it."""
+        """Leave the record of an interrupted trial as it was after the last `flush`."""
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints are kept."""
+    """Stores checkpoints."""
 
     def latest(self, trial: Trial) -> Checkpoint | None:
-        """The last one of a trial that is whole; None without one."""
+        """Return the last valid checkpoint of a trial; None if there is none."""
 
     def save(self, trial: Trial, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and the one before it; when this returns, no crash can take it away."""
+        """Store a checkpoint and keep the one before it. It is fsynced when this returns."""
 
     def end(self, trial: Trial, last: Checkpoint | None) -> None:
-        """Forget those of a trial that has ended; but keep the state that it has ended with, where it is given."""
+        """Remove the checkpoints of a trial that has ended, and store its last state if one is given."""
 
 
 class Weights(Protocol):
     """Stores the weights of the best trial."""
 
     def keep(self, result: Result, weights: bytes | None, duplicate_of: int | None) -> str | None:
-        """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.
+        """Store the weights of a trial that has ended, if it is the best so far. Those of the best before it stay.
 
         Args:
             weights: None if the trial was not trained, or is not better than others.
             duplicate_of: the trial that it is a duplicate of, whose weights are also its own.
 
         Returns:
-            The path of the file; None if its weights are not kept.
+            The path of the file; None if the weights are not stored.
         """
 
     def forget_others(self) -> None:
@@ -370,16 +383,15 @@ class TrialRecord:
 
     Args:
         number: its number in its study; None for a single training.
-        run_id: of its MLflow run.
-        name: of its MLflow run.
-        status: None while it runs or was interrupted.
+        run_id, name: of its MLflow run.
+        status: None if it runs or was interrupted.
         params: the configuration, flattened with dots, as text.
         metrics: the last value of each metric.
-        half_life: updates, None where the rate never halves.
-        stalled_at: step, None where the curve does not stall.
-        reason: for which it has failed, one line; None of trials that have not.
-        values: what the search drew, key or group -> value; empty for a single training and in older records.
-        weights: path of the file that had its weights when it ended; None without one.
+        half_life: in updates; None if the rate never halves.
+        stalled_at: the step at which the curve stalls; None if it does not.
+        reason: the reason for its failure, one line; None if it has not failed.
+        values: the values that the search drew, by key or group; empty for a single training and in older records.
+        weights: path of the file with its weights; None if they are not stored.
     """
 
     number: int | None
@@ -396,31 +408,28 @@ class TrialRecord:
 
     @property
     def series(self) -> list[str]:
-        """Those of SERIES that are recorded."""
+        """Return the elements of SERIES that are recorded."""
         return [series for series in SERIES if f"{series}lr" in self.metrics]
 
     def param(self, key: str) -> str | None:
-        """Return the text of a configured key, also of one within a mapping or list that is one param; None without it.
+        """Return the text of a configured key; None if it is not recorded.
 
-        The text of a group, also of `critic.schedule`, is the chosen option: a param of its own if it is not the name.
+        A key within a mapping or list is found in the param of the whole. The text of a group, also of
+        `critic.schedule`, is the chosen option: a param of its own if it differs from the name.
         """
-        group = f"{key}.name"
-        whole = group if key not in self.params and ("." not in key or group in self.params) else key
-        name, within = whole, ""
-        while name not in self.params and "." in name:
-            name, _, leaf = name.rpartition(".")
-            within = f"{leaf}.{within}" if within else leaf
-        if name == whole or name not in self.params:
-            text = self.params.get(whole)
-        else:
-            text = _within_text(self.params[name], within)
+        text, whole = self.params.get(key, self.params.get(f"{key}.name")), key
+        while text is None and "." in whole:
+            whole = whole.rpartition(".")[0]
+            if whole in self.params:
+                text = _within_text(self.params[whole], key.removeprefix(f"{whole}."))
+                break
         if text is None and key in self.values:  # a mapping, which is recorded as several params
             return _text(self.values[key])
         return text
 
 
 def _within_text(text: str, path: str) -> str | None:
-    """Return the text of what a path leads to in a param; None if it leads nowhere, as in the option of a group."""
+    """Return the text of an entry of a param; None if there is none, as in the option of a group."""
     try:
         return _within(json.loads(text), path)
     except json.JSONDecodeError:
@@ -432,7 +441,7 @@ def _text(value: Any) -> str:
 
 
 def _within(value: Any, path: str) -> str | None:
-    """Return the text of what a path leads to in a mapping or list; names may have dots; None if it leads nowhere."""
+    """Return the text of an entry of a mapping or list; None if there is none. Names may have dots."""
     if not isinstance(value, (Mapping, list)):
         return None
     for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
@@ -449,9 +458,9 @@ class StudyRecord:
     """A study as it is recorded.
 
     Args:
-        metric, minimize: what it is judged by.
-        searched: the keys it draws, groups first.
-        command: the overrides that were given, but for the search's own; with the values of a trial they train it.
+        metric, minimize: the metric that trials are ranked by, and whether less is better.
+        searched: the searched keys, groups first.
+        command: the overrides of the command without those of the search; with the values of a trial they train it.
         trials: in the order of their numbers.
     """
 
@@ -466,7 +475,7 @@ class StudyRecord:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The complete trials, best first; the earlier of equals first."""
+        """Return the complete trials, best first; of equal trials the earlier first."""
         complete = [t for t in self.trials if t.status is Status.COMPLETE and self.metric in t.metrics]
         return sorted(complete, key=lambda t: t.metrics[self.metric] * (1 if self.minimize else -1))
 
@@ -476,9 +485,8 @@ class Measurement:
     """An evaluation as it is recorded.
 
     Args:
-        step: updates completed.
-        seconds: since the run began.
-        metrics: as evaluated.
+        step: completed updates.
+        seconds: since the start of the run.
     """
 
     step: int
@@ -488,12 +496,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class FinalRecord:
-    """A final run: the configuration of a family's best trial, trained on a fresh seed and tested.
+    """A final run: the configuration of the best trial of a family, trained with a new seed and tested.
 
     Args:
-        trial: number of that trial in the family's study.
-        seed: of this training.
-        run: as recorded; its metrics are those of the end.
+        trial: number of that trial in the study of the family.
+        seed: the seed of this training.
+        run: the record of this training, with the metrics at its end.
         evaluations: in the order of their steps.
     """
 
@@ -518,13 +526,14 @@ class ComparisonRecord:
     """A comparison as it is recorded.
 
     Args:
-        metric, minimize: what trials are judged by, on the validation split.
-        trials: tuning trials of each family that count: the first so many of its study.
+        metric, minimize: the validation metric that trials are ranked by, and whether less is better.
+        trials: number of trials of each family that count as its tuning: the first ones of its study.
         seeds: of the final runs, the same for every family.
         confidence: of the intervals; 1 - confidence is the level of the tests.
-        target: of `metric`, to which updates and seconds are counted; None for the median of the first family's finals.
+        target: the value of `metric` to which updates and seconds are counted; None for the median of the final runs of
+            the first family.
         test: "t" or "wilcoxon".
-        families: in the order asked for, data set by data set.
+        families: in the requested order, one data set after another.
     """
 
     name: str
@@ -541,32 +550,32 @@ class ComparisonRecord:
 
 
 class Reader(Protocol):
-    """What is recorded, read back."""
+    """Reads the record."""
 
     def names(self) -> list[str]:
-        """The names of the comparisons, and of the studies that belong to none, newest first."""
+        """Return the names of the comparisons, and of the studies that belong to none, newest first."""
 
     def study(self, name: str) -> StudyRecord | None:
-        """One study with its trials; None where none of that name is recorded."""
+        """Return a study with its trials; None if none of that name is recorded."""
 
     def comparison(self, name: str) -> ComparisonRecord | None:
-        """One comparison with its studies and finals; None where none of that name is recorded."""
+        """Return a comparison with its studies and final runs; None if none of that name is recorded."""
 
     def trainings(self) -> list[TrialRecord]:
-        """The single trainings, newest first."""
+        """Return the single trainings, newest first."""
 
     def rows(self, run_id: str, series: str = "") -> Rows:
-        """The rows of one optimizer of a run, in the order of their steps."""
+        """Return the rows of one optimizer of a run, in the order of their steps."""
 
 
 class Monitor(Protocol):
-    """Who watches a search: the display."""
+    """Shows the progress of a search."""
 
     def started(self, trial: Trial) -> None:
-        """A trial begins."""
+        """Note that a trial begins."""
 
     def progressed(self, trial: Trial, progress: Progress) -> None:
-        """A trial reached a boundary."""
+        """Note the progress of a trial."""
 
     def ended(self, trial: Trial, result: Result) -> None:
-        """A trial ended."""
+        """Note that a trial has ended."""

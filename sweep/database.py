@@ -34,22 +34,21 @@ from sqlalchemy.pool import NullPool
 
 from sweep.errors import GivenUpError, InvalidValueError, LeaseLostError, StorageFullError, UnavailableError
 
-BUSY = 1.0
-"""Seconds that a connection waits for a lock by itself: Python hears no signal meanwhile."""
-SAID_AFTER = 5.0
-"""Seconds of waiting for a lock after which it is said."""
-GRACE = 2.0
-"""Seconds that a lock is still waited for after a signal."""
-PAUSE = 0.1
-"""Seconds between two tries."""
-LOCKED = "55P03"
-"""PostgreSQL's lock_not_available."""
+BUSY_TIMEOUT_SECONDS = 1.0
+"""Time that a connection itself waits for a lock. Python handles no signal meanwhile."""
+NOTICE_AFTER_SECONDS = 5.0
+"""Time of waiting for a lock after which the user is told."""
+GRACE_SECONDS = 2.0
+"""Time of waiting for a lock after a signal."""
+RETRY_PAUSE_SECONDS = 0.1
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that another transaction holds."""
 
 T = TypeVar("T")
 
 
 def file_of(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for any other."""
+    """Return the file of a SQLite URI; None for any other URI."""
     if not is_database(uri) or make_url(uri).get_backend_name() != "sqlite":
         return None
     name = make_url(uri).database
@@ -57,9 +56,9 @@ def file_of(uri: str) -> Path | None:
 
 
 def create_file(file: Path, create: Callable[[str], None]) -> None:
-    """Create a SQLite file whole or not at all: a program cannot use one that a crash left half made.
+    """Create a SQLite file atomically, because no program can use one that a crash has left incomplete.
 
-    Of several threads and processes that begin at once, one creates it and the others wait.
+    If several threads or processes call this at once, one creates the file and the others wait.
 
     Args:
         create: creates the tables in the database of a URI, and closes it.
@@ -67,25 +66,25 @@ def create_file(file: Path, create: Callable[[str], None]) -> None:
     new = file.with_name(f"{file.name}.new")
     with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as claimed:
         fcntl.flock(claimed, fcntl.LOCK_EX)
-        if file.exists():  # the one that was waited for has created it
+        if file.exists():  # another process has created it meanwhile
             new.unlink(missing_ok=True)
             return
         claimed.truncate(0)
         new.with_name(f"{new.name}-journal").unlink(missing_ok=True)
         create(f"sqlite:///{new}")
-        for suffix in ("-wal", "-shm", "-journal"):  # of a file that was deleted: SQLite would write them into this one
+        for suffix in ("-wal", "-shm", "-journal"):  # of a deleted file: SQLite would apply them to this one
             file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
         os.replace(new, file)
 
 
 def same_database(uri: str, other: str) -> bool:
-    """Whether two URIs are equal, or name the same SQLite file."""
+    """Return whether two URIs are equal, or name the same SQLite file."""
     files = file_of(uri), file_of(other)
     return uri == other or (files[0] is not None and files[1] is not None and files[0].resolve() == files[1].resolve())
 
 
 def is_database(uri: str) -> bool:
-    """Whether SQLAlchemy knows what kind of database the URI names."""
+    """Return whether SQLAlchemy has a dialect for the URI."""
     try:
         make_url(uri).get_dialect()
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
@@ -94,13 +93,12 @@ def is_database(uri: str) -> bool:
 
 
 class WriteAheadConnection(sqlite3.Connection):
-    """A connection to a SQLite file that is written ahead: a transaction takes a tenth of the time, and readers do not
-    wait for it. For the `factory` of `sqlite3.connect`.
+    """A connection to a SQLite file with a write-ahead log. For the `factory` of `sqlite3.connect`.
 
-    The file keeps the mode (journal_mode=WAL). Beside it lie FILE-wal and FILE-shm while it is open: the three belong
-    together. In this mode synchronous=NORMAL is enough to keep the file whole, whatever happens; a crash of the program
-    loses nothing, a power cut the last transactions at most. Where the mode cannot be set (the file is in use, or its
-    file system has no shared memory), SQLite's defaults stay.
+    A transaction takes a tenth of the time, and readers do not wait for it. The file keeps the mode (journal_mode=WAL),
+    and has FILE-wal and FILE-shm beside it while it is open. In this mode synchronous=NORMAL keeps the file consistent:
+    a crash of the program loses nothing, a power failure the last transactions at most. If the mode cannot be set (the
+    file is in use, or its file system has no shared memory), SQLite's defaults stay.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,12 +115,12 @@ def check_database(key: str, uri: str, table: str) -> None:
     """Refuse a database that cannot be used, without creating or changing anything.
 
     Args:
-        key: of the configuration, for the message.
+        key: the key of the configuration, for the message.
         uri: SQLAlchemy URI.
-        table: one that the database has if its owner has used it before.
+        table: a table that the database has if its owner has used it before.
 
     Raises:
-        InvalidValueError: if it cannot be reached, is no database, or is a SQLite file of something else.
+        InvalidValueError: if it cannot be reached, is not a database, or is a SQLite file of another program.
     """
     try:
         url = make_url(uri)
@@ -159,11 +157,11 @@ def _check_sqlite(key: str, uri: str, url: URL, table: str) -> None:
     except sqlite3.Error as error:
         raise InvalidValueError(key, uri, f"{path} cannot be read as a SQLite database: {error}") from error
     if tables and table not in tables:
-        raise InvalidValueError(key, uri, f"{path} is a database of something else: it has no table {table}")
+        raise InvalidValueError(key, uri, f"{path} is a database of another program: it has no table {table}")
 
 
 def schema_version(uri: str) -> str | None:
-    """Return the version of its tables that Alembic has noted in a database; None where there is no note.
+    """Return the schema version that Alembic has stored in a database; None if there is none.
 
     Raises:
         SQLAlchemyError: if the database is locked.
@@ -187,7 +185,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def tell_at_once(engine: Engine) -> None:
-    """Let an engine raise `UnavailableError` where its database is locked or its connection broke."""
+    """Let an engine raise `UnavailableError` when its database is locked or its connection broke."""
 
     @event.listens_for(engine, "handle_error")
     def convert(context: ExceptionContext) -> None:
@@ -196,9 +194,9 @@ def tell_at_once(engine: Engine) -> None:
 
 
 def end_suspended(engine: Engine, seconds: float) -> None:
-    """Let PostgreSQL end a transaction that its process has left idle for so long, as one that is suspended does.
+    """Let PostgreSQL roll back a transaction that was idle for so long, as that of a suspended process.
 
-    It would keep its locks otherwise. Nothing of it is written. Other databases know no such limit that is as simple.
+    Otherwise it would keep its locks. Other databases have no such simple limit.
     """
     if engine.dialect.name != "postgresql":
         return
@@ -208,38 +206,34 @@ def end_suspended(engine: Engine, seconds: float) -> None:
         connection.cursor().execute(f"SET SESSION idle_in_transaction_session_timeout = {seconds * 1000:.0f}")
         connection.commit()
 
-    engine.dispose()  # connections that are there already have no limit
+    engine.dispose()  # existing connections have no limit
 
 
 def locked(error: BaseException) -> bool:
-    """Whether it came of a lock that somebody else has: the transaction did nothing, and may be tried again."""
+    """Return whether another process holds the lock: the transaction did nothing, and may be retried."""
     return any(_is_lock(cause) for cause in causes(error))
 
 
 def refuse_full(error: BaseException, what: str) -> None:
-    """Raise what a full disk makes of a SQLite file by its own name.
-
-    Raises:
-        StorageFullError: names the database; if that is what the error says.
-    """
+    """Raise StorageFullError, which names the database, if an error says that the disk of a SQLite file is full."""
     full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     if any(getattr(cause, "sqlite_errorcode", 0) & 0xFF in full for cause in causes(error)):
         raise StorageFullError(f"{what} cannot be written to: {_first_line(error)}; is the disk full?") from error
 
 
 def lost_lease(error: BaseException) -> LeaseLostError | None:
-    """The lost lease that an error came of, such as MLflow's or Optuna's own."""
+    """Return the lost lease that caused an error, such as one that MLflow or Optuna raised; None if none did."""
     return next((cause for cause in causes(error) if isinstance(cause, LeaseLostError)), None)
 
 
 def _is_lock(error: BaseException) -> bool:
-    if isinstance(error, sqlite3.OperationalError):  # errors of its C functions alone have a code; 8 bits of it say why
+    if isinstance(error, sqlite3.OperationalError):  # the lower 8 bits are the primary code
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return LOCKED in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
+    return LOCK_NOT_AVAILABLE in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """Yield an error, the error that it was raised from, and so on."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -248,13 +242,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 @dataclass
 class LockRetry:
-    """Waits for a database that another program has locked; its hooks may be set later.
+    """Retries calls while another program holds the lock of a database. Its hooks may be set later.
 
     Args:
-        what: which database, for the line that is said.
-        say: shows a line.
-        interrupted: whether a signal came.
-        limit: seconds after which it gives up.
+        what: names the database in messages.
+        say: shows a line to the user.
+        interrupted: returns whether a signal came.
+        limit: seconds after which a call fails.
     """
 
     what: str
@@ -262,21 +256,22 @@ class LockRetry:
     interrupted: Callable[[], bool] = lambda: False
     limit: float = 600.0
     _ends: float = field(default=math.inf, init=False)
-    """When it gives up after a signal: the time is for all calls together."""
+    """The time of the clock at which calls fail after a signal; one time for all calls together."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing is waited for any more."""
+        """Return whether the time after a signal is over, so that no call is retried."""
         return time.monotonic() >= self._ends
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """What the call gives, tried again as long as the database is locked.
+        """Return the result of a call, which is retried while the database is locked.
 
         Args:
-            call: one transaction, or several that may be carried out twice.
+            call: one transaction, or several that may be repeated.
 
         Raises:
-            Exception: any of the call's that is not a lock; the lock's after `limit`, or GRACE after a signal.
+            UnavailableError: after `limit`, or GRACE_SECONDS after a signal.
+            Exception: any other error of the call.
         """
         began, said = time.monotonic(), False
         until = began + self.limit
@@ -289,24 +284,23 @@ class LockRetry:
                     raise
                 now = time.monotonic()
                 if self.interrupted():
-                    self._ends = min(self._ends, now + GRACE)
+                    self._ends = min(self._ends, now + GRACE_SECONDS)
                 if now >= min(until, self._ends):
                     kind = GivenUpError if now >= self._ends else UnavailableError
                     raise kind(f"{self.what} is locked by another program") from error
-            if not said and now - began >= SAID_AFTER:
+            if not said and now - began >= NOTICE_AFTER_SECONDS:
                 self.say(f"{self.what} is locked by another program; waiting for it")
                 said = True
-            time.sleep(PAUSE)
+            time.sleep(RETRY_PAUSE_SECONDS)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One text in a database, changed by compare and swap: of several who have seen the same, one succeeds.
+    """One text in a database, changed by compare and swap: of several processes that have read it, one succeeds.
 
     Args:
-        table: its name.
-        column: of the text.
-        row: the values of other columns that make out the row; a unique key of the table.
+        table, column: where the text is.
+        row: the values of other columns that identify the row; a unique key of the table.
     """
 
     table: str
@@ -314,32 +308,32 @@ class Cell:
     row: Mapping[str, Any]
 
     def read(self, engine: Engine) -> str | None:
-        """The text; None where there is no row."""
+        """Return the text; None if there is no row."""
         with engine.connect() as connection:
             return connection.execute(self.select()).scalar()
 
     def swap(self, engine: Engine, seen: str | None, new: str) -> bool:
-        """Replace the text that was seen, in a transaction of its own; whether it was still there.
+        """Replace the text if it is still `seen`, in a transaction of its own, and return whether it was.
 
         Raises:
-            SQLAlchemyError: among them a lock, after BUSY; then nothing was changed.
+            SQLAlchemyError: nothing was changed; for a lock after BUSY_TIMEOUT_SECONDS.
         """
         try:
             with engine.begin() as connection:
-                _impatient(connection)
+                _limit_waiting(connection)
                 if seen is None:
                     connection.execute(insert(self._table).values({**self.row, self.column: new}))
                     return True
                 unchanged = and_(self._matches, self._table.c[self.column] == seen)
                 changed = update(self._table).where(unchanged).values({self.column: new})
                 return connection.execute(changed).rowcount == 1
-        except IntegrityError:  # somebody else was faster to insert
+        except IntegrityError:  # another process has inserted the row
             if seen is None:
                 return False
             raise
 
     def select(self) -> Select[Any]:
-        """A query for the text."""
+        """Return a query for the text."""
         return select(self._table.c[self.column]).where(self._matches)
 
     @cached_property
@@ -351,35 +345,35 @@ class Cell:
         return and_(*(self._table.c[name] == value for name, value in self.row.items()))
 
 
-def _impatient(connection: Connection) -> None:
-    """Let the transaction wait for locks no longer than BUSY."""
+def _limit_waiting(connection: Connection) -> None:
+    """Let the transaction wait for locks no longer than BUSY_TIMEOUT_SECONDS."""
     if connection.dialect.name == "sqlite":
-        connection.execute(text(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}"))
+        connection.execute(text(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}"))
     elif connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = {BUSY * 1000:.0f}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}"))
 
 
 def fence(
     engine: Engine, cell: Cell, ours: Callable[[str | None], bool], error: Callable[[], Exception]
 ) -> Callable[[], None]:
-    """Let an engine commit nothing unless a cell of the same database says so, whatever happened before the commit.
+    """Let an engine commit only while a cell of the same database allows it.
 
-    The cell is read within the transaction that is to be committed, and locked until it is: in PostgreSQL and MySQL
-    the row (FOR SHARE), in SQLite the database, which whoever has written has locked for himself. So a commit comes
-    before a change of the cell or not at all, even where the process is stopped between the two.
+    The cell is read in the transaction that is to be committed, and stays locked until the commit: in PostgreSQL and
+    MySQL its row (FOR SHARE), in SQLite the database, which every writer locks. So a commit comes before a change of
+    the cell or not at all, even if the process is suspended between the two.
 
     Args:
-        ours: whether its text allows a commit.
-        error: what is raised if not; the transaction is rolled back.
+        ours: returns whether the text of the cell allows a commit.
+        error: creates the error that is raised otherwise; the transaction is rolled back.
 
     Returns:
-        What lifts the fence.
+        A function that removes the fence.
     """
     query = cell.select().with_for_update(read=True)
 
     def check(connection: Connection) -> None:
         if not ours(connection.execute(query).scalar()):
-            connection.connection.rollback()  # SQLAlchemy would not before the connection goes back to its pool
+            connection.connection.rollback()  # SQLAlchemy would do so only when the connection returns to its pool
             raise error()
 
     event.listen(engine, "commit", check)

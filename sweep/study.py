@@ -1,4 +1,4 @@
-"""The loop of a study: the same for a search, for final runs and for one training."""
+"""The loop of a study, for searches, final runs and single trainings."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -23,11 +23,7 @@ from sweep.schedules import Event
 
 
 class FixedTrials:
-    """A proposer of given trials, in their order.
-
-    Args:
-        trials: to be trained.
-    """
+    """Proposes given trials, in their order."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._trials, self._waiting = list(trials), list(trials)
@@ -40,7 +36,7 @@ class FixedTrials:
         return False
 
     def report(self, trial: Trial, evaluation: Evaluation) -> None:
-        """Nothing depends on it."""
+        pass
 
     def should_prune(self, trial: Trial, events: Sequence[Event]) -> bool:
         return False
@@ -49,23 +45,23 @@ class FixedTrials:
         self.results.append(result)
 
     def kept(self, trial: Trial) -> None:
-        """Nothing depends on it."""
+        pass
 
     def release(self, trial: Trial) -> None:
         numbers = {trial.number, *(waiting.number for waiting in self._waiting)}
-        self._waiting = [given for given in self._trials if given.number in numbers]  # without the states of now
+        self._waiting = [given for given in self._trials if given.number in numbers]  # without their states
 
 
 class TrainedOnce:
-    """An engine that does not train the same training twice: what is recorded of it is played back instead.
+    """An engine that does not repeat a training: the record of a duplicate is replayed instead.
 
-    A duplicate of a trial that has ended by itself takes no slot. No other trial is started until it has been played
-    back, so that a proposer knows as much as if it had been trained. A duplicate of a live trial waits for the end of
-    that trial and keeps its slot, because a trial that is pruned cannot be played back.
+    A trial that duplicates an ended one takes no slot. No other trial starts during the replay, so that the proposer
+    knows as much as if the trial had been trained. A trial that duplicates one in training waits for its end and keeps
+    a slot, because a pruned trial cannot be replayed.
 
     Args:
-        engine: trains the others.
-        recorder: knows the duplicate of every trial that it has open, and plays it back.
+        engine: trains the other trials.
+        recorder: knows the duplicate of every open trial, and replays its record.
     """
 
     def __init__(self, engine: Engine, recorder: Recorder) -> None:
@@ -79,7 +75,7 @@ class TrainedOnce:
         return 0 if self._replays else self._engine.free - len(self._waiting)
 
     def start(self, trial: Trial) -> None:
-        """Train a trial, or play its duplicate back, or let it wait for its duplicate. The trial's record is open."""
+        """Train a trial, replay its duplicate, or let it wait for its duplicate. The record of the trial is open."""
         self._live.add(trial.number)
         duplicate = self._recorder.duplicate_of(trial) if trial.state is None else None
         if duplicate is None:
@@ -90,7 +86,7 @@ class TrainedOnce:
             self._replays[trial.number] = iter(self._recorder.replay(trial))
 
     def advance(self) -> list[Progress]:
-        """One boundary of each trial that is played back; where there is none, what the engine reaches."""
+        """Return the next progress of each trial that is replayed; if there is none, the progress of the engine."""
         waiting, self._waiting = self._waiting, {}
         for trial in waiting.values():
             self.start(trial)
@@ -102,14 +98,13 @@ class TrainedOnce:
         return reached
 
     def snapshots(self) -> Iterable[Progress]:
-        """Those of the engine. What is played back, or waits, needs none: it is played back from its start again."""
+        """Return the states of the trials in the engine. Others need none: they will be replayed from the start."""
         return self._engine.snapshots()
 
     def stop(self, trial: Trial) -> None:
         self._live.remove(trial.number)
-        waited = self._waiting.pop(trial.number, None) is not None
-        played_back = self._replays.pop(trial.number, None) is not None
-        if not waited and not played_back:
+        waited, replayed = self._waiting.pop(trial.number, None), self._replays.pop(trial.number, None)
+        if waited is None and replayed is None:
             self._engine.stop(trial)
 
 
@@ -123,18 +118,18 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     weights: Weights | None = None,
 ) -> None:
-    """Fill the free slots, advance, record, report, stop what should be pruned, tell; until no trial is left.
+    """Fill the free slots, advance, record, report, prune and tell, until no trial is left.
 
-    A trial that fails is recorded and told like any other, and the others are trained. A trial's record is closed
-    before it is told: what was told is recorded. Whatever the engine gives the state of is kept in a checkpoint, and
-    only then brought into the record. When `interrupted` answers true, that is done with all live trials; when anything
-    raises, they go on from their last checkpoints another time. Trials that are the same training are trained once; the
-    others go through the same steps with what is recorded of it.
+    The record of a trial is closed before the proposer is told its result, so that every told trial is recorded. Rows
+    are recorded only after a checkpoint that contains them was stored. A trial that fails is recorded and told, and the
+    others continue. After an interruption all trials in training are stored in checkpoints and recorded. After an error
+    they resume from their last checkpoints in the next command. A training that several trials share is made once, and
+    its record is replayed for the others.
 
     Args:
-        metric: the evaluation's entry that is the objective; judged at the end of the horizon.
-        interrupted: asked between two boundaries.
-        weights: where the weights of the best trial are kept; None if they are not.
+        metric: the metric whose value at the end of the horizon is the objective.
+        interrupted: called between two boundaries; returns whether to end.
+        weights: stores the weights of the best trial; None if they are not stored.
     """
     loop = _Loop(proposer, TrainedOnce(engine, recorder), recorder, checkpoints, monitor, metric, weights)
     try:
@@ -145,7 +140,7 @@ def run(
             loop.halt()
     except BaseException:
         for live in loop.live.values():
-            with suppress(Exception):  # the record may be what failed; what raised first is what to tell
+            with suppress(Exception):  # the record may be what failed; the first error is raised
                 recorder.interrupt(live.trial)
         raise
 
@@ -170,13 +165,13 @@ class _Loop:
     live: dict[int, _Live] = field(default_factory=dict)
 
     def fill(self, interrupted: Callable[[], bool]) -> bool:
-        """Begin as many trials as there are slots; whether any is live."""
+        """Begin as many trials as there are slots, and return whether any is in training."""
         while not interrupted() and self.engine.free and (trial := self.proposer.ask()) is not None:
             self._begin(trial)
         return bool(self.live)
 
     def _begin(self, trial: Trial) -> None:
-        """Train a trial from where it stands; or only tell it, where it is recorded to its end; or give it up."""
+        """Start or resume a trial; or only tell its result, if its record is closed; or give it up."""
         ended = self.recorder.ended(trial)
         if ended is not None:
             self._tell_recorded(trial, ended)
@@ -185,18 +180,18 @@ class _Loop:
             return
         checkpoint = self.checkpoints.latest(trial)
         live = self.live[trial.number] = _Live(trial)
-        goes_on = self.recorder.open(trial, None if checkpoint is None else checkpoint.record)
-        if checkpoint is not None and goes_on:
+        resumed = self.recorder.open(trial, None if checkpoint is None else checkpoint.record)
+        if checkpoint is not None and resumed:
             live.trial = replace(trial, state=checkpoint.state)
             live.evaluations += checkpoint.evaluations
             for evaluation in checkpoint.evaluations:
                 self.proposer.report(trial, evaluation)
-            if checkpoint.state.step >= trial.last:  # of one whose state is kept: its end was not told any more
+            if checkpoint.state.step >= trial.last:  # its last state was stored, but its result was not told
                 self.monitor.started(live.trial)
                 metrics = checkpoint.evaluations[-1].metrics
                 self._end(live, Result(trial.number, Status.COMPLETE, metrics[self.metric]), None)
                 return
-        elif checkpoint is not None:  # those of the training that begins now are older than it
+        elif checkpoint is not None:  # the checkpoints of the new attempt would have smaller steps
             self.checkpoints.end(trial, None)
         self.engine.start(live.trial)
         self.monitor.started(live.trial)
@@ -212,7 +207,7 @@ class _Loop:
         self._tell(trial, result)
 
     def take(self, progress: Progress) -> None:
-        """Record and report what was reached; end what ends there or should be pruned, or keep its state."""
+        """Record and report progress; end a trial that has ended or should be pruned; otherwise store its state."""
         live = self.live[progress.trial]
         self._note(live, progress)
         result = self._result(live.trial, progress)
@@ -220,7 +215,7 @@ class _Loop:
         if evaluated and self.proposer.should_prune(live.trial, progress.events):
             result = Result(progress.trial, Status.PRUNED)
             self.engine.stop(live.trial)
-        if result is None and progress.state is not None:  # after the decision: nobody asks for it again beyond it
+        if result is None and progress.state is not None:  # after pruning, which is decided once for each evaluation
             self._keep(live, progress.state)
             self._flush(live)
         self.monitor.progressed(live.trial, progress)
@@ -228,7 +223,7 @@ class _Loop:
             self._end(live, result, progress)
 
     def _note(self, live: _Live, progress: Progress) -> None:
-        """Record and report."""
+        """Record the rows, the evaluation and the events, and report the evaluation."""
         for rows in progress.rows:
             self.recorder.record(rows)
         if progress.evaluation is not None:
@@ -243,15 +238,15 @@ class _Loop:
         self.checkpoints.save(live.trial, self._checkpoint(live, state))
 
     def _flush(self, live: _Live) -> None:
-        """Bring into the record what the checkpoint has."""
+        """Record what the last checkpoint contains."""
         self.recorder.flush(live.trial)
         self.proposer.kept(live.trial)
 
     def _end(self, live: _Live, result: Result, progress: Progress | None) -> None:
-        """Close, then tell. What is wanted of its end, weights and state, is kept before, for whoever wants it to take.
+        """Store the weights and the last state of a trial if needed, close its record, then tell its result.
 
         Args:
-            progress: with what it has ended; None of one that had ended before.
+            progress: its last progress; None if the trial had ended before this command.
         """
         trial, path = live.trial, None
         if progress is not None and self.weights is not None:
@@ -271,24 +266,24 @@ class _Loop:
         return Checkpoint(trial.first, trial.last, state, live.evaluations, self.recorder.pending(trial))
 
     def _result(self, trial: Trial, progress: Progress) -> Result | None:
-        """How the trial has ended, if it has."""
+        """Return the result of a trial; None if it has not ended."""
         if progress.status is Status.COMPLETE and progress.evaluation is not None:
             return Result(trial.number, Status.COMPLETE, progress.evaluation.metrics[self.metric])
         return None if progress.status is None else Result(trial.number, progress.status, failure=progress.failure)
 
     def _tell(self, trial: Trial, result: Result) -> None:
-        """Tell a trial whose record is closed."""
+        """Tell the result of a trial whose record is closed."""
         self.proposer.tell(trial, result)
         if not trial.keeps_state or result.status is Status.DIVERGED:
             self.checkpoints.end(trial, None)
         self.monitor.ended(trial, result)
 
     def halt(self) -> None:
-        """Keep the live trials where they stand, all before the first is recorded, and give them back."""
+        """Store the states of all trials in training, then record them, and give the trials back."""
         kept = {}
         for progress in self.engine.snapshots():
             live = self.live.get(progress.trial)
-            if live is None:  # it was pruned on the way
+            if live is None:  # it was pruned meanwhile
                 continue
             if progress.state is None or progress.evaluation is not None:
                 self.take(progress)

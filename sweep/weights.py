@@ -16,16 +16,16 @@ SUFFIX = ".pt"
 class WeightFiles:
     """The weights of the best trial of a study: FOLDER/NUMBER-DIGEST.pt, a state dict as torch saves it.
 
-    The file is on the disk before the record of the trial is closed, which names it in a tag. The file of the best
-    trial before it is removed after that. An interruption at any moment leaves the file that the record names. The
-    digest of the content is part of the name, so that the tag of another trial never names this file.
+    The file is fsynced before the record of the trial is closed, which names it in a tag. Only then the file of the
+    previous best trial is removed. So an interruption at any moment leaves the file that the record names. The digest
+    of the content is part of the name, so that the tag of another trial never names this file.
 
     Args:
-        folder: made with the first file, for its owner alone.
+        folder: created with the first file, with access for its owner only.
         ranking: the metric of the study, and its best trial so far.
-        held: the file of that trial; None if its weights are not kept.
-        say: told once if a file cannot be written. The training goes on without it.
-        check: called before anything is written or removed; raises where this process may not.
+        held: the file of that trial; None if its weights are not stored.
+        say: called once if a file cannot be written. The training continues without it.
+        check: called before a file is written or removed; raises an error if this process must not do so.
     """
 
     def __init__(
@@ -42,15 +42,7 @@ class WeightFiles:
         self._failed = False
 
     def keep(self, result: Result, weights: bytes | None, duplicate_of: int | None) -> str | None:
-        """Keep the weights of a trial that has ended, if it is the best so far; those of the best before stay.
-
-        Args:
-            weights: None if the trial was not trained, or is not better than others.
-            duplicate_of: the trial that it is a duplicate of, whose weights are also its own.
-
-        Returns:
-            The path of the file; None if its weights are not kept.
-        """
+        """Store the weights of a trial that has ended, as `core.Weights` says."""
         if result.value is None or not self.ranking.beaten_by(result.value, result.trial):
             return None
         before, self.ranking = self.ranking, replace(self.ranking, best=(result.value, result.trial))
@@ -68,7 +60,7 @@ class WeightFiles:
             atomic.atomic_write(path, [weights])
         except OSError as error:
             if not self._failed:
-                self._say(f"the weights of trial {trial} are not kept: {path} cannot be written: {error.strerror}")
+                self._say(f"the weights of trial {trial} are not stored: {path} cannot be written: {error.strerror}")
             self._failed = True
             return None
         return path
@@ -82,5 +74,5 @@ class WeightFiles:
             with suppress(OSError):
                 path.unlink()
         if self._held is None:
-            with suppress(OSError):  # it is not there
+            with suppress(OSError):  # it does not exist
                 self.folder.rmdir()

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from sweep import checkpoints as module
-from sweep.checkpoints import MAGIC, CheckpointFiles
+from sweep.checkpoints import CheckpointFiles
+from sweep.container import CHECKSUM_BYTES, MAGIC
 from sweep.core import Checkpoint, Evaluation, Snapshot, Trial
 from sweep.errors import InvalidValueError
 
 LARGEST = 100_000
 FLIPS = 1000 if os.environ.get("SWEEP_FAULTS") == "long" else 150
-SHA = 32
 
 
 def trial(number=0):
@@ -204,18 +204,18 @@ def test_a_sweep_removes_the_half_written_and_what_is_of_others(files):
     half.write_bytes(b"half")
     other = files.folder / "notes.txt"
     other.write_text("mine")
-    files.sweep([1])
+    files.remove_others([1])
     assert names(files) == ["1-0000000005.checkpoint", "notes.txt"]
     other.unlink()
-    files.sweep()
+    files.remove_others()
     assert not files.folder.exists()
-    files.sweep()  # nor is there anything to sweep where nothing is
+    files.remove_others()  # nor is there anything to sweep where nothing is
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "taken").write_text("")
     for folder in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/x")):
-        with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*: cannot be made"):
+        with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*: cannot be created"):
             CheckpointFiles(folder, "study", LARGEST).prepare()
 
 
@@ -240,7 +240,7 @@ def test_every_damage_is_noticed_and_said_and_the_one_before_is_used(files, agai
         files.save(trial(), checkpoint(step))
     path = files.folder / "0-0000000020.checkpoint"
     whole = path.read_bytes()
-    body = len(MAGIC) + SHA
+    body = len(MAGIC) + CHECKSUM_BYTES
     line = whole.index(b"\n", body) + 1
     record = line + len(checkpoint(20).state.content)
     parts = [(0, len(MAGIC)), (len(MAGIC), body), (body, line), (line, record), (record, len(whole))]
@@ -253,7 +253,7 @@ def test_every_damage_is_noticed_and_said_and_the_one_before_is_used(files, agai
         said.clear()
         assert again().latest(trial()) == checkpoint(10), (kind, at)
         assert len(said) == 1, (kind, at)
-        assert said[0].startswith(f"{path} is passed over: ")
+        assert said[0].startswith(f"{path} is skipped: ")
     path.write_bytes(whole)
     assert again().latest(trial()) == checkpoint(20)
 
@@ -269,13 +269,13 @@ def test_two_damaged_are_said_both_and_none_is_used(files, again, said):
     assert [line.partition(" is ")[0][-23:] for line in said] == ["0-0000000020.checkpoint", "0-0000000010.checkpoint"]
 
 
-def test_what_is_of_another_training_is_passed_over(files, again, said):
+def test_what_belongs_to_another_training_is_skipped(files, again, said):
     files.save(trial(), checkpoint(5))
     assert again("another").latest(trial()) is None
-    assert said[-1].endswith("passed over: it is of another training")
+    assert said[-1].endswith("is skipped: it belongs to another training")
     os.rename(files.folder / "0-0000000005.checkpoint", files.folder / "3-0000000005.checkpoint")
     assert again().latest(trial(3)) is None
-    assert said[-1].endswith("passed over: it is of another training")
+    assert said[-1].endswith("is skipped: it belongs to another training")
 
 
 # --- hostile files
@@ -291,13 +291,13 @@ class Hostile:
         return (open, (self.mark, "w"))
 
 
-def sealed(about, *parts):
+def sealed(about, types=(("bytes", 3), ("bytes", 0)), magic=MAGIC):
     """Return a file with a valid checksum."""
-    body = b"".join([json.dumps(about).encode(), b"\n", *parts])
-    return MAGIC + hashlib.sha256(body).digest() + body
+    body = json.dumps([about, types]).encode() + b"\nabc"
+    return magic + hashlib.sha256(body).digest() + body
 
 
-ABOUT = {"of": "study", "number": 0, "first": 0, "last": 9, "step": 20, "evaluations": [], "state": 3}
+ABOUT = {"of": "study", "number": 0, "first": 0, "last": 9, "step": 20, "evaluations": []}
 
 
 def sparse(path):
@@ -320,26 +320,31 @@ HOSTILE = {
     "a pipe": os.mkfifo,
     "a folder": Path.mkdir,
     "a large sparse file": sparse,
-    "of another": lambda path: path.write_bytes(sealed(ABOUT | {"of": "another"}, b"abc")),
+    "of another": lambda path: path.write_bytes(sealed(ABOUT | {"of": "another"})),
     "no JSON": lambda path: path.write_bytes(MAGIC + hashlib.sha256(b"{").digest() + b"{"),
     "JSON of another kind": lambda path: path.write_bytes(sealed(["of", "number"])),
     "deep JSON": lambda path: path.write_bytes(MAGIC + hashlib.sha256(b"[" * 90_000).digest() + b"[" * 90_000),
     "no text": lambda path: path.write_bytes(MAGIC + hashlib.sha256(b"\xff\xfe\n").digest() + b"\xff\xfe\n"),
-    "without a step": lambda path: path.write_bytes(sealed({k: v for k, v in ABOUT.items() if k != "step"}, b"abc")),
-    "evaluations that are none": lambda path: path.write_bytes(sealed(ABOUT | {"evaluations": [5]}, b"abc")),
-    "a length that is none": lambda path: path.write_bytes(sealed(ABOUT | {"state": "3"}, b"abc")),
+    "without a step": lambda path: path.write_bytes(sealed({k: v for k, v in ABOUT.items() if k != "step"})),
+    "evaluations that are none": lambda path: path.write_bytes(sealed(ABOUT | {"evaluations": [5]})),
+    "a length that is none": lambda path: path.write_bytes(sealed(ABOUT, [["bytes", "3"], ["bytes", 0]])),
+    "a length that is negative": lambda path: path.write_bytes(sealed(ABOUT, [["bytes", 4], ["bytes", -1]])),
+    "a length beyond the end": lambda path: path.write_bytes(sealed(ABOUT, [["bytes", 3], ["bytes", 10**12]])),
+    "another number of blocks": lambda path: path.write_bytes(sealed(ABOUT, [["bytes", 3]])),
+    "objects": lambda path: path.write_bytes(sealed(ABOUT, [["bytes", 3], ["O", 1]])),
+    "of the version before": lambda path: path.write_bytes(sealed(ABOUT, magic=b"sweep checkpoint 1\n")),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_file_that_is_none_of_ours_is_passed_over_and_not_executed(files, again, said, tmp_path, name):
+def test_a_file_that_is_none_of_ours_is_skipped_and_not_executed(files, again, said, tmp_path, name):
     files.save(trial(), checkpoint(10))
     path = files.folder / "0-0000000020.checkpoint"
     HOSTILE[name](path)
     later = again()
     assert later.latest(trial()) == checkpoint(10)
     assert len(said) == 1
-    assert said[0].startswith(f"{path} is passed over: ")
+    assert said[0].startswith(f"{path} is skipped: ")
     assert not (tmp_path / "executed").exists()
     later.save(trial(), checkpoint(30))  # and the training goes on
     assert again().latest(trial()) == checkpoint(30)
@@ -350,16 +355,16 @@ def as_root(test):
 
 
 @as_root
-def test_a_file_of_another_user_is_passed_over(files, again, said):
+def test_a_file_of_another_user_is_skipped(files, again, said):
     for step in (10, 20):
         files.save(trial(), checkpoint(step))
     os.chown(files.folder / "0-0000000020.checkpoint", 65534, 65534)
     assert again().latest(trial()) == checkpoint(10)
-    assert said[0].endswith("it is no file of yours")
+    assert said[0].endswith("it is not a regular file of this user")
 
 
 @as_root
-def test_a_device_is_passed_over(files, again, said):
+def test_a_device_is_skipped(files, again, said):
     files.save(trial(), checkpoint(10))
     try:
         os.mknod(files.folder / "0-0000000020.checkpoint", 0o20600, os.makedev(1, 5))  # /dev/zero

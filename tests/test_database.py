@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from sweep.database import (
-    GRACE,
+    GRACE_SECONDS,
     Cell,
     LockRetry,
     WriteAheadConnection,
@@ -187,7 +187,7 @@ def test_a_signal_ends_the_wait_for_a_locked_database(locked_study: Locked) -> N
         assert locked(raised.value)
         assert isinstance(raised.value, GivenUpError)
 
-    assert GRACE < took(keep) < GRACE + 2.5
+    assert GRACE_SECONDS < took(keep) < GRACE_SECONDS + 2.5
     locked_study.other.rollback()
     locked_study.cached.keep(number)
     assert [trial.number for trial in locked_study.stored()] == [0]

@@ -179,7 +179,7 @@ def test_a_training_goes_on_where_it_is_recorded(sweep, folder, uri):
     assert not (folder / "empty.db").exists()
 
 
-def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep, folder, whole):
+def test_a_damaged_state_is_skipped_and_the_one_before_is_gone_on_from(sweep, folder, whole):
     sweep(*TRAIN, "train.more_steps=30")
     sweep(*TRAIN, "train.more_steps=30")
     last = kept(folder)[-1]
@@ -187,7 +187,7 @@ def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep
     answer = sweep(*TRAIN)
     assert answer.status == 0
     said = " ".join(answer.out.split())
-    assert "is passed over: its digest is another: it is damaged, or cut" in said
+    assert "is skipped: checksum mismatch: it is damaged or incomplete" in said
     assert "resumes at step 30" in said
     ((_, histories, _),) = runs(folder)
     assert histories["loss"] == whole["loss"]
@@ -327,7 +327,7 @@ def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(s
     before, last = kept(folder)
     last.write_bytes(last.read_bytes()[:-1])
     answer = sweep(*LONG)
-    assert "is passed over" in " ".join(answer.out.split())
+    assert "is skipped" in " ".join(answer.out.split())
     assert before.name == f"0-{went_on(answer):010d}.checkpoint"
     assert_once(folder, long)
 

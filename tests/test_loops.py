@@ -380,7 +380,7 @@ def test_a_file_may_hold_everything_about_a_program_but_its_words(sweep: Callabl
     shutil.copy(tmp, folder / "theirs" / "config.yaml")
     answer = sweep("--config-dir", "theirs", "--config-name", "config")
     assert answer.status == 2
-    assert "is a program that will run on this machine, which the command line alone names" in answer.err
+    assert "is a program that will run on this machine, so it must be given on the command line" in answer.err
     answer = sweep("--config-dir", "theirs", "--config-name", "config", PROGRAM[1])
     assert answer.status == 0, answer.err
 

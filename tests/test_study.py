@@ -21,7 +21,7 @@ def trial(number):
 
 
 def rows(number, first=0):
-    return Rows(number, first, lr=np.full(10, 0.1), loss=np.ones(10))
+    return Rows(number, np.arange(first, first + 10), lr=np.full(10, 0.1), loss=np.ones(10))
 
 
 def boundary(number, step, status=None, loss=0.5):
@@ -40,7 +40,7 @@ def trained(number, *losses):
 
 def paused(number, first, step):
     """Return the progress of the updates first..step-1 with the state after them."""
-    updates = [Rows(number, first, lr=np.full(step - first, 0.1), loss=np.ones(step - first))]
+    updates = [Rows(number, np.arange(first, step), lr=np.full(step - first, 0.1), loss=np.ones(step - first))]
     return Progress(number, updates if step > first else [], None, None, state=Snapshot(step, b"state"))
 
 
@@ -178,7 +178,7 @@ class FakeRecorder:
         self._write("weights", trial.number, path)
 
     def record(self, rows):
-        self._write("record", rows.trial, rows.first)
+        self._write("record", rows.trial, int(rows.steps[0]))
 
     def evaluate(self, evaluation):
         self._write("evaluate", evaluation.trial, evaluation.step)
@@ -410,7 +410,7 @@ def test_a_record_is_opened_before_its_trial_trains():
 
 
 def test_every_row_is_recorded_also_of_several_series():
-    series = [rows(0, 0), rows(0, 10), Rows(0, 0, np.ones(2), np.ones(2), series="D_")]
+    series = [rows(0, 0), rows(0, 10), Rows(0, np.arange(2), np.ones(2), np.ones(2), series="D_")]
     last = boundary(0, 20, Status.COMPLETE)
     study = Study({0: [Progress(0, series, last.evaluation, Status.COMPLETE)]}).run()
     assert study.log.of("record") == [("record", 0, 0), ("record", 0, 10), ("record", 0, 0)]

@@ -334,4 +334,4 @@ def test_a_full_disk_is_said_once_and_ends_no_search(tmp_path: Path, monkeypatch
     assert weights.keep(complete(0, 0.5), b"zero", None) is None
     assert weights.keep(complete(1, 0.4), b"one", None) is None
     (line,) = said
-    assert re.fullmatch(r"the weights of trial 0 are not kept: .*0-\w{16}\.pt cannot be written: No space .*", line)
+    assert re.fullmatch(r"the weights of trial 0 are not stored: .*0-\w{16}\.pt cannot be written: No space .*", line)

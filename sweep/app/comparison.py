@@ -261,4 +261,4 @@ def _train_finals(
         ):
             study.run(study.FixedTrials(of_family.trials), engine, recorder, checkpoints, monitor, judged, stop)
         if not stop():
-            checkpoints.sweep()
+            checkpoints.remove_others()

@@ -251,7 +251,7 @@ def carry_out(
     metric, best, horizon = plan.study.metric, run.best, plan.first.train.steps
     run.reopen()
     try:
-        checkpoints.sweep(proposer.interrupted)
+        checkpoints.remove_others(proposer.interrupted)
         recorder = MlflowRecorder(
             store,
             describe,
@@ -275,7 +275,7 @@ def carry_out(
                 front.watch(watched) as monitor,
             ):
                 study.run(proposer, engine, recorder, checkpoints, monitor, metric, interrupted, weights)
-            checkpoints.sweep(proposer.interrupted)
+            checkpoints.remove_others(proposer.interrupted)
             run.tag({"sweep.engine": json.dumps(engine.finished().as_dict())})
         recorder.give_up(proposer.failed)
         run.finish("KILLED" if interrupted() and not opened.done else "FINISHED")

@@ -58,7 +58,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     trial = Trial(0, run, run.train.seed, keeps_state=True, final=run.train.test)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)
-    with checkpoints.claimed(), front.interruptible() as interrupted:
+    with checkpoints.locked(), front.interruptible() as interrupted:
         trial, checkpoint = _resumed(trial, checkpoints)
         resumed_run_id = None if checkpoint is None else recorded_run(checkpoint.record)
         if resumed_run_id is not None and open_store(tracking, create=False, hooks=Hooks(front.say)) is None:
@@ -143,7 +143,7 @@ def _begin(trial: Trial, checkpoint: Checkpoint | None, checkpoints: CheckpointF
     if checkpoint is not None:
         checkpoints.save(trial, checkpoint)
     for files in (checkpoints, checkpoints.final):
-        files.sweep([trial.number])
+        files.remove_others([trial.number])
     return 0 if checkpoint is None else checkpoint.state.step
 
 

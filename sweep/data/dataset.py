@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweep.arrays import WHOLE, Ragged, Rows, Source, as_source
+from sweep.arrays import WHOLE, ArrayDataset, Ragged, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
 from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_with_labels
@@ -331,7 +331,7 @@ def _loaded(
     if config.standardize and any(isinstance(part, Mapping) and "x" in part for part in parts.values()):
         rule = "is not possible: the examples of x have different lengths; dataset.standardize=false pads them with 0"
         raise InvalidValueError("dataset.standardize", True, rule)
-    sources = {split: Rows(part) if isinstance(part, Mapping) else part for split, part in parts.items()}
+    sources = {split: ArrayDataset(part) if isinstance(part, Mapping) else part for split, part in parts.items()}
     for part, source in sources.items():
         if not len(source):
             key = "dataset" if part == WHOLE else f"dataset.{part}"
@@ -375,7 +375,7 @@ def _classes_of(source: Any, sources: Collection[Any], config: DatasetConfig) ->
     Raises:
         InvalidValueError: names the labels if one is negative, other than LABEL_PADDING and `ignore_index`.
     """
-    if isinstance(source, Rows):
+    if isinstance(source, ArrayDataset):
         name = str(target_name(list(source.columns)))
         columns = [part.columns[name] for part in sources]
         arrays = [array for column in columns for array in (column.arrays if isinstance(column, Ragged) else [column])]

@@ -52,14 +52,14 @@ class InFlight:
         evaluation = progress.evaluation
         if evaluation is not None and evaluation.step <= self.evaluated:
             evaluation = None
-        rows = [part.since(self.taken[part.series]) for part in progress.rows]
-        new = replace(progress, rows=[part for part in rows if len(part.lr)], evaluation=evaluation)
+        rows = [part.split(self.taken[part.series])[1] for part in progress.rows]
+        new = replace(progress, rows=[part for part in rows if len(part)], evaluation=evaluation)
         return new if new.rows or evaluation or new.status or new.state else None
 
     def take(self, progress: Progress) -> None:
         """Mark a progress as received, and keep its state for a restart."""
         for part in progress.rows:
-            self.taken[part.series] = part.first + len(part.lr)
+            self.taken[part.series] = int(part.steps[-1]) + 1
         if progress.evaluation is not None:
             self.evaluated = progress.evaluation.step
         if progress.state is not None:

@@ -21,7 +21,7 @@ import cloudpickle
 import numpy as np
 
 from sweep import forking
-from sweep.arrays import SMALL, Source, StoredArray, as_source
+from sweep.arrays import COPIED_BYTES, Source, StoredArray, as_source
 from sweep.components import Component
 from sweep.config import DatasetConfig, RunConfig
 from sweep.errors import EngineError, EngineLostError, InvalidValueError
@@ -311,7 +311,7 @@ def _on_disk(source: Source, folder: Path) -> Source:
     written = count()
 
     def stored(array: Any) -> Any:
-        if not isinstance(array, np.ndarray) or array.nbytes <= SMALL:
+        if not isinstance(array, np.ndarray) or array.nbytes <= COPIED_BYTES:
             return array
         path = folder / f"{next(written)}.npy"
         np.save(path, array)

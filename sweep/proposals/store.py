@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import StudyConfig
 from sweep.database import (
-    BUSY,
+    BUSY_TIMEOUT_SECONDS,
     Cell,
     LockRetry,
     WriteAheadConnection,
@@ -128,7 +128,7 @@ def _storage(uri: str) -> RDBStorage:
         InvalidValueError: names study.storage, and how to upgrade it, if another version of Optuna has written it.
     """
     file = file_of(uri)
-    written_ahead = {"connect_args": {"factory": WriteAheadConnection, "timeout": BUSY}}
+    written_ahead = {"connect_args": {"factory": WriteAheadConnection, "timeout": BUSY_TIMEOUT_SECONDS}}
     try:
         if file is not None and not file.exists():
             create_file(file, lambda new: RDBStorage(new).engine.dispose())

@@ -1,4 +1,4 @@
-"""The learning rate of one trial as SVG text: nothing is rendered, which makes it cheap enough for every trial."""
+"""Draws the learning rate of one trial as SVG text. Nothing is rendered, so that it is cheap enough for every trial."""
 
 import math
 
@@ -9,10 +9,10 @@ from sweep.schedules import KeyFigures
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 78, 622, 16, 312
-"""Pixels: of the picture, and where its axes end in it."""
+"""Pixels: the size of the picture, and the ends of its axes."""
 COLUMNS = RIGHT - LEFT
 TICKS = 6
-"""About as many on each axis."""
+"""Approximate number of ticks on each axis."""
 
 FRAME = f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" \
@@ -30,9 +30,7 @@ font-family="system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def curve_svg(curve: np.ndarray, figures: KeyFigures) -> bytes:
-    """An SVG of the learning rate against the step, each holding until the next, with the step at which it stalls.
-
-    Where there are more steps than pixels across, each column of pixels shows the lowest and the highest of its rates.
+    """Return an SVG of the learning rate against the step, with a mark where it stalls.
 
     Args:
         curve: float64 [T].
@@ -56,11 +54,11 @@ def curve_svg(curve: np.ndarray, figures: KeyFigures) -> bytes:
 
 
 class _Axis:
-    """From values to pixels.
+    """Maps values to pixels.
 
     Args:
-        low, high: the values at its ends.
-        begin, end: the pixels there.
+        low, high: the values at the ends of the axis.
+        begin, end: the pixels at its ends.
     """
 
     def __init__(self, low: float, high: float, begin: float, end: float) -> None:
@@ -68,11 +66,11 @@ class _Axis:
         self.scale = (end - begin) / (high - low)
 
     def at(self, values: np.ndarray) -> np.ndarray:
-        """Pixels, to a tenth."""
+        """Return pixels, rounded to a tenth."""
         return (self.begin + (values - self.low) * self.scale).round(1)
 
     def ticks(self, whole: bool = False) -> list[tuple[float, str]]:
-        """Pixel and label of the multiples of 1, 2 or 5 times a power of ten, about TICKS of them."""
+        """Return pixel and label of about TICKS multiples of 1, 2 or 5 times a power of ten."""
         raw = (self.high - self.low) / TICKS
         power = math.floor(math.log10(raw))
         factor = next(f for f in (1, 2, 5, 10) if f * 10.0**power >= raw * (1 - 1e-9))
@@ -90,27 +88,24 @@ def _label(value: float) -> str:
 
 
 def _line(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
-    """The path of a line that holds each rate until the next step: M x y, then H x V y for each."""
+    """Return the path of a line that keeps each rate until the next step: M x y, then H x V y for each.
+
+    A column of pixels with more than two steps has its first, highest, lowest and last rate.
+    """
+    steps, last = np.arange(len(curve)), max(len(curve) - 1, 1)
     if len(curve) > 2 * COLUMNS:
-        return _envelope(curve, across, up)
-    turns = np.flatnonzero(np.diff(curve, prepend=np.nan) != 0)  # a rate that stays the same is one line
-    x, y = across.at(turns).tolist(), up.at(curve[turns]).tolist()
-    last = across.at(np.array([max(len(curve) - 1, 1)])).item()
-    return f"M{x[0]:g} {y[0]:g}" + "".join(f"H{a:g}V{b:g}" for a, b in zip(x[1:], y[1:], strict=True)) + f"H{last:g}"
-
-
-def _envelope(curve: np.ndarray, across: _Axis, up: _Axis) -> str:
-    """Down and up through the highest and lowest rate of each column of pixels, from its first rate to its last."""
-    starts = np.linspace(0, len(curve), COLUMNS, endpoint=False).astype(np.int64)
-    ends = np.append(starts[1:], len(curve)) - 1
-    reached = (curve[starts], np.maximum.reduceat(curve, starts), np.minimum.reduceat(curve, starts), curve[ends])
-    x, columns = across.at(starts).tolist(), zip(*(up.at(rates).tolist() for rates in reached), strict=True)
-    drawn = "".join(f"H{a:g}V{b:g}" + "".join(f"V{y:g}" for y in ys) for a, (b, *ys) in zip(x, columns, strict=True))
-    return f"M{x[0]:g} {up.at(curve[:1]).item():g}{drawn}H{RIGHT}"
+        starts = np.linspace(0, len(curve), COLUMNS, endpoint=False).astype(np.int64)
+        first, end = curve[starts], curve[np.append(starts[1:], len(curve)) - 1]
+        reached = (first, np.maximum.reduceat(curve, starts), np.minimum.reduceat(curve, starts), end)
+        steps, curve = np.repeat(starts, 4), np.column_stack(reached).ravel()
+    turns = np.flatnonzero(np.diff(curve, prepend=np.nan) != 0)  # equal rates are one line
+    x, y = across.at(steps[turns]).tolist(), up.at(curve[turns]).tolist()
+    drawn = "".join(f"H{a:g}V{b:g}" if a != x0 else f"V{b:g}" for x0, a, b in zip(x, x[1:], y[1:], strict=False))
+    return f"M{x[0]:g} {y[0]:g}{drawn}H{across.at(np.array([last])).item():g}"
 
 
 def _stall(figures: KeyFigures, across: _Axis, up: _Axis) -> str:
-    """Where the rest of the horizon is wasted: a line and the word, on the side that has room for it."""
+    """Return a vertical line and the word "stalls" at the step from which the horizon is wasted; empty if it is not."""
     if figures.stalled_at is None or not figures.wasted:
         return ""
     x = across.at(np.array([figures.stalled_at])).item()

@@ -194,8 +194,8 @@ def _rates(
     """
     drawn = []
     for label, (rows, note) in runs.items():
-        if len(rows.lr):
-            every = slice(None, None, -(-len(rows.lr) // RATES))
+        if len(rows):
+            every = slice(None, None, -(-len(rows) // RATES))
             drawn.append(Curve(label, rows.steps[every], rows.lr[every], note=note))
     # Most curves end near zero: only peaks that are far apart ask for a logarithmic axis.
     log = charts.wide(np.array([curve.y.max() for curve in drawn]))

@@ -11,7 +11,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from sweep.database import BUSY, LockRetry, causes
+from sweep.database import BUSY_TIMEOUT_SECONDS, LockRetry, causes
 from sweep.errors import StorageFullError, UnavailableError
 
 
@@ -60,12 +60,12 @@ def _listen(engine: Engine, what: str) -> None:
     def connected(connection: Any, record: object) -> None:
         """Set what MLflow's sessions set in each transaction."""
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
 
     def execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
         patience = _HOOKS[engine].patience(what)
         if statement.startswith("PRAGMA busy_timeout"):  # MLflow sets it in every session
-            busy = 0.0 if patience.over else BUSY
+            busy = 0.0 if patience.over else BUSY_TIMEOUT_SECONDS
             statement = f"PRAGMA busy_timeout = {busy * 1000:.0f}"
         patience(lambda: cursor.execute(statement, parameters))
         return True  # carried out

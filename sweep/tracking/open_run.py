@@ -1,11 +1,11 @@
 """What is known of a trial in training and not recorded yet."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from sweep import container
 from sweep.schedules import Event
 from sweep.tracking.bulk import Points, joined
 
@@ -70,7 +70,7 @@ class OpenRun:
         self.parts.clear()
 
     def packed(self) -> bytes:
-        """What `unpacked` makes the same of: a line of JSON, then steps, times and values of each part."""
+        """Return the run as bytes, from which `unpacked` makes the same one."""
         parts = [(part, False) for parts in self.parts.values() for part in parts]
         parts += [(part, True) for part in self.last.values()]
         about = {
@@ -79,25 +79,18 @@ class OpenRun:
             "tags": self.tags,
             "events": [str(event) for event in self.events],
             "recorded": self.recorded,
-            "parts": [[part.key, len(part), is_last] for part, is_last in parts],
+            "parts": [[part.key, is_last] for part, is_last in parts],
         }
-        columns = [column.astype(kind) for part, _ in parts for column, kind in zip(part.columns, COLUMNS, strict=True)]
-        return b"".join([json.dumps(about).encode(), b"\n", *(column.tobytes() for column in columns)])
+        return container.encode(about, [column for part, _ in parts for column in part.columns])
 
     @classmethod
     def unpacked(cls, content: bytes) -> "OpenRun":
-        """An open run as it was packed; its training, and what was recorded of it since, are not known."""
-        line, _, rest = content.partition(b"\n")
-        about = json.loads(line)
-        opened = cls(about["run_id"], None, about["clock"], tags=about["tags"], recorded=about.get("recorded", {}))
+        """Return the run that was packed, without its training and what was recorded of it since."""
+        about, columns = container.decode(content)
+        opened = cls(about["run_id"], None, about["clock"], tags=about["tags"], recorded=about["recorded"])
         opened.events = [Event.parse(text) for text in about["events"]]
-        at = 0
-        for key, n, is_last in about["parts"]:
-            columns = []
-            for kind in COLUMNS:
-                columns.append(np.frombuffer(rest, kind, n, at))
-                at += 8 * n
-            part = Points(key, *columns)
+        for i, (key, is_last) in enumerate(about["parts"]):
+            part = Points(key, *columns[3 * i : 3 * i + 3])
             if is_last:
                 opened.last[key] = part
             else:
@@ -108,7 +101,3 @@ class OpenRun:
 def recorded_run(record: bytes) -> str:
     """The run that an open run was packed of."""
     return OpenRun.unpacked(record).run_id
-
-
-COLUMNS = ("<i8", "<i8", "<f8")
-"""Steps, times, values."""

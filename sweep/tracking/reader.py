@@ -150,8 +150,7 @@ class MlflowReader:
     def rows(self, run_id: str, series: str = "") -> Rows:
         lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))
         steps = np.array([m.step for m in lr], dtype=np.int64)
-        first = lr[0].step if lr else 0
-        return Rows(-1, first, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series, steps)
+        return Rows(-1, steps, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series)
 
     def progress(self, run_id: str, trial: int) -> list[Progress]:
         """What an engine gave of a run that ended by itself, from evaluation to evaluation, as progress of `trial`.
@@ -167,11 +166,11 @@ class MlflowReader:
         for measured in self._measurements(run, run.data.metrics.keys() - of_updates):
             step, metrics = measured.step, measured.metrics
             ends = [int(metrics.get(f"{rows.series}global_step", step)) for rows in left]
-            parts = [_cut(rows, end) for rows, end in zip(left, ends, strict=True)]
+            parts = [rows.split(end) for rows, end in zip(left, ends, strict=True)]
             before, left = [part for part, _ in parts], [part for _, part in parts]
             happened = [event for event in events if event.step <= step]
             reached.append(Progress(trial, before, Evaluation(trial, step, metrics), None, happened))
-        if not reached or any(len(rows.lr) for rows in left):
+        if not reached or any(len(rows) for rows in left):
             reached.append(Progress(trial, left, None, None, events))
         status, reason = Status(run.data.tags["sweep.status"]), run.data.tags.get(REASON)
         failure = None if reason is None or status is not Status.FAILED else Failure(reason)
@@ -191,15 +190,6 @@ class MlflowReader:
     def _history(self, run_id: str, key: str) -> list[Metric]:
         """The points of a metric in the order of their steps; MLflow gives them in any."""
         return sorted(self.store.client.get_metric_history(run_id, key), key=lambda metric: int(metric.step))
-
-
-def _cut(rows: Rows, step: int) -> tuple[Rows, Rows]:
-    """The rows of the updates before `step`, and those from it on."""
-    steps = rows.steps
-    n = int(np.searchsorted(steps, step))
-    first = int(steps[n]) if n < len(steps) else step
-    before = replace(rows, lr=rows.lr[:n], loss=rows.loss[:n], kept=steps[:n])
-    return before, replace(rows, first=first, lr=rows.lr[n:], loss=rows.loss[n:], kept=steps[n:])
 
 
 def _json(valid: Callable[[Any], bool]) -> Callable[[str], Any]:

@@ -199,13 +199,12 @@ class MlflowRecorder:
 
     def record(self, rows: Rows) -> None:
         opened, now = self._open[rows.trial], now_ms()
-        times = np.linspace(opened.clock, now, len(rows.lr) + 1)[1:].astype(np.int64)
+        times = np.linspace(opened.clock, now, len(rows) + 1)[1:].astype(np.int64)
         opened.clock = now
-        if len(rows.lr):
-            steps = rows.steps
+        if len(rows):
             for key, column in (("lr", rows.lr), ("loss", rows.loss)):
                 values = np.where(np.isfinite(column), column, np.nan)  # MLflow would store inf as a number
-                opened.take_every(Points(rows.series + key, steps, times, values), self.store.every)
+                opened.take_every(Points(rows.series + key, rows.steps, times, values), self.store.every)
 
     def evaluate(self, evaluation: Evaluation) -> None:
         opened, now = self._open[evaluation.trial], now_ms()

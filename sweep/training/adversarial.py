@@ -105,8 +105,8 @@ class AdversarialEngine(SerialEngine):
         made = int(broken[0]) + 1 if broken.size else len(in_order)
         rounds, rest = divmod(made, n + 1)
         kept = rounds, rounds * n + rest
-        for unrecorded, player, column, rows in zip(slot.unrecorded, (generator, critic), losses, kept, strict=True):
-            unrecorded.add(player.rates[:rows], column[:rows])
+        slot.add(0, begin, generator.rates[: kept[0]], losses[0][: kept[0]])
+        slot.add(1, begin * n, critic.rates[: kept[1]], losses[1][: kept[1]])
         slot.state.global_step, gan.parts.global_step = begin + kept[0], begin * n + kept[1]
         return float(in_order[made - 1])
 

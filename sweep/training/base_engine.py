@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sweep.config import RunConfig, TrainConfig
-from sweep.core import Evaluation, Rows, Trial
+from sweep.core import Evaluation, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import divided, leaves, mapped, size, target_of
 from sweep.errors import InvalidValueError
@@ -49,35 +49,6 @@ PROBE_SECONDS = 1.0
 
 UNRECORDED_ROWS_BYTES, CHECKPOINT_GROWTH = 2**28, 32
 """Bytes of a checkpoint for rows that are not recorded yet, and the factor by which its first size may grow."""
-
-
-@dataclass
-class RowBuffer:
-    """Collects the rows of one optimizer of a trial until they are taken.
-
-    Args:
-        first: the update of the first row.
-        series: one of core.SERIES.
-    """
-
-    trial: int
-    first: int = 0
-    series: str = ""
-    lr: list[np.ndarray] = field(default_factory=list)
-    loss: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, lr: np.ndarray, loss: np.ndarray) -> None:
-        """Append the rows of the next n updates: float64 [n] each."""
-        self.lr.append(lr)
-        self.loss.append(loss)
-
-    def take(self) -> list[Rows]:
-        """Remove and return all rows as one block; return an empty list if there are none."""
-        if not self.lr:
-            return []
-        rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss), self.series)
-        self.first, self.lr, self.loss = self.first + len(rows.lr), [], []
-        return [rows]
 
 
 class BaseEngine:

@@ -199,7 +199,7 @@ class ShardEngine(SerialEngine):
         slot.state.random.restore(self.device)
         self._train(slot, begin, end)
         slot.state.random = RandomState.capture(self.device)
-        slot.rows()
+        slot.rows.clear()  # worker 0 reports them
 
 
 class DataParallelEngine(ShardEngine):

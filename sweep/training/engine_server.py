@@ -226,7 +226,7 @@ class EngineServer:
 
     def _report(self, reports: Sequence[Progress]) -> None:
         """Send the progress of trials to the coordinator."""
-        made = sum(len(rows.lr) for progress in reports for rows in progress.rows)
+        made = sum(len(rows) for progress in reports for rows in progress.rows)
         self.account.updates += made
         self.unsaved += made
         events = [(self.training[progress.trial][0], progress) for progress in reports]

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Status, Trial
+from sweep.core import Evaluation, Progress, Rows, Status, Trial, take_joined
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import leaves, mapped, rebuilt
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
-from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, RowBuffer, boundary, broken, sound
+from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed, rows_of_epoch
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
@@ -44,19 +44,19 @@ class _Slot:
     """A trial that is being trained.
 
     Args:
-        index: index of the slot.
+        index: of the slot.
         rows: rows that were not returned yet.
-        groups: param_groups of the optimizer, without the parameters.
-        recorded: index of the group whose rate is recorded.
-        curves: name of a schedule, None for the main one -> the rate of every update, float64, unless a reaction
-            changes it.
-        step: number of completed updates.
-        seen: number of completed updates at the last regular evaluation.
+        groups: param_groups of its optimizer: its hyperparameters.
+        recorded: index of the group whose rate is the schedule's own.
+        curves: float64, the rate of every update, as long as nothing else happens; by the name of the schedule, None
+            for the main one.
+        step: completed updates.
+        seen: those of them at the last regular evaluation.
     """
 
     trial: Trial
     index: int
-    rows: RowBuffer
+    rows: list[Rows]
     batches: Batches
     groups: Sequence[Mapping[str, Any]]
     curves: Mapping[str | None, np.ndarray]
@@ -149,7 +149,7 @@ class FusedEngine(BaseEngine):
         self._slots[index] = _Slot(
             trial=trial,
             index=index,
-            rows=RowBuffer(trial.number, step),
+            rows=[],
             batches=state.batches,
             groups=groups,
             curves=config.series[0].curves(state.events, trial.last),
@@ -165,7 +165,9 @@ class FusedEngine(BaseEngine):
 
     def snapshots(self) -> Iterator[Progress]:
         for slot in [slot for slot in self._slots if slot is not None]:
-            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, packed(self._state(slot)))
+            yield Progress(
+                slot.trial.number, take_joined(slot.rows), None, None, slot.events, packed(self._state(slot))
+            )
 
     def _state(self, slot: _Slot) -> TrainState:
         """Return the state of the trial in a slot. It is valid until the next call."""
@@ -315,9 +317,10 @@ class FusedEngine(BaseEngine):
             own = losses[:, slot.index]
             bad = np.flatnonzero(~np.isfinite(own))
             made = int(bad[0]) + 1 if bad.size else length
-            slot.rows.add(rates[:made, slot.index], own[:made])
             begin = slot.step
             slot.step += made
+            steps = np.arange(begin, slot.step)
+            slot.rows.append(Rows(slot.trial.number, steps, rates[:made, slot.index], own[:made]))
             self.use.made += made
             if bad.size:
                 progress.append(self._ended(slot, broken(slot.trial.number, slot.step), Status.DIVERGED))
@@ -463,7 +466,7 @@ class FusedEngine(BaseEngine):
             if end == trial.last:
                 progress.append(self._ended(slot, evaluation, Status.COMPLETE))
             else:
-                progress.append(Progress(trial.number, slot.rows.take(), evaluation, None, slot.events))
+                progress.append(Progress(trial.number, take_joined(slot.rows), evaluation, None, slot.events))
         return progress
 
     def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
@@ -471,7 +474,7 @@ class FusedEngine(BaseEngine):
         complete, number = status is Status.COMPLETE, slot.trial.number
         state = packed(self._state(slot)) if slot.trial.keeps_state and complete else None
         weights = self._weights(evaluation, lambda: self._state(slot)) if complete else None
-        return Progress(number, slot.rows.take(), evaluation, status, slot.events, state, weights=weights)
+        return Progress(number, take_joined(slot.rows), evaluation, status, slot.events, state, weights=weights)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
         """Pass an evaluation to the reactions of the schedule, and recompute the curve if one of them is triggered."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.core import Evaluation, Rows, Snapshot, Trial
+from sweep.core import Evaluation, Rows, Snapshot, Trial, take_joined
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
-from sweep.training.base_engine import RowBuffer, on_host
+from sweep.training.base_engine import on_host
 from sweep.training.generators import RandomState
 from sweep.training.state import TRAIN_ERROR
 from sweep.training.state_io import read, saved
@@ -155,7 +155,8 @@ class Session:
             self.memories = {name: tuple(memory) for name, memory in stored["memories"].items()}
             self.random = RandomState(*stored["random"])
         self._taken = self.step
-        self.unrecorded = RowBuffer(trial.number, self.step)
+        self._rows: list[Rows] = []
+        """Rows that were not returned yet."""
         self.stopped = self.diverged = False
         self.wanted = False
         """Whether the engine needs a state and the loop has offered none yet."""
@@ -396,7 +397,8 @@ class Session:
             column = np.asarray(losses)
         broken = np.flatnonzero(~np.isfinite(column))
         kept = int(broken[0]) + 1 if broken.size else len(column)
-        self.unrecorded.add(np.asarray(self._rates[:kept]), column[:kept])
+        steps = np.arange(self._taken, self._taken + kept)
+        self._rows.append(Rows(self.trial.number, steps, np.asarray(self._rates[:kept]), column[:kept]))
         if broken.size:
             self.step, self.diverged = self._taken + kept, True
         self._taken += kept
@@ -404,8 +406,8 @@ class Session:
         return not broken.size
 
     def rows(self) -> list[Rows]:
-        """Return the collected rows that were not returned before."""
-        return self.unrecorded.take()
+        """Return the collected rows, once."""
+        return take_joined(self._rows)
 
     def evaluation(self) -> Evaluation:
         """Return the reported evaluation, and start a new one."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Rows, Status, Trial
+from sweep.core import Evaluation, Progress, Rows, Status, Trial, take_joined
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, RowBuffer, boundary, make_update, on_host, sound
+from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
 from sweep.training.device import ALL_THREADS, MIN_THREADS_SPEEDUP
@@ -41,18 +41,17 @@ class Slot:
     """A trial that is being trained.
 
     Attributes:
-        unrecorded: the row buffer of each optimizer; those of a GAN are the generator's and the critic's.
-        rates: the rates of all updates of each optimizer, unless a reaction changes them.
+        rates: the rates of all updates of each optimizer, unless a reaction changes them. A GAN has two optimizers: the
+            generator's and the critic's.
+        rows: the rows that were not returned yet.
     """
 
     trial: Trial
     state: TrainState
-    unrecorded: list[RowBuffer] = field(init=False)
     rates: list[Rates] = field(init=False)
+    rows: list[Rows] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        number, step = self.trial.number, self.state.global_step
-        self.unrecorded = [RowBuffer(number, step * of.updates, of.name) for of in self.trial.config.series]
         self.redraw()
 
     def redraw(self) -> None:
@@ -61,9 +60,10 @@ class Slot:
         drawn = [series.curves(self.state.events, trial.last) for series in trial.config.series]
         self.rates = [{name: curve.tolist() for name, curve in curves.items()} for curves in drawn]
 
-    def rows(self) -> list[Rows]:
-        """Return the rows that were not returned before."""
-        return [rows for unrecorded in self.unrecorded for rows in unrecorded.take()]
+    def add(self, optimizer: int, begin: int, lr: np.ndarray, loss: np.ndarray) -> None:
+        """Append the rows of the next n updates of one optimizer, of which `begin` is the first: float64 [n] each."""
+        name = self.trial.config.series[optimizer].name
+        self.rows.append(Rows(self.trial.number, np.arange(begin, begin + len(lr)), lr, loss, name))
 
 
 class SerialEngine(BaseEngine):
@@ -131,7 +131,7 @@ class SerialEngine(BaseEngine):
     def snapshots(self) -> Iterator[Progress]:
         slot = self._slot
         if slot is not None:
-            yield Progress(slot.trial.number, slot.rows(), None, None, slot.state.events, packed(slot.state))
+            yield Progress(slot.trial.number, take_joined(slot.rows), None, None, slot.state.events, packed(slot.state))
 
     def advance(self) -> list[Progress]:
         slot = self._slot
@@ -156,7 +156,7 @@ class SerialEngine(BaseEngine):
             self._react(slot, evaluation)
         if end == trial.last:
             return [self._ended(slot, evaluation, Status.COMPLETE)]
-        return [Progress(trial.number, slot.rows(), evaluation, None, slot.state.events)]
+        return [Progress(trial.number, take_joined(slot.rows), evaluation, None, slot.state.events)]
 
     def rate(self, config: RunConfig, updates: int, rounds: int = 1) -> float:
         """Measure updates per second with a trial of this configuration, whose rows are dropped.
@@ -182,7 +182,7 @@ class SerialEngine(BaseEngine):
         complete, number = status is Status.COMPLETE, slot.trial.number
         state = packed(slot.state) if slot.trial.keeps_state and complete else None
         weights = self._weights(evaluation, lambda: slot.state) if complete else None
-        return Progress(number, slot.rows(), evaluation, status, slot.state.events, state, weights=weights)
+        return Progress(number, take_joined(slot.rows), evaluation, status, slot.state.events, state, weights=weights)
 
     @staticmethod
     def _broken(slot: Slot) -> Evaluation:
@@ -209,7 +209,7 @@ class SerialEngine(BaseEngine):
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
         rates = np.empty(end - begin)
         losses = torch.empty(end - begin, device=self.device, dtype=self.dtype)
-        parameters, (planned,), (unrecorded,) = list(model.parameters()), slot.rates, slot.unrecorded
+        parameters, (planned,) = list(model.parameters()), slot.rates
         model.train()
         for row, batch in enumerate(slot.state.batches.range(begin, end)):
             if row and self._pausing():
@@ -226,7 +226,7 @@ class SerialEngine(BaseEngine):
         loss_column = on_host(losses[: end - begin])
         broken = np.flatnonzero(~np.isfinite(loss_column))
         kept = int(broken[0]) + 1 if broken.size else end - begin
-        unrecorded.add(rates[:kept], loss_column[:kept])
+        slot.add(0, begin, rates[:kept], loss_column[:kept])
         slot.state.global_step = begin + kept
         return float(loss_column[kept - 1])
 

@@ -1,4 +1,4 @@
-"""The state of a training as bytes: what any engine stops with, any other goes on from."""
+"""Stores the state of a training as bytes, and restores it. Any engine can resume from the state of any other."""
 
 from collections.abc import Collection, Mapping
 from io import BytesIO
@@ -36,9 +36,6 @@ CONTENT = {
 }  # fmt: skip
 """The keys of the stored state."""
 
-ADDED_LATER = {"contents", "scaler", "threads"}
-"""Keys that the states of earlier versions do not have."""
-
 
 def packed(state: TrainState) -> Snapshot:
     """Return a state as bytes: tensors and plain data, as torch saves them."""
@@ -53,7 +50,7 @@ def saved(content: Mapping[str, Any], step: int) -> Snapshot:
 
 
 def content_of(state: TrainState) -> dict[str, Any]:
-    """Return everything that a training continues with, as tensors and plain data."""
+    """Return all that a training is resumed from, as tensors and plain data."""
     return {
         "model": _registered(state.model),
         "optimizer": state.optimizer.state_dict(),
@@ -64,7 +61,9 @@ def content_of(state: TrainState) -> dict[str, Any]:
         "mistakes": state.mistakes,
         "seen": state.seen,
         "global_step": state.global_step,
-        "critic": _critic_of(state),
+        "critic": None
+        if state.critic is None
+        else {"optimizer": state.critic.optimizer.state_dict(), "global_step": state.critic.global_step},
         "contents": storable(contents(state.model, state.optimizers)),
         "scaler": None if state.scaler is None else state.scaler.state_dict(),
         "threads": state.threads,
@@ -72,12 +71,12 @@ def content_of(state: TrainState) -> dict[str, Any]:
 
 
 def refuse_unstorable(state: TrainState, before: Contents, fresh: TrainState, config: RunConfig) -> None:
-    """Refuse a training whose state would not be the same after it was stored and loaded.
+    """Refuse a training whose state changes when it is stored and loaded.
 
     Args:
-        state: after at least one update.
-        before: contents of its model before that update.
-        fresh: another initial state of this training, into which it is loaded.
+        state: the state after at least one update.
+        before: the contents of its model before that update.
+        fresh: another initial state of this training, into which the state is loaded.
 
     Raises:
         InvalidValueError: names what a checkpoint cannot store.
@@ -102,13 +101,13 @@ def refuse_unstorable(state: TrainState, before: Contents, fresh: TrainState, co
     for key in [key for key in changes(after, described(fresh.model)) if key[0] != "class"]:
         kind = unstorable_in(after.get(key))
         if kind is None:
-            raise refused("model", f"{named([key])} is another after it was stored in a checkpoint and loaded")
+            raise refused("model", f"{named([key])} differs after it was stored in a checkpoint and loaded")
         if key in changed:  # constants are whatever the constructor makes them
             raise refused("model", f"{named([key])} changes in training, and a checkpoint cannot store a {kind}")
     loaded = content_of(fresh)
     for part in content:
         if not same(content[part], loaded[part]):
-            raise refused(part, "its state is another after it was stored in a checkpoint and loaded")
+            raise refused(part, "its state differs after it was stored in a checkpoint and loaded")
 
 
 def _unreadable(content: Mapping[str, Any]) -> str:
@@ -135,10 +134,10 @@ def _registered(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def unpacked(snapshot: Snapshot, trial: Trial, data: Dataset, device: torch.device) -> TrainState:
-    """The state of a trial, which it was packed of.
+    """Return the state of a trial that `packed` has stored.
 
     Raises:
-        InvalidValueError: names train.checkpoint_dir, where it is kept, if it cannot be read or is of another training.
+        InvalidValueError: names train.checkpoint_dir if the state cannot be read or belongs to another training.
     """
     held = read(snapshot)
     state = initial_state(trial.config, trial.seed, data, device, DTYPES[trial.config.train.precision])
@@ -146,29 +145,27 @@ def unpacked(snapshot: Snapshot, trial: Trial, data: Dataset, device: torch.devi
         _restore(state, held, device)
     except (AttributeError, RuntimeError, ValueError, LookupError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _refused(f"holds a state that is none of this training: {reason}") from error
+        raise _refused(f"has a state that does not fit this training: {reason}") from error
     return state
 
 
 def _restore(state: TrainState, held: Mapping[str, Any], device: torch.device) -> None:
-    if "contents" not in held:  # of an earlier version
-        state.model.load_state_dict(held["model"])
     load_exactly(state.optimizer, held["optimizer"])
     state.random = RandomState(*held["random"])
-    state.average = _on(held["average"], device)
+    average = held["average"]
+    state.average = None if average is None else {name: weights.to(device) for name, weights in average.items()}
     state.events = tuple(Event(step, name) for step, name in held["events"])
     state.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
     state.mistakes = None if held["mistakes"] is None else held["mistakes"].to(device)
     state.seen, state.global_step = held["seen"], held["global_step"]
-    state.threads = held.get("threads")
+    state.threads = held["threads"]
     if state.scaler is not None:
         state.scaler.load_state_dict(held["scaler"])
     if state.critic is not None:
         load_exactly(state.critic.optimizer, held["critic"]["optimizer"])
         state.critic.global_step = held["critic"]["global_step"]
-    if "contents" in held:
-        _restore_parameters(state.model, held["model"], held["contents"])
-        restore(held["contents"], state.model, device, state.optimizers, held["model"])
+    _restore_parameters(state.model, held["model"], held["contents"])
+    restore(held["contents"], state.model, device, state.optimizers, held["model"])
 
 
 @torch.no_grad()
@@ -176,34 +173,23 @@ def _restore_parameters(model: nn.Module, held: Mapping[str, torch.Tensor], cont
     own = dict(model.named_parameters(remove_duplicate=False))
     buffers = {f"{name}.{key}".removeprefix(".") for kind, name, key in contents if kind == "buffer"}
     if different := own.keys() ^ (held.keys() - buffers):
-        raise KeyError(f"not both have {', '.join(sorted(different))}")
+        raise KeyError(f"either the state or the model lacks {', '.join(sorted(different))}")
     for name, parameter in own.items():
         given = held[name]
         if (given.shape, given.dtype) != (parameter.shape, parameter.dtype):
-            raise ValueError(f"{name} is {_described(given)}, and {_described(parameter)} in this model")
+            raise ValueError(f"{name} is {_type_and_shape(given)}, but {_type_and_shape(parameter)} in this model")
         if given.layout == torch.strided:
             parameter.copy_(given)
         else:
             parameter.data = given.to(parameter.device)
 
 
-def _described(tensor: torch.Tensor) -> str:
+def _type_and_shape(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _critic_of(state: TrainState) -> dict[str, Any] | None:
-    """What a GAN has beside its model."""
-    if state.critic is None:
-        return None
-    return {"optimizer": state.critic.optimizer.state_dict(), "global_step": state.critic.global_step}
-
-
-def _on(average: dict[str, torch.Tensor] | None, device: torch.device) -> dict[str, torch.Tensor] | None:
-    return None if average is None else {name: weights.to(device) for name, weights in average.items()}
-
-
 def read(snapshot: Snapshot, known: Collection[str] = CONTENT) -> dict[str, Any]:
-    """Return the content of a snapshot, without running code and without taking more memory than its bytes.
+    """Return the content of a snapshot. Runs no code of it, and needs no more memory than its bytes.
 
     Args:
         known: the keys that it must have.
@@ -218,9 +204,9 @@ def read(snapshot: Snapshot, known: Collection[str] = CONTENT) -> dict[str, Any]
         held: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except (BadZipFile, OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _refused(f"holds a state that cannot be read: {reason}") from error
-    if not isinstance(held, dict) or held.keys() | (ADDED_LATER & set(known)) != set(known):
-        raise _refused("holds no state of a training, or one of another version")
+        raise _refused(f"has a state that cannot be read: {reason}") from error
+    if not isinstance(held, dict) or held.keys() != set(known):
+        raise _refused("has no state of a training, or one of another version")
     return held
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 import torch
 
+from sweep import container
 from tests.faults.zygote import THREADS
 
 ROOT = Path(__file__).parents[2]
@@ -484,9 +485,8 @@ def check_weights(folder: Path) -> None:
 def final_state(folder: Path) -> dict[str, Any]:
     """Everything in the state that a training ended with, flattened: name -> tensor or plain value."""
     (file,) = (folder / "checkpoints").rglob("final/*.checkpoint")
-    content = file.read_bytes()  # a line, SHA-256, a line of JSON, the state, the record
-    line, _, rest = content[content.index(b"\n") + 1 + 32 :].partition(b"\n")
-    return flattened(rest[: json.loads(line)["state"]])
+    _, (state, _) = container.decode(file.read_bytes())
+    return flattened(state)
 
 
 def flattened(content: bytes) -> dict[str, Any]:

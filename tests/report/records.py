@@ -125,8 +125,8 @@ def rows(run: TrialRecord, seed: int = 0, steps: int = STEPS) -> Rows:
     loss = (FLOOR[run.params["schedule.name"]] + 2 * np.exp(-6 * t)) * rng.lognormal(0, 0.15, steps)
     if run.status is Status.DIVERGED:
         half = steps // 2
-        return Rows(-1, 0, lr[:half], np.append(loss[: half - 1], np.inf))
-    return Rows(-1, 0, lr, loss)
+        return Rows(-1, np.arange(half), lr[:half], np.append(loss[: half - 1], np.inf))
+    return Rows(-1, np.arange(steps), lr, loss)
 
 
 def rows_of_finals(record: ComparisonRecord, steps: int = STEPS) -> dict[str, list[Rows]]:

@@ -227,7 +227,7 @@ def test_long_curves_are_drawn_in_few_points_of_the_right_height() -> None:
     record = records.comparison_record(schedules=("cosine",), seeds=2, trials=4)
     steps = 25_030
     loss = np.arange(steps) + 1.0
-    rows = {f.run.run_id: [Rows(-1, 0, np.full(steps, 0.1), loss)] for f in record.families[0].finals}
+    rows = {f.run.run_id: [Rows(-1, np.arange(steps), np.full(steps, 0.1), loss)] for f in record.families[0].finals}
     page = comparison_page(record, compare(record), rows, {}).replace(get_plotlyjs(), "")
     line = figure(page, "loss-0")[1]
     x, y = (floats(line[axis]) for axis in "xy")

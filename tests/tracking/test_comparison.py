@@ -24,7 +24,7 @@ def train(recorder: MlflowRecorder, number: int, value: float, status: Status = 
     trial = Trial(number, config=None, seed=number)  # type: ignore[arg-type]
     recorder.open(trial)
     for first in (0, 10):
-        recorder.record(Rows(number, first, lr=np.full(10, 0.1), loss=np.ones(10)))
+        recorder.record(Rows(number, first + np.arange(10), lr=np.full(10, 0.1), loss=np.ones(10)))
         last = first == 10
         metrics = {"val_loss": value if last else 2 * value, "global_step": first + 10.0}
         recorder.evaluate(Evaluation(number, first + 10, metrics | ({"test_loss": value + 0.1} if last else {})))

@@ -66,7 +66,7 @@ def locked(file: Path, seconds: float = 3600.0) -> Iterator[None]:
 def test_what_is_recorded_while_the_database_is_locked_is_read_back_whole(
     store: Store, file: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "SAID_AFTER", 1.0)
+    monkeypatch.setattr(waiting, "NOTICE_AFTER_SECONDS", 1.0)
     recorder = MlflowRecorder(store, describe, study_run(store))
     recorder.open(trial(0))
     recorder.interrupt(trial(0))
@@ -92,7 +92,7 @@ def test_mlflow_own_requests_wait_as_well(store: Store, file: Path) -> None:
 
 
 def test_an_interrupt_ends_the_wait(store: Store, file: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "GRACE", 0.5)
+    monkeypatch.setattr(waiting, "GRACE_SECONDS", 0.5)
     run_id = store.writer.create(store.experiment_id, "name", {}, {})
     points = Points("lr", np.arange(3), np.arange(3), np.ones(3))
     with locked(file):

@@ -43,7 +43,7 @@ def train(recorder: MlflowRecorder, number: int, value: float = 0.5, status: Sta
     recorder.open(trial(number))
     for first, length in ((0, 700), (700, 800)):
         steps = np.arange(first, first + length)
-        recorder.record(Rows(number, first, lr=0.1 / (steps + 1), loss=1.0 + steps / 7))
+        recorder.record(Rows(number, steps, lr=0.1 / (steps + 1), loss=1.0 + steps / 7))
         metrics = {"val_loss": value, "global_step": float(first + length)}
         recorder.evaluate(Evaluation(number, first + length, metrics))
     recorder.close(trial(number), Result(number, status, value if status is Status.COMPLETE else None))
@@ -86,7 +86,7 @@ def trains(store: Store, goes_on: str | None = None) -> MlflowRecorder:
 def updates(first: int, last: int) -> Rows:
     """Of trial 0, those from `first` to last - 1."""
     steps = np.arange(first, last)
-    return Rows(0, first, lr=steps / 10, loss=np.ones(last - first))
+    return Rows(0, steps, lr=steps / 10, loss=np.ones(last - first))
 
 
 def test_a_thinned_record_goes_on_with_each_step_once(store: Store) -> None:
@@ -513,7 +513,7 @@ def test_a_status_has_its_place_in_mlflow(store: Store, status: Status, shown: s
 def test_a_loss_that_is_not_finite_is_no_number(store: Store) -> None:
     recorder = MlflowRecorder(store, describe, study_run(store))
     recorder.open(trial(0))
-    recorder.record(Rows(0, 0, lr=np.array([0.1, 0.1]), loss=np.array([1.0, np.inf])))
+    recorder.record(Rows(0, np.arange(2), lr=np.array([0.1, 0.1]), loss=np.array([1.0, np.inf])))
     recorder.close(trial(0), Result(0, Status.DIVERGED))
     history = store.client.get_metric_history(recorder.run_id(trial(0)), "loss")
     assert history[0].value == 1.0
@@ -523,7 +523,7 @@ def test_a_loss_that_is_not_finite_is_no_number(store: Store) -> None:
 def test_an_interrupted_trial_leaves_one_run_with_each_step_once(store: Store) -> None:
     recorder = MlflowRecorder(store, describe, study_run(store))
     recorder.open(trial(0))
-    recorder.record(Rows(0, 0, lr=np.ones(5), loss=np.ones(5)))
+    recorder.record(Rows(0, np.arange(5), lr=np.ones(5), loss=np.ones(5)))
     recorder.interrupt(trial(0))
     assert [r.info.status for r in store.search({"sweep.kind": "trial"})] == ["KILLED"]
     train(recorder, 0)

@@ -236,7 +236,7 @@ def test_it_takes_no_more_room_than_is_allowed(digits, make_trial):
 def test_what_is_damaged_is_refused(digits, make_trial, damage):
     trial = make_trial(steps=5, precision="float32")
     given = ended(digits, trial)
-    with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*holds a state that cannot be read"):
+    with pytest.raises(InvalidValueError, match=r"^train\.checkpoint_dir=.*has a state that cannot be read"):
         unpacked(Snapshot(5, damage(given.content)), trial, digits, CPU)
 
 
@@ -287,14 +287,14 @@ def test_content_of_another_version_is_refused(digits, make_trial):
     fewer = io.BytesIO()
     torch.save({"model": {}, "global_step": 5}, fewer)
     for other in (resealed(given, unknown=1), Snapshot(5, fewer.getvalue())):
-        with pytest.raises(InvalidValueError, match="holds no state of a training, or one of another version"):
+        with pytest.raises(InvalidValueError, match="has no state of a training, or one of another version"):
             unpacked(other, trial, digits, CPU)
 
 
 def test_a_state_of_another_model_is_refused(digits, make_trial):
     given = ended(digits, make_trial(steps=5, precision="float32"))
     other = make_trial(model=Component("model", "models.mlp.MLP", {"hidden": [8]}), steps=5, precision="float32")
-    with pytest.raises(InvalidValueError, match="none of this training"):
+    with pytest.raises(InvalidValueError, match="does not fit this training"):
         unpacked(given, other, digits, CPU)
 
 

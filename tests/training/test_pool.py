@@ -200,7 +200,7 @@ def fails_alone(engine, make_trial, how):
         for progress in engine.advance():
             assert progress.trial not in ended
             for part in progress.rows:
-                assert part.first == len(losses[progress.trial]), "a row is missing, or given twice"
+                assert part.steps[0] == len(losses[progress.trial]), "a row is missing, or given twice"
                 losses[progress.trial] += part.loss.tolist()
             if progress.status is not None:
                 ended[progress.trial] = progress
@@ -346,7 +346,7 @@ def history(engine, *trials, then=lambda: None):
             rows, evaluations, statuses = found[progress.trial]
             assert not statuses
             for part in progress.rows:
-                assert part.first == len(rows), "a row is missing, or given twice"
+                assert part.steps[0] == len(rows), "a row is missing, or given twice"
                 rows += zip(part.lr.tolist(), part.loss.tolist(), strict=True)
             if progress.evaluation is not None:
                 evaluations.append((progress.evaluation.step, progress.evaluation.metrics))
@@ -383,7 +383,7 @@ def test_one_with_states_goes_on_from_the_last(apart, make_trial):
     os.kill(engine._trainer.pid, signal.SIGKILL)
     while not (found := [part for progress in reached(engine) for part in progress.rows]):
         pass
-    assert found[0].first >= step
+    assert found[0].steps[0] >= step
 
 
 def test_many_at_once_go_on_with_fewer_at_once(apart, make_trial, train, digits):
@@ -461,7 +461,7 @@ def test_told_to_stop_it_gives_what_it_has_reached_and_where_it_stands(apart, ma
     rows = {trial.number: [] for trial in trials}
     for progress in given:
         for part in progress.rows:
-            assert part.first == len(rows[progress.trial])
+            assert part.steps[0] == len(rows[progress.trial])
             rows[progress.trial] += zip(part.lr.tolist(), part.loss.tolist(), strict=True)
     later = apart(name, slots)
     for trial in trials:
@@ -470,7 +470,7 @@ def test_told_to_stop_it_gives_what_it_has_reached_and_where_it_stands(apart, ma
     while later._live:
         for progress in reached(later):
             for part in progress.rows:
-                assert part.first == len(rows[progress.trial])
+                assert part.steps[0] == len(rows[progress.trial])
                 rows[progress.trial] += zip(part.lr.tolist(), part.loss.tolist(), strict=True)
     assert rows == {number: of for number, (of, _, _) in expected.items()}
 
@@ -508,7 +508,7 @@ def test_states_come_every_so_many_seconds(apart, make_trial):
     while min(map(len, times.values())) < 4:
         for progress in reached(engine):
             if progress.state is not None:
-                assert progress.state.step == progress.rows[-1].first + len(progress.rows[-1].lr)
+                assert progress.state.step == progress.rows[-1].steps[-1] + 1
                 times[progress.trial].append(time.monotonic())
     for of in times.values():
         assert of[3] - of[0] > 0.4
@@ -577,7 +577,7 @@ def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, 
             assert time.monotonic() < deadline
             for progress in reached(engine):
                 for part in progress.rows:
-                    assert part.first == rows
+                    assert part.steps[0] == rows
                     rows += len(part.lr)
             if engine.account.compiled and until is None:
                 until = rows + 500

@@ -87,7 +87,7 @@ def take(found, reached, live):
         own = found[progress.trial]
         assert own.status is None, "a trial that ended goes on"
         for rows in progress.rows:
-            assert rows.first == len(own.rows), "a row is missing, or given twice"
+            assert rows.steps[0] == len(own.rows), "a row is missing, or given twice"
             own.rows += zip(rows.steps.tolist(), rows.lr.tolist(), rows.loss.tolist(), strict=True)
         if progress.evaluation is not None:
             own.evaluations.append((progress.evaluation.step, dict(progress.evaluation.metrics)))
