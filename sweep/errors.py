@@ -57,8 +57,8 @@ class RemovedError(RuntimeError):
         self.name = name
 
 
-class SpoolInUseError(RuntimeError):
-    """Another command delivers what is in a spool. The text, one line, says which one and what can be done."""
+class RecordInUseError(RuntimeError):
+    """Another process uses a local record. The text, one line, names it and says what can be done."""
 
 
 class HopelessError(RuntimeError):

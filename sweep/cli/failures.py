@@ -8,15 +8,15 @@ from sweep.errors import (
     EngineError,
     GivenUpError,
     HopelessError,
+    RecordInUseError,
     RemovedError,
-    SpoolInUseError,
     StorageFullError,
     UnavailableError,
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a quota."""
-EXPLAINED = (EngineError, HopelessError, RemovedError, SpoolInUseError, StorageFullError, UnavailableError)
+EXPLAINED = (EngineError, HopelessError, RecordInUseError, RemovedError, StorageFullError, UnavailableError)
 GOES_ON = "what is recorded stays; the same command goes on"
 
 

@@ -118,12 +118,12 @@ def training_links(store: Store, runs: Sequence[str], series: Sequence[str], bas
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
     metric = ENERGY_DISTANCE if "D_" in series else "val_loss"
     pages = {
-        "the latest training": run_page(base, store.experiment_id, runs[0]),
-        "single trainings": trainings_page(base, store.experiment_id, metric),
+        "the latest training": run_page(base, store.public_experiment_id, runs[0]),
+        "single trainings": trainings_page(base, store.public_experiment_id, metric),
     }
     latest = list(runs[:COMPARED])
     if len(latest) > 1:
-        pages |= _comparison(latest, series, store.experiment_id, base, f"of the latest {len(latest)}")
+        pages |= _comparison(latest, series, store.public_experiment_id, base, f"of the latest {len(latest)}")
     return _lines(pages)
 
 
