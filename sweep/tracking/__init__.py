@@ -19,11 +19,12 @@ from sweep.tracking.open_run import recorded_run
 from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns, is_training
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
-from sweep.tracking.store import Store, open_store
+from sweep.tracking.store import RECORD_FILE, Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
     "HOST",
+    "RECORD_FILE",
     "ComparisonRun",
     "FinalRuns",
     "Hooks",

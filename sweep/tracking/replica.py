@@ -18,7 +18,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 from sqlalchemy import Engine, text
 
-from sweep.errors import LeaseLostError, RecordInUseError, UnavailableError
+from sweep.database import lost_lease
+from sweep.errors import RecordInUseError, UnavailableError
 from sweep.plurals import plural
 from sweep.tracking.bulk import Change, DatabaseWriter, Points, now_ms
 from sweep.tracking.locks import Hooks
@@ -58,6 +59,10 @@ POINTS = text(
 )
 LAST_POINT = text("SELECT max(rowid) FROM metrics WHERE run_uuid = :of")
 LATEST = text("SELECT run_uuid, key, step FROM latest_metrics")
+ROOTS = text(
+    "SELECT run_uuid, value FROM tags WHERE key = 'sweep.kind'"
+    " AND run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId')"
+)
 TIMES = text("UPDATE runs SET status = :status, start_time = :start, end_time = :end WHERE run_uuid = :of")
 PURGES = [
     text(f"DELETE FROM {name} WHERE run_uuid = :of") for name in ("latest_metrics", "metrics", "params", "tags", "runs")
@@ -156,7 +161,10 @@ class Replica:
         with self._engine.begin() as connection:
             connection.execute(text(TABLE))
             rows = connection.execute(ENTRIES).all()
-        self._entries = {row.run_uuid: _Entry(*[*row][:5], json.loads(row.state)) for row in rows}
+        self._entries = {
+            run_id: _Entry(run_id, version, sent, server_run, points, json.loads(state))
+            for run_id, version, sent, server_run, points, state in rows
+        }
         self._local_ids = {entry.server_run: entry.run_id for entry in self._entries.values() if entry.server_run}
         self._checks: list[Callable[[], None]] = []
         self._refused: dict[str, int] = {}
@@ -278,6 +286,13 @@ class Replica:
             if entry.server_run and entry.server_run not in own and entry.sent >= 0:
                 self._check_exists(entry, ask)
 
+    def pull_known(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Compare all of the local record with the server, as `pull` does."""
+        with self._engine.connect() as connection:
+            roots = {str(run_id): str(kind) for run_id, kind in connection.execute(ROOTS)}
+        for kind in sorted(set(roots.values())):
+            self.pull(kind, lambda run: self._own_id(run) in roots, interrupted)
+
     # Comparing the record with the server
 
     def _own_id(self, run: Run) -> str:
@@ -302,22 +317,20 @@ class Replica:
                 self._doubtful.add(run_id)
             return False
         clean = entry.sent >= entry.version
-        if deleted:
-            if clean:
-                self._writer.delete(run_id)
-            return False
         there = {metric.key: metric.step for metric in run.data._metric_objs}
         here = steps.get(run_id, {})
         ahead = any(key not in here or step > here[key] for key, step in there.items())
-        if mine:
+        if mine and not deleted:
             lost = entry.state.get("tags", {}).keys() - tags.keys()
             if clean and (lost or any(key not in there or step > there[key] for key, step in here.items())):
                 entry.forget_server()
                 self._save(entry)
             return clean and ahead  # a copy of this record has written it
-        local = self._local.get_run(run_id)
-        if not clean and "sweep.status" in local.data.tags and "sweep.status" not in tags:
+        if not clean and "sweep.status" in self._local.get_run(run_id).data.tags and "sweep.status" not in tags:
             return False  # it has ended here, and the other process did not know
+        if deleted:
+            self._writer.delete(run_id)
+            return False
         return bool(ahead or tags != entry.state.get("tags"))
 
     def _check_exists(self, entry: _Entry, ask: Callable[..., Any]) -> None:
@@ -395,10 +408,10 @@ class Replica:
             while not self._closed.is_set():
                 try:
                     busy = self._send_next()
-                except LeaseLostError as error:
-                    self.hooks.say(f"{error}; this process sends nothing more to {self.server.name}")
-                    self._closed.set()
                 except Exception as error:  # no answer, or trouble with the local record: waiting loses nothing
+                    if (lost := lost_lease(error)) is not None:
+                        self.hooks.say(f"{lost}; this process sends nothing more to {self.server.name}")
+                        break
                     self._report_silence(error)
                     self._wake.clear()
                     self._wake.wait(min(pause, SETTLING_PAUSE_SECONDS) if self._settling else pause)
@@ -408,6 +421,7 @@ class Replica:
                     if not busy:
                         self._closed.wait(POLL_SECONDS)
         finally:
+            self._closed.set()
             os.close(self._lock)
 
     def _changed(self) -> list[tuple[str, int]]:
@@ -417,11 +431,13 @@ class Replica:
         return [(run_id, version) for run_id, version in rows if self._refused.get(run_id) != version]
 
     def _send_next(self) -> bool:
-        """Send one run, new ones first, or check one; return whether there was anything to do."""
+        """Send one run, or check one; return whether there was anything to do."""
         changed = self._changed()
         if changed:
-            new = (of for of in changed if of[0] not in self._entries or self._entries[of[0]].server_run is None)
-            self._send(*next(new, changed[0]))
+            for run_id, _ in changed:
+                self._entries.setdefault(run_id, _Entry(run_id))
+            new = (of for of in changed if self._entries[of[0]].server_run is None)
+            self._send(*next(new, changed[0]))  # new ones first: tags name runs by their ids on the server
             return True
         if self._unchecked:
             run_id = next(iter(self._unchecked))
@@ -431,32 +447,29 @@ class Replica:
         return False
 
     def _send(self, run_id: str, version: int) -> None:
-        entry = self._entries.setdefault(run_id, _Entry(run_id))
+        entry = self._entries[run_id]
+        run = self._local.get_run(run_id)  # before the points: they are at least as many as when it was so
         try:
-            try:
-                self._send_run(entry)
-            except RefusedError as error:
-                if not self._restored(entry, error):
-                    raise
-                self._send_run(entry)
+            if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+                for server_run in [entry.server_run] if entry.server_run else self._found(entry):
+                    self._delete(server_run)
+            elif entry.server_run is None:
+                self._create(entry, run)
+                return
+            else:
+                self._send_content(entry, run)
             entry.sent = version
         except RefusedError as error:
-            self._refused[run_id] = version
-            name = self._local.get_run(run_id).info.run_name
-            self.hooks.say(f"{self.server.name} refuses run {name}, which is only in {self.folder}: {error}")
+            if not self._restored(entry, run.info.run_name):
+                self._refused[run_id] = version
+                where = f"which is only in {self.folder}"
+                self.hooks.say(f"{self.server.name} refuses run {run.info.run_name}, {where}: {error}")
         finally:
             self._save(entry)
 
-    def _send_run(self, entry: _Entry) -> None:
+    def _send_content(self, entry: _Entry, run: Run) -> None:
         """Send what the server lacks: points first, the tags last, so that a run that has `sweep.status` is whole."""
-        run = self._local.get_run(entry.run_id)  # before the points: they are at least as many as when it was so
-        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
-            for server_run in [entry.server_run] if entry.server_run else self._found(entry):
-                self._delete(server_run)
-            return
         tags = self._outgoing(run)
-        if entry.server_run is None:
-            self._create(entry, run, tags)
         known = entry.state.setdefault("tags", {})
         if known.get(RECORD_TAG) != tags[RECORD_TAG]:  # claim the run before anything of it is changed
             self._send_tags(entry, {RECORD_TAG: tags[RECORD_TAG]})
@@ -485,26 +498,22 @@ class Replica:
         texts = {key: _translated(text, self.server_id) for key, text in joined(run.data.tags).items()}
         return {**split(texts, MAX_TAG_VAL_LENGTH), RECORD_TAG: f"{self.record_id} {run.info.run_id}"}
 
-    def _create(self, entry: _Entry, run: Run, tags: dict[str, str]) -> None:
+    def _create(self, entry: _Entry, run: Run) -> None:
         found: list[str] = []
         if entry.run_id in self._asked:
             self._doubtful.add(entry.run_id)
             found = self._found(entry)
         self._asked.add(entry.run_id)
         self._certain.add(entry.run_id)
-        first = {key: text for key, text in tags.items() if key != "sweep.status"}
+        tags, info = {key: text for key, text in self._outgoing(run).items() if key != "sweep.status"}, run.info
         if found:
             entry.server_run = found[0]
         else:
-            given = [RunTag(*tag) for tag in first.items()]
-            info = run.info
-            created = self._request(
-                lambda store: store.create_run(self.experiment_id, info.user_id, info.start_time, given, info.run_name)
-            )
+            of_run = (info.user_id, info.start_time, [RunTag(*tag) for tag in tags.items()], info.run_name)
+            created = self._request(lambda store: store.create_run(self.experiment_id, *of_run))
             entry.server_run = str(created.info.run_id)
-        entry.state = {"tags": first, "status": ["RUNNING", None]}
+        entry.state = {"tags": tags, "status": ["RUNNING", None]}
         self._local_ids[entry.server_run] = entry.run_id
-        self._save(entry)
 
     def _found(self, entry: _Entry) -> list[str]:
         """Return the active runs on the server that were created for a run, the oldest first."""
@@ -577,11 +586,11 @@ class Replica:
     ) -> None:
         self._request(lambda store: store.log_batch(entry.server_run, metrics, params, tags))
 
-    def _restored(self, entry: _Entry, refusal: RefusedError) -> bool:
-        """Restore a run that was deleted on the server while it is written to; return whether it can be sent again."""
-        if entry.server_run is None:
+    def _restored(self, entry: _Entry, name: str) -> bool:
+        """Restore a run that was deleted on the server while it is written to; return whether it was deleted."""
+        server_run = entry.server_run
+        if server_run is None:
             return False
-        server_run, name = entry.server_run, self._local.get_run(entry.run_id).info.run_name
         try:
             found = self._request(lambda store: store.get_run(server_run))
         except RefusedError:  # removed for good

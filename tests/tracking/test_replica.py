@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from sweep.config import TrackingConfig
 from sweep.core import Result, Status
@@ -312,7 +314,7 @@ def test_a_search_resumes_from_a_rebuilt_record(there: Store, opened: Opener, tm
     recorder = MlflowRecorder(store, describe, study_run(store))
     train(recorder, 0)
     recorder.open(trial(1))
-    recorder.record(updates(0, 20, trial=1))
+    recorder.record(replace(updates(0, 20), trial=1))
     kept = recorder.pending(trial(1))
     recorder.flush(trial(1))
     assert of(store).settle(20) == 0
@@ -322,7 +324,7 @@ def test_a_search_resumes_from_a_rebuilt_record(there: Store, opened: Opener, tm
     recorder = MlflowRecorder(store, describe, study_run(store))
     assert recorder.ended(trial(0)) is not None
     assert recorder.open(trial(1), kept)
-    recorder.record(updates(20, 30, trial=1))
+    recorder.record(replace(updates(20, 30), trial=1))
     recorder.close(trial(1), Result(1, Status.COMPLETE, 0.1))
     assert of(store).settle(20) == 0
     study = MlflowReader(there).study("study")
@@ -356,13 +358,13 @@ def test_what_another_machine_wrote_wins_over_what_was_never_sent(
     recorder = MlflowRecorder(store, describe, study_run(store))
     for number in (0, 1):
         recorder.open(trial(number))
-        recorder.record(updates(0, 4, trial=number))
+        recorder.record(replace(updates(0, 4), trial=number))
         recorder.flush(trial(number))
     assert of(store).settle(20) == 0
     proxy.plan = lambda path: "refuse"
-    recorder.record(updates(4, 8, trial=0))
+    recorder.record(replace(updates(4, 8), trial=0))
     recorder.close(trial(0), Result(0, Status.COMPLETE, 0.5))
-    recorder.record(updates(4, 6, trial=1))
+    recorder.record(replace(updates(4, 6), trial=1))
     recorder.flush(trial(1))
     of(store).close()
     proxy.plan = lambda path: "forward"
@@ -514,7 +516,7 @@ def test_a_process_that_lost_its_lease_writes_and_sends_nothing(
         lambda: store.write([Change(run, tags={"ours": "no"})]),
         lambda: store.writer.delete(run),
     ):
-        with pytest.raises(LeaseLostError, match="taken over"):
+        with pytest.raises((LeaseLostError, MlflowException), match="taken over"):
             call()
     assert of(store).settle(10) == 1
     (found,) = there.search({})
@@ -539,7 +541,7 @@ def test_nothing_is_waited_for_where_no_one_answers(
     for number in range(20):
         store.create(f"{number}", {}, {"lr": "1"})
     assert time.monotonic() - began < 2
-    assert of(store).settle(2.0) == 20
+    assert of(store).settle(4.0) == 20
     assert of(store).settle(60, lambda: True) == 20
     (text,) = said
     assert text.startswith(f"{proxy.uri} does not answer (")
