@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from sweep import study
 from sweep.app.files import report_folder, write
@@ -62,10 +61,7 @@ def compare(plan: ComparisonPlan, front: Front, trainer: Trainer) -> ComparisonR
         tracking = plan.first.tracking
         folder = record_folder(tracking, plan.first.first.train.checkpoint_dir, plan.name)
         check_store(searches, open_store(tracking, create=False, record=folder), tracking)
-
-        def wanted(run: Any) -> bool:
-            return bool(run.data.tags.get("sweep.comparison") == plan.name)
-
+        wanted = lambda run: run.data.tags.get("sweep.comparison") == plan.name  # noqa: E731
         store = opened.enter_context(recording(tracking, folder, "comparison", wanted, front.say, stop))
         check_store(searches, store, tracking)
         return _compare(plan, searches, store, front, stop, Engines(trainer, front.say, stop))

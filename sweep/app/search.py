@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweep import study
 from sweep.app.files import report_folder, write
@@ -111,10 +110,7 @@ def search(plan: Plan, front: Front, trainer: Trainer) -> SearchResult:
     folder = record_folder(plan.tracking, plan.first.train.checkpoint_dir, plan.name)
     with front.interruptible() as interrupted, open_search(plan, front.say, interrupted) as opened:
         check_store([opened], open_store(plan.tracking, create=False, record=folder), plan.tracking)
-
-        def wanted(run: Any) -> bool:
-            return bool(run.data.tags.get("sweep.uid") == opened.uid)
-
+        wanted = lambda run: run.data.tags.get("sweep.uid") == opened.uid  # noqa: E731
         with recording(plan.tracking, folder, "study", wanted, front.say, interrupted) as store:
             check_store([opened], store, plan.tracking)
             return _search(opened, store, front, interrupted, Engines(trainer, front.say, interrupted))

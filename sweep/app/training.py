@@ -3,7 +3,7 @@
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 from sweep import study
 from sweep.app.front import Front, Watched
@@ -84,11 +84,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         before = open_store(tracking, create=False, record=folder, hooks=Hooks(front.say))
         if goes_on is not None and before is None:
             raise _not_held(tracking, goes_on)  # before anything is created
-
-        def wanted(run: Any) -> bool:
-            return is_training(run, key)
-
-        store = opened.enter_context(recording(tracking, folder, "train", wanted, front.say, interrupted))
+        of_training = partial(is_training, name=key)
+        store = opened.enter_context(recording(tracking, folder, "train", of_training, front.say, interrupted))
         if goes_on is not None and not store.holds(goes_on):
             raise _not_held(tracking, goes_on)
         begun = _begin(trial, checkpoint, checkpoints)

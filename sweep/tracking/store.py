@@ -2,11 +2,9 @@
 
 import atexit
 import logging
-import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,7 +39,7 @@ from sweep.tracking.clear_text import check_clear_text
 from sweep.tracking.locks import Hooks, wait_for_locks
 from sweep.tracking.relocation import ROOT, relocate_artifacts
 from sweep.tracking.replica import MARK, RECORD_TAG, Replica
-from sweep.tracking.server import Server, reason_of
+from sweep.tracking.server import NoAnswerError, Server, reason_of
 from sweep.tracking.texts import joined_run, run_name, split
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -231,11 +229,22 @@ def _check(config: TrackingConfig) -> None:
         _check_version(config.uri)
         return
     check_clear_text(config.uri)
-    with impatient():
+    try:
+        _ask_thrice(config.uri)
+    except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+        raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
+
+
+def _ask_thrice(uri: str) -> None:
+    """Send a server a request. MLflow's client would retry for minutes."""
+    server = Server(uri)
+    for tries_left in (2, 1, 0):
         try:
-            MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
-        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
+            server.ask(lambda store: store.search_experiments(max_results=1))
+            return
+        except NoAnswerError:
+            if not tries_left:
+                raise
 
 
 @cache
@@ -380,27 +389,3 @@ def _create(client: MlflowClient, name: str, artifacts: Path | None) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Let MLflow give up soon on a server that is not there; it tries again for minutes otherwise."""
-    limits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    transport = logging.getLogger("urllib3")
-    level = transport.level
-    transport.setLevel(logging.ERROR)  # its warnings would say again what the refusal says
-    try:
-        yield
-    finally:
-        transport.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

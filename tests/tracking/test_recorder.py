@@ -479,7 +479,6 @@ def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) 
     assert len(run.data.params) == 121
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("sweep.")}
     expected = {"kind": "trial", "trial": "3", "status": "complete", "half_life": "12.5", "curve": "abc"}
-    expected["key"] = f"{parent.run_id}.3"
     assert tags == {f"sweep.{key}": value for key, value in expected.items()}
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.svg"}
