@@ -404,7 +404,9 @@ def asked(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison; its median counts (3)")
     parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile; figures of their own")
     parser.add_argument("--no-peer", action="store_true", help="leave out the measure that needs another environment")
-    parser.add_argument("--readme", action="store_true", help="measure nothing; put the kept figures into README.md")
+    parser.add_argument(
+        "--readme", action="store_true", help="measure nothing; write the stored figures into README.md here"
+    )
     return parser.parse_args()
 
 
@@ -412,7 +414,7 @@ def main() -> int:
     """The CPU's measures."""
     options = asked("Measure the speed claims on the CPU.", MEASURES)
     if options.readme:
-        table.refresh(Path(table.ROOT, "README.md"))
+        table.refresh(Path(table.ROOT, "benchmarks", "README.md"))
         return 0
     chosen = {name: MEASURES[name] for name in options.only if not (options.no_peer and name == "peer")}
     return report(table.cpu(), chosen, list(MEASURES), options)

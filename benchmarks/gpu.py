@@ -149,7 +149,7 @@ def main() -> int:
     """The GPU's measures."""
     options = asked("Measure the speed claims on a GPU.", MEASURES)
     if options.readme:
-        table.refresh(Path(table.ROOT, "README.md"))
+        table.refresh(Path(table.ROOT, "benchmarks", "README.md"))
         return 0
     if not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing is measured; `make bench` measures on the CPU.")

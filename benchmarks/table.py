@@ -87,7 +87,7 @@ def render(figures: Sequence[Figure]) -> str:
 
 
 def render_short(figures: Sequence[Figure], busy: Sequence[Figure] = ()) -> str:
-    """Render the table for README.
+    """Render the table of benchmarks/README.md.
 
     Args:
         busy: figures of the same machine beside a busy process; they get a column where there are any.

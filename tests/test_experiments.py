@@ -1,7 +1,5 @@
 """The recipes of conf/experiment: each composes, trains and is searched, and does what its paper says."""
 
-import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from functools import cache
@@ -21,11 +19,10 @@ from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules.reaction import Event
 from tests.conftest import ROOT, Answer
+from tests.pages import Page
 from tests.test_main_job import runs
 
 register_resolvers()
-
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
 """Overrides of a recipe whose data set is replaced."""
 
@@ -125,32 +122,10 @@ def test_a_recipe_is_searched(
     assert all("val_accuracy" in run.data.metrics for run in trials)
 
 
-def commands() -> list[list[str]]:
-    """Return the command lines of docs/recipes.md for the recipes above, as the arguments of `python -m sweep`."""
-    typed = [shlex.split(line)[3:] for line in PAGE.splitlines() if line.startswith("python -m sweep experiment=")]
-    return [words for words in typed if words[0].partition("=")[2] in SMALL]
-
-
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_line_of_the_page_is_accepted(
-    sweep: Callable[..., Answer], folder: Path, data: dict[str, list[str]], words: list[str]
-) -> None:
-    name = words[0].partition("=")[2]
-    total = {
-        "mode=compare": ["compare.schedules=[linear,wsd]", "compare.trials=1", "compare.seeds=1"],
-        "mode=train": [],
-    }
-    few = next((total[word] for word in words if word in total), ["study.n_trials=1"])
-    answer = sweep(*words, *data[name], *SMALL[name], *FEW, *few)
-    assert answer.status == 0, answer.err
-
-
 def test_the_experiment_of_the_page_builds_on_a_recipe_and_is_found_beside_those_that_ship(
     folder: Path, data: dict[str, list[str]]
 ) -> None:
-    (block,) = re.findall(r"`myconf/experiment/resnet20.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (folder / "myconf" / "experiment").mkdir(parents=True)
-    (folder / "myconf" / "experiment" / "resnet20.yaml").write_text(block)
+    Page("docs/recipes.md").write_files(folder)
     composer = Composer(str(folder / "myconf"))
     for name, depth in (("resnet20", 20), ("resnet110_cifar10", 110)):
         config = build.run_config(composer.compose([f"experiment={name}", *data["resnet110_cifar10"]]))
