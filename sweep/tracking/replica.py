@@ -1,13 +1,11 @@
 """Brings a tracking server up to date with a local record, in a thread, and restores the record from the server."""
 
-import fcntl
 import json
-import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +18,7 @@ from sqlalchemy import Engine, text
 
 from sweep.database import lost_lease
 from sweep.errors import RecordInUseError, UnavailableError
+from sweep.folder_lock import FolderLockedError, locked_folder
 from sweep.plurals import plural
 from sweep.tracking.bulk import Change, DatabaseWriter, Points, now_ms
 from sweep.tracking.locks import Hooks
@@ -50,7 +49,7 @@ MARK = text(
 ENTRIES = text("SELECT run_uuid, version, sent, server_run, points, state FROM sweep_replica ORDER BY rowid")
 CHANGED = text("SELECT run_uuid, version FROM sweep_replica WHERE version > sent ORDER BY rowid")
 SAVE = text(
-    "INSERT INTO sweep_replica VALUES (:of, :version, :sent, :server_run, :points, :state) ON CONFLICT (run_uuid)"
+    "INSERT INTO sweep_replica VALUES (:run_id, :version, :sent, :server_run, :points, :state) ON CONFLICT (run_uuid)"
     " DO UPDATE SET sent = :sent, server_run = :server_run, points = :points, state = :state"
 )
 POINTS = text(
@@ -101,14 +100,7 @@ class _Entry:
     @property
     def row(self) -> dict[str, object]:
         """The parameters of SAVE."""
-        return {
-            "of": self.run_id,
-            "version": self.version,
-            "sent": self.sent,
-            "server_run": self.server_run,
-            "points": self.points,
-            "state": json.dumps(self.state),
-        }
+        return {**vars(self), "state": json.dumps(self.state)}
 
     def forget_server(self) -> None:
         """Compare everything with the server again."""
@@ -135,7 +127,6 @@ class Replica:
         local: MLflow's store of the local record.
         writer: of the local record, without MARK: what the server has is not sent to it.
         local_experiment: its experiment in the local record.
-        record_id: of the local record; no other record has it.
         folder: of the local record; one process at a time uses it.
         hooks: told when the server does not answer, when it answers again, and what it refuses.
 
@@ -150,14 +141,19 @@ class Replica:
         local: Any,
         writer: DatabaseWriter,
         local_experiment: str,
-        record_id: str,
         folder: Path,
         hooks: Hooks,
     ) -> None:
-        self.server, self.experiment_id, self.record_id, self.folder = server, experiment_id, record_id, folder
+        self.server, self.experiment_id, self.folder = server, experiment_id, folder
         self._local, self._writer, self._local_experiment, self.hooks = local, writer, local_experiment, hooks
         self._engine: Engine = local.engine
-        self._lock = _claim(folder)
+        self.record_id = local.get_experiment(local_experiment).tags[RECORD_TAG]
+        self._lock = ExitStack()
+        try:
+            self._lock.enter_context(locked_folder(folder, LOCK_PATIENCE_SECONDS))
+        except FolderLockedError as error:
+            rule = "and brings the tracking server up to date; wait until it ends, or stop it"
+            raise RecordInUseError(f"{error} uses the local record in {folder} {rule}") from error
         with self._engine.begin() as connection:
             connection.execute(text(TABLE))
             rows = connection.execute(ENTRIES).all()
@@ -191,7 +187,7 @@ class Replica:
 
     def start(self) -> None:
         """Start to send what the server lacks."""
-        self._unchecked |= self._doubtful
+        self._unchecked |= self._doubtful  # of an earlier process
         self._thread = threading.Thread(target=self._work, name="replica", daemon=True)
         self._thread.start()
 
@@ -240,7 +236,7 @@ class Replica:
         self._closed.set()
         self._wake.set()
         if self._thread is None:
-            os.close(self._lock)
+            self._lock.close()
         else:
             self._thread.join(5)
 
@@ -266,11 +262,12 @@ class Replica:
             listed.append(run := queue.pop(0))
             if run.data.tags.get("sweep.kind") in ("study", "comparison"):
                 queue += self._list(ask, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-        own: dict[str, str] = {}
+        own, used = dict[str, str](), set[str]()
         for run in listed:
             run_id = self._own_id(run)
-            taken = run_id not in self._entries and run_id in own.values()  # one of them came of a late request
+            taken = run_id not in self._entries and run_id in used  # a late request created one of the two
             own[run.info.run_id] = run.info.run_id if taken else run_id
+            used.add(run_id)
         self._local_ids = own | self._local_ids
         steps: dict[str, dict[str, int]] = {}
         with self._engine.connect() as connection:
@@ -422,7 +419,7 @@ class Replica:
                         self._closed.wait(POLL_SECONDS)
         finally:
             self._closed.set()
-            os.close(self._lock)
+            self._lock.close()
 
     def _changed(self) -> list[tuple[str, int]]:
         """Run and version of what is to be sent, in the order in which the runs were created."""
@@ -668,27 +665,3 @@ class Replica:
 def _translated(content: str, translate: Callable[[str], str]) -> str:
     """Translate the run ids in a text."""
     return RUN_ID.sub(lambda found: translate(found[0]), content)
-
-
-def _claim(folder: Path) -> int:
-    """Lock a folder for this process; return the descriptor that holds the lock.
-
-    Raises:
-        RecordInUseError: if another process has it.
-    """
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    until = time.monotonic() + LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > until:
-                who = os.pread(lock, 1000, 0).decode(errors="replace") or "another process"
-                os.close(lock)
-                rule = "and brings the tracking server up to date; wait until it ends, or stop it"
-                raise RecordInUseError(f"{who} uses the local record in {folder} {rule}") from error
-            time.sleep(0.1)
-        else:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            return lock

@@ -312,13 +312,8 @@ def _open_record(config: TrackingConfig, create: bool, folder: Path, hooks: Hook
     local = _open(replace(config, uri=f"sqlite:///{file}"), True, hooks, artifacts=file.parent / ROOT)
     if server is None or local is None or not create:
         return local
-    store, record_id = (
-        local.client._tracking_client.store,
-        local.client.get_experiment(local.experiment_id).tags[RECORD_TAG],
-    )
-    replica = Replica(
-        Server(config.uri), server.experiment_id, store, local.writer, local.experiment_id, record_id, folder, hooks
-    )
+    store = local.client._tracking_client.store
+    replica = Replica(Server(config.uri), server.experiment_id, store, local.writer, local.experiment_id, folder, hooks)
     return replace(local, replica=replica)
 
 
