@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "tracebacks": set(),
     "forking": set(),
     "atomic": set(),
+    "folder_lock": set(),
     "output": set(),
     "given": set(),
     "components": {"given", "tracebacks"},
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
-    "tracking": {"config", "core", "database", "atomic", "schedules"},
+    "tracking": {"config", "core", "database", "folder_lock", "schedules"},
     "comparison": {"core"},
     "report": {"augmentations", "comparison", "config", "core", "given", "schedules"},
     "app": {
