@@ -1,4 +1,4 @@
-"""The recipes of conf/experiment: each composes, trains and is searched, and does what its paper says."""
+"""Tests the recipes of conf/experiment: each composes, trains, can be searched, and agrees with its paper."""
 
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -107,7 +107,7 @@ def test_a_recipe_has_a_space_and_another_schedule_has_its_own(
 
 SMALL = {"resnet110_cifar10": ["model.depth=8"], "fashion_mnist_cnn": []}
 FEW = ["train.steps=6", "train.batch_size=16", "train.eval_every=3", "engine=serial"]
-"""Overrides that make the training of a recipe take a moment."""
+"""Overrides for a short training of a recipe."""
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -138,12 +138,12 @@ def test_the_experiment_of_the_page_builds_on_a_recipe_and_is_found_beside_those
 
 SMALL_RESNET = ["model.depth=8", "model.width=8", "train.batch_size=16", "train.device=cpu"]
 TIMES = ["train.steps=40", "train.eval_every=2"]
-"""The boundaries of the recipe are at the updates 20 and 30 then."""
+"""With these overrides the boundaries of the recipe are at the updates 20 and 30."""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data: dict[str, list[str]]) -> Iterator[Callable[..., Trial]]:
-    """Train the recipe for 40 updates of 16 generated images, in a folder of its own."""
+    """Train the recipe for 40 updates of 16 generated images, in a new folder."""
     folder = tmp_path_factory.mktemp("trained")
 
     @cache
@@ -160,7 +160,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data: dict[str, list[str]]
 def test_the_warmup_ends_at_an_evaluation_and_boundaries_count_all_updates(
     trained: Callable[..., Trial], counting: str
 ) -> None:
-    """`prefix` counts them from the end of warmup instead; the recipe has `overlap`."""
+    """With `prefix` they would count from the end of warmup; the recipe has `overlap`."""
     trial = trained() if counting == "overlap" else trained(f"warmup.counting={counting}")
     rates = trial.rows()["lr"].to_numpy()
     end = int(np.argmax(rates > 0.05))

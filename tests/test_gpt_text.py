@@ -1,4 +1,4 @@
-"""experiment=gpt_text: a small GPT on a text that every Python has."""
+"""Tests experiment=gpt_text, a small GPT on a text that is part of Python."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -13,9 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from sweep.requests import build
-from sweep.requests.asking import asked, own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
+from sweep.requests.current_trainer import current_trainer, started_trainer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.requests.preview import make_preview
@@ -41,7 +41,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for page in PAGES:
         page.write_files(folder)
     register_resolvers()
-    with pytest.MonkeyPatch.context() as patch, own_trainer(), chdir(folder):
+    with pytest.MonkeyPatch.context() as patch, started_trainer(), chdir(folder):
         patch.syspath_prepend(str(folder))
         yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
@@ -99,7 +99,7 @@ def test_every_command_line_can_be_carried_out(
         runs = []
     if command.names_code:
         for run in runs:
-            asked().check_components(run.components)
+            current_trainer().check_components(run.components)
 
 
 def test_pages_that_show_the_same_file_show_the_same_content() -> None:

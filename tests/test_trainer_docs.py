@@ -66,7 +66,7 @@ def test_a_killed_search_with_a_trainer_equals_an_uninterrupted_one(
         assert process.wait() == -signal.SIGKILL, (folder / "output.txt").read_text()
     answer = sweep(*given)
     assert answer.status == 0, answer.err
-    assert "goes on from step" in answer.out
+    assert "resumes at step" in answer.out
     assert sweep(*given, "study.name=whole").status == 0
     both = [{key: history(folder, run, key) for key in ("loss", "lr", "val_loss")} for run in runs(folder, "trial")]
     assert len(both) == 2

@@ -1,4 +1,4 @@
-"""Create the engine, the checkpoints and the store that a search or a training uses."""
+"""Creates the engine, the checkpoints and the store of a search or a training."""
 
 import hashlib
 import json
@@ -26,18 +26,18 @@ SETTLING_SECONDS = 60.0
 RECORD = "record"
 """The folder of the local records, beside the checkpoints of a study, comparison or training."""
 
-OF_SPEED = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
-"""Keys of train that the speed of an update depends on."""
+SPEED_KEYS = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
+"""Keys of train on which the speed of an update depends."""
 
 
 @dataclass
 class Engines:
-    """Starts the engines of one command. Each kind of training is measured once.
+    """Starts the engines of one command, and measures the speed of each kind of training once.
 
     Args:
-        trainer: the process that they train in.
-        say: told which engine is used, and why.
-        interrupted: asked while an engine is chosen.
+        trainer: the process in which they train.
+        say: shows which engine is used, and why.
+        interrupted: returns whether the command is interrupted; called while an engine is chosen.
     """
 
     trainer: Trainer
@@ -52,12 +52,12 @@ class Engines:
         retries: int,
         on_begun: Callable[[Trial], None] = lambda trial: None,
     ) -> PooledEngine:
-        """Return an engine.
+        """Return a started engine.
 
         Args:
-            work: what is to be trained.
-            retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
-            on_begun: told each trial when its training begins.
+            work: the trainings.
+            retries: number of retries of a trial whose process was lost or ran out of memory.
+            on_begun: called with each trial when its training starts.
         """
         kind = self._kind(config, work)
 
@@ -79,11 +79,11 @@ class Engines:
         )
 
     def _kind(self, config: EngineConfig, work: Work) -> str:
-        """Return what the speed of a training depends on: data, models, optimizers and batches, but no rates."""
+        """Return a text of everything on which the speed of a training depends; rates are not part of it."""
         parts = {
             json.dumps(
                 [run.resolved["model"], run.optimizer.component.target, run.average.name]
-                + [getattr(run.train, key) for key in OF_SPEED]
+                + [getattr(run.train, key) for key in SPEED_KEYS]
             )
             for run in work.like
         }
@@ -98,14 +98,14 @@ def checkpoints_of(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> CheckpointFiles:
-    """Return where the checkpoints of a study or training are.
+    """Return the checkpoints of a study or training.
 
     Args:
-        trainer: knows how large they can be.
-        run: a configuration like those that are trained.
-        name: of the folder.
-        of: what they are of.
-        check: raises where this process may not write.
+        trainer: computes the largest size of a checkpoint.
+        run: one of the configurations.
+        name: name of the study or training, from which the name of the folder is derived.
+        of: owner that the checkpoints name.
+        check: raises an error if this process must not write any more.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name)
     return CheckpointFiles(folder, of, trainer.largest_checkpoint(run), say, check)
@@ -119,32 +119,33 @@ def weights_of(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> WeightFiles:
-    """Return where the weights of the best trial of a study, or of a training, are kept: beside its checkpoints.
+    """Return the files with the weights of the best trial of a study, or of a training, beside the checkpoints.
 
     Args:
-        name: of the folder.
-        ranking: with the best trial so far.
-        held: the file that has the weights of that trial, as recorded.
-        check: raises where this process may not write.
+        name: name of the study or training, from which the name of the folder is derived.
+        ranking: the ranking, with the best trial so far.
+        held: recorded path of the weights of that trial; None if they are not stored.
+        check: raises an error if this process must not write any more.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name) / "weights"
     return WeightFiles(folder, ranking, held, say, check)
 
 
 def save_weights(trial: TrialRecord | None, path: str) -> str | None:
-    """Write the weights of a recorded trial to the file of train.save.
+    """Write the weights of a recorded trial to train.save.
 
     Args:
-        trial: None if no trial is complete.
+        trial: the trial; None if no trial is complete.
+        path: train.save.
 
     Returns:
-        The reason for which it cannot be written; None if it is.
+        Why the file cannot be written; None if it was written.
     """
     if trial is None or trial.status is not Status.COMPLETE:
         return f"{path} is not written: no training is complete"
     if trial.weights is None or not Path(trial.weights).is_file():
         of = "the training" if trial.number is None else f"trial {trial.number}"
-        return f"{path} is not written: the weights of {of} are not kept; mode=train trains it again, with train.save"
+        return f"{path} is not written: the weights of {of} are not stored; mode=train trains it again, with train.save"
     atomic.atomic_write(Path(path), [Path(trial.weights).read_bytes()])
     return None
 
