@@ -1,6 +1,8 @@
 """mode=sync: a tracking server that was not up to date at the end of a command gets what it lacks."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,20 @@ def test_a_database_has_nothing_to_sync(sweep: Callable[..., Answer]) -> None:
     answer = sweep("mode=sync")
     assert answer.status == 0
     assert answer.out == "tracking.uri=sqlite:///mlflow.db is a database, so there is nothing to sync\n"
+
+
+def test_a_training_continues_in_its_run_after_its_local_record_was_deleted(
+    sweep: Callable[..., Answer], uris: dict[str, str]
+) -> None:
+    place = [*SMALL, "mode=train", f"tracking.uri={uris['server']}", "tracking.experiment=train", "train.steps=20"]
+    assert sweep(*place).status == 0
+    store = open_store(TrackingConfig(uris["server"], "train"))
+    (first,) = store.search({"sweep.kind": "train"})
+    (record,) = Path("checkpoints").glob("*/record")
+    shutil.rmtree(record)
+    answer = sweep(*place, "train.more_steps=10")
+    assert answer.status == 0, answer.err
+    assert first.info.run_id in answer.out  # the links name the run on the server
+    (run,) = store.search({"sweep.kind": "train"})
+    assert run.info.run_id == first.info.run_id
+    assert sorted(m.step for m in store.client.get_metric_history(run.info.run_id, "lr")) == list(range(30))
