@@ -1,4 +1,4 @@
-"""Addresses in the MLflow UI that open a page with something on it."""
+"""Return addresses of pages in the MLflow UI."""
 
 import json
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ TRAINING = "workflowType=machine_learning"
 
 
 def trials_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
-    """The trials of a study, best first, and the curves of the first ten."""
+    """Return the page with the trials of a study, best first, and the curves of the first ten."""
     return _runs_page(base, experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'", metric, minimize)
 
 
 def finals_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
-    """The final runs that a comparison is of, best first, and the curves of the first ten."""
+    """Return the page with the current final runs of a comparison, best first, and the curves of the first ten."""
     which = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`sweep.current` = 'true'"
     return _runs_page(base, experiment_id, which, metric, minimize)
 
 
 def trainings_page(base: str, experiment_id: str, metric: str = "val_loss") -> str:
-    """The single trainings of an experiment, the lowest metric first, and the curves of the first ten."""
+    """Return the page with the single trainings of an experiment, lowest metric first, and the first ten curves."""
     return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", metric, minimize=True)
 
 
@@ -36,17 +36,17 @@ def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize:
 
 
 def run_page(base: str, experiment_id: str, run_id: str) -> str:
-    """The curves of one run; for the parent of a study, the metric of each trial and the best so far."""
+    """Return the page with the curves of a run; of a study: the metric of each trial and the best so far."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{TRAINING}"
 
 
 def artifact_page(base: str, experiment_id: str, run_id: str, name: str) -> str:
-    """A file of a run, shown by MLflow."""
+    """Return the page that shows an artifact of a run."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(name)}?{TRAINING}"
 
 
 def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: str) -> str:
-    """One metric of several runs against the step, in one chart. MLflow reads the runs only where they come first."""
+    """Return the page with one metric of several runs in one chart. MLflow requires the runs to come first."""
     query = {
         "runs": json.dumps(list(run_ids)),
         "metric": json.dumps(metric),
@@ -59,10 +59,7 @@ def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: s
 
 
 def compare_page(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Several runs side by side: parallel coordinates, scatter, box and contour plots, parameters, metrics.
-
-    MLflow reads the runs only where they come first.
-    """
+    """Return the page that compares several runs. MLflow requires the runs to come first in the address."""
     query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
     return f"{base}/#/compare-runs?{_encoded(query)}&{TRAINING}"
 

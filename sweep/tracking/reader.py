@@ -1,4 +1,4 @@
-"""Rows out of MLflow."""
+"""Read studies, comparisons and trainings from MLflow."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Rows into MLflow: a run per trial."""
+"""Record trials in MLflow, one run each."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""MLflow's server, on this machine only."""
+"""Start MLflow's UI, on this machine only."""
 
 import os
 import socket
