@@ -14,7 +14,14 @@ from sweep.tracking.texts import metric_name
 
 
 class Parent(Protocol):
-    """What the recorder needs to know of the run that its trials are recorded below."""
+    """What the recorder needs to know of the run that its trials are recorded below.
+
+    Args:
+        metric: that its trials are judged by; None if they are not compared.
+    """
+
+    @property
+    def metric(self) -> str | None: ...
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         """What tells the run of a trial from the others."""
@@ -39,6 +46,7 @@ class TrainingRuns:
 
     def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
         self.store, self.name, self.goes_on = store, name, goes_on
+        self.metric: str | None = None
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         return {"sweep.kind": "train", "sweep.key": self.name}
@@ -249,7 +257,7 @@ class FinalRuns:
     """
 
     def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:
-        self.comparison, self._key = comparison, metric_name(f"{metric}/{label} trial {winner}")
+        self.comparison, self.metric, self._key = comparison, metric, metric_name(f"{metric}/{label} trial {winner}")
         self._of = {"mlflow.parentRunId": comparison.run_id, "sweep.kind": "final"}
         self._of |= {"sweep.study_run": study_run, "sweep.trial": str(winner)}
         self._added = set(comparison.values(self._key))
