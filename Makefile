@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-FAULTS := tests/faults tests/test_checkpoints.py tests/tracking/test_spool.py tests/tracking/test_locks.py \
+FAULTS := tests/faults tests/test_checkpoints.py tests/tracking/test_replica.py tests/tracking/test_locks.py \
   tests/proposals/test_lease.py tests/cli/test_hostile.py tests/comparison/test_ranking.py
 
 .DEFAULT_GOAL := help

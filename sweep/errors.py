@@ -57,8 +57,8 @@ class RemovedError(RuntimeError):
         self.name = name
 
 
-class SpoolInUseError(RuntimeError):
-    """Another command is delivering the contents of a spool. The text names it, and what the user can do."""
+class RecordInUseError(RuntimeError):
+    """Another process uses a local record. The text, one line, names it and says what can be done."""
 
 
 class HopelessError(RuntimeError):

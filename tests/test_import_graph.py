@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "pool": {"arrays", "components", "config", "core", "forking", "given", "messages", "tasks", "training"},
     "proposals": {"config", "core", "database", "schedules", "space"},
     "study": {"core", "schedules"},
-    "tracking": {"atomic", "config", "container", "core", "database", "schedules"},
+    "tracking": {"config", "container", "core", "database", "folder_lock", "schedules"},
     "comparison": {"core"},
     "report": {"augmentations", "comparison", "config", "core", "given", "schedules"},
     "app": {

@@ -10,7 +10,7 @@ from sweep import study
 from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import ComparisonPlan, Family, refusals_of
-from sweep.app.resources import Engines, checkpoints_of, settle, store_of
+from sweep.app.resources import Engines, checkpoints_of, record_folder, recording, settle
 from sweep.app.search import Search, carry_out, check, check_store, open_search, record, refuse_taken, warn_of_labels
 from sweep.comparison import Comparison, final_trials, finals, judged_by, winner
 from sweep.comparison import compare as compared
@@ -58,9 +58,12 @@ def compare(plan: ComparisonPlan, front: Front, trainer: Trainer) -> ComparisonR
     _refuse_other(plan, recorded_before)  # before any study is created
     with front.interruptible() as stop, ExitStack() as opened:
         searches = [opened.enter_context(open_search(family.plan, front.say, stop)) for family in plan.families]
-        check_store(searches, recorded_before, plan.first.tracking)
-        first = plan.first
-        store = store_of(first.tracking, first.first.train.checkpoint_dir, plan.name, front.say, stop)
+        tracking = plan.first.tracking
+        folder = record_folder(tracking, plan.first.first.train.checkpoint_dir, plan.name)
+        check_store(searches, open_store(tracking, create=False, record=folder), tracking)
+        wanted = lambda run: run.data.tags.get("sweep.comparison") == plan.name  # noqa: E731
+        store = opened.enter_context(recording(tracking, folder, "comparison", wanted, front.say, stop))
+        check_store(searches, store, tracking)
         return _compare(plan, searches, store, front, stop, Engines(trainer, front.say, stop))
 
 
@@ -79,7 +82,6 @@ def _compare(
     try:
         failed = _tune(plan, searches, store, front, stop, engines)
         if not stop():
-            settle(store, stop)
             _train_finals(_finals_left(plan, searches, run), run, front, stop, engines)
         settle(store, stop)
         recorded = _recorded(run)
@@ -163,8 +165,6 @@ def _record(plan: ComparisonPlan, searches: list[Search], store: Store) -> Compa
         run.tag(tags)
     else:
         run.create(params, tags)
-        settle(store, store.hooks.interrupted)
-        run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     run.remember(params, tags)
     runs = [record(opened, store, {"mlflow.parentRunId": run.run_id}) for opened in searches]
     families = [(family.dataset, family.schedule) for family in plan.families]

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from sweep import atomic
 from sweep.app.files import folder_name
@@ -18,8 +21,10 @@ from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
 from sweep.weights import WeightFiles
 
-SETTLE_TIMEOUT = 60.0
-"""Longest wait for a tracking server that makes no progress, seconds."""
+SETTLING_SECONDS = 60.0
+"""How long a tracking server may make no progress while the command waits for it."""
+RECORD = "record"
+"""The folder of the local records, beside the checkpoints of a study, comparison or training."""
 
 SPEED_KEYS = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
 """Keys of train on which the speed of an update depends."""
@@ -157,40 +162,55 @@ def engine_text(account: EngineStats) -> str:
     )
 
 
-def store_of(
+def record_folder(tracking: TrackingConfig, checkpoint_dir: str, name: str) -> Path:
+    """Return the folder of the local record of a study, comparison or training: one for each server and experiment."""
+    parts = urlsplit(tracking.uri)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # a password may change
+    server = hashlib.sha256(f"{address} {tracking.experiment}".encode()).hexdigest()[:8]
+    return Path(checkpoint_dir) / folder_name(name) / RECORD / server
+
+
+@contextmanager
+def recording(
     tracking: TrackingConfig,
-    checkpoint_dir: str,
-    name: str,
+    folder: Path,
+    kind: str,
+    wanted: Callable[[Any], bool],
     say: Callable[[str], None],
     interrupted: Callable[[], bool],
-) -> Store:
-    """Open or create the store for the record, and deliver what an earlier command could not deliver.
+) -> Iterator[Store]:
+    """Open the store to record into for the duration of a with block; it is created where there is none.
+
+    A tracking server is compared with the local record first, and brought up to date in the background.
 
     Args:
-        name: name of the study, comparison or training, whose folder of checkpoints has what is not yet delivered.
+        folder: of the local record.
+        kind, wanted: the runs that belong to it, as for Replica.pull.
 
     Raises:
-        UnavailableError: if it cannot be delivered now, either.
+        UnavailableError: if the server does not answer.
     """
-    hooks = Hooks(say, interrupted)
-    # undelivered changes are for this store only
-    server = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[:8]
-    folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / server
-    store = open_store(tracking, spool=folder, hooks=hooks)
-    settle(store, interrupted)
-    return store
+    store = open_store(tracking, record=folder, hooks=Hooks(say, interrupted))
+    try:
+        if store.replica is not None:
+            store.replica.pull(kind, wanted, interrupted)
+            store.replica.start()
+        yield store
+    finally:
+        if store.replica is not None:
+            store.replica.close()
 
 
 def settle(store: Store, interrupted: Callable[[], bool]) -> None:
-    """Wait until everything is delivered to the store.
+    """Wait until the tracking server has everything; nothing to do for a database.
 
     Raises:
-        UnavailableError: if the store makes no progress for SETTLE_TIMEOUT.
-        KeyboardInterrupt: if a signal interrupts the wait.
+        UnavailableError: if the server is not up to date.
+        KeyboardInterrupt: if it is not when a signal comes.
     """
-    left = store.settle(SETTLE_TIMEOUT, interrupted)
+    left = 0 if store.replica is None else store.replica.settle(SETTLING_SECONDS, interrupted)
     if left and interrupted():
         raise KeyboardInterrupt
-    if left:
-        waiting = plural(left, "change of the record waits", "changes of the record wait")
-        raise UnavailableError(f"the tracking server does not answer: {waiting} on the disk")
+    if left and store.replica is not None:
+        waiting = f"{plural(left, 'run')} of the local record {store.replica.folder} must still be sent"
+        raise UnavailableError(f"the tracking server does not answer: {waiting}; mode=sync sends them, too")

@@ -10,7 +10,15 @@ from sweep import study
 from sweep.app.files import report_folder, write
 from sweep.app.front import Front, Watched
 from sweep.app.plan import Plan
-from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
+from sweep.app.resources import (
+    Engines,
+    checkpoints_of,
+    record_folder,
+    recording,
+    save_weights,
+    settle,
+    weights_of,
+)
 from sweep.config import RunConfig, TrackingConfig
 from sweep.core import StudyRecord
 from sweep.database import LockRetry, same_database
@@ -99,10 +107,13 @@ def search(plan: Plan, front: Front, trainer: Trainer) -> SearchResult:
         plan.tracking, create=False, hooks=Hooks(front.say)
     )  # refused before a study is created
     refuse_taken(recorded_before, plan.name, "comparison")
+    folder = record_folder(plan.tracking, plan.first.train.checkpoint_dir, plan.name)
     with front.interruptible() as interrupted, open_search(plan, front.say, interrupted) as opened:
-        check_store([opened], recorded_before, plan.tracking)
-        store = store_of(plan.tracking, plan.first.train.checkpoint_dir, plan.name, front.say, interrupted)
-        return _search(opened, store, front, interrupted, Engines(trainer, front.say, interrupted))
+        check_store([opened], open_store(plan.tracking, create=False, record=folder), plan.tracking)
+        wanted = lambda run: run.data.tags.get("sweep.uid") == opened.uid  # noqa: E731
+        with recording(plan.tracking, folder, "study", wanted, front.say, interrupted) as store:
+            check_store([opened], store, plan.tracking)
+            return _search(opened, store, front, interrupted, Engines(trainer, front.say, interrupted))
 
 
 def _search(
@@ -118,7 +129,7 @@ def _search(
     if not opened.done:
         done = f"{proposer.told} of {plural(proposer.total, 'trial')}"
         front.say(f"stopped after study.timeout={plan.study.timeout} s: {done}")
-    settle(store, interrupted)
+    settle(store, interrupted)  # so that the ids of runs are those of the server
     reader = MlflowReader(store)
     recorded = reader.study(plan.name)
     if recorded is None:
@@ -224,8 +235,6 @@ def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) 
     run = opened.run(store)
     if not run.exists:
         run.create(as_params(opened.plan.recorded), {**opened.tags, **(tags or {})})
-        settle(store, store.hooks.interrupted)
-        run = opened.run(store)
     lease = opened.lease
     lease.until_released(fence_store(store, run.run_id, lease.fencing_token, lease.error, lease.check))
     run.tag({key: opened.tags[key] for key in run.lacks} | dict(tags or {}))

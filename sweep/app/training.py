@@ -1,12 +1,22 @@
 """Carries out a single training, which has its own run."""
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sweep import study
 from sweep.app.front import Front, Watched
 from sweep.app.plan import TrainingPlan
-from sweep.app.resources import Engines, checkpoints_of, save_weights, settle, store_of, weights_of
+from sweep.app.resources import (
+    Engines,
+    checkpoints_of,
+    record_folder,
+    recording,
+    save_weights,
+    settle,
+    weights_of,
+)
 from sweep.app.search import warn_of_labels
 from sweep.checkpoints import CheckpointFiles
 from sweep.config import EngineConfig, TrackingConfig
@@ -17,7 +27,16 @@ from sweep.pool import Trainer
 from sweep.report.describe import describe, training_name
 from sweep.report.figures import samples_picture
 from sweep.report.text import scaling
-from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, TrainingRuns, open_store, recorded_run
+from sweep.tracking import (
+    Hooks,
+    MlflowReader,
+    MlflowRecorder,
+    Store,
+    TrainingRuns,
+    is_training,
+    open_store,
+    recorded_run,
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +77,15 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     trial = Trial(0, run, run.train.seed, keeps_state=True, final=run.train.test)
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)
-    with checkpoints.locked(), front.interruptible() as interrupted:
+    with checkpoints.locked(), front.interruptible() as interrupted, ExitStack() as opened:
         trial, checkpoint = _resumed(trial, checkpoints)
         resumed_run_id = None if checkpoint is None else recorded_run(checkpoint.record)
-        if resumed_run_id is not None and open_store(tracking, create=False, hooks=Hooks(front.say)) is None:
+        folder, key = record_folder(tracking, run.train.checkpoint_dir, name), _name_in_store(name, checkpoints)
+        before = open_store(tracking, create=False, record=folder, hooks=Hooks(front.say))
+        if resumed_run_id is not None and before is None:
             raise _run_missing(tracking, resumed_run_id)  # before anything is created
-        store = store_of(tracking, run.train.checkpoint_dir, name, front.say, interrupted)
+        of_training = partial(is_training, name=key)
+        store = opened.enter_context(recording(tracking, folder, "train", of_training, front.say, interrupted))
         if resumed_run_id is not None and not store.holds(resumed_run_id):
             raise _run_missing(tracking, resumed_run_id)
         begun = _begin(trial, checkpoint, checkpoints)
@@ -76,7 +98,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
             front.say(f"has been trained to step {ended.state.step} before: {way}")
         for scaled in scaling(run):
             front.say(scaled)
-        training = TrainingRuns(store, _name_in_store(name, checkpoints), resumed_run_id)
+        training = TrainingRuns(store, key, resumed_run_id)
         recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
@@ -97,7 +119,7 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
         if result.status is Status.COMPLETE:  # after everything else is done
             last = checkpoints.latest(trial)  # a loop may not save its final state
             checkpoints.end(trial, last if last is not None and last.state.step == trial.last else None)
-    run_id = recorder.run_id(trial)
+    run_id = store.public_id(recorder.run_id(trial))
     save = run.train.save
     unsaved = None if save is None else save_weights(MlflowReader(store).training(run_id), save)
     return TrainingResult(trial, store, run_id, result, unsaved=unsaved)

@@ -8,15 +8,15 @@ from sweep.errors import (
     EngineError,
     GivenUpError,
     HopelessError,
+    RecordInUseError,
     RemovedError,
-    SpoolInUseError,
     StorageFullError,
     UnavailableError,
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk and of an exhausted quota."""
-EXPLAINED = (EngineError, HopelessError, RemovedError, SpoolInUseError, StorageFullError, UnavailableError)
+EXPLAINED = (EngineError, HopelessError, RecordInUseError, RemovedError, StorageFullError, UnavailableError)
 RESUMES = "recorded results are kept; the same command resumes"
 
 

@@ -28,6 +28,7 @@ from sweep.validation import check_one_of
 MODES = {
     "search": "trainings", "train": "trainings", "compare": "trainings", "preview": "preview", "report": "records",
     "ui": "records",
+    "sync": "records",
 }  # fmt: skip
 """Mode -> the module of this package that has a function of that name. Each imports what its modes need."""
 

@@ -1,4 +1,4 @@
-"""The modes that read the record: report and ui."""
+"""The modes that read the record: report, ui and sync."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,12 +10,15 @@ from rich.console import Console
 from sweep.app.files import report_folder, write
 from sweep.app.records import recorded
 from sweep.app.reports import comparison_files, study_files
+from sweep.app.sync import sync as send
 from sweep.cli.exits import DONE
 from sweep.cli.show import MlflowUi, comparison_pages, show_comparison, show_study, study_pages, training_pages
 from sweep.comparison import compare as compared
 from sweep.config import TrackingConfig, UiConfig
 from sweep.core import ComparisonRecord
+from sweep.database import is_database
 from sweep.errors import InvalidValueError
+from sweep.passwords import without_passwords
 from sweep.requests import build
 from sweep.requests.command import Command
 from sweep.requests.plan import make_comparison, make_plan
@@ -99,6 +102,21 @@ def _show(out: Console, pages: Mapping[str, str], shown: MlflowUi, config: UiCon
 def _interrupt() -> None:
     """Let a with block end its server."""
     raise KeyboardInterrupt
+
+
+def sync(command: Command) -> int:
+    """Bring a tracking server up to date with the local records, or with that of study.name."""
+    config = command.compose()
+    tracking, out = build.tracking_config(config), console()
+    if is_database(tracking.uri):
+        say(out, f"tracking.uri={without_passwords(tracking.uri)} is a database, so there is nothing to sync")
+        return DONE
+    with interruptible(lambda text: say(out, text)) as interrupted:
+        folder, name = str(config.train.checkpoint_dir), build.study_config(config).name
+        if not send(tracking, folder, name, lambda text: say(out, text), interrupted):
+            of = "" if name is None else f" of {name}"
+            raise InvalidValueError("train.checkpoint_dir", folder, f"has no local record{of} for this server")
+    return DONE
 
 
 def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:

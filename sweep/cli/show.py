@@ -169,7 +169,7 @@ def training_pages(store: Store, runs: Sequence[str], series: Sequence[str], bas
     """
     if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
-    metric, experiment = ENERGY_DISTANCE if "D_" in series else "val_loss", store.experiment_id
+    metric, experiment = ENERGY_DISTANCE if "D_" in series else "val_loss", store.public_experiment_id
     pages = {
         "the latest training": run_page(base, experiment, runs[0]),
         "all single trainings, best first": trainings_page(base, experiment, metric),

@@ -1,4 +1,4 @@
-"""The record: rows -> MLflow -> rows. Only importer of mlflow."""
+"""The record in MLflow, written and read; the only importer of mlflow."""
 
 import os
 
@@ -16,14 +16,15 @@ from sweep.tracking.links import (
 )
 from sweep.tracking.locks import Hooks
 from sweep.tracking.open_run import recorded_run
-from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns
+from sweep.tracking.parents import ComparisonRun, FinalRuns, ParentRun, StudyRun, TrainingRuns, is_training
 from sweep.tracking.reader import MlflowReader
 from sweep.tracking.recorder import MlflowRecorder
-from sweep.tracking.store import Store, open_store
+from sweep.tracking.store import RECORD_FILE, Store, open_store
 from sweep.tracking.ui import HOST, serving
 
 __all__ = [
     "HOST",
+    "RECORD_FILE",
     "ComparisonRun",
     "FinalRuns",
     "Hooks",
@@ -37,6 +38,7 @@ __all__ = [
     "compare_page",
     "fence_store",
     "finals_page",
+    "is_training",
     "metric_page",
     "open_store",
     "recorded_run",

@@ -9,7 +9,7 @@ from io import BytesIO
 from itertools import chain, islice, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from mlflow import MlflowClient
@@ -29,7 +29,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.tracking.locks import Hooks, name_of
@@ -59,6 +59,7 @@ ADD_RUN, ADD_TAGS, ADD_PARAMS, ADD_LATEST = map(insert, (RUNS, TAGS, PARAMS, LAT
 OF_RUN = update(RUNS).where(RUNS.c.run_uuid == bindparam("of"))
 SET_STATUS = OF_RUN.values(status=bindparam("is"), end_time=bindparam("at"))
 KILL = OF_RUN.where(RUNS.c.status == "RUNNING").values(status="KILLED", end_time=bindparam("at"))
+DELETE = OF_RUN.values(lifecycle_stage=LifecycleStage.DELETED, deleted_time=bindparam("at"))
 DROP_TAG = delete(TAGS).where(TAGS.c.run_uuid == bindparam("of"), TAGS.c.key == bindparam("which"))
 DROP_LATEST = delete(LATEST).where(LATEST.c.run_uuid == bindparam("of"), LATEST.c.key == bindparam("which"))
 
@@ -126,42 +127,30 @@ class Change:
     status: str | None = None
 
 
-class Writer(Protocol):
-    """How runs get into a store."""
-
-    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
-        """A new run, RUNNING, with files; its id.
-
-        The tag `sweep.key` is of one run: where a reply was lost, the run that has it is not created again.
-        """
-
-    def write(self, changes: Sequence[Change]) -> None:
-        """Write changes of active runs, each of another run."""
-
-    def attach(self, run_id: str, files: Files) -> None:
-        """Keep files with a run; they replace those of the same name."""
-
-    def delete(self, run_id: str) -> None:
-        """Delete a run that must not count; one that is RUNNING is ended as KILLED first."""
-
-
 class DatabaseWriter:
-    """MLflow's own tables, by SQLAlchemy Core: `log_batch` makes an object of every row, at 70 microseconds each.
+    """Writes MLflow's own tables with SQLAlchemy Core: `log_batch` makes an object of every row, at 70 µs each.
 
-    Each call is one transaction on MLflow's own engine: it is written whole or not at all. What is written is what
-    `create_run`, `log_batch`, `set_terminated` and `set_tag` would leave. MLflow's session is not used, because it
-    executes three PRAGMA statements in each transaction; `wait_for_locks` sets them once for each connection.
+    Each call is one transaction on MLflow's own engine: all of it is written, or nothing. The tables contain what
+    `create_run`, `log_batch`, `set_terminated`, `set_tag` and `delete_run` would leave. MLflow's session is not used,
+    because it executes three PRAGMA statements in each transaction; `wait_for_locks` sets them once per connection.
 
     Args:
         store: of the client.
-        hooks: for the time that another program has locked the database.
+        hooks: for the time during which another program has locked the database.
+        mark: statement with the parameter `of`, which every transaction executes for each run that it changes.
 
     Each call raises UnavailableError if it was interrupted while it waited, StorageFullError if the disk is full.
     """
 
-    def __init__(self, client: MlflowClient, store: SqlAlchemyStore, hooks: Hooks | None = None) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        store: SqlAlchemyStore,
+        hooks: Hooks | None = None,
+        mark: Executable | None = None,
+    ) -> None:
         self._client, self._engine, self._hooks = client, store.engine, hooks or Hooks()
-        self._name = name_of(store)
+        self._name, self._mark = name_of(store), mark
         self._insert = insert(METRICS).compile(dialect=store.engine.dialect)
 
     def create(
@@ -173,61 +162,66 @@ class DatabaseWriter:
         files: Files | None = None,
         run_id: str | None = None,
     ) -> str:
-        """Create a run as Writer does.
+        """Create a run with status RUNNING and return its id.
 
         Args:
             run_id: its id; None for a new one.
         """
-        run_id, checked = run_id or uuid.uuid4().hex, [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
-
-        def transaction(connection: Connection) -> str:
-            found = connection.execute(EXPERIMENT, {"of": int(experiment_id)}).one()
-            _refuse_deleted("experiment", experiment_id, found.lifecycle_stage)
-            run = {
-                "run_uuid": run_id,
-                "name": name,
-                "source_type": SourceType.to_string(SourceType.UNKNOWN),
-                "source_name": "",
-                "entry_point_name": "",
-                "user_id": tags.get(MLFLOW_USER, "unknown"),
-                "status": RunStatus.to_string(RunStatus.RUNNING),
-                "start_time": now_ms(),
-                "source_version": "",
-                "lifecycle_stage": LifecycleStage.ACTIVE,
-                "artifact_uri": append_to_uri_path(  # type: ignore[no-untyped-call]
-                    found.artifact_location, run_id, SqlAlchemyStore.ARTIFACTS_FOLDER_NAME
-                ),
-                "experiment_id": found.experiment_id,
-            }
-            connection.execute(ADD_RUN, run)
-            of_run = {**tags, MLFLOW_RUN_NAME: name}
-            connection.execute(ADD_TAGS, [_row(run_id, key=k, value=v) for k, v in of_run.items()])
-            if checked:
-                connection.execute(ADD_PARAMS, [_row(run_id, key=p.key, value=p.value) for p in checked])
-            return str(run["artifact_uri"])
-
-        uri = self._carry_out(transaction)
+        of_run = run_id or uuid.uuid4().hex
+        uri = self._transact([of_run], lambda to: self.insert_run(to, experiment_id, of_run, name, tags, params))
         if files:
-            self._keep(uri, files)
-        return run_id
+            self._keep(of_run, uri, files)
+        return of_run
+
+    def insert_run(
+        self, connection: Connection, experiment_id: str, run_id: str, name: str, tags: Texts, params: Texts
+    ) -> str:
+        """Insert a run in a transaction of the caller and return the location of its artifacts."""
+        checked = [_validate_param(*param) for param in params.items()]  # type: ignore[no-untyped-call]
+        found = connection.execute(EXPERIMENT, {"of": int(experiment_id)}).one()
+        _refuse_deleted("experiment", experiment_id, found.lifecycle_stage)
+        run = {
+            "run_uuid": run_id,
+            "name": name,
+            "source_type": SourceType.to_string(SourceType.UNKNOWN),
+            "source_name": "",
+            "entry_point_name": "",
+            "user_id": tags.get(MLFLOW_USER, "unknown"),
+            "status": RunStatus.to_string(RunStatus.RUNNING),
+            "start_time": now_ms(),
+            "source_version": "",
+            "lifecycle_stage": LifecycleStage.ACTIVE,
+            "artifact_uri": append_to_uri_path(  # type: ignore[no-untyped-call]
+                found.artifact_location, run_id, SqlAlchemyStore.ARTIFACTS_FOLDER_NAME
+            ),
+            "experiment_id": found.experiment_id,
+        }
+        connection.execute(ADD_RUN, run)
+        of_run = {**tags, MLFLOW_RUN_NAME: name}
+        connection.execute(ADD_TAGS, [_row(run_id, key=k, value=v) for k, v in of_run.items()])
+        if checked:
+            connection.execute(ADD_PARAMS, [_row(run_id, key=p.key, value=p.value) for p in checked])
+        return str(run["artifact_uri"])
 
     def write(self, changes: Sequence[Change]) -> None:
-        def transaction(connection: Connection) -> None:
-            for change in changes:
-                stage = connection.execute(STAGE, {"of": change.run_id}).scalar_one()
-                _refuse_deleted("run", change.run_id, stage)
-                if change.status is not None:
-                    at = None if change.status == "RUNNING" else now_ms()
-                    connection.execute(SET_STATUS, {"of": change.run_id, "is": change.status, "at": at})
-                stored = [_stored(points) for points in change.points if len(points)]
-                self._write_points(connection, change.run_id, stored)
-                _write_latest(connection, change.run_id, {one.points.key: one.latest for one in stored})
-                _write_tags(connection, change.run_id, change.tags)
+        """Write changes of active runs, each of a different run."""
+        self._transact([change.run_id for change in changes], lambda connection: self.apply(connection, changes))
 
-        self._carry_out(transaction)
+    def apply(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Write changes in a transaction of the caller."""
+        for change in changes:
+            stage = connection.execute(STAGE, {"of": change.run_id}).scalar_one()
+            _refuse_deleted("run", change.run_id, stage)
+            if change.status is not None:
+                at = None if change.status == "RUNNING" else now_ms()
+                connection.execute(SET_STATUS, {"of": change.run_id, "is": change.status, "at": at})
+            stored = [_stored(points) for points in change.points if len(points)]
+            self._write_points(connection, change.run_id, stored)
+            _write_latest(connection, change.run_id, {one.points.key: one.latest for one in stored})
+            _write_tags(connection, change.run_id, change.tags)
 
-    def _carry_out(self, transaction: Callable[[Connection], T]) -> T:
-        """Execute one transaction; retry it while the database is locked: it has written nothing.
+    def _transact(self, run_ids: Sequence[str], transaction: Callable[[Connection], T]) -> T:
+        """Execute one transaction and mark its runs; it is started again while the database is locked.
 
         Raises:
             MlflowException: from the error of the database.
@@ -239,19 +233,28 @@ class DatabaseWriter:
                 with self._engine.begin() as connection:
                     if patience.over and self._engine.dialect.name == "sqlite":
                         connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-                    return transaction(connection)
+                    result = transaction(connection)
+                    if self._mark is not None and run_ids:
+                        connection.execute(self._mark, [{"of": run_id} for run_id in run_ids])
+                    return result
             except SQLAlchemyError as error:
                 raise MlflowException(str(error)) from error
 
         return patience(once)
 
     def attach(self, run_id: str, files: Files) -> None:
-        uri = self._carry_out(lambda connection: connection.execute(PLACE, {"of": run_id}).scalar_one())
-        self._keep(uri, files)
+        """Store files as artifacts of a run; they replace those of the same name."""
+        uri = self._transact([], lambda connection: connection.execute(PLACE, {"of": run_id}).scalar_one())
+        self._keep(run_id, uri, files)
 
     def delete(self, run_id: str) -> None:
-        self._carry_out(lambda connection: connection.execute(KILL, {"of": run_id, "at": now_ms()}))
-        self._client.delete_run(run_id)
+        """Delete a run that must not count; a RUNNING one is ended as KILLED."""
+
+        def transaction(connection: Connection) -> None:
+            connection.execute(KILL, {"of": run_id, "at": now_ms()})
+            connection.execute(DELETE, {"of": run_id, "at": now_ms()})
+
+        self._transact([run_id], transaction)
 
     def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The steps recorded of each metric; see Store."""
@@ -263,19 +266,21 @@ class DatabaseWriter:
                 found[key] = np.array(connection.execute(STEPS, of).scalars().all(), dtype=np.int64)
             return found
 
-        return self._carry_out(transaction)
+        return self._transact([], transaction)
 
-    def _keep(self, uri: str, files: Files) -> None:
-        """Files where a run has its artifacts.
+    def _keep(self, run_id: str, uri: str, files: Files) -> None:
+        """Store the files of a run.
 
         Raises:
-            OSError: names the place, if there is no room.
+            OSError: names the location if the disk is full.
         """
         try:
             self._log(uri, files)
         except OSError as error:
             error.filename = error.filename or uri
             raise
+        if self._mark is not None:
+            self._transact([run_id], lambda connection: None)
 
     def _log(self, uri: str, files: Files) -> None:
         repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)

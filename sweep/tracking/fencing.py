@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine
 
 from sweep.database import Cell, end_suspended, fence
@@ -23,42 +22,47 @@ def fence_store(
 ) -> Callable[[], None]:
     """Write the fencing token of this process to a run, and let the store write nothing once the run has another token.
 
-    The fence covers everything that this process writes, to any run. In a database the token is checked in each
-    transaction. A server has no transactions: `check` is called before each request, and a process that is suspended
-    between the two can still have that request carried out. A server that is not written to through a folder is not
-    fenced: it only gets the tag.
+    The fence covers everything that this process writes, to any run. The token is checked in each transaction. With a
+    tracking server, the process that took over may have a local record of its own: `check` is called in each
+    transaction too, and before each request. A server has no transactions: a process that is suspended between the
+    check and the request can still have that request carried out.
 
     Args:
         fencing_token: of a lease: its number, which only rises, and a token.
         error: what is raised if the token is another one.
-        check: raises LeaseLostError where the lease is lost. For servers, see SpooledWriter.fence; for a database,
-            where the token was deleted or edited.
+        check: raises LeaseLostError if the lease is lost. For a database, it is called if the token was deleted or
+            edited.
 
     Returns:
-        What lifts the fence. MLflow has one engine for all clients of a process: lift it, or the next command of this
-        process finds it.
+        A function that removes the fence. MLflow has one engine for all clients of a process: the next command of this
+        process would find it.
 
     Raises:
         Exception: `error`, if the run has the token of a later lease.
     """
     tracking = store.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
-    if not isinstance(tracking, SqlAlchemyStore):
-        if _later(store.client.get_run(run_id).data.tags.get(LEASE_TAG), fencing_token):
-            raise error()
-        store.client.set_tag(run_id, LEASE_TAG, fencing_token)
-        return store.spool.fence(check) if store.spool else lambda: None
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
     store.hooks.patience("tracking.uri")(lambda: _claim(cell, tracking.engine, fencing_token, error))
     end_suspended(tracking.engine, IDLE)
 
     def ours(seen: str | None) -> bool:
         """Return whether the run has the token. Where a person has deleted or edited it, the lease itself decides."""
+        if store.replica is not None:
+            check()
         if seen == fencing_token or (seen is not None and _number(seen) is not None):
             return seen == fencing_token
         check()
         return True
 
-    return fence(tracking.engine, cell, ours, error)
+    removals = [fence(tracking.engine, cell, ours, error)]
+    if store.replica is not None:
+        removals.append(store.replica.fence(check))
+
+    def remove() -> None:
+        for removal in removals:
+            removal()
+
+    return remove
 
 
 def _claim(cell: Cell, engine: Engine, fencing_token: str, error: Callable[[], Exception]) -> None:

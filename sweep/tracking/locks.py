@@ -1,4 +1,4 @@
-"""A SQLite file that another program has locked is waited for, whoever of MLflow asks for it."""
+"""Wait for a SQLite file that another program has locked, in every statement of MLflow."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from sweep.errors import StorageFullError, UnavailableError
 
 @dataclass
 class Hooks:
-    """Who is told what is waited for, and who says that the command was interrupted.
+    """Callbacks for the time during which a store waits.
 
     Args:
         say: told once of each wait that takes longer than a few seconds.

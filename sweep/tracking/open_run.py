@@ -1,4 +1,4 @@
-"""What is known of a trial in training and not recorded yet."""
+"""Buffer what is not recorded yet of a trial in training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,9 +1,6 @@
 """The runs that hold others: of a study its trials, of a comparison its studies and finals."""
 
-import hashlib
 import json
-import re
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -12,7 +9,7 @@ from mlflow.entities import Run
 from sweep.core import Trial
 from sweep.errors import RemovedError
 from sweep.tracking.bulk import Change, now_ms, point
-from sweep.tracking.store import Store, names_of, numbered
+from sweep.tracking.store import Store, numbered
 from sweep.tracking.texts import metric_name
 
 
@@ -48,20 +45,16 @@ class TrainingRuns:
     """
 
     def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
-        self.store, self.name, self.goes_on = store, _key_of(name), goes_on
+        self.store, self.name, self.goes_on = store, name, goes_on
         self.metric: str | None = None
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        return {"sweep.kind": "train", "sweep.key": f"{self.name}.{uuid.uuid4().hex}"}
+        return {"sweep.kind": "train", "sweep.key": self.name}
 
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"sweep.kind": "train"})
-        return [(0, run) for run in runs if self.goes_on in names_of(run) or self._left(run)]
-
-    def _left(self, run: Run) -> bool:
-        """Whether a crash has left it."""
-        tags = run.data.tags
-        return "sweep.status" not in tags and tags.get("sweep.key", "").startswith(f"{self.name}.")
+        left = [run for run in runs if "sweep.status" not in run.data.tags and is_training(run, self.name)]
+        return [(0, run) for run in runs if run.info.run_id == self.goes_on or run in left]
 
     def add(self, number: int, value: float) -> list[Change]:
         return []
@@ -70,17 +63,10 @@ class TrainingRuns:
         return False
 
 
-LONGEST_KEY = 150
-"""Bytes of the name of a training in the tag `sweep.key`; a file of the spool has the tag as its name."""
-
-
-def _key_of(name: str) -> str:
-    """Return the name of a training as the tag `sweep.key` may hold it, shortened where it is too long."""
-    key = re.sub(r"[^\w.-]", "-", name)
-    if len(key.encode()) <= LONGEST_KEY:
-        return key
-    cut = key.encode()[:LONGEST_KEY].decode(errors="ignore")
-    return f"{cut}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+def is_training(run: Run, name: str) -> bool:
+    """Return whether a run is an attempt at the training of a name."""
+    key = run.data.tags.get("sweep.key", "")
+    return key == name or key.startswith(f"{name}.")  # earlier versions appended an id
 
 
 KEPT_TAGS = frozenset({"sweep.searched", "sweep.command"})
@@ -93,14 +79,12 @@ class ParentRun:
     Args:
         store: where to record.
         name: of the run.
-        key: no other run has it.
         tags: of its kind; `create` gives it these.
         found: the runs that were recorded as this one, newest first.
     """
 
-    def __init__(self, store: Store, name: str, key: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
-        self.store, self.name = store, name
-        self.tags = {**tags, "sweep.key": key}
+    def __init__(self, store: Store, name: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
+        self.store, self.name, self.tags = store, name, tags
         self.run_id = found[0].info.run_id if found else ""
         self.finished = bool(found) and found[0].info.status == "FINISHED"
         self.lacks = frozenset[str]() if not found else KEPT_TAGS - found[0].data.tags.keys()
@@ -178,7 +162,7 @@ class StudyRun(ParentRun):
             "sweep.direction": "minimize" if minimize else "maximize",
         }
         found = store.search({"sweep.kind": "study", "sweep.uid": uid})
-        super().__init__(store, name, f"study.{uid}", tags, found)
+        super().__init__(store, name, tags, found)
         self.metric, self.minimize = metric, minimize
         self._values: dict[int, float] = {}
         self.best: tuple[float, int] | None = None
@@ -195,9 +179,7 @@ class StudyRun(ParentRun):
         return self.best
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        number = str(trial.number)
-        of = {"sweep.kind": "trial", "sweep.trial": number, "mlflow.parentRunId": self.run_id}
-        return {**of, "sweep.key": f"{self.run_id}.{number}"}
+        return {"sweep.kind": "trial", "sweep.trial": str(trial.number), "mlflow.parentRunId": self.run_id}
 
     def children(self) -> list[tuple[int, Run]]:
         return numbered(self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"}), "sweep.trial")
@@ -236,7 +218,7 @@ class ComparisonRun(ParentRun):
         }
         recorded = store.search({"sweep.kind": "comparison"})
         found = [run for run in recorded if run.data.tags.get("sweep.comparison") == name]
-        super().__init__(store, name, f"comparison.{hashlib.sha256(name.encode()).hexdigest()}", tags, found)
+        super().__init__(store, name, tags, found)
 
     @property
     def params(self) -> dict[str, str]:
@@ -247,10 +229,10 @@ class ComparisonRun(ParentRun):
         """Tell the final runs that the comparison is of from those that a later command has superseded.
 
         Args:
-            current: ids of their runs.
+            current: ids of their runs, as a reader returns them.
         """
         for run in self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"}):
-            wanted = "true" if run.info.run_id in current else "false"
+            wanted = "true" if self.store.public_id(run.info.run_id) in current else "false"
             if run.data.tags.get("sweep.current") != wanted:
                 self.store.write([Change(run.info.run_id, tags={"sweep.current": wanted})])
 
@@ -285,10 +267,7 @@ class FinalRuns:
         self._added = set(comparison.values(self._key))
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        key = ".".join(
-            [self.comparison.run_id, self._of["sweep.study_run"], self._of["sweep.trial"], str(trial.number)]
-        )
-        return self._of | {"sweep.seed": str(trial.number), "sweep.key": key}
+        return self._of | {"sweep.seed": str(trial.number)}
 
     def children(self) -> list[tuple[int, Run]]:
         return numbered(self.comparison.store.search(self._of), "sweep.seed")

@@ -1,4 +1,4 @@
-"""Rows out of MLflow."""
+"""Read studies, comparisons and trainings from MLflow."""
 
 import json
 from collections import defaultdict
@@ -47,6 +47,8 @@ REASON = "sweep.reason"
 class MlflowReader:
     """What is recorded in a store.
 
+    Run ids in what it returns are those that users can open: those of the server where there is one.
+
     Args:
         store: where to read.
     """
@@ -72,13 +74,13 @@ class MlflowReader:
         trials = sorted(numbered(runs, "sweep.trial"), key=lambda of: of[0])
         return StudyRecord(
             name=_read(parent, "sweep.study"),
-            run_id=parent.info.run_id,
-            experiment_id=self.store.experiment_id,
+            run_id=self.store.public_id(parent.info.run_id),
+            experiment_id=self.store.public_experiment_id,
             metric=_read(parent, "sweep.metric"),
             minimize=_read(parent, "sweep.direction", DIRECTIONS.__getitem__),
             searched=_read(parent, "sweep.searched", _json(_is_texts)),
             command=_read(parent, "sweep.command"),
-            trials=[_trial(run) for _, run in trials],
+            trials=[self._trial(run) for _, run in trials],
         )
 
     def comparison(self, name: str) -> ComparisonRecord | None:
@@ -96,8 +98,8 @@ class MlflowReader:
         ]
         return ComparisonRecord(
             name=name,
-            run_id=found.info.run_id,
-            experiment_id=self.store.experiment_id,
+            run_id=self.store.public_id(found.info.run_id),
+            experiment_id=self.store.public_experiment_id,
             metric=metric,
             minimize=_read(found, "sweep.direction", DIRECTIONS.__getitem__),
             trials=asked["trials"],
@@ -129,7 +131,7 @@ class MlflowReader:
             study = run.data.tags.get("sweep.study_run")
             if study is not None and run.info.run_id in seeds:
                 measured = self._measurements(run, [metric])
-                finals[study].append(FinalRecord(trial, seeds[run.info.run_id], _trial(run), measured))
+                finals[study].append(FinalRecord(trial, seeds[run.info.run_id], self._trial(run), measured))
         for of_study in finals.values():
             of_study.sort(key=lambda final: final.seed)
         return finals
@@ -141,11 +143,27 @@ class MlflowReader:
 
     def trainings(self) -> list[TrialRecord]:
         """The single trainings, newest first."""
-        return [_trial(run) for run in self.store.search({"sweep.kind": "train"})]
+        return [self._trial(run) for run in self.store.search({"sweep.kind": "train"})]
 
     def training(self, run_id: str) -> TrialRecord:
         """Return the training of a run."""
-        return _trial(self.store.run(run_id))
+        return self._trial(self.store.run(self.store.own_id(run_id)))
+
+    def _trial(self, run: Run) -> TrialRecord:
+        """Return a trial. A tag that was edited and cannot be read counts as one that is missing."""
+        return TrialRecord(
+            number=_optional(run, "sweep.trial", int),
+            run_id=self.store.public_id(run.info.run_id),
+            name=run.info.run_name,
+            status=_optional(run, "sweep.status", Status),
+            params=run.data.params,
+            metrics=run.data.metrics,
+            half_life=_optional(run, "sweep.half_life", float),
+            stalled_at=_optional(run, "sweep.stalled_at", int),
+            reason=run.data.tags.get(REASON) or None,
+            values=_optional(run, "sweep.values", _json(_is_mapping)) or {},
+            weights=run.data.tags.get(WEIGHTS),
+        )
 
     def rows(self, run_id: str, series: str = "") -> Rows:
         lr, loss = (self._history(run_id, series + key) for key in ("lr", "loss"))
@@ -157,7 +175,7 @@ class MlflowReader:
 
         A metric that is no series' lr or loss is an evaluation's. A series is cut at its own global_step.
         """
-        run = self.store.run(run_id)
+        run = self.store.run(self.store.own_id(run_id))
         recorded = [self.rows(run_id, series) for series in SERIES if f"{series}lr" in run.data.metrics]
         left = [replace(rows, trial=trial) for rows in recorded]
         events = [Event.parse(text) for text in run.data.tags.get("sweep.event", "").split()]
@@ -189,7 +207,8 @@ class MlflowReader:
 
     def _history(self, run_id: str, key: str) -> list[Metric]:
         """The points of a metric in the order of their steps; MLflow gives them in any."""
-        return sorted(self.store.client.get_metric_history(run_id, key), key=lambda metric: int(metric.step))
+        points = self.store.client.get_metric_history(self.store.own_id(run_id), key)
+        return sorted(points, key=lambda metric: int(metric.step))
 
 
 def _json(valid: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -233,23 +252,6 @@ def _read(run: Run, key: str, convert: Callable[[str], T] = str) -> T:  # type: 
     except (KeyError, ValueError) as error:
         rule = f"was deleted or edited in MLflow: it is a tag of run {run.info.run_id}, and needed to read the record"
         raise InvalidValueError(key, run.data.tags.get(key), rule) from error
-
-
-def _trial(run: Run) -> TrialRecord:
-    """Return a trial. A tag that was edited and cannot be read counts as one that is missing."""
-    return TrialRecord(
-        number=_optional(run, "sweep.trial", int),
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=_optional(run, "sweep.status", Status),
-        params=run.data.params,
-        metrics=run.data.metrics,
-        half_life=_optional(run, "sweep.half_life", float),
-        stalled_at=_optional(run, "sweep.stalled_at", int),
-        reason=run.data.tags.get(REASON) or None,
-        values=_optional(run, "sweep.values", _json(_is_mapping)) or {},
-        weights=run.data.tags.get(WEIGHTS),
-    )
 
 
 def _optional(run: Run, key: str, convert: Callable[[str], T]) -> T | None:

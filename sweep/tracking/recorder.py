@@ -1,4 +1,4 @@
-"""Rows into MLflow: a run per trial."""
+"""Record trials in MLflow, one run each."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,8 @@ from sweep.tracking.bulk import Change, Points, now_ms, point
 from sweep.tracking.open_run import OpenRun
 from sweep.tracking.parents import Parent
 from sweep.tracking.reader import REASON, WEIGHTS, MlflowReader
-from sweep.tracking.rest import reason_of
-from sweep.tracking.server import KEY, key_after
-from sweep.tracking.store import Store, impatient, names_of
+from sweep.tracking.server import reason_of
+from sweep.tracking.store import Store
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -37,7 +36,6 @@ class _Left:
     """A run that an earlier attempt has left.
 
     Args:
-        names: what a checkpoint may call it.
         ended: whether everything is recorded of it.
         running: whether it still looks as if it were in training.
         rows: whether it has any.
@@ -45,7 +43,6 @@ class _Left:
     """
 
     run_id: str
-    names: frozenset[str]
     ended: bool = False
     running: bool = False
     rows: bool = False
@@ -55,7 +52,7 @@ class _Left:
     def of(cls, run: Run) -> "_Left":
         status, running = run.data.tags.get("sweep.status"), run.info.status == "RUNNING"
         failed = status == Status.FAILED
-        return cls(run.info.run_id, names_of(run), status is not None, running, bool(run.data.metrics), failed)
+        return cls(run.info.run_id, status is not None, running, bool(run.data.metrics), failed)
 
 
 class MlflowRecorder:
@@ -132,7 +129,7 @@ class MlflowRecorder:
         opened.training = description.tags.get("sweep.training")
         self._open[trial.number], self._runs[trial.number] = opened, opened.run_id
         self._trials[trial.number] = trial
-        self._on_open(trial, opened.run_id)
+        self._on_open(trial, self.store.public_id(opened.run_id))
         return goes_on
 
     def _kept(self, left: Sequence[_Left], record: bytes | None) -> OpenRun | None:
@@ -141,8 +138,8 @@ class MlflowRecorder:
             return None
         opened = OpenRun.unpacked(record)
         for run in left:
-            if opened.run_id in run.names:
-                opened.run_id, opened.clock, opened.flushed = run.run_id, now_ms(), True
+            if opened.run_id == run.run_id:
+                opened.clock, opened.flushed = now_ms(), True
                 if run.failed:  # it goes on, and may end otherwise
                     opened.tags[REASON] = ""
                 self.store.write([Change(run.run_id, status="RUNNING")])
@@ -153,15 +150,13 @@ class MlflowRecorder:
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
         """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
         empty = next((run.run_id for run in left if not run.rows and not run.failed), None)
-        deleted = [run.run_id for run in left if run.run_id != empty]
-        for run_id in deleted:  # no checkpoint covers its rows, and the training may not repeat them to the bit
-            self.store.writer.delete(run_id)
+        for run in left:
+            if run.run_id != empty:  # no checkpoint covers its rows, and the training may not repeat them to the bit
+                self.store.writer.delete(run.run_id)
         if empty is not None:
             self.store.write([Change(empty, status="RUNNING")])
             return empty
         tags = {**description.tags, **self.parent.child_tags(trial)}
-        if deleted:
-            tags[KEY] = key_after(tags[KEY], deleted[0])
         return self.store.create(description.name, tags, description.params, description.artifacts)
 
     def run_id(self, trial: Trial) -> str:
@@ -178,14 +173,10 @@ class MlflowRecorder:
         return None if first == trial.number else first
 
     def _read_duplicate(self, trial: Trial, duplicate: int, run: str) -> int | None:
-        """The duplicate, if its record can be played back: if all of it is delivered, and the store answers."""
-        run_id = None if self.store.waiting else self.store.resolve(run)
-        if run_id is None:
-            return None
+        """Return the duplicate, if its record can be read."""
         try:
-            with impatient():
-                recorded = MlflowReader(self.store).progress(run_id, trial.number)
-        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+            recorded = MlflowReader(self.store).progress(run, trial.number)
+        except Exception as error:  # of MLflow, or of a record that a person has edited
             reason = f"the record of its duplicate, trial {duplicate}, cannot be read ({reason_of(error)})"
             self.store.hooks.say(f"trial {trial.number} is trained: {reason}")
             return None
@@ -218,9 +209,7 @@ class MlflowRecorder:
         self._open[trial.number].events = events
 
     def pending(self, trial: Trial) -> bytes:
-        opened = self._open[trial.number]
-        opened.run_id = self.store.resolve(opened.run_id) or opened.run_id
-        return opened.packed()
+        return self._open[trial.number].packed()
 
     def flush(self, trial: Trial) -> None:
         opened = self._open[trial.number]
@@ -235,10 +224,9 @@ class MlflowRecorder:
 
     def close(self, trial: Trial, result: Result) -> None:
         opened = self._open[trial.number]
-        run_id = self.store.resolve(opened.run_id)
-        if run_id is not None and run_id != self._runs[trial.number]:  # it was created only after it was opened
-            opened.run_id = self._runs[trial.number] = run_id
-            self._on_open(trial, run_id)
+        public = self.store.public_id(opened.run_id)
+        if public != opened.run_id:  # the server may have created it only after it was opened
+            self._on_open(trial, public)
         tags = {**opened.tags, **self._described_again(trial, opened), "sweep.status": result.status.value}
         if result.failure is not None:
             tags[REASON] = result.failure.reason
@@ -316,7 +304,7 @@ class MlflowRecorder:
         if opened is not None:
             self._write([Change(opened.run_id, status="KILLED")])
             del self._open[trial.number]
-            self._left[trial.number] = [_Left(opened.run_id, frozenset({opened.run_id}), rows=opened.flushed)]
+            self._left[trial.number] = [_Left(opened.run_id, rows=opened.flushed)]
 
     def _remember(self, training: str | None, number: int, run_id: str) -> None:
         """A trial that its duplicates can be played back from: the one that was trained, not one of its duplicates."""

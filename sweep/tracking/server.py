@@ -1,87 +1,140 @@
-"""Runs written to a server, request by request."""
+"""A tracking server, through MLflow's own client of its REST API but without MLflow's retries."""
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.mime_type_utils import _guess_mime_type
+from mlflow.utils.proto_json_utils import parse_dict
+from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-from sweep.tracking.bulk import Change, Files, Points, Texts, folder_of
+from sweep.tracking.bulk import Texts
 
-METRICS_AT_ONCE = 1000
-"""The most that MLflow takes in one batch."""
-TEXTS_AT_ONCE = 100
-"""The most params, and the most tags, that MLflow takes in one batch."""
-BYTES_AT_ONCE = 500_000
-"""The most of them in one batch, as JSON; MLflow accepts a request of twice that."""
-KEY = "sweep.key"
-"""The tag that one run has: what tells whether a run was created by a request whose reply was lost."""
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 10.0
+"""How long a server may be silent; for a request that is retried, up to six times that."""
+TRANSIENT_STATUSES = frozenset({401, 403, 407, 408, 425, 429})
+"""HTTP statuses below 500 that a retry may not get: too many requests, expired credentials."""
+BAD_REQUEST_TRIES = 5
+"""How often a bad request is retried: MLflow reports errors of its own database as bad requests, too."""
+TEXTS_PER_REQUEST, BYTES_PER_REQUEST = 100, 500_000
+"""The most params, and the most tags, that MLflow accepts in one request; half of the bytes that it accepts."""
 
 
-def key_after(key: str, deleted: str) -> str:
-    """The key of a run in the place of a deleted one: the same, however often it is asked for, and of no other run.
+class NoAnswerError(Exception):
+    """There was no answer, or one that asks for a retry. The request may have been carried out, or may be later."""
+
+
+class RefusedError(Exception):
+    """MLflow understood a request and refuses it; a retry would be refused too."""
+
+
+class _SingleRequests(RestStore):
+    """MLflow's REST store with one try per request: MLflow's retries would create a run twice after a lost reply."""
+
+    timeout = TIMEOUT_SECONDS
+
+    def request(self, path: str, method: str, **sent: Any) -> Any:
+        response = http_request(  # type: ignore[no-untyped-call]
+            self.get_host_creds(),
+            path,
+            method,
+            max_retries=0,
+            retry_codes=(),
+            raise_on_status=False,
+            timeout=self.timeout,
+            **sent,
+        )
+        return verify_rest_response(response, path)
+
+    def _call_endpoint(self, api: Any, json_body: str | None = None, *given: object, **named: object) -> Any:
+        path, method = self._METHOD_TO_INFO[api]
+        body = json.loads(json_body) if json_body else None
+        answer, message = self.request(path, method, **{"params" if method == "GET" else "json": body}), api.Response()
+        parse_dict(answer.json(), message)  # type: ignore[no-untyped-call]
+        return message
+
+
+class Server:
+    """A tracking server, or another store that MLflow has a client for.
+
+    Every method raises NoAnswerError or RefusedError.
 
     Args:
-        key: that the deleted run would have if nothing had been deleted before it.
-        deleted: its id, or what stands for it.
-    """
-    return f"{key}.{hashlib.sha256(deleted.encode()).hexdigest()[:16]}"
-
-
-class ClientWriter:
-    """Whatever MLflow's client can write to: a server, a plug-in's store. It retries, for minutes, by itself.
-
-    What a change says of points comes first, the tags last: a run that has them is whole.
+        uri: http, https, or a scheme of an MLflow plug-in.
+        timeout: seconds that it may be silent.
     """
 
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
+    def __init__(self, uri: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._uri, self._timeout = uri, timeout
+        self._store: Any
+        if uri.startswith(("http://", "https://")):
+            self._store = _SingleRequests(partial(get_default_host_creds, uri))  # type: ignore[no-untyped-call]
+        else:
+            self._store = MlflowClient(tracking_uri=uri)._tracking_client.store
 
-    def create(self, experiment_id: str, name: str, tags: Texts, params: Texts, files: Files | None = None) -> str:
-        known = self._find(experiment_id, tags[KEY]) if KEY in tags else []
-        run_id: str = (
-            known[0] if known else self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-        )
-        for batch in text_batches(params):
-            self._client.log_batch(run_id, params=[Param(*param) for param in batch.items()])
-        if files:
-            self.attach(run_id, files)
-        return run_id
+    @property
+    def name(self) -> str:
+        """The address without the user and password that it may contain."""
+        parts = urlsplit(self._uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def _find(self, experiment_id: str, key: str) -> list[str]:
-        return [run.info.run_id for run in self._client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'")]
+    def ask(self, call: Callable[[Any], T], tried: int = 0) -> T:
+        """Return what a call of MLflow's store returns.
 
-    def write(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            for batch in batches(change.points):
-                metrics = [Metric(key, value, at, step) for key, step, at, value in batch]
-                self._client.log_batch(change.run_id, metrics=metrics)
-        for change in changes:
-            if change.status == "RUNNING":
-                self._client.update_run(change.run_id, change.status)  # MLflow has no request that takes an end away
-            elif change.status is not None:
-                self._client.set_terminated(change.run_id, change.status)
-            for texts in text_batches(change.tags):
-                self._client.log_batch(change.run_id, tags=[RunTag(*tag) for tag in texts.items()])
+        Args:
+            call: one request.
+            tried: how many requests before this one had no answer.
+        """
+        if isinstance(self._store, _SingleRequests):
+            self._store.timeout = self._timeout * min(2**tried, 6)
+        try:
+            return call(self._store)
+        except MlflowException as error:
+            text = reason_of(error)[:300]
+            understood = isinstance(error, RestException) or not isinstance(self._store, _SingleRequests)
+            status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+            final = understood and 400 <= status < 500 and status not in TRANSIENT_STATUSES
+            if final and (error.error_code != "BAD_REQUEST" or tried >= BAD_REQUEST_TRIES):
+                raise RefusedError(text) from error
+            raise NoAnswerError(text) from error
+        except Exception as error:  # of requests, of a plug-in, of a page that is not MLflow's
+            raise NoAnswerError(reason_of(error)) from error
 
-    def attach(self, run_id: str, files: Files) -> None:
-        with folder_of(files) as folder:
-            self._client.log_artifacts(run_id, folder)
+    def put(self, artifact_uri: str, name: str, file: Path, tried: int = 0) -> None:
+        """Store a file as an artifact, at the server or by MLflow's client of another storage."""
 
-    def delete(self, run_id: str) -> None:
-        if self._client.get_run(run_id).info.status == "RUNNING":
-            self._client.set_terminated(run_id, "KILLED")
-        self._client.delete_run(run_id)
+        def put(store: Any) -> None:
+            repository = get_artifact_repository(artifact_uri, tracking_uri=self._uri)
+            folder, _, base = name.rpartition("/")
+            if isinstance(repository, HttpArtifactRepository) and isinstance(store, _SingleRequests):
+                at_host = _SingleRequests(partial(get_default_host_creds, repository.artifact_uri))  # type: ignore[no-untyped-call]
+                at_host.timeout = store.timeout
+                headers = {"Content-Type": _guess_mime_type(base)}  # type: ignore[no-untyped-call]
+                at_host.request(f"/{name}", "PUT", data=file.read_bytes(), extra_headers=headers)
+            else:
+                repository.log_artifact(str(file), folder or None)  # type: ignore[no-untyped-call]
+
+        self.ask(put, tried)
 
 
 def text_batches(texts: Texts) -> Iterator[dict[str, str]]:
-    """Yield params or tags in batches that MLflow accepts: at most TEXTS_AT_ONCE entries and BYTES_AT_ONCE bytes."""
+    """Yield params or tags in batches that MLflow accepts."""
     batch: dict[str, str] = {}
     size = 0
     for key, text in texts.items():
         of_entry = len(json.dumps([key, text]))
-        if batch and (len(batch) == TEXTS_AT_ONCE or size + of_entry > BYTES_AT_ONCE):
+        if batch and (len(batch) == TEXTS_PER_REQUEST or size + of_entry > BYTES_PER_REQUEST):
             yield batch
             batch, size = {}, 0
         batch[key] = text
@@ -90,16 +143,7 @@ def text_batches(texts: Texts) -> Iterator[dict[str, str]]:
         yield batch
 
 
-def batches(points: Sequence[Points]) -> Iterator[list[tuple[str, int, int, float]]]:
-    """Key, step, time and value of the points of several metrics, in batches as large as MLflow takes them."""
-    batch = []
-    for one in points:
-        for first in range(0, len(one), METRICS_AT_ONCE):
-            part = one.at(slice(first, first + METRICS_AT_ONCE))
-            for step, at, value in zip(*(column.tolist() for column in part.columns), strict=True):
-                batch.append((one.key, step, at, value))
-                if len(batch) == METRICS_AT_ONCE:
-                    yield batch
-                    batch = []
-    if batch:
-        yield batch
+def reason_of(error: Exception) -> str:
+    """Return the innermost of the messages that HTTP clients nest in parentheses."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line.rpartition("Caused by ")[2].rstrip(")") if "Caused by " in first_line else first_line

@@ -2,10 +2,9 @@
 
 import atexit
 import logging
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -35,13 +34,12 @@ from sweep.database import (
     schema_version,
 )
 from sweep.errors import InvalidValueError, LeaseLostError, RemovedError, UnavailableError
-from sweep.tracking.bulk import Change, DatabaseWriter, Files, Texts, Writer
+from sweep.tracking.bulk import Change, DatabaseWriter, Files, Texts
 from sweep.tracking.clear_text import check_clear_text
-from sweep.tracking.delivery import SPOOLED, SpooledWriter, spooled
 from sweep.tracking.locks import Hooks, wait_for_locks
-from sweep.tracking.relocation import relocate_artifacts
-from sweep.tracking.rest import reason_of
-from sweep.tracking.server import KEY, ClientWriter
+from sweep.tracking.relocation import ROOT, relocate_artifacts
+from sweep.tracking.replica import MARK, RECORD_TAG, Replica
+from sweep.tracking.server import NoAnswerError, Server, reason_of
 from sweep.tracking.texts import joined_run, run_name, split
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -51,15 +49,20 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prin
 
 T = TypeVar("T")
 
+RECORD_FILE = "record.db"
+"""The database of a local record, in its folder."""
+
 
 @dataclass(frozen=True)
 class Store:
     """A client and the experiment it works in.
 
+    With a tracking server, the client is that of the local record, and the server is its replica.
+
     Args:
         every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
         hooks: for the time that the store cannot be written to.
-        spool: what writes to a server through a folder.
+        replica: the tracking server that is brought up to date with this store.
         tags: of every run that is created.
     """
 
@@ -68,36 +71,31 @@ class Store:
     experiment: str
     every: int = 1
     hooks: Hooks = field(default_factory=Hooks)
-    spool: SpooledWriter | None = None
+    replica: Replica | None = None
     tags: Texts = field(default_factory=dict)
 
     @cached_property
-    def writer(self) -> Writer:
-        """How runs are written: the fastest way there is, or through a folder."""
-        return self.spool or self._database or ClientWriter(self.client)
-
-    @cached_property
-    def _database(self) -> DatabaseWriter | None:
+    def writer(self) -> DatabaseWriter:
+        """Writes runs. A server has none: it is written to through a local record."""
         store = self.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
-        return DatabaseWriter(self.client, store, self.hooks) if isinstance(store, SqlAlchemyStore) else None
+        assert isinstance(store, SqlAlchemyStore), "a tracking server is written to through a local record"
+        return DatabaseWriter(self.client, store, self.hooks, MARK if self.replica else None)
+
+    def public_id(self, run_id: str) -> str:
+        """Return the id of a run for users: on the server where it is there, else in this store."""
+        return self.replica.server_id(run_id) if self.replica else run_id
+
+    def own_id(self, run_id: str) -> str:
+        """Return the id that a run has in this store, given one that `public_id` returned, now or earlier."""
+        return self.replica.local_id(run_id) if self.replica else run_id
 
     @property
-    def waiting(self) -> int:
-        """How many changes wait in the folder; none where there is no folder."""
-        return self.spool.waiting if self.spool else 0
-
-    def settle(self, patience: float, interrupted: Callable[[], bool] = lambda: False) -> int:
-        """Wait until everything is in the store; how many changes still wait. As SpooledWriter.settle."""
-        return self.spool.settle(patience, interrupted) if self.spool else 0
-
-    def resolve(self, run_id: str) -> str | None:
-        """The id of a run, also where the writer gave a reference; None of a run that is not created yet."""
-        return self.spool.resolve(run_id) if self.spool else run_id
+    def public_experiment_id(self) -> str:
+        """The id of the experiment for users: on the server if there is one."""
+        return self.replica.experiment_id if self.replica else self.experiment_id
 
     def holds(self, run_id: str) -> bool:
-        """Whether the experiment has that run, of an id or a reference, and it is not deleted."""
-        if run_id.startswith(SPOOLED):
-            return bool(self.search({KEY: run_id.removeprefix(SPOOLED)}))
+        """Whether the experiment has that run, and it is not deleted."""
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
@@ -110,11 +108,7 @@ class Store:
         Args:
             since: key -> the first step that is wanted; of a metric that is not in it, all are.
         """
-        if self._database is not None:
-            return self._database.steps(run_id, since)
-        keys = self.client.get_run(run_id).data.metrics
-        histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
-        return {key: np.array([m.step for m in history], dtype=np.int64) for key, history in histories.items()}
+        return self.writer.steps(run_id, since)
 
     def create(self, name: str, tags: Texts, params: Texts, files: Files | None = None, removed: str = "") -> str:
         """Create a run with the tags of the store and these, with texts of any length, and return its id.
@@ -132,10 +126,7 @@ class Store:
         of_run = (self.experiment_id, name, tags, params, files)
         if not removed:
             return self._restoring(lambda: self.writer.create(*of_run), self._restore_experiment)
-        database = self._database
-        if database is None:
-            raise RemovedError(removed)
-        return self._restoring(lambda: database.create(*of_run, run_id=removed), self._restore_experiment)
+        return self._restoring(lambda: self.writer.create(*of_run, run_id=removed), self._restore_experiment)
 
     def write(self, changes: Sequence[Change]) -> None:
         """Write changes, with texts of any length. A run that was deleted in MLflow is restored before; that is said.
@@ -227,11 +218,6 @@ def numbered(runs: Iterable[Run], key: str) -> list[tuple[int, Run]]:
     return [(int(run.data.tags[key]), run) for run in runs if run.data.tags.get(key, "").isdecimal()]
 
 
-def names_of(run: Run) -> frozenset[str]:
-    """Its id, and what stood for it before it was created."""
-    return frozenset({run.info.run_id, f"{SPOOLED}{run.data.tags.get(KEY)}"})
-
-
 def _check(config: TrackingConfig) -> None:
     """Refuse a tracking URI that cannot be used. A database that does not exist yet is not created.
 
@@ -243,11 +229,22 @@ def _check(config: TrackingConfig) -> None:
         _check_version(config.uri)
         return
     check_clear_text(config.uri)
-    with impatient():
+    try:
+        _ask_thrice(config.uri)
+    except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
+        raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
+
+
+def _ask_thrice(uri: str) -> None:
+    """Send a server a request. MLflow's client would retry for minutes."""
+    server = Server(uri)
+    for tries_left in (2, 1, 0):
         try:
-            MlflowClient(tracking_uri=config.uri).search_experiments(max_results=1)
-        except Exception as error:  # MLflow raises its own, requests' and the plug-ins' types
-            raise InvalidValueError("tracking.uri", config.uri, f"cannot be used: {reason_of(error)}") from error
+            server.ask(lambda store: store.search_experiments(max_results=1))
+            return
+        except NoAnswerError:
+            if not tries_left:
+                raise
 
 
 @cache
@@ -276,34 +273,61 @@ def _check_version(uri: str) -> None:
 
 
 @overload
-def open_store(config: TrackingConfig, *, spool: Path | None = None, hooks: Hooks | None = None) -> Store: ...
+def open_store(config: TrackingConfig, *, record: Path | None = None, hooks: Hooks | None = None) -> Store: ...
 @overload
 def open_store(
-    config: TrackingConfig, *, create: bool, spool: Path | None = None, hooks: Hooks | None = None
+    config: TrackingConfig, *, create: bool, record: Path | None = None, hooks: Hooks | None = None
 ) -> Store | None: ...
 def open_store(
-    config: TrackingConfig, *, create: bool = True, spool: Path | None = None, hooks: Hooks | None = None
+    config: TrackingConfig, *, create: bool = True, record: Path | None = None, hooks: Hooks | None = None
 ) -> Store | None:
-    """The store of a configuration, with its database and experiment.
+    """Open the store of a configuration, with its database and experiment.
 
     Args:
-        create: whether to create what is missing; else None is given where it is missing.
-        spool: the folder that a server is written to through, of this server only; None to write to it directly.
-            What waits there from an earlier command is being delivered before anything is read; `settle` waits for it.
-        hooks: for the time that the store cannot be written to.
+        create: whether to create what is missing; else None is returned where it is missing.
+        record: the folder of the local record of a server; ignored for a database. Without it, a server can only be
+            read. With `create`, the store has a Replica, which is neither compared nor started yet; without, the store
+            is that of the local record if there is one, else that of the server.
+        hooks: for the time during which the store cannot be written to.
 
     Raises:
         InvalidValueError: names tracking.uri or tracking.experiment.
         UnavailableError: if another program has locked the database, and the command was interrupted.
         StorageFullError: if the disk is full.
-        SpoolInUseError: if another command has opened the folder.
+        RecordInUseError: if another process uses the local record.
     """
-    hooks, file = hooks or Hooks(), file_of(config.uri)
+    if record is not None and not is_database(config.uri):
+        return _open_record(config, create, record, hooks or Hooks())
+    return _open(config, create, hooks or Hooks())
+
+
+def _open_record(config: TrackingConfig, create: bool, folder: Path, hooks: Hooks) -> Store | None:
+    """Open the local record of a server."""
+    file = folder.resolve() / RECORD_FILE
+    known = file.exists()
+    server = _open(config, create, hooks)  # refused before anything is created here
+    if not create and not known:
+        return server
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    local = _open(replace(config, uri=f"sqlite:///{file}"), True, hooks, artifacts=file.parent / ROOT)
+    if server is None or local is None or not create:
+        return local
+    store = local.client._tracking_client.store
+    replica = Replica(Server(config.uri), server.experiment_id, store, local.writer, local.experiment_id, folder, hooks)
+    return replace(local, replica=replica)
+
+
+def _open(config: TrackingConfig, create: bool, hooks: Hooks, artifacts: Path | None = None) -> Store | None:
+    """Open a database or a server.
+
+    Args:
+        artifacts: where a new experiment keeps artifacts; None for MLflow's default.
+    """
+    file = file_of(config.uri)
     patiently = hooks.patience(f"the database {file}")
     patiently(lambda: _check(config))
     if not create and file is not None and not file.exists():
         return None
-    through = spooled(config.uri, spool, hooks) if spool and _is_server(config.uri) else None
     if file is not None and file.exists() and (moved := patiently(lambda: relocate_artifacts(file))):
         hooks.say(moved)
     try:
@@ -313,7 +337,10 @@ def open_store(
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None and not create:
             return None
-        experiment_id = _create(client, config.experiment) if experiment is None else experiment.experiment_id
+        if experiment is None:
+            experiment_id = _create(client, config.experiment, artifacts)
+        else:
+            experiment_id = experiment.experiment_id
     except (MlflowException, CommandError) as error:
         if any(isinstance(cause, UnavailableError) for cause in causes(error)):
             raise
@@ -323,11 +350,7 @@ def open_store(
         raise InvalidValueError("tracking.experiment", config.experiment, rule)
     if create and file is not None:
         sqlite3.connect(file, factory=WriteAheadConnection).close()  # the file keeps the mode
-    return Store(client, experiment_id, config.experiment, config.every, hooks, through, config.tags or {})
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return Store(client, experiment_id, config.experiment, config.every, hooks, tags=config.tags or {})
 
 
 def _create_database(file: Path) -> None:
@@ -346,36 +369,18 @@ def _client(uri: str, file: Path | None) -> MlflowClient:
     return client
 
 
-def _create(client: MlflowClient, name: str) -> str:
-    """A new experiment. Its client asks a server again whose reply was lost: the experiment may be there already."""
+def _create(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    """Create an experiment. MLflow's client retries after a lost reply: the experiment may exist already.
+
+    Args:
+        artifacts: where the experiment of a local record keeps artifacts; it also gets the id of the record.
+    """
     try:
+        if artifacts is not None:
+            return str(client.create_experiment(name, str(artifacts / "0"), {RECORD_TAG: uuid.uuid4().hex}))
         return str(client.create_experiment(name))
     except MlflowException:
         found = client.get_experiment_by_name(name)
         if found is None:
             raise
         return str(found.experiment_id)
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Let MLflow give up soon on a server that is not there; it tries again for minutes otherwise."""
-    limits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # a second between two tries, at most
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    transport = logging.getLogger("urllib3")
-    level = transport.level
-    transport.setLevel(logging.ERROR)  # its warnings would say again what the refusal says
-    try:
-        yield
-    finally:
-        transport.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

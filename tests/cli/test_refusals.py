@@ -123,7 +123,7 @@ from tests.conftest import ROOT, Answer
         (["study.storage=sqlite:///a.db", "tracking.uri=sqlite:///./a.db"], "must be another database than"),
         (["tracking.uri=http://u:secret@127.0.0.1:9"], "tracking.uri=http://u:***@127.0.0.1:9: cannot be used"),
         (["--cfg", "job", "--multirun"], "--cfg=given: no such flag"),
-        (["mode=fly"], "mode=fly: must be one of search, train, compare, preview, report, ui"),
+        (["mode=fly"], "mode=fly: must be one of search, train, compare, preview, report, ui, sync"),
         (["schedule.decay_rate=-1"], "schedule.decay_rate=-1: must be a finite number > 0 and <= 1"),
         (["schedule.decay_rate=nan"], "schedule.decay_rate=nan: must be a finite number"),
         (["schedule.decay_steps=0"], "schedule.decay_steps=0: must be an integer >= 1"),

@@ -1,4 +1,4 @@
-"""Stores to record into: a local database, and a server in front of one."""
+"""Stores to record into: a local database, and a server that is brought up to date with a local record."""
 
 import socket
 from collections.abc import Iterator
@@ -22,21 +22,16 @@ def uris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         patch.chdir(folder)
         port = free_port()
         with serving(f"sqlite:///{folder}/server.db", port):
-            yield {"database": f"sqlite:///{folder}/local.db", "server": f"http://127.0.0.1:{port}"}
-
-
-@pytest.fixture(params=["database", "server"])
-def tracking(request: pytest.FixtureRequest, uris: dict[str, str]) -> TrackingConfig:
-    """An experiment of its own in either kind of store."""
-    return TrackingConfig(uris[request.param], request.node.name)
+            files = {"database": f"sqlite:///{folder}/local.db", "of the server": f"sqlite:///{folder}/server.db"}
+            yield {**files, "server": f"http://127.0.0.1:{port}"}
 
 
 @pytest.fixture
-def store(tracking: TrackingConfig) -> Store:
-    return open_store(tracking)
-
-
-@pytest.fixture
-def database(uris: dict[str, str], request: pytest.FixtureRequest) -> Store:
+def store(uris: dict[str, str], request: pytest.FixtureRequest) -> Store:
     """An experiment in a database that this process opens itself."""
     return open_store(TrackingConfig(uris["database"], request.node.name))
+
+
+@pytest.fixture
+def database(store: Store) -> Store:
+    return store

@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 Plan = Callable[[str], str]
 """Path of a request -> what becomes of it.
 
-`forward`; `refuse`: closed unread; `lose`: carried out, the reply is not passed on; `500`, `503`: not carried out;
-`delay`: carried out after a moment; `hang`: neither carried out nor answered while its client waits; `late`: carried
-out when its client has given up.
+`forward`; `refuse`: closed unread; `lose`: carried out, the reply is not passed on; `400`: MLflow refuses it; `500`,
+`503`: not carried out; `delay`: carried out after a moment; `hang`: neither carried out nor answered while its client
+waits; `late`: carried out when its client has given up.
 """
 
+INVALID = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "too long"}'
 DELAY = 0.02
 """Seconds of a delay."""
 GIVEN_UP = 1.5
@@ -62,6 +63,12 @@ class Proxy:
                     fate = proxy.plan(self.path)
                     proxy.fates[fate] += 1
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if fate == "400":
+                    self.send_response(400)
+                    self.send_header("Content-Length", str(len(INVALID)))
+                    self.end_headers()
+                    self.wfile.write(INVALID)
+                    return
                 if fate in ("500", "503"):
                     self.send_error(int(fate))
                     return

@@ -13,8 +13,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import select
 
 from sweep.tracking import MlflowReader, MlflowRecorder, Store, bulk
-from sweep.tracking.bulk import Change, DatabaseWriter, Points
-from sweep.tracking.server import ClientWriter
+from sweep.tracking.bulk import Change, Points
 from tests.tracking.test_recorder import describe, study_run, train, trial
 
 ODD = [0.1, -0.0, 5e-324, np.nan, np.inf, -np.inf, 1.7e308, np.nan]
@@ -78,9 +77,15 @@ def test_any_number_at_any_step_is_read_back_as_from_log_batch(
         points("none", [], []),
     ]
     runs = []
-    for writer in (database.writer, ClientWriter(database.client)):
+    for in_bulk in (True, False):
         run_id = database.writer.create(database.experiment_id, "odd", {}, {})
-        writer.write([Change(run_id, given)])
+        if in_bulk:
+            database.writer.write([Change(run_id, given)])
+        else:
+            for one in given:
+                columns = zip(*(column.tolist() for column in one.columns), strict=True)
+                metrics = [Metric(one.key, value, at, step) for step, at, value in columns]
+                database.client.log_batch(run_id, metrics=metrics)
         runs.append(run_id)
     for one in given:
         found = history(database, runs[0], one.key)
@@ -140,7 +145,6 @@ def test_a_run_that_was_deleted_is_not_written_to(store: Store) -> None:
 
 
 def test_a_run_ends_and_goes_on(store: Store) -> None:
-    """MLflow has no request that takes the end of a run away: that of one that goes on is kept by a server."""
     run_id = store.writer.create(store.experiment_id, "name", {}, {})
     for status in ("FAILED", "RUNNING", "KILLED", "RUNNING", "FINISHED"):
         store.writer.write([Change(run_id, status=status)])
@@ -148,7 +152,7 @@ def test_a_run_ends_and_goes_on(store: Store) -> None:
         assert info.status == status
         if status != "RUNNING":
             assert info.end_time >= info.start_time
-        elif isinstance(store.writer, DatabaseWriter):
+        else:
             assert info.end_time is None
 
 
@@ -172,11 +176,6 @@ def test_of_a_long_run_no_more_steps_are_read_than_are_asked_for(database: Store
         "loss": [],
         "late": [0, 7],
     }
-
-
-def test_a_server_gets_its_rows_in_batches_and_a_database_in_one(store: Store) -> None:
-    expected = ClientWriter if store.client.tracking_uri.startswith("http") else DatabaseWriter
-    assert type(store.writer) is expected
 
 
 def failing(after: int, function: Callable[..., None]) -> Callable[..., None]:

@@ -105,7 +105,6 @@ def test_finals_stand_below_the_comparison_and_their_results_on_it(store: Store)
 def test_a_final_that_was_killed_before_it_was_whole_is_trained_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server has its rows, and its result on the comparison; a database has nothing: neither has its end."""
 
     def killed(*given: object) -> None:
         raise KeyboardInterrupt
@@ -114,7 +113,6 @@ def test_a_final_that_was_killed_before_it_was_whole_is_trained_again(
     study = tuned(store, run, "cosine", 0.5)
     run.compares({("digits", "cosine"): study.run_id})
     with monkeypatch.context() as patch:
-        patch.setattr(type(store.client), "set_terminated", killed)
         patch.setattr(bulk, "_write_tags", killed)
         with pytest.raises(KeyboardInterrupt):
             train(MlflowRecorder(store, describe, finals(store, run, study, winner=0)), 1, 0.1)

@@ -1,22 +1,17 @@
 """The record of a trial is read back for its duplicates and recorded again, by a later command too."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
-from sweep.config import TrackingConfig
 from sweep.core import Description, Evaluation, Progress, Result, Rows, Status, Trial
 from sweep.schedules import Event
-from sweep.tracking import Hooks, MlflowReader, MlflowRecorder, Store, open_store
-from sweep.tracking.rest import Server
-from tests.tracking.proxy import forward, proxying
+from sweep.tracking import MlflowReader, MlflowRecorder, Store
 from tests.tracking.test_recorder import study_run, trial
-from tests.tracking.test_spool import no_answer
 
 Training = Callable[[], list[Progress]]
 """What an engine gave of a trial, from its start to its end."""
@@ -241,49 +236,24 @@ def test_a_duplicate_of_a_later_command_is_played_back_from_the_trial_that_was_t
         assert metrics(store, run_id)["lr"] == [(step, 0.1 / (step + 1)) for step in range(1200)]
 
 
-@pytest.mark.parametrize("fate", ["refuse", "500"])
-def test_a_trial_whose_duplicate_cannot_be_read_is_trained(
-    uris: dict[str, str], request: pytest.FixtureRequest, fate: str
-) -> None:
-    """Without waiting for minutes; and once it can be read again, it is."""
+def test_a_trial_whose_duplicate_cannot_be_read_is_trained(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once it can be read again, it is."""
     said: list[str] = []
-    with proxying(uris["server"]) as proxy:
-        store = open_store(TrackingConfig(proxy.uri, request.node.name), hooks=Hooks(said.append))
-        recorder = recorder_of(store, "aaa")
-        train(recorder, 0)
-        recorder.open(trial(1))
-        for path in ("runs/get", "metrics/get-history"):
-            proxy.plan = lambda asked, path=path: fate if path in asked else "forward"  # type: ignore[misc]
-            began = time.monotonic()
-            assert recorder.duplicate_of(trial(1)) is None
-            assert time.monotonic() - began < 10
-        take(recorder, 1, complete())
-        proxy.plan = forward
-        recorder.open(trial(2))
-        assert_same(replayed(recorder, 2), complete())
-    assert [text.partition("(")[0] for text in said] == [
-        "trial 1 is trained: the record of its duplicate, trial 0, cannot be read "
-    ] * 2
+    store.hooks.say = said.append
+    recorder = recorder_of(store, "aaa")
+    train(recorder, 0)
+    recorder.open(trial(1))
 
+    def fails(*given: object) -> None:
+        raise MlflowException("no such run")
 
-def test_a_duplicate_whose_run_was_created_late_is_played_back_once_it_is_delivered(
-    uris: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(TrackingConfig(uris["server"], request.node.name), spool=tmp_path / "spool")
-    assert store.spool is not None
-    try:
-        recorder = recorder_of(store, "aa")
-        assert store.settle(20) == 0
-        recorder = recorder_of(store, "aa")
-        with monkeypatch.context() as patch:
-            patch.setattr(Server, "_request", no_answer)
-            assert train(recorder, 0).startswith("spooled:")
-            recorder.open(trial(1))
-            assert recorder.duplicate_of(trial(1)) is None
-        assert store.settle(20) == 0
-        assert_same(replayed(recorder, 1), complete())
-    finally:
-        store.spool.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store.client), "get_run", fails)
+        assert recorder.duplicate_of(trial(1)) is None
+    take(recorder, 1, complete())
+    recorder.open(trial(2))
+    assert_same(replayed(recorder, 2), complete())
+    assert said == ["trial 1 is trained: the record of its duplicate, trial 0, cannot be read (no such run)"]
 
 
 def test_a_trial_is_not_its_own_duplicate(store: Store) -> None:

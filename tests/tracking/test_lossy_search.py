@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweep.config import TrackingConfig
-from sweep.tracking import delivery, open_store
+from sweep.tracking import open_store, replica
 from tests.conftest import SMALL, Answer
 from tests.tracking.proxy import Proxy, faults, proxying
 
@@ -41,8 +41,8 @@ def test_a_search_whose_server_loses_replies_is_recorded_as_any_other(
     sweep: Callable[..., Answer], uris: dict[str, str], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two thirds of what is written are lost, delayed or refused; what is read at the beginning and the end is not."""
-    monkeypatch.setattr(delivery, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(replica, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(replica, "LONGEST_PAUSE_SECONDS", 0.05)
     command = [*SMALL, *OFTEN]
     whole = sweep(*command, f"tracking.uri={uris['server']}", "tracking.experiment=whole", "study.name=a")
     assert whole.status == 0, whole.err

@@ -11,7 +11,7 @@ import pytest
 from sweep.core import Description, Evaluation, Failure, Result, Rows, Status, Trial
 from sweep.errors import InvalidValueError, RemovedError
 from sweep.schedules import Event
-from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run, server
+from sweep.tracking import MlflowReader, MlflowRecorder, Store, StudyRun, TrainingRuns, bulk, recorded_run
 from sweep.tracking.bulk import Change, Points, point
 from sweep.tracking.open_run import OpenRun
 
@@ -144,9 +144,8 @@ def test_a_run_that_goes_on_has_every_point_once(
         first.flush(trial(0))
     elif flushed == "in part":
         with monkeypatch.context() as patch:
-            patch.setattr(server, "METRICS_AT_ONCE", 3)
             patch.setattr(bulk, "ROWS_AT_ONCE", 3)
-            cut_short(store, patch)
+            cut_short(patch)
             with pytest.raises(KeyboardInterrupt):
                 first.flush(trial(0))
     first.record(updates(23, 30))  # no checkpoint has these
@@ -203,21 +202,14 @@ def test_of_a_run_that_goes_on_only_what_may_come_again_is_read(store: Store, mo
     assert [step for step, _ in found["val_loss"]] == [10, 20, 21, 23]
 
 
-def cut_short(store: Store, patch: pytest.MonkeyPatch) -> None:
-    """Let the process be killed after a part of what it writes: a server has that part, a database nothing."""
-    log_batch, latest = store.client.log_batch, bulk._write_latest
-    calls = iter(range(100))
-
-    def second_fails(*given: object, **keys: object) -> None:
-        if next(calls):
-            raise KeyboardInterrupt
-        log_batch(*given, **keys)
+def cut_short(patch: pytest.MonkeyPatch) -> None:
+    """Let the process be killed within the transaction that it writes."""
+    latest = bulk._write_latest
 
     def fails(*given: object) -> None:
         latest(*given)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    patch.setattr(store.client, "log_batch", second_fails)
     patch.setattr(bulk, "_write_latest", fails)
 
 
@@ -431,8 +423,7 @@ def test_values_of_a_trial_that_were_edited_count_as_missing(database: Store, te
 def test_of_several_runs_that_were_left_one_is_used_and_the_others_are_deleted(store: Store) -> None:
     parent = study_run(store)
     tags = {**describe(trial(0)).tags, **parent.child_tags(trial(0))}
-    keys = [{"sweep.key": f"{tags['sweep.key']}.{i}"} for i in range(3)]
-    left = [store.writer.create(store.experiment_id, "000", tags | key, {}) for key in keys]
+    left = [store.writer.create(store.experiment_id, "000", tags, {}) for _ in range(3)]
     store.writer.write([Change(left[2], [point("lr", 0, 1, 0.1)])])
     recorder = MlflowRecorder(store, describe, parent)
     recorder.open(trial(0))
@@ -488,7 +479,6 @@ def test_params_tags_and_artifacts_are_recorded(store: Store, tmp_path: object) 
     assert len(run.data.params) == 121
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("sweep.")}
     expected = {"kind": "trial", "trial": "3", "status": "complete", "half_life": "12.5", "curve": "abc"}
-    expected["key"] = f"{parent.run_id}.3"
     assert tags == {f"sweep.{key}": value for key, value in expected.items()}
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert {f.path for f in store.client.list_artifacts(run.info.run_id)} == {"config.yaml", "curve.svg"}
@@ -619,7 +609,7 @@ def test_a_single_training_has_no_parent(store: Store) -> None:
     train(recorder, 0)
     tags = store.client.get_run(recorder.run_id(trial(0))).data.tags
     assert tags["sweep.kind"] == "train"
-    assert tags["sweep.key"].startswith("digits-mlp.")
+    assert tags["sweep.key"] == "digits-mlp"
     assert "mlflow.parentRunId" not in tags
     assert [t.run_id for t in MlflowReader(store).trainings()] == [recorder.run_id(trial(0))]
 
