@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, Answer
+from tests.conftest import SMALL, Answer, long
 from tests.faults.harness import Zygote
 from tests.test_main_job import runs
 from tests.tracking.conftest import free_port
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGINT, long(signal.SIGTERM)], ids=str)
 def test_it_serves_until_interrupted_with_links_into_the_record(
     sweep: Callable[..., Answer], zygote: Zygote, folder: Path, number: int
 ) -> None:
