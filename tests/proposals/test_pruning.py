@@ -9,7 +9,6 @@ import pytest
 from sweep.core import Evaluation, Result, Status, Trial
 from sweep.proposals import OptunaProposer
 from sweep.schedules import Event
-from tests.conftest import diagonal
 from tests.proposals.test_proposals import plan, proposer
 
 PRUNERS = ["median", "percentile", "asha", "hyperband"]
@@ -91,9 +90,8 @@ def test_after_its_event_a_warmup_has_ended(tmp_path: Path) -> None:
         assert source.should_prune(trial, happened) is (step == 60)
 
 
-@pytest.mark.parametrize(
-    ("name", "killed"), diagonal(PRUNERS, ["before all of it is kept", "between decision and note", "after both"])
-)
+@pytest.mark.parametrize("killed", ["before all of it is kept", "between decision and note", "after both"])
+@pytest.mark.parametrize("name", PRUNERS)
 def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
     tmp_path: Path, name: str, killed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
