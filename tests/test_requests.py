@@ -36,6 +36,8 @@ def configured(arguments: list[str]) -> DictConfig:
     ("builder", "arguments", "said"),
     [
         (build.ui_config, ["+ui.x=1"], "ui.x=1: no such key; ui has port"),
+        (build.ui_config, ["ui.port=99999"], "ui.port=99999: must be an integer >= 1 and <= 65535"),
+        (build.ui_config, ["ui.port=0"], "ui.port=0: must be an integer >= 1 and <= 65535"),
         (build.ui_config, ["ui.port=abc", "mode=train"], "ui.port=abc: must be an integer >= 1 and <= 65535"),
         (
             build.run_config,

@@ -35,14 +35,6 @@ def test_it_serves_until_interrupted_with_links_into_the_record(
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in command.said
 
 
-@pytest.mark.parametrize("port", ["99999", "0", "http"])
-def test_what_is_no_port_is_refused(sweep: Callable[..., Answer], port: str) -> None:
-    assert sweep(*SMALL, "mode=train").status == 0
-    answer = sweep("mode=ui", f"ui.port={port}")
-    assert answer.status == 2
-    assert answer.err == f"sweep: ui.port={port}: must be an integer >= 1 and <= 65535\n"
-
-
 def test_it_can_be_interrupted_while_it_starts(sweep: Callable[..., Answer], zygote: Zygote, folder: Path) -> None:
     assert sweep(*SMALL, "mode=train").status == 0
     command = zygote.start(folder, ["mode=ui", f"ui.port={free_port()}"])
