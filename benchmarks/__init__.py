@@ -1,1 +1,1 @@
-"""What the speed claims are measured with: `make bench`, `make bench-gpu`."""
+"""Measures the speed claims: `make bench`, `make bench-gpu`."""

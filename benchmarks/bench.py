@@ -1,6 +1,6 @@
-"""What the speed claims are measured with, on the CPU: `make bench`.
+"""Measures the speed claims on the CPU: `make bench`.
 
-Every figure compares contenders that take turns within one run, because machines differ, and are busy at times.
+Every figure compares two programs that run in turns, because machines differ and may be busy with something else.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from models.mlp import MLP
 
 Contender = TypeVar("Contender")
 Measure = Callable[[int], Figure]
-"""Takes the number of rounds."""
+"""A function that takes the number of rounds and returns a figure."""
 
 CPU = "train.device=cpu"
 COMPILED = "train.compile=true"
@@ -35,14 +35,14 @@ WHOLE_STEPS, WHOLE_TRIALS, PEER_TRIALS = 500, 64, 16
 
 
 def say(text: str) -> None:
-    """Show how far it is."""
+    """Print a line about the progress."""
     print(f"  {text}", flush=True)
 
 
 def between(
     contender: Callable[[], Contender], baseline: Callable[[], float], rounds: int
 ) -> list[tuple[Contender, float]]:
-    """The contender's rounds, each with the mean of the baseline right before and right after it."""
+    """Return the results of the contender, each with the mean of the baseline immediately before and after it."""
     taken, before = [], baseline()
     for _ in range(rounds):
         own = contender()
@@ -54,22 +54,22 @@ def between(
 
 @cache
 def plain_loop(model: str) -> plain.Loop:
-    """The plain loop of a model, ready to be timed."""
+    """Return the plain loop of a model."""
     build = partial({"mlp": MLP, "cnn": CNN}[model], input_shape=(1, 8, 8), n_outputs=10)
     loop = plain.Loop(partial(plain.train, build, plain.digits()))
     say(f"the plain loop of the {model} is fastest with {loop.threads} threads")
     return loop
 
 
-def shown_speed(loop: plain.Loop, steps: int) -> float:
-    """The speed of a loop, said."""
+def measured_speed(loop: plain.Loop, steps: int) -> float:
+    """Measure, print and return the speed of a loop, updates/s."""
     speed = loop.speed(steps)
     say(f"plain loop: {speed:,.0f} updates/s")
     return speed
 
 
-def shown_sweep(*overrides: str) -> Run:
-    """A run of the command, said."""
+def measured_sweep(*overrides: str) -> Run:
+    """Run a command, print its speed, and return the run."""
     run = sweep(*overrides)
     said = f"{run.engine}: {run.engine.speed:,.0f} updates/s, {run.engine.busy:.0%} busy; start-up {run.startup:.1f} s"
     say(f"{said}, of it {run.engine.prepared:.1f} s prepared; whole command {run.wall:.1f} s")
@@ -77,12 +77,12 @@ def shown_sweep(*overrides: str) -> Run:
 
 
 def from_first_update(run: Run) -> float:
-    """Updates a second, from the first one until everything was recorded."""
+    """Return the updates/s from the first update until everything was recorded."""
     return run.engine.speed
 
 
 def whole_command(run: Run) -> float:
-    """Updates a second of the whole command."""
+    """Return the updates/s of the whole command, with start-up and report."""
     return run.engine.updates / run.wall
 
 
@@ -94,8 +94,8 @@ def against(
     rate: Callable[[Run], float] = from_first_update,
     name: str = "plain",
 ) -> tuple[float, str, str]:
-    """The median ratio of a command to a loop; its start-up; what the ratio is made of."""
-    taken = between(lambda: shown_sweep(*overrides), lambda: shown_speed(loop, steps), rounds)
+    """Return the median ratio of a command's speed to a loop's, the command's start-up, and the measured speeds."""
+    taken = between(lambda: measured_sweep(*overrides), lambda: measured_speed(loop, steps), rounds)
     ratios = [rate(run) / speed for run, speed in taken]
     runs = [run for run, _ in taken]
     startup = f"{median(run.startup for run in runs):.1f} s, of it {median(run.engine.prepared for run in runs):.1f} s"
@@ -105,12 +105,12 @@ def against(
 
 
 def listed(ratios: Sequence[float]) -> str:
-    """The ratio of every round."""
+    """Return the ratios of all rounds as a text."""
     return ", ".join(map(table.number, ratios))
 
 
 def serial(rounds: int) -> Figure:
-    """The serial engine with every update recorded."""
+    """Measure the serial engine with every update recorded."""
     overrides = ("engine=serial", "train.steps=1000", "study.n_trials=32", "sampler=random", CPU)
     value, startup, detail = against(plain_loop("mlp"), 1000, overrides, rounds)
     measure = "serial engine, mlp, everything recorded, against the plain loop that records nothing"
@@ -118,7 +118,7 @@ def serial(rounds: int) -> Figure:
 
 
 def large(rounds: int) -> Figure:
-    """The serial engine on 60,000 pictures of bytes."""
+    """Measure the serial engine on 60,000 images of bytes."""
     build = partial(MLP, input_shape=(1, 28, 28), n_outputs=10)
     loop = plain.Loop(partial(plain.train, build, fashion.data()))
     of_pictures = ("dataset._target_=benchmarks.fashion.arrays", "dataset.standardize=true", "trusted=[benchmarks]")
@@ -129,7 +129,7 @@ def large(rounds: int) -> Figure:
 
 
 def augment(rounds: int) -> Figure:
-    """A convolutional network on 60,000 pictures of bytes, with crops and flips."""
+    """Measure a convolutional network on 60,000 images of bytes, with crops and flips."""
     build = partial(CNN, input_shape=(1, 28, 28), n_outputs=10, channels=[32, 64], hidden=128)
     loop = plain.Loop(partial(plain.train, build, fashion.data(), augment=plain.crop_flip))
     of_pictures = ("dataset._target_=benchmarks.fashion.arrays", "dataset.standardize=true", "trusted=[benchmarks]")
@@ -141,7 +141,7 @@ def augment(rounds: int) -> Figure:
 
 
 def gpt_text(rounds: int) -> Figure:
-    """The recipe of a small GPT, two trials of 500 updates."""
+    """Measure the recipe of a small GPT, two trials of 500 updates."""
     data = language.text()
     build = partial(GPT, input_shape=(language.BLOCK,), n_outputs=data.vocabulary)
     loop = plain.Loop(lambda rates, seed: language.train(build, data, language.curve(len(rates)), seed))
@@ -152,23 +152,23 @@ def gpt_text(rounds: int) -> Figure:
 
 
 def empty_loop(rounds: int) -> Figure:
-    """A step of a loop of the user's that does nothing but report."""
+    """Measure a step of a user's loop that does nothing but report."""
     taken = between(loops.with_sweep, loops.without, rounds)
-    own, without = median(own for own, _ in taken), median(plainly for _, plainly in taken)
+    own, without = median(own for own, _ in taken), median(other for _, other in taken)
     detail = f"{own:.1f} µs against {without:.2f} µs; rounds {listed([own for own, _ in taken])}"
     measure = f"a step of an empty loop of the user's; to reach: 3 times the {without:.2f} µs without sweep + 20 µs"
     return Figure("loop", measure, own, round(3 * without + 20, 1), unit="µs", at_most=True, detail=detail)
 
 
 def recording(rounds: int) -> Figure:
-    """Rows a second of the bulk recording by itself, which read back must be what was given."""
-    from benchmarks.recording import measure  # it imports MLflow, for seconds, which only this measure needs
+    """Measure the rows/s of bulk recording alone; what is read back must equal what was recorded."""
+    from benchmarks.recording import measure  # it imports MLflow, which takes seconds and only this measure needs
 
     found: list[float] = []
     for _ in range(rounds):
         rows, equal = measure()
         if not equal:
-            raise RuntimeError(f"what was read back differs from what was recorded: {rows}")
+            raise RuntimeError(f"the recorded rows differ from what is read back: {rows}")
         (_, rate, compared), *others = rows
         say(f"{rate}, {compared}")
         found.append(float(rate.split()[0].replace(",", "")))
@@ -178,21 +178,21 @@ def recording(rounds: int) -> Figure:
 
 
 def fused(rounds: int) -> Figure:
-    """The fused engine on the mlp, from the first update on; its updates are compiled before, which takes longer."""
+    """Measure the fused engine on the mlp from the first update on, without the time to compile the updates."""
     value, startup, detail = against(plain_loop("mlp"), 1000, ("engine=fused", COMPILED, *FULL, CPU), rounds)
     measure = "fused engine, compiled, mlp, 256 trials of 1000 updates, everything recorded, against the plain loop"
     return Figure("fused", measure, value, 4, startup=startup, detail=detail)
 
 
 def whole(rounds: int) -> Figure:
-    """The same as a user gets it: `engine=auto`, from calling the command until it has ended."""
+    """Measure the same with the default `engine=auto`, from the start of the command to its end."""
     value, startup, detail = against(plain_loop("mlp"), 1000, (*FULL, CPU), rounds, rate=whole_command)
     measure = "the same, whole command, against the updates alone of the plain loop"
     return Figure("whole", measure, value, 2, startup=f"included: {startup}", detail=detail)
 
 
 def cnn(rounds: int) -> Figure:
-    """The fused engine on the cnn, compiled before the first update."""
+    """Measure the fused engine on the cnn, compiled before the first update."""
     overrides = ("engine=fused", COMPILED, "model=cnn", "train.steps=500", "study.n_trials=64", "sampler=random", CPU)
     value, startup, detail = against(plain_loop("cnn"), 500, overrides, rounds)
     measure = "fused engine, compiled, cnn, 64 trials of 500 updates, everything recorded, against the plain loop"
@@ -200,7 +200,7 @@ def cnn(rounds: int) -> Figure:
 
 
 def peer_figure(rounds: int) -> Figure:
-    """The whole command against hydra-optuna-sweeper with mlflow.log_metric; one round less, because it takes long."""
+    """Compare the whole command with hydra-optuna-sweeper and mlflow.log_metric, in one round less to save time."""
     python, threads = peer.environment(), plain_loop("mlp").threads
     ours = (f"train.steps={WHOLE_STEPS}", f"study.n_trials={WHOLE_TRIALS}", CPU)
 
@@ -209,7 +209,7 @@ def peer_figure(rounds: int) -> Figure:
         say(f"peer: {timing.wall:.1f} s for {PEER_TRIALS} trials, of it {timing.startup:.1f} s start-up")
         return timing
 
-    taken = between(theirs, lambda: shown_sweep(*ours).wall, max(1, rounds - 1))
+    taken = between(theirs, lambda: measured_sweep(*ours).wall, max(1, rounds - 1))
     ratios = [timing.scaled(WHOLE_TRIALS) / wall for timing, wall in taken]
     scaled, wall = median(timing.scaled(WHOLE_TRIALS) for timing, _ in taken), median(wall for _, wall in taken)
     measured = median(timing.wall for timing, _ in taken)
@@ -225,12 +225,12 @@ def peer_figure(rounds: int) -> Figure:
 
 
 def proposals(rounds: int) -> Figure:
-    """What the device waits for the sampler; and, to compare, what all calls of the proposer take for one trial."""
+    """Measure how long the device waits for the sampler, and how long all calls of the proposer take for a trial."""
     from benchmarks.proposals import measure
 
     of_500 = ("study.n_trials=500", "sampler=tpe", CPU)
-    runs = [shown_sweep("train.steps=1000", *of_500) for _ in range(rounds)]
-    shorter = shown_sweep("train.steps=600", *of_500).engine
+    runs = [measured_sweep("train.steps=1000", *of_500) for _ in range(rounds)]
+    shorter = measured_sweep("train.steps=600", *of_500).engine
     parts = [100 * run.engine.waited / run.engine.seconds for run in runs]
     waited, seconds = median(run.engine.waited for run in runs), median(run.engine.seconds for run in runs)
     (row,) = measure(samplers=["tpe"], sizes=[500])
@@ -251,12 +251,12 @@ def proposals(rounds: int) -> Figure:
 def start(
     key: str, measure: str, arguments: Sequence[str], target: float, status: int = 0, until: str | None = None
 ) -> Measure:
-    """Return the measure of how long a command takes, in multiples of its libraries' imports.
+    """Return a measure of a command's time, relative to the time in which Python imports its libraries.
 
     Args:
-        arguments: `{number}` in them becomes another number for each call.
-        status: exit status of the command.
-        until: beginning of the line of output that ends the time; None for the whole command.
+        arguments: arguments in which `{number}` is replaced by a different number for each call.
+        status: required exit status of the command.
+        until: beginning of the line of output at which the time ends; None for the whole command.
     """
 
     def taken(rounds: int) -> Figure:
@@ -268,7 +268,7 @@ def start(
 
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            call()  # not counted: databases and caches are created
+            call()  # not measured: this call creates databases and caches
             pairs = between(call, startup.imports, rounds)
         ratios = [own / imports for own, imports in pairs]
         own, imports = median(own for own, _ in pairs), median(imports for _, imports in pairs)
@@ -282,10 +282,10 @@ LONG_SEARCH = (CPU, "engine=fused", "sampler=random", "study.n_trials=4096", "st
 
 
 def taking_over(key: str, measure: str, target: float, since: str, until: str, compiled_before: bool) -> Measure:
-    """Return the measure of the seconds between two lines of a search with the fused engine.
+    """Return a measure of the seconds between two lines of output of a search with the fused engine.
 
     Args:
-        compiled_before: whether the first search, which is not counted, has compiled the update for the others.
+        compiled_before: whether an additional first search, which is not measured, compiles the update for the others.
     """
 
     def taken(rounds: int) -> Figure:
@@ -357,7 +357,7 @@ MEASURES: Mapping[str, Measure] = {
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """Keep one core busy with a process that computes without end."""
+    """Keep one core busy within the context."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -367,7 +367,7 @@ def busy_process() -> Iterator[None]:
 
 
 def report(machine: str, measures: Mapping[str, Measure], order: Sequence[str], options: argparse.Namespace) -> int:
-    """Take the measures, show and keep their figures; 1 if one could not be taken. To be short is no error."""
+    """Take the measures, and print and store the figures. Return 1 if a measure failed."""
     with busy_process() if options.busy else nullcontext():
         return _report(machine + table.BUSY if options.busy else machine, measures, order, options.rounds)
 
@@ -381,7 +381,7 @@ def _report(machine: str, measures: Mapping[str, Measure], order: Sequence[str],
         print(f"{name} ({time.perf_counter() - began:.0f} s)", flush=True)
         try:
             figure = measure(rounds)
-        except Exception:  # the other measures are worth taking all the same
+        except Exception:  # continue with the other measures
             traceback.print_exc()
             failed.append(name)
             continue
@@ -395,8 +395,8 @@ def _report(machine: str, measures: Mapping[str, Measure], order: Sequence[str],
     return 1 if failed else 0
 
 
-def asked(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
-    """What the command line asks for: `only` (names), `rounds`."""
+def parsed_options(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--only", nargs="+", choices=list(known), default=list(known), metavar="NAME", help=", ".join(known)
@@ -404,15 +404,17 @@ def asked(description: str, known: Mapping[str, Measure]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison; its median counts (3)")
     parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile; figures of their own")
     parser.add_argument("--no-peer", action="store_true", help="leave out the measure that needs another environment")
-    parser.add_argument("--readme", action="store_true", help="measure nothing; put the kept figures into README.md")
+    parser.add_argument(
+        "--readme", action="store_true", help="measure nothing; write the stored figures into README.md here"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
-    """The CPU's measures."""
-    options = asked("Measure the speed claims on the CPU.", MEASURES)
+    """Take the measures on the CPU."""
+    options = parsed_options("Measure the speed claims on the CPU.", MEASURES)
     if options.readme:
-        table.refresh(Path(table.ROOT, "README.md"))
+        table.refresh(Path(table.ROOT, "benchmarks", "README.md"))
         return 0
     chosen = {name: MEASURES[name] for name in options.only if not (options.no_peer and name == "peer")}
     return report(table.cpu(), chosen, list(MEASURES), options)

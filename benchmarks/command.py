@@ -1,4 +1,4 @@
-"""A whole command of sweep, run as a user runs it, and what it says of its own speed."""
+"""Runs a command of sweep as a user does, and reads the speed that it reports."""
 
 import json
 import os
@@ -17,14 +17,14 @@ TIMEOUT = 900
 
 @dataclass(frozen=True)
 class Engine:
-    """What a search says of its engine, the tag `sweep.engine` of the study's run.
+    """The statistics of the engine in the tag `sweep.engine` of the study's run.
 
     Args:
         name: serial, fused.
         slots: trials in one training step.
         compiled: whether the step was compiled.
-        why: this engine and these slots.
-        prepared: seconds of building, probing and compiling before the first update.
+        why: why this engine and these slots were chosen.
+        prepared: seconds for building, measuring and compiling before the first update.
         updates: of all trials.
         seconds: from the first update until everything was recorded.
         busy: part of the slots' updates that trained a trial, 0..1.
@@ -43,7 +43,7 @@ class Engine:
 
     @property
     def speed(self) -> float:
-        """Updates a second, from the first one until everything was recorded."""
+        """Return the updates/s from the first update until everything was recorded."""
         return self.updates / self.seconds
 
     def __str__(self) -> str:
@@ -53,11 +53,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Run:
-    """A command that was run.
+    """The times of a command.
 
     Args:
-        wall: its seconds, from calling it until it had ended.
-        engine: what it says of its engine.
+        wall: seconds from the start of the command to its end.
+        engine: statistics of its engine.
     """
 
     wall: float
@@ -65,21 +65,21 @@ class Run:
 
     @property
     def startup(self) -> float:
-        """Seconds that were not between the first update and the last thing recorded: imports, compiling, report."""
+        """Return the seconds for imports, compiling and the report, which are not part of `engine.seconds`."""
         return self.wall - self.engine.seconds
 
 
 def environment(folder: str) -> dict[str, str]:
-    """Return the environment of a command in a folder, where nothing was compiled before."""
+    """Return the environment of a command in a folder, with empty caches of compiled code."""
     caches = {name: str(Path(folder, "compiled")) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
     return {**os.environ, **caches, "PYTHONPATH": str(ROOT)}
 
 
 def sweep(*overrides: str) -> Run:
-    """Run `python -m sweep` in an empty folder, with nothing compiled before, and check that all is recorded.
+    """Run `python -m sweep` in an empty folder with empty caches, and check that everything is recorded.
 
     Raises:
-        RuntimeError: if it fails, or MLflow does not hold the rate and the loss of every update.
+        RuntimeError: if it fails, or MLflow does not have the rate and the loss of every update.
     """
     with tempfile.TemporaryDirectory() as folder:
         environ = environment(folder)
@@ -94,7 +94,7 @@ def sweep(*overrides: str) -> Run:
 
 
 def recorded(database: Path) -> Engine:
-    """The engine of the only study in an MLflow database, which must hold every update of it.
+    """Return the statistics of the engine of the only study in an MLflow database, which must have all its updates.
 
     Raises:
         RuntimeError: if there is no such tag, or rows are missing.

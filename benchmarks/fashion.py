@@ -1,4 +1,4 @@
-"""Fashion-MNIST of the Debian package dataset-fashion-mnist: 60,000 pictures of 28 x 28 bytes, and 10,000 to test."""
+"""Loads Fashion-MNIST of the package dataset-fashion-mnist: 60,000 images of 28 x 28 bytes, and 10,000 to test."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from benchmarks.plain import Data
 from sweep.data.sources import fashion_mnist
 
 VAL = 10_000
-"""The number of pictures in the validation split: the last ones of the 60,000."""
+"""Number of images in the validation split, which are the last of the 60,000."""
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -18,7 +18,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def data() -> Data:
-    """Return what a plain loop holds: pictures in single precision, each pixel with mean 0 and deviation 1."""
+    """Return the data of a plain loop: float32 images, each pixel with mean 0 and standard deviation 1."""
     found = arrays()
     x = found["x_train"].astype(np.float32)
     mean, deviation = x.mean(0), x.std(0)

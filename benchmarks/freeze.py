@@ -1,6 +1,6 @@
-"""Save what commands print and record, so that two checkouts can be compared to the last digit.
+"""Saves what commands print and record, so that two checkouts can be compared to the last digit.
 
-A change that is not meant to alter numbers is checked with it: run it in both checkouts, on one machine, then compare.
+Use it to check that a change does not alter numbers: run it in both checkouts on one machine, then compare.
 
     python -m benchmarks.freeze before.json             # every case; about 10 minutes
     python -m benchmarks.freeze after.json --only tpe   # some
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TIMEOUT = 900
 
 INTERRUPTED = "<interrupted>"
-"""Before the overrides of a command that is interrupted once, when a trial is told, and then carried out again."""
+"""Marks a command that is interrupted after its first trial, and then run again."""
 
 SMALL = ("train.device=cpu", "train.steps=60", "train.eval_every=20", "engine=serial")
 SEARCH = (*SMALL, "study.n_trials=6")
@@ -137,11 +137,11 @@ CASES: Mapping[str, Sequence[Sequence[str]]] = {
     ],
     "information": [("--help",), ("--cfg", "job"), ("--cfg", "job", "schedule=wsd", "optimizer=adamw")],
 }
-"""Name -> the commands that are carried out one after another in an empty folder."""
+"""Maps names to commands, which are run one after another in an empty folder."""
 
 
 def frozen(name: str) -> dict[str, Any]:
-    """Carry out the commands of a case, and return what they printed and recorded."""
+    """Run the commands of a case, and return what they printed and recorded."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "work")
         folder.mkdir()
@@ -152,7 +152,7 @@ def frozen(name: str) -> dict[str, Any]:
 
 
 def _answers(folder: Path, command: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Carry out a command; where it is to be interrupted, twice, and give the second answer."""
+    """Run a command and return its output; a command with INTERRUPTED is interrupted, and its second run returned."""
     interrupted = command[0] == INTERRUPTED
     overrides = list(command[1:] if interrupted else command)
     environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -179,11 +179,11 @@ VOLATILE = (
     (r"\b[0-9a-f]{32}\b", "<run>"),
     (r"/experiments/\d+|#/[^ ]*", "<link>"),
 )
-"""Patterns of what differs from one run to the next."""
+"""Patterns of texts that differ between runs, and their replacements."""
 
 
 def _lasting(text: str, folder: Path) -> list[str]:
-    """Return the lines of a text without what differs from one run to the next."""
+    """Return the lines of a text after replacing what differs between runs."""
     text = text.replace(str(folder.resolve()), "<folder>").replace(str(ROOT), "<root>")
     for pattern, instead in VOLATILE:
         text = re.sub(pattern, instead, text)
@@ -210,7 +210,7 @@ VOLATILE_METRICS = ("seconds",)
 
 
 def _mlflow(database: Path) -> dict[str, Any]:
-    """Return each run by its name: its status, params, tags, and the values of every metric as exact text."""
+    """Return run name -> status, params, tags, and exact texts of the values of every metric."""
     names = dict(_rows(database, "SELECT run_uuid, name FROM runs ORDER BY start_time, name"))
     kinds = dict(_rows(database, "SELECT run_uuid, value FROM tags WHERE key = 'sweep.kind'"))
     parents = dict(_rows(database, "SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
@@ -271,7 +271,7 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def main() -> int:
-    """Freeze, or compare what was frozen; 1 if it differs."""
+    """Save the results of cases, or compare two files; return 1 if they differ."""
     parser = argparse.ArgumentParser(description="Save what commands print and record, to compare two checkouts.")
     parser.add_argument("out", nargs="?", type=Path, help="the file that is written")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")

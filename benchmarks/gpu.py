@@ -1,4 +1,4 @@
-"""What the speed claims are measured with, on a GPU: `make bench-gpu`."""
+"""Measures the speed claims on a GPU: `make bench-gpu`."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain, table
-from benchmarks.bench import Measure, against, asked, listed, report, shown_sweep
+from benchmarks.bench import Measure, against, listed, measured_sweep, parsed_options, report
 from benchmarks.resnet import ResNet18
 from benchmarks.table import Figure
 from models.mlp import MLP
@@ -22,19 +22,19 @@ AN_HOUR = 3600
 
 
 class Graphed:
-    """The plain loop with every update replayed as one CUDA graph; captured once, for each size of a batch.
+    """The plain loop with every update replayed as one CUDA graph, which is captured once for each batch size.
 
     Args:
-        build: the model.
-        data: on the GPU.
-        capture: whether to; without, the same updates run one operation after another (for tests on a CPU).
+        build: returns the model.
+        data: the data, on the GPU.
+        capture: whether to capture graphs; if not, updates run eagerly (for tests on a CPU).
     """
 
     def __init__(self, build: Callable[[], nn.Module], data: plain.Data, capture: bool = True) -> None:
         self.build, self.data = build, data
         device = data.train_inputs.device
         self.model = build().to(device, data.train_inputs.dtype)
-        self.rate = torch.zeros((), device=device)  # a tensor, so that a replay sees what it has become
+        self.rate = torch.zeros((), device=device)  # a tensor, so that a replay reads its current value
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.rate, momentum=plain.MOMENTUM, fused=True)
         self.inputs: dict[int, Tensor] = {}
         self.targets: dict[int, Tensor] = {}
@@ -46,7 +46,7 @@ class Graphed:
             self.replays[size] = self._captured(update) if capture else update
 
     def train(self, rates: Sequence[float], seed: int) -> tuple[float, float]:
-        """One training; val_loss and val_accuracy at its end."""
+        """Train once; return val_loss and val_accuracy at the end."""
         self._reset(seed)
         val_loss = val_accuracy = float("nan")
         for step, (rate, (inputs, targets)) in enumerate(zip(rates, plain.batches(self.data, seed), strict=False)):
@@ -65,7 +65,7 @@ class Graphed:
         self.optimizer.step()
 
     def _captured(self, update: Callable[[], None]) -> Callable[[], None]:
-        """The update as a graph. Some are done before, on a stream of their own, as CUDA graphs want it."""
+        """Return a captured update. CUDA graphs require that it has run before on a side stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -79,7 +79,7 @@ class Graphed:
 
     @torch.no_grad()
     def _reset(self, seed: int) -> None:
-        """Initial weights and no momentum, in the tensors that the graphs know."""
+        """Restore initial weights and zero momentum in the tensors that the graphs use."""
         torch.manual_seed(seed)
         self.model.load_state_dict(self.build().state_dict())
         for state in self.optimizer.state.values():
@@ -88,13 +88,13 @@ class Graphed:
 
 @cache
 def eager_loop(model: Callable[..., nn.Module]) -> plain.Loop:
-    """The plain loop of a model on the GPU."""
+    """Return the plain loop of a model on the GPU."""
     return plain.Loop(partial(plain.train, _built(model), plain.digits("cuda")))
 
 
 @cache
 def graphed_loop(model: Callable[..., nn.Module]) -> plain.Loop:
-    """The plain loop whose updates are CUDA graphs; capturing them is not timed."""
+    """Return the plain loop whose updates are CUDA graphs; the time to capture them is not measured."""
     return plain.Loop(Graphed(_built(model), plain.digits("cuda")).train)
 
 
@@ -103,21 +103,21 @@ def _built(model: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
 
 
 def eager(rounds: int) -> Figure:
-    """The fused engine against the plain loop."""
+    """Compare the fused engine with the plain loop."""
     value, startup, detail = against(eager_loop(MLP), 1000, FULL, rounds)
     measure = "GPU: fused engine, mlp, 1024 trials of 1000 updates, everything recorded, against the plain loop"
     return Figure("eager", measure, value, 20, startup=startup, detail=detail)
 
 
 def graphed(rounds: int) -> Figure:
-    """The fused engine against the plain loop as CUDA graphs."""
+    """Compare the fused engine with the plain loop as CUDA graphs."""
     value, startup, detail = against(graphed_loop(MLP), 1000, FULL, rounds, name="CUDA graph")
     measure = "GPU: the same, against the plain loop with every update one CUDA graph"
     return Figure("graphed", measure, value, 5, startup=startup, detail=detail)
 
 
 def resnet(rounds: int) -> Figure:
-    """A model that fills the GPU by itself, with the engine that a user gets."""
+    """Measure a model that uses the whole GPU by itself, with engine=auto."""
     conf = str(Path(__file__).parent / "conf")
     own = ("--config-dir", conf, "trusted=[benchmarks]", "model=resnet18")
     overrides = (*own, "train.steps=500", "study.n_trials=16", "sampler=random", GPU)
@@ -127,18 +127,18 @@ def resnet(rounds: int) -> Figure:
 
 
 def trials(rounds: int) -> Figure:
-    """How many short trials an hour holds, the start-up counted once."""
+    """Measure the number of short trials in an hour with one start-up."""
     overrides = (f"train.steps={SHORT_STEPS}", f"study.n_trials={SHORT_TRIALS}", "sampler=random", GPU)
-    runs = [shown_sweep(*overrides) for _ in range(rounds)]
-    held = [(AN_HOUR - run.startup) / run.engine.seconds * SHORT_TRIALS for run in runs]
+    runs = [measured_sweep(*overrides) for _ in range(rounds)]
+    per_hour = [(AN_HOUR - run.startup) / run.engine.seconds * SHORT_TRIALS for run in runs]
     return Figure(
         "trials",
         f"GPU: trials of {SHORT_STEPS} updates in an hour, mlp, everything recorded",
-        median(held),
+        median(per_hour),
         50_000,
         unit="trials/h",
         startup="included",
-        detail=f"from {SHORT_TRIALS:,} trials in {median(run.wall for run in runs):.0f} s; rounds {listed(held)}",
+        detail=f"from {SHORT_TRIALS:,} trials in {median(run.wall for run in runs):.0f} s; rounds {listed(per_hour)}",
     )
 
 
@@ -146,10 +146,10 @@ MEASURES: Mapping[str, Measure] = {"eager": eager, "graphed": graphed, "resnet":
 
 
 def main() -> int:
-    """The GPU's measures."""
-    options = asked("Measure the speed claims on a GPU.", MEASURES)
+    """Take the measures on the GPU."""
+    options = parsed_options("Measure the speed claims on a GPU.", MEASURES)
     if options.readme:
-        table.refresh(Path(table.ROOT, "README.md"))
+        table.refresh(Path(table.ROOT, "benchmarks", "README.md"))
         return 0
     if not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing is measured; `make bench` measures on the CPU.")

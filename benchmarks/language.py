@@ -1,4 +1,4 @@
-"""The plain loop of experiment=gpt_text, as nanoGPT trains: one file, plain PyTorch, nothing recorded."""
+"""Trains experiment=gpt_text in a plain loop like nanoGPT's: one file, plain PyTorch, nothing recorded."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ BLOCK, BATCH_SIZE, EVAL_EVERY, EVALUATED_AT_ONCE = 64, 16, 500, 128
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens [N] to train and to validate, and the number of different ones."""
+    """Tokens [N] for training and validation, and the size of the vocabulary."""
 
     train: Tensor
     val: Tensor
@@ -25,7 +25,7 @@ class Text:
 
 
 def text() -> Text:
-    """Return the characters of Python's language reference: the first 80 % to train, the next 10 % to validate."""
+    """Return the characters of Python's language reference: 80 % for training, the next 10 % for validation."""
     written = "".join(topics[name] for name in sorted(topics))
     characters = {character: number for number, character in enumerate(sorted(set(written)))}
     tokens = torch.tensor([characters[character] for character in written])
@@ -34,14 +34,14 @@ def text() -> Text:
 
 
 def curve(steps: int, lr: float = 8e-3) -> list[float]:
-    """Return the rate of every update: up to lr in a line over 100 updates, then a half cosine to 0."""
+    """Return the rate of every update: linear warmup over 100 updates to lr, then cosine decay to 0."""
     warmup = min(100, steps // 2)
     decayed = (0.5 * (1 + math.cos(math.pi * step / (steps - warmup))) for step in range(steps - warmup))
     return [lr * step / warmup for step in range(warmup)] + [lr * factor for factor in decayed]
 
 
 def batches(tokens: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end, of windows that begin anywhere; the beginnings of an epoch are drawn at once."""
+    """Yield an infinite sequence of batches of windows that begin at random tokens."""
     windows, epoch = tokens.unfold(0, BLOCK + 1, 1), 0
     while True:
         mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""A loop of the user's that does nothing but take rates and report, and the same without sweep."""
+"""Measures a user's loop that only reads rates and reports, and the same loop without sweep."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ STEPS, EVERY = 20_000, 1_000
 
 
 def main(run: Any, path: str) -> None:
-    """Make all steps, and write the seconds that they took to a file."""
+    """Run all steps, and write the elapsed seconds to a file."""
     began = time.perf_counter()
     for step in run.steps():
         rate = run.lr(step)
@@ -25,7 +25,7 @@ def main(run: Any, path: str) -> None:
 
 
 def with_sweep() -> float:
-    """Return the microseconds of a step in a training by the command."""
+    """Return the microseconds of a step in a training with sweep."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = Path(folder, "seconds.json")
         command = [sys.executable, "-m", "sweep", "mode=train", "loop._target_=benchmarks.loops.main"]
@@ -37,7 +37,7 @@ def with_sweep() -> float:
 
 
 def without() -> float:
-    """Return the microseconds of a step of a loop that keeps the same in lists."""
+    """Return the microseconds of a step of a loop that appends the same values to lists."""
     curve, rates, losses, evaluations = [0.1] * STEPS, [], [], []
     began = time.perf_counter()
     for step in range(STEPS):

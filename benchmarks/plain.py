@@ -1,4 +1,4 @@
-"""What a practitioner writes by hand: one training after another, plain PyTorch, nothing recorded.
+"""Trains in a loop as a practitioner writes it: one training after another, plain PyTorch, nothing recorded.
 
 It knows nothing of sweep, and does the same work as a trial of its default search: the split of the digits, models,
 optimizer, batches and evaluations are those of conf/.
@@ -19,12 +19,12 @@ EVAL_EVERY = 100
 MOMENTUM = 0.9
 
 Record = Callable[[int, float, float], None]
-"""Takes step, rate and loss of an update."""
+"""A function that gets step, rate and loss of each update."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures [n, 1, 8, 8] between 0 and 1 and labels [n], to train and to validate."""
+    """Images [n, 1, 8, 8] between 0 and 1 and labels [n], for training and validation."""
 
     train_inputs: Tensor
     train_targets: Tensor
@@ -33,7 +33,7 @@ class Data:
 
 
 def digits(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
-    """The digits, split as conf/dataset/digits.yaml splits them: 60 % to train, 20 % to validate, on the device."""
+    """Return the digits on the device, with the splits of conf/dataset/digits.yaml: 60 % train, 20 % validation."""
     loaded = load_digits()
     inputs = torch.from_numpy((loaded.images[:, None] / 16).astype(np.float32)).to(device, dtype)
     targets = torch.from_numpy(loaded.target).to(device, torch.int64)
@@ -47,13 +47,13 @@ def digits(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
 def curve(
     steps: int, lr: float = 0.05, decay_rate: float = 0.5, decay_steps: int = 120, warmup: int = 30
 ) -> list[float]:
-    """The rate of every update: up to lr in a line, then lr * decay_rate ** (step / decay_steps) from there."""
+    """Return the rate of every update: linear warmup to lr, then exponential decay."""
     decayed = (lr * decay_rate ** ((step - warmup) / decay_steps) for step in range(warmup, steps))
     return [lr * step / warmup for step in range(min(warmup, steps))] + list(decayed)
 
 
 def batches(data: Data, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end; an epoch is put into its order at once, which is cheaper than batch by batch."""
+    """Yield an infinite sequence of batches. Each epoch is permuted as a whole, which is faster than batch by batch."""
     epoch = 0
     while True:
         mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
@@ -66,7 +66,7 @@ def batches(data: Data, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def crop_flip(inputs: Tensor) -> Tensor:
-    """Return pictures [n, c, h, w], each cropped at random after padding it with 4 zeros, and half of them mirrored."""
+    """Return images [n, c, h, w], randomly cropped after padding with 4 zeros, and half of them mirrored."""
     n, channels, height, width = inputs.shape
     padded = nn.functional.pad(inputs, (4, 4, 4, 4))
     rows = torch.randint(9, (n, 1)) + torch.arange(height)
@@ -84,7 +84,7 @@ def train(
     record: Record | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
-    """One training; val_loss and val_accuracy at its end. `record` is only for those who record."""
+    """Train once; return val_loss and val_accuracy at the end. Call `record` after each update, if it is given."""
     torch.manual_seed(seed)
     model = build().to(data.train_inputs.device, data.train_inputs.dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=rates[0], momentum=MOMENTUM)
@@ -108,7 +108,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
-    """Mean loss and accuracy over the validation split."""
+    """Return mean loss and accuracy over the validation split."""
     model.eval()
     outputs = model(data.val_inputs)
     loss = nn.functional.cross_entropy(outputs, data.val_targets).item()
@@ -118,27 +118,27 @@ def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
 
 
 Training = Callable[[Sequence[float], int], object]
-"""Trains with these rates and this seed."""
+"""A function that trains with given rates and a given seed."""
 
 
 class Loop:
-    """A training, again and again, with the number of threads that is best for it.
+    """Repeats a training with the fastest number of threads.
 
     Args:
-        training: to be repeated.
+        training: the training to repeat.
     """
 
     def __init__(self, training: Training) -> None:
         self.training, self.threads = training, best_threads(training)
 
     def speed(self, steps: int) -> float:
-        """Updates a second over trainings of `steps` updates."""
+        """Return the updates/s of trainings of `steps` updates."""
         torch.set_num_threads(self.threads)
         return speed(self.training, steps)
 
 
 def speed(training: Training, steps: int, seconds: float = 5.0) -> float:
-    """Updates a second over trainings of `steps` updates with different rates, as many whole ones as fill the time."""
+    """Return the updates/s of whole trainings of `steps` updates, repeated with different rates for `seconds`."""
     rng = np.random.default_rng(0)
     trained, began = 0, _now()
     while (passed := _now() - began) < seconds:
@@ -148,10 +148,10 @@ def speed(training: Training, steps: int, seconds: float = 5.0) -> float:
 
 
 def best_threads(training: Training, steps: int = 200) -> int:
-    """The faster number of threads, one or as many as there are cores, which torch is left with."""
+    """Return and set the faster number of threads of torch: one, or the number of cores."""
     choices = sorted({1, os.cpu_count() or 1})
     found = dict.fromkeys(choices, 0.0)
-    for threads in choices * 2:  # in turns, as something else may have run meanwhile
+    for threads in choices * 2:  # in turns, because something else may run at the same time
         torch.set_num_threads(threads)
         found[threads] = max(found[threads], speed(training, steps, seconds=1.0))
     best = max(found, key=found.__getitem__)
@@ -160,7 +160,7 @@ def best_threads(training: Training, steps: int = 200) -> int:
 
 
 def _now() -> float:
-    """The time, when what was asked of a GPU is done."""
+    """Return the time after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

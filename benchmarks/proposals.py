@@ -1,6 +1,6 @@
-"""How long proposals take: milliseconds per call of the proposer, on SQLite, against the trials that there have been.
+"""Measures the milliseconds per call of the proposer, on SQLite, for several numbers of earlier trials.
 
-`python -m benchmarks.proposals` prints a table. The trials before are drawn at random and have no evaluations.
+`python -m benchmarks.proposals` prints a table. The earlier trials are random and have no evaluations.
 """
 
 import time
@@ -22,9 +22,9 @@ from sweep.config import SamplerConfig
 from sweep.core import Evaluation, Result, Status
 from sweep.proposals import OptunaProposer, open_study, pruner
 from sweep.proposals.distributions import distributions
-from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
+from sweep.requests.current_trainer import started_trainer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import Plan, make_plan
 from sweep.requests.resolvers import register_resolvers
@@ -32,18 +32,18 @@ from sweep.requests.resolvers import register_resolvers
 T = TypeVar("T")
 
 EVALUATIONS = 10
-"""Of each trial."""
+"""Evaluations of each trial."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the trials asked, in milliseconds of wall time; the first call of each kind does not count.
+    """Medians over the measured trials, in milliseconds of wall time, without the first call of each kind.
 
     Args:
-        trials: that the study had before.
-        open: of the study with its trials, once.
-        trial: all of one trial, its evaluations among it.
-        cpu: what the processor had of it.
+        trials: number of earlier trials of the study.
+        open: the time to open the study with its trials.
+        trial: all calls for one trial and its evaluations.
+        cpu: CPU time of these calls.
     """
 
     sampler: str
@@ -60,16 +60,16 @@ class Row:
 def measure(
     samplers: Sequence[str] = ("random", "tpe"), sizes: Sequence[int] = (40, 500, 3000), asked: int = 20
 ) -> Iterator[Row]:
-    """A row for each size and sampler.
+    """Yield a row for each size and sampler.
 
     Args:
-        sizes: trials before, ascending.
-        asked: trials asked and told for each row.
+        sizes: numbers of earlier trials, increasing.
+        asked: number of measured trials for each row.
     """
     register_resolvers()
     with TemporaryDirectory() as folder:
         overrides = [f"study.storage=sqlite:///{folder}/optuna.db", "study.n_trials=1000000"]
-        with own_trainer():
+        with started_trainer():
             plan = make_plan(Command(Composer(), parse(overrides), ()))
         for size in sizes:
             _fill(_study(plan), plan, size)
@@ -120,7 +120,7 @@ def _row(plan: Plan, name: str, size: int, asked: int) -> Row:
 
 
 def table(rows: Iterator[Row]) -> Iterator[str]:
-    """The lines of a markdown table, each as soon as it is measured."""
+    """Yield the lines of a Markdown table as they are measured."""
     columns = ["sampler", "trials", "open", "ask", "annotate", "report", "tell", "trial", "cpu"]
     yield "| " + " | ".join(columns) + " |"
     yield "|---|" + "---:|" * (len(columns) - 1)

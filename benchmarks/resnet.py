@@ -1,4 +1,4 @@
-"""A network that is large enough to keep a GPU busy with one training."""
+"""Defines a network that is large enough to keep a GPU busy with one training."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
+    """Two 3 x 3 convolutions with a shortcut, which is a 1 x 1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs)) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
+        """Map [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         return nn.functional.relu(self.body(x) + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (1512.03385) with the stem for small pictures: 3 x 3, stride 1, no pooling. 11 million parameters."""
+    """ResNet-18 (1512.03385) with a first layer for small images: 3 x 3, stride 1, no pooling. 11 M parameters."""
 
     def __init__(self, input_shape: Sequence[int], n_outputs: int) -> None:
         super().__init__()
@@ -43,6 +43,6 @@ class ResNet18(nn.Module):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] -> [n, n_outputs]."""
+        """Map [n, channels, h, w] to [n, n_outputs]."""
         outputs: Tensor = self.layers(x)
         return outputs

@@ -1,4 +1,4 @@
-"""Measure the start-up of commands, and the time that Python needs to import their libraries."""
+"""Measures the start-up of commands, and the time in which Python imports their libraries."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ IMPORTS = "import torch, mlflow, optuna"
 TIMEOUT = 300
 
 FIRST_UPDATE = "engine: "
-"""Beginning of the line that is printed when an engine is ready for its first update."""
+"""Beginning of the line that a command prints when its engine is ready for the first update."""
 
 STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from here on the updates are compiled"
-"""Beginnings of the lines printed before an engine is chosen, when it is, and when compiled updates have taken over."""
+"""Beginnings of the lines printed before an engine is chosen, when it is chosen, and when updates are compiled."""
 
 
 def imports() -> float:
@@ -36,11 +36,11 @@ def command(
     """Return the seconds that a command takes.
 
     Args:
-        folder: where it is called; its databases stay there for the next call, and what it compiles.
-        status: exit status that it must have.
-        until: beginning of a line of its output, up to which the seconds are counted and after which the command is
-            interrupted; None for the whole command.
-        since: beginning of an earlier line, from which they are counted; None for the beginning of the command.
+        folder: working directory, which keeps databases and compiled code for the next call.
+        status: required exit status.
+        until: beginning of the line of output at which the time ends and the command is interrupted; None for the whole
+            command.
+        since: beginning of the line of output at which the time starts; None for the start of the command.
 
     Raises:
         RuntimeError: if it ends with another status, or without that line.

@@ -1,4 +1,4 @@
-"""Figures, the table that they are shown in, and the files that keep them."""
+"""Defines figures, their tables, and the files that store them."""
 
 import json
 import os
@@ -16,29 +16,29 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 BUSY = ", beside a busy process"
-"""The suffix of a machine's name in results that were measured beside a busy process."""
+"""Suffix of a machine's name in results that were measured beside a busy process."""
 
 
 def measured_commit() -> str:
-    """The commit that is measured; with -dirty where the tree has been changed since."""
+    """Return the measured commit, with -dirty if the working tree has changes."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measure, taken.
+    """The result of one measure.
 
     Args:
-        key: what `--only` calls it.
-        measure: what is measured, against what.
-        value: of the measure.
-        target: to be reached.
-        unit: "x" (a ratio), "%", or what is counted, such as "rows/s".
-        at_most: whether the target is to be stayed below, not to be reached.
-        startup: start-up and compiling, where they are not part of the measure.
-        detail: what the figure is made of.
-        commit, date, torch: of the measurement.
+        key: name for `--only`.
+        measure: description of what is measured and compared.
+        value: the measured value.
+        target: the value to reach.
+        unit: "x" (a ratio), "%", or any other unit, such as "rows/s".
+        at_most: whether the value must be below the target, instead of at least the target.
+        startup: time for start-up and compilation, if it is not part of the value.
+        detail: the measurements from which the value is computed.
+        commit, date, torch: those of the measurement.
     """
 
     key: str
@@ -75,22 +75,22 @@ class Figure:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands with commas: 0.934, 12.3, 123,000."""
+    """Return a number with three significant digits and commas for thousands: 0.934, 12.3, 123,000."""
     return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def render(figures: Sequence[Figure]) -> str:
-    """A markdown table of all there is to say of the figures."""
+    """Return a Markdown table with all columns."""
     head = ["measure", "reached", "to reach", "", "start-up and compiling", "measured", "commit"]
     rows = [[f.measure, f.reached, f.to_reach, f.verdict, f.startup, f.detail, f.commit] for f in figures]
     return _markdown(head, rows)
 
 
 def render_short(figures: Sequence[Figure], busy: Sequence[Figure] = ()) -> str:
-    """Render the table for README.
+    """Return the Markdown table for benchmarks/README.md.
 
     Args:
-        busy: figures of the same machine beside a busy process; they get a column where there are any.
+        busy: figures of the same machine beside a busy process, which get a column if there are any.
     """
     beside = {figure.key: figure.reached for figure in busy}
     head = ["measure", "reached", *(["beside a busy process"] if beside else []), "to reach", "start-up and compiling"]
@@ -107,7 +107,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cpu() -> str:
-    """Model and cores: AMD EPYC, 2 cores."""
+    """Return model and number of cores: AMD EPYC, 2 cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_cpu_model()}, {cores} cores"
 
@@ -119,12 +119,12 @@ def _cpu_model() -> str:
 
 
 def slug(machine: str) -> str:
-    """A machine as the name of a file: amd-epyc-2-cores."""
+    """Return the name of a machine's files: amd-epyc-2-cores."""
     return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
 
 
 def save(machine: str, figures: Sequence[Figure], order: Sequence[str], folder: Path = RESULTS) -> Path:
-    """Keep the figures of a machine, in place of earlier ones of the same measures; the path of the markdown."""
+    """Store the figures of a machine, replacing those of the same measures; return the path of the Markdown file."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{slug(machine)}.md"
     earlier = _read(path.with_suffix(".json"))[1] if path.with_suffix(".json").exists() else []
@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[str, list[Figure]]:
 
 
 def refresh(page: Path, folder: Path = RESULTS) -> None:
-    """Put the kept figures of all machines between the markers of a page.
+    """Write the stored figures of all machines between the markers of a page.
 
     Raises:
         ValueError: if the page does not have both markers.

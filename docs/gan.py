@@ -1,4 +1,4 @@
-"""Draws docs/gan.png: digits of the data set, and those that two GANs make of noise. `make docs` runs it."""
+"""Draw docs/gan.png: digits of the data set, and digits that two GANs generate. `make docs` runs this script."""
 
 import subprocess
 import sys
@@ -27,11 +27,11 @@ TRAININGS = {
         "train.steps=3000",
     ],
 }  # fmt: skip
-"""Title -> what is trained; a minute or two each."""
+"""Title -> overrides of a training that takes one to two minutes."""
 
 
 def real() -> np.ndarray:
-    """64 digits of the validation split, as a picture."""
+    """Return 64 digits of the validation split, as a picture."""
     split = load(DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}))).val
     picture = samples_picture(split.inputs[:64].numpy())
     assert picture is not None
@@ -39,7 +39,7 @@ def real() -> np.ndarray:
 
 
 def generated(overrides: list[str]) -> np.ndarray:
-    """The samples at the end of a training."""
+    """Train a GAN, and return the samples of its last evaluation."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sweep", "mode=train", "train.device=cpu", "train.eval_every=1000", *overrides]
         subprocess.run(command, cwd=folder, check=True)
@@ -47,7 +47,7 @@ def generated(overrides: list[str]) -> np.ndarray:
 
 
 def draw(sheets: Mapping[str, np.ndarray], path: Path) -> None:
-    """Sheets of samples side by side, each below its title."""
+    """Draw sheets of samples side by side, each below its title."""
     figure = Figure(figsize=(3.6 * len(sheets), 3.9), dpi=100)
     FigureCanvasAgg(figure)
     for place, (title, sheet) in enumerate(sheets.items()):

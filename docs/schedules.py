@@ -1,4 +1,4 @@
-"""Writes docs/schedules.png and docs/schedules.md: every schedule and warmup of conf. `make docs` runs it."""
+"""Write docs/schedules.png and docs/schedules.md, which show every schedule and warmup. `make docs` runs it."""
 
 import inspect
 import re
@@ -36,7 +36,7 @@ VARIANTS = {
         "schedule.pieces={a:{name:constant},b:{name:cosine,decay_steps:200,factor:0.7},c:{name:linear,decay_steps:140,factor:0.3}}",
     ],
 }
-"""Panels of families whose default curve does not show what they do. Every other family has one panel, its default."""
+"""Panels of the families whose default curve does not show what they do. All others have one panel with the default."""
 WARMING = {
     "warmup=constant": ["warmup.start_factor=0.3"],
     "warmup=linear": ["warmup.start_factor=0.1"],
@@ -51,7 +51,7 @@ HAPPENED = {
     "plateau": (Event(240, "plateau"), Event(400, "plateau")),
     "warmup=until_error": (Event(200, "warmup_end"),),
 }
-"""Events that the panels of reacting schedules show."""
+"""Events in the panels of schedules that react to the training."""
 
 
 def draw(path: Path) -> None:
@@ -73,13 +73,14 @@ def draw(path: Path) -> None:
 
 
 HEAD = """\
-# Schedules and warmups
+# List of schedules and warmups
 
-`python docs/schedules.py` writes this file from the docstrings in `sweep/schedules` and the files in `conf`.
+`python docs/schedules.py` writes this page from the docstrings in `sweep/schedules` and the files in `conf`.
+[Schedules](using-schedules.md) shows how to use them.
 
-s counts updates from 0; update s uses the rate at s. Every factor is on `optimizer.lr`. The steps of a schedule count
-from the end of warmup, or from step 0 with `warmup.counting=overlap`. `${fraction:0.2}` is a fifth of `train.steps`,
-and `${remaining:}` is what the warmup leaves of it. `???` must be given.
+s counts updates from 0; update s uses the rate at s. Every factor multiplies `optimizer.lr`. The steps of a schedule
+count from the end of warmup, or from step 0 with `warmup.counting=overlap`. `${fraction:0.2}` is a fifth of
+`train.steps`, and `${remaining:}` is `train.steps` minus the warmup. Keys with the default `???` must be given.
 """
 
 

@@ -1,6 +1,6 @@
-"""Takes the pictures of README that show pages: a comparison's report, and its final runs in the MLflow UI.
+"""Take the pictures of docs/comparing.md: a comparison's report, and its final runs in the MLflow UI.
 
-Runs README's comparison in a temporary folder; needs Chromium.
+The script runs the comparison of the page in a temporary folder. It needs Chromium.
 """
 
 import shutil
@@ -17,11 +17,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 DOCS = Path(__file__).parent
 COMPARE = ["mode=compare", "compare.schedules=[constant,exponential,cosine,linear,wsd]", "compare.trials=20"]
 COLOURS = 128
-"""Of a picture: enough for lines and text, and a quarter of the size."""
+"""Number of colours of a picture: enough for lines and text, at a quarter of the size."""
 
 
 def main() -> None:
-    """Run the comparison, then photograph its pages."""
+    """Run the comparison, then take pictures of its pages."""
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         folder = Path(temporary)
         subprocess.run([sys.executable, "-m", "sweep", *COMPARE, "compare.seeds=10"], cwd=folder, check=True)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def take_report(browser: Browser, address: str) -> None:
-    """The upper part of the report."""
+    """Save the upper part of the report."""
     page = browser.new_page(viewport={"width": 1160, "height": 2060})
     page.goto(address)
     page.locator("#loss-0 .scatterlayer .trace").first.wait_for(state="attached")
@@ -41,7 +41,7 @@ def take_report(browser: Browser, address: str) -> None:
 
 
 def take_finals(browser: Browser, folder: Path) -> None:
-    """The learning rates of the finals, where mode=ui links to."""
+    """Save the page that mode=ui links to: the learning rates of the final runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,12 +64,12 @@ def take_finals(browser: Browser, folder: Path) -> None:
 
 
 def close_assistant(page: Page) -> None:
-    """The panel that MLflow opens in a new browser."""
+    """Close the panel that MLflow opens in a new browser."""
     page.get_by_role("button", name="Close").click()
 
 
 def save(picture: bytes, path: Path) -> None:
-    """A small PNG."""
+    """Save a picture as a small PNG."""
     Image.open(BytesIO(picture)).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 

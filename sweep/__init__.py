@@ -1,10 +1,10 @@
-"""Learning-rate-schedule searches: exact, comparable, recorded step by step.
+"""Searches for learning-rate schedules, with exact, comparable and fully recorded trainings.
 
 >>> import sweep
 >>> study = sweep.search(["schedule=cosine", "train.steps=200"])
 >>> study.best.values, study.best.metrics["val_loss"]
 
-The names below are loaded when they are first used, so that `import sweep` takes no time.
+Each name below is imported when it is first used, so that `import sweep` is fast.
 """
 
 from importlib import import_module
@@ -45,7 +45,7 @@ _MODULES = {
     "api.values": ("choice", "interval", "loguniform"),
     "tasks": ("Task",),
 }
-"""Module of this package -> the public names that it defines."""
+"""Maps a module of this package to the public names that it defines."""
 
 
 def __getattr__(name: str) -> Any:

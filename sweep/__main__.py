@@ -1,4 +1,4 @@
-"""`python -m sweep`."""
+"""Runs the command line for `python -m sweep`."""
 
 import sys
 

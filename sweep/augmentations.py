@@ -1,4 +1,4 @@
-"""The typed configuration of `dataset.augment`: what is done to training batches before a model sees them."""
+"""Defines the typed configuration of `dataset.augment`, which changes training batches before a model gets them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -6,29 +6,29 @@ from typing import Annotated, Any
 
 from sweep.components import Component
 from sweep.targets import is_given, name_of
-from sweep.validation import Whole, check_keys
+from sweep.validation import Integer, check_keys
 
-KEY = "dataset.augment"
+AUGMENT_KEY = "dataset.augment"
 
 
 @dataclass(frozen=True)
 class NoAugment:
-    """Training batches stay as they are."""
+    """Leaves training batches unchanged."""
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Crop images at random positions after padding them with zeros, and flip half of them.
+    """Crops images at random positions after padding them with zeros, and flips half of them.
 
-    Images are [n, C, H, W] or [n, H, W] and keep their size. The zeros are added to what the model would get: with
-    `dataset.standardize=true` they are the mean of each feature.
+    Images are [n, C, H, W] or [n, H, W] and keep their size. The padding is added after standardization: with
+    `dataset.standardize=true` a zero is the mean of its feature.
 
     Args:
-        pad: pixels on each side, >= 0. An image is moved by -pad..pad pixels, both included, in each direction.
-        flip: whether an image is mirrored left to right with probability 1/2.
+        pad: pixels on each side, >= 0. An image is shifted by -pad..pad pixels (both included) in each direction.
+        flip: whether to mirror an image left to right with probability 1/2.
     """
 
-    pad: Annotated[int, Whole(at_least=0)] = 4
+    pad: Annotated[int, Integer(at_least=0)] = 4
     flip: bool = True
 
     def __post_init__(self) -> None:
@@ -38,17 +38,17 @@ class CropFlip:
 NO_AUGMENT = NoAugment()
 
 Augment = NoAugment | CropFlip | Component
-"""An option of AUGMENTS, or code of the user's."""
+"""The configuration of an augmentation: an option of AUGMENTS, or the user's code."""
 
 AUGMENTS: Mapping[str, type[NoAugment] | type[CropFlip]] = {"none": NoAugment, "crop_flip": CropFlip}
-"""The values of `dataset.augment.name`."""
+"""Maps the values of `dataset.augment.name` to their configurations."""
 
 
-def completed(given: Any) -> Any:
-    """Return a value of `dataset.augment` as a mapping with the `name`, and with all keys of an option.
+def with_defaults(given: Any) -> Any:
+    """Return a value of `dataset.augment` as a mapping with the `name` and all keys of the option.
 
     Args:
-        given: null, the name of an option, or a mapping. Anything else is returned as it is.
+        given: null, the name of an option, or a mapping. Anything else is returned unchanged.
     """
     if given is None or isinstance(given, str):
         given = {"name": given or "none"}
@@ -64,8 +64,8 @@ def completed(given: Any) -> Any:
     return {"name": values.get("name"), **defaults, **values}
 
 
-def named(augment: Augment) -> tuple[str, str]:
+def key_and_value(augment: Augment) -> tuple[str, str]:
     """Return the key and the value that name an augmentation, for messages."""
     if isinstance(augment, Component):
-        return f"{KEY}._target_", augment.target
-    return KEY, next(name for name, option in AUGMENTS.items() if isinstance(augment, option))
+        return f"{AUGMENT_KEY}._target_", augment.target
+    return AUGMENT_KEY, next(name for name, option in AUGMENTS.items() if isinstance(augment, option))

@@ -1,13 +1,13 @@
-"""The errors that a command or a call of the library ends with."""
+"""Defines the errors with which a command, or a call of the library, ends."""
 
 from sweep.passwords import without_passwords
 from sweep.targets import is_given, with_names
 
 
 class InvalidValueError(ValueError):
-    """A request that cannot be carried out. Its text names the key, what was given and the rule.
+    """A request that cannot be carried out. Its text names the key, the value and the rule.
 
-    An object that was given in Python is named as the user names it: `model=Net`, not `model._target_=python.Net_...`.
+    For an object that was given in Python, the text has its name: `model=Net`, not `model._target_=python.Net_...`.
     """
 
     def __init__(self, key: str, value: object, rule: str) -> None:
@@ -17,11 +17,11 @@ class InvalidValueError(ValueError):
         self.key, self.value, self.rule = key, value, rule
 
     def __reduce__(self) -> tuple[type["InvalidValueError"], tuple[str, str, str]]:
-        """Let another process raise the same error; the value may be something that cannot be pickled."""
+        """Pickle the error with the value as text, because the value may not be picklable."""
         return type(self), (self.key, _shown(self.value), self.rule)
 
     def under(self, prefix: str) -> "InvalidValueError":
-        """Return the same refusal, with the key as the user wrote it: `decay_rate` -> `schedule.decay_rate`."""
+        """Return the error with a prefix of the key: `decay_rate` becomes `schedule.decay_rate`."""
         return InvalidValueError(f"{prefix}.{self.key}", self.value, self.rule)
 
 
@@ -32,13 +32,13 @@ def _shown(value: object) -> str:
 class UnavailableError(RuntimeError):
     """A database is locked or its connection broke, or a tracking server does not answer.
 
-    This is no SQLAlchemyError, because Optuna retries by itself after one: it ignores signals meanwhile, and repeats a
+    It is not an SQLAlchemyError, because Optuna would retry after one: it would ignore signals meanwhile, and repeat a
     transaction that may have been committed before the connection broke.
     """
 
 
 class GivenUpError(UnavailableError):
-    """A database was locked for longer than a command that is interrupted may wait."""
+    """A database was locked for longer than an interrupted command may wait."""
 
 
 class StorageFullError(OSError):
@@ -46,36 +46,36 @@ class StorageFullError(OSError):
 
 
 class LeaseLostError(RuntimeError):
-    """Another process has taken over the study, so that this one may write no more. The text says which."""
+    """Another process, which the text names, has taken over the study: this process must not write any more."""
 
 
 class RemovedError(RuntimeError):
-    """A run, or the experiment, does not exist any more: it was deleted in MLflow and then removed by `mlflow gc`."""
+    """A run or experiment no longer exists, because `mlflow gc` removed it after it was deleted in MLflow."""
 
     def __init__(self, name: str, kind: str = "run") -> None:
-        super().__init__(f"{kind} {name} was removed from MLflow for good while it is written to")
+        super().__init__(f"{kind} {name} was removed from MLflow permanently while this command was writing to it")
         self.name = name
 
 
 class SpoolInUseError(RuntimeError):
-    """Another command delivers what is in a spool. The text, one line, says which one and what can be done."""
+    """Another command is delivering the contents of a spool. The text names it, and what the user can do."""
 
 
 class HopelessError(RuntimeError):
-    """Many trials have failed one after another, so that the next one would probably fail too."""
+    """Many trials have failed in succession, so that the next one would probably fail too."""
 
 
 class EngineError(RuntimeError):
-    """The training failed, or its process ended."""
+    """A training failed, or its process ended."""
 
 
 class EngineLostError(EngineError):
-    """An engine cannot train any more, and another one may.
+    """An engine cannot train any more, but a new one may be able to.
 
     Args:
-        kind: "ended" where its process has, "memory" where that was too small, "worker" where a data-parallel worker
-            is lost, "shared" where an update of several trials raised an error, "spent" where a trial has failed and
-            the next one needs a new process.
+        kind: "ended" if its process ended, "memory" if memory ran out, "worker" if a data-parallel worker was lost,
+            "shared" if an update of several trials raised an error, "spent" if a trial has failed and the next one
+            needs a new process.
     """
 
     def __init__(self, text: str, kind: str = "ended") -> None:
@@ -84,4 +84,4 @@ class EngineLostError(EngineError):
 
 
 class TrainingFailedError(RuntimeError):
-    """The code of a model, optimizer or data set raised an error in training. The text has the frames of that code."""
+    """The code of a model, optimizer or data set raised an error. The text has the stack frames of that code."""

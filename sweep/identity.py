@@ -1,48 +1,47 @@
-"""The identity of a configuration: the part of it that changes results, which names of studies and trainings cover."""
+"""Determines the identity of a configuration: the part that changes results, from which default names are derived."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 
-LOADING = ("num_workers",)
-"""Keys of dataset that say how examples are loaded, not which."""
+LOADING_KEYS = ("num_workers",)
+"""Keys of dataset that affect how examples are loaded, but not which ones."""
 
-CHANGES_NO_RESULT = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "save", "test")
-"""Keys of train that say where a training runs and is kept, not what it gives."""
+EXECUTION_KEYS = ("device", "compile", "checkpoint_dir", "checkpoint_seconds", "save", "test")
+"""Keys of train that affect where a training runs and is stored, but not its results."""
 
-
-ADDED_LATER: Mapping[str, Any] = {
+DEFAULTS_OF_LATER_KEYS: Mapping[str, Any] = {
     "train.drop_last": False,
     "train.eval_batch_size": None,
-    "schedule.end_factor": None,  # of exponential, natural_exponential and inverse_time; elsewhere it is a number
+    "schedule.end_factor": None,  # for decays in exponential.py; a number in other families
     "schedule.threshold_mode": "rel",
-    "schedule.direction": None,  # of plateau
+    "schedule.direction": None,  # for plateau
     "dataset.block": None,
     "dataset.windows": "divided",
     "dataset.collate": None,
-    AUGMENT: {"name": "none"},
+    AUGMENT_KEY: {"name": "none"},
     "task": {"name": "auto", "loss": None, "metrics": None},
-    "task.ignore_index": None,  # of classification
+    "task.ignore_index": None,  # for classification
     "loop": {"name": "none"},
 }
-"""Dotted keys that configurations did not have before -> their defaults.
+"""Maps keys that earlier versions did not have to their defaults.
 
-With its default, such a key is no part of the identity: studies and trainings of earlier versions keep their names.
+A key with its default is not part of the identity, so that studies and trainings of earlier versions keep their names.
 """
 
 
 def identity(resolved: Mapping[str, Any], theirs: Sequence[str] = ()) -> dict[str, Any]:
     """Return the part of a resolved configuration that changes results.
 
-    Keys that only say where a training runs are left out, and so is a key of ADDED_LATER that has its default. The
-    order of parameter groups counts.
+    It has no EXECUTION_KEYS, LOADING_KEYS, or keys of DEFAULTS_OF_LATER_KEYS with their defaults. The order of
+    parameter groups is part of it, because a parameter belongs to the first group that matches.
 
     Args:
-        theirs: keys of the groups that `shadowing` gives: code of a user's is told from ours with the same import path.
+        theirs: keys from `shadowing`, to distinguish the user's code from that of this project with the same path.
     """
-    known = _without_added(resolved)
-    left_out = {"train": CHANGES_NO_RESULT, "dataset": LOADING}
+    known = _without_later_defaults(resolved)
+    left_out = {"train": EXECUTION_KEYS, "dataset": LOADING_KEYS}
     kept = {
         group: {key: value for key, value in known[group].items() if key not in keys}
         for group, keys in left_out.items()
@@ -55,13 +54,14 @@ def identity(resolved: Mapping[str, Any], theirs: Sequence[str] = ()) -> dict[st
     return {**known, **kept, "optimizer": {**optimizer, "groups": groups}, **trusted}
 
 
-def _without_added(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Leave out the keys of ADDED_LATER that have their default; a critic's keys count like the generator's."""
+def _without_later_defaults(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the values without the DEFAULTS_OF_LATER_KEYS; a critic has the defaults of the generator."""
     kept: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{path}{name}".removeprefix("critic.")
-        is_theirs = key.startswith("schedule.") and "_target_" in values  # it may have keys of these names
-        if not is_theirs and key in ADDED_LATER and value == ADDED_LATER[key] and type(value) is type(ADDED_LATER[key]):
+        is_theirs = key.startswith("schedule.") and "_target_" in values  # its own keys may have these names
+        default = DEFAULTS_OF_LATER_KEYS.get(key, ...)
+        if not is_theirs and value == default and type(value) is type(default):  # 0 == False
             continue
-        kept[name] = _without_added(value, f"{path}{name}.") if isinstance(value, Mapping) else value
+        kept[name] = _without_later_defaults(value, f"{path}{name}.") if isinstance(value, Mapping) else value
     return kept

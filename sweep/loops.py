@@ -1,21 +1,21 @@
-"""The typed configuration of the group loop: a function of the user's that does the training itself."""
+"""Defines the typed configuration of the group loop: a user's function that does the training itself."""
 
 from dataclasses import dataclass
 
 from sweep.components import Component
-from sweep.validation import whole
+from sweep.validation import check_integer
 
-COMMAND = "sweep.training.commands.main"
-"""The import path of the loop that runs a program of the user's, loop=command."""
+COMMAND_TARGET = "sweep.training.commands.main"
+"""The import path of loop=command, which runs a user's program."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """A training loop of the user's.
+    """A user's training loop.
 
     Args:
-        component: the function `main(run, **keys)`, with the keys.
-        examples: number of training examples, >= 1, for lengths in epochs; None where none is given in epochs.
+        component: the function `main(run, **keys)` with its keys.
+        examples: number of training examples, >= 1, which lengths in epochs need; None if it is not known.
     """
 
     component: Component
@@ -23,9 +23,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.examples is not None:
-            whole("examples", self.examples, at_least=1)
+            check_integer("examples", self.examples, at_least=1)
 
     @property
     def runs_program(self) -> bool:
-        """Return whether the loop runs a program, loop=command."""
-        return self.component.target == COMMAND
+        """Return whether the loop is loop=command, which runs a program."""
+        return self.component.target == COMMAND_TARGET

@@ -1,4 +1,4 @@
-"""Standard output and standard error that never raise, for commands that outlive their terminal or pipe."""
+"""Makes standard output and standard error safe for commands that outlive their terminal or pipe."""
 
 import codecs
 import io
@@ -8,34 +8,34 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-SIMILAR = str.maketrans("─━│├┤●○…–—×", "--|||oo.--x")
-"""ASCII characters for those that tables and progress bars are drawn with."""
+ASCII_EQUIVALENTS = str.maketrans("─━│├┤●○…–—×", "--|||oo.--x")
+"""Maps the characters of tables and progress bars to similar ASCII characters."""
 
-REPLACING = ("backslashreplace", "ignore", "namereplace", "replace", "xmlcharrefreplace")
-"""Error handlers of Python under which encoding never fails."""
+LENIENT_HANDLERS = ("backslashreplace", "ignore", "namereplace", "replace", "xmlcharrefreplace")
+"""Python's error handlers with which encoding never fails."""
 
 
 def protect() -> None:
     """Replace sys.stdout and sys.stderr for the rest of the process by streams whose writes never raise.
 
-    Output that cannot be written is dropped: the reader of a pipe has ended, the terminal is closed, the disk is full.
-    A character that the encoding lacks is replaced by a similar one, or by a question mark. A standard descriptor
-    that is closed is opened on the null device: otherwise the next file or database opened would get its number, and
-    receive what other code prints there.
+    Output is dropped if it cannot be written because the reader of a pipe has ended, the terminal is closed or the disk
+    is full. A character that the encoding lacks is replaced by a similar one, or by a question mark. A closed standard
+    descriptor is opened on the null device; otherwise the next file or database would get its number, and what other
+    code prints would be written into it.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # returns the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # returns the lowest free number, which is this one
             os.set_inheritable(descriptor, True)
     sys.stdout, sys.stderr = _protected(sys.stdout), _protected(sys.stderr)
 
 
 def _protected(stream: TextIO | None) -> TextIO:
-    """Return a stream that writes to the same place; to the null device in place of None or a closed stream."""
+    """Return a stream that writes to the same file, or to the null device if the stream is None or closed."""
     if stream is None or getattr(stream, "closed", False):
-        stream = open(os.devnull, "w")  # noqa: SIM115 (it is used until the process ends)
+        stream = open(os.devnull, "w")  # noqa: SIM115 (it stays open until the process ends)
     if isinstance(getattr(stream, "buffer", None), _Sink):
         return stream
     with suppress(OSError, ValueError):
@@ -44,7 +44,7 @@ def _protected(stream: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         _Sink(stream),
         encoding=getattr(stream, "encoding", None) or "utf-8",
-        errors=errors if errors in REPLACING else "sweep.similar",
+        errors=errors if errors in LENIENT_HANDLERS else "sweep.similar",
         newline="\n",
         line_buffering=getattr(stream, "line_buffering", False),
         write_through=getattr(stream, "write_through", True),
@@ -52,13 +52,13 @@ def _protected(stream: TextIO | None) -> TextIO:
 
 
 class _Sink(io.RawIOBase):
-    """The unbuffered end of a protected stream.
+    """The raw stream below a protected text stream.
 
-    There is no BufferedWriter above it: it would try again at exit what could not be written, and it raises when a
-    signal handler prints in the middle of a write.
+    There is no BufferedWriter between them: it would retry failed writes at exit, and it raises an error if a signal
+    handler prints during a write.
 
     Args:
-        stream: where to write. Its buffer is passed over where it has one.
+        stream: the stream to write to. If it has a buffer, the buffer is bypassed.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -69,7 +69,7 @@ class _Sink(io.RawIOBase):
         self.name = getattr(stream, "name", None)
 
     def write(self, data: Any) -> int:
-        """Write all bytes, waiting for a descriptor in non-blocking mode; drop those that cannot be written."""
+        """Write all bytes, and wait if the descriptor is non-blocking; drop bytes that cannot be written."""
         rest = memoryview(data)
         size = len(rest)
         with suppress(OSError, ValueError):  # ValueError: the stream was closed
@@ -97,10 +97,10 @@ class _Sink(io.RawIOBase):
 
 
 def _similar(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that an encoding lacks, one by one, so that columns stay aligned."""
+    """Replace each character that an encoding lacks by one character, so that columns stay aligned."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end].translate(SIMILAR)
+    text = error.object[error.start : error.end].translate(ASCII_EQUIVALENTS)
     return text.encode("ascii", "replace").decode(), error.end
 
 

@@ -1,25 +1,27 @@
-"""What a search draws from: dimensions, and the branches that choices among groups open."""
+"""Defines the space of a search: its dimensions, and a branch for each choice of options of the searched groups."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from sweep.config import CONDITIONAL, RunConfig
+from sweep.config import CONDITIONAL_SAMPLERS, RunConfig
 from sweep.core import Value
 from sweep.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched key.
-
-    Either an interval low..high (both included; integers where `integer`; log-uniform where `log`; multiples of
-    `step` from low where there is a step), or `choices`.
+    """A searched key, with an interval or a list of choices.
 
     Args:
-        key: as in the configuration, with dots.
-        expression: what the user wrote, for messages and the identity of the study.
+        key: the key in the configuration, with dots.
+        expression: the sweep expression, for messages and the identity of the study.
+        low, high: ends of the interval, both included.
+        integer: whether the values are integers.
+        log: whether the values are log-uniform.
+        step: the values are low + i * step; None for all values of the interval.
+        choices: the values, instead of an interval.
     """
 
     key: str
@@ -36,17 +38,19 @@ class Dimension:
             return
         if not self.low <= self.high:
             raise InvalidValueError(
-                self.key, self.expression, f"the low end {self.low} is above the high end {self.high}"
+                self.key, self.expression, f"must not have a low end {self.low} above the high end {self.high}"
             )
         if self.log and self.low <= 0:
-            raise InvalidValueError(self.key, self.expression, "a logarithmic interval must begin above 0")
+            raise InvalidValueError(
+                self.key, self.expression, "must begin above 0, because the interval is logarithmic"
+            )
 
     @property
     def labels(self) -> tuple[Value, ...]:
-        """The choices as Optuna can store them: a list or the like by its text.
+        """Return the choices as Optuna stores them; a list or mapping is represented by its text.
 
-        Optuna cannot distinguish choices that compare equal, such as 1 and true, or a list and its text: the later
-        one gets another text.
+        Optuna cannot distinguish choices that compare equal, such as 1 and true, or a list and its text. The later one
+        gets a different text.
         """
         labels: dict[Value, None] = {}
         for choice in self.choices:
@@ -56,24 +60,24 @@ class Dimension:
         return tuple(labels)
 
     def decode(self, drawn: Value) -> Any:
-        """The value of the configuration for a value drawn."""
+        """Return the value of the configuration that a drawn value stands for."""
         return self.choices[self.labels.index(drawn)] if self.choices else drawn
 
     @property
     def ends(self) -> Sequence[Any]:
-        """Values that cover what the dimension can give: all choices, or both ends."""
+        """Return all choices, or both ends of the interval."""
         return self.choices or ((int(self.low), int(self.high)) if self.integer else (self.low, self.high))
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One choice among the groups that are searched, with the dimensions it has.
+    """One option for each searched group, with the dimensions that these options have.
 
     Args:
-        selection: group -> option; empty where no group is searched.
-        dimensions: of this branch.
-        configure: values by key -> configuration.
-        base: the resolved configuration with no dimension drawn, without what does not change results.
+        selection: group -> option; empty if no group is searched.
+        dimensions: the dimensions of this branch.
+        configure: returns the configuration for a mapping key -> value.
+        base: the identity of the configuration before values are drawn.
     """
 
     selection: Mapping[str, str]
@@ -83,18 +87,18 @@ class Branch:
 
     @property
     def label(self) -> str:
-        """The options chosen, joined with dots; empty where no group is searched."""
+        """Return the options joined with dots; empty if no group is searched."""
         return ".".join(self.selection.values())
 
     def parameter(self, dimension: Dimension) -> str:
-        """The name of a dimension in Optuna: `exponential.schedule.decay_rate` under a choice, else its key."""
+        """Return the name of a dimension in Optuna: its key, after the label if groups are searched."""
         return f"{self.label}.{dimension.key}" if self.selection else dimension.key
 
     @property
     def first(self) -> RunConfig:
-        """Build the configuration with the first value of every dimension: one that a trial can have.
+        """Return the configuration with the first value of every dimension, which a trial can have.
 
-        No trial need have the defaults of the searched keys, which may be invalid beside the other values.
+        The defaults of the searched keys may be invalid together with the other values, and are not used.
 
         Raises:
             InvalidValueError: names the key and the value that is not valid.
@@ -102,7 +106,7 @@ class Branch:
         return self._configured({d.key: d.ends[0] for d in self.dimensions})
 
     def extremes(self) -> Iterator[RunConfig]:
-        """Yield the configurations at the ends of the dimensions and at each choice, to check them before a search.
+        """Yield the configurations at the ends of all dimensions and with each choice, to check them before a search.
 
         Raises:
             InvalidValueError: names the key and the value that is not valid.
@@ -116,12 +120,12 @@ class Branch:
             horizons = horizons or _horizons(config)
             for (key, steps), horizon in zip(_horizons(config).items(), horizons.values(), strict=True):
                 if steps != horizon:
-                    rule = f"depends on what is searched (elsewhere it is {horizon}); a horizon is not searched"
+                    rule = f"must not depend on searched keys: with other values it is {horizon}"
                     raise InvalidValueError(key, steps, rule)
             yield config
 
     def _configured(self, values: Mapping[str, Any]) -> RunConfig:
-        """Build a configuration; a refusal of a value that was drawn names the expression that it was drawn from."""
+        """Return a configuration. If a drawn value is refused, the error names its sweep expression."""
         try:
             return self.configure(values)
         except InvalidValueError as error:
@@ -135,18 +139,18 @@ class Branch:
 
 
 def _horizons(config: RunConfig) -> dict[str, int]:
-    """The updates of each optimizer, by the keys that say them."""
+    """Return the keys that determine the number of updates of each optimizer, with their values."""
     updates = {} if config.critic is None else {"critic.updates": config.critic.updates}
     return {"train.steps": config.train.steps, **updates}
 
 
 @dataclass(frozen=True)
 class Space:
-    """All branches of a search, and the groups chosen among.
+    """The space of a search: the searched groups, and a branch for each combination of their options.
 
     Args:
-        groups: group -> options, of the groups that are searched.
-        branches: one for each combination of options; one without selection where no group is searched.
+        groups: searched group -> options.
+        branches: one for each combination of options; a single one if no group is searched.
     """
 
     groups: Mapping[str, tuple[str, ...]]
@@ -154,12 +158,12 @@ class Space:
 
     def __post_init__(self) -> None:
         if not any(branch.dimensions for branch in self.branches) and not self.groups:
-            rule = "there is nothing to search; mode=train trains one configuration"
+            rule = "must have a dimension; mode=train trains one configuration"
             raise InvalidValueError("space", "no dimension", rule)
 
     @property
     def conditional(self) -> bool:
-        """Whether a choice decides which parameters there are."""
+        """Return whether the parameters depend on the choice of options."""
         return bool(self.groups)
 
     def check_sampler(self, name: str) -> None:
@@ -168,22 +172,22 @@ class Space:
         Raises:
             InvalidValueError: names the sampler.
         """
-        if self.conditional and name not in CONDITIONAL:
+        if self.conditional and name not in CONDITIONAL_SAMPLERS:
             choice = ", ".join(f"{group}={','.join(options)}" for group, options in self.groups.items())
-            rule = f"cannot search a choice among groups ({choice}); {' and '.join(CONDITIONAL)} can"
+            rule = f"cannot search a choice among groups ({choice}); {' and '.join(CONDITIONAL_SAMPLERS)} can"
             raise InvalidValueError("sampler", name, rule)
 
     def branch(self, selection: Mapping[str, Any]) -> Branch:
-        """The branch of a choice for every group."""
+        """Return the branch of a selection of options."""
         return next(b for b in self.branches if all(selection[g] == o for g, o in b.selection.items()))
 
     @property
     def keys(self) -> list[str]:
-        """All that is searched: groups, then keys, in the order of their first branch."""
+        """Return the searched groups, followed by the searched keys in the order of the branches."""
         keys = [d.key for branch in self.branches for d in branch.dimensions]
         return list(self.groups) + list(dict.fromkeys(keys))
 
 
 def selections(groups: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
-    """Every combination of one option for each group."""
+    """Return all combinations of one option for each group."""
     return [dict(zip(groups, options, strict=True)) for options in product(*groups.values())]

@@ -1,4 +1,4 @@
-"""The typed configuration of the group task: which loss is trained, and which metrics are measured beside it."""
+"""Defines the typed configuration of the group task: the loss that is trained, and the metrics that are measured."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,45 +7,46 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from sweep.components import Component
 from sweep.errors import InvalidValueError
-from sweep.validation import OneOf, Positive, Real, Whole, check_keys, one_of, real
+from sweep.validation import Integer, Number, OneOf, Positive, check_keys, check_number, check_one_of
 
 Direction = Literal["minimize", "maximize"]
 
-LOSS, ACCURACY, RMSE, PERPLEXITY, BITS, DICE = "loss", "accuracy", "rmse", "perplexity", "bits_per_character", "dice"
-"""Names of metrics of our own. They are recorded as val_loss, test_loss and so on."""
+LOSS, ACCURACY, RMSE, DICE = "loss", "accuracy", "rmse", "dice"
+PERPLEXITY, BITS_PER_CHARACTER = "perplexity", "bits_per_character"
+"""Names of built-in metrics. They are recorded as val_loss, test_loss and so on."""
 
 
 class Task:
-    """How a batch becomes a loss and metrics: the base class of a task of the user's, which need not inherit from it.
+    """Computes the loss and the metrics of a batch. A user's task has these methods, and may inherit from this class.
 
-    A batch has the structure of the data set: a mapping of names to tensors, a tuple or a tensor, whose first axis
-    counts examples. The loss of an update is the weighted mean over its batch, however the batch is divided.
+    A batch has the structure of the data set: a mapping of names to tensors, a tuple or a tensor. The first axis counts
+    examples. The loss of an update is the weighted mean over its batch, however the batch is divided.
     """
 
     directions: Mapping[str, Direction] = {}
-    """name -> "minimize" or "maximize", of those metrics by which a study can be judged."""
+    """name -> "minimize" or "maximize", for the metrics that can be `study.metric`."""
 
     def loss(self, model: Any, batch: Any) -> Any:
         """Return the loss of a batch.
 
-        It is a tensor [n] with a value for each of n examples, the mean as one number, or a pair (values, weights) of
-        tensors [n, ...], whose weights say how much each value counts.
+        It is a tensor [n] with a value for each of n examples, their mean as a scalar tensor, or a pair (values,
+        weights) of tensors [n, ...] for a weighted mean.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method loss(model, batch)")
 
     def metrics(self, model: Any, batch: Any) -> Mapping[str, Any]:
-        """Return the metrics of a batch: name -> what `loss` may return. They are recorded as val_<name>."""
+        """Return the metrics of a batch, name -> what `loss` may return. They are recorded as val_<name>."""
         return {}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that is measured beside the loss.
+    """A metric that is measured in addition to those of the task.
 
     Args:
         component: a function of (outputs, targets), a loss of torch.nn, or a class whose objects have the methods
             `update(outputs, targets)`, `compute()` and `reset()`, as those of torchmetrics have.
-        direction: "minimize" or "maximize", for a study that is judged by it; None if none is.
+        direction: "minimize" or "maximize", which `study.metric` needs; None if it is not declared.
     """
 
     component: Component
@@ -53,16 +54,18 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.direction is not None:
-            one_of("direction", self.direction, ("minimize", "maximize"))
+            check_one_of("direction", self.direction, ("minimize", "maximize"))
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task without options: labels have the cross entropy and the accuracy, numbers the mean squared error.
+    """The task `auto`, which is also the base class of the others.
+
+    The loss is cross entropy for labels, for which accuracy is measured, too, and the mean squared error for numbers.
 
     Args:
-        loss: replaces the loss of the task: a function of (outputs, targets), or a loss of torch.nn.
-        metrics: name -> metric, beside those of the task.
+        loss: replaces the loss of the task; a function of (outputs, targets), or a loss of torch.nn.
+        metrics: name -> metric, in addition to those of the task.
     """
 
     name: ClassVar[str] = "auto"
@@ -75,24 +78,24 @@ class TaskConfig:
     def __post_init__(self) -> None:
         check_keys(self)
         for name in self.metrics:
-            taken = self.own_directions(True) | self.own_directions(False)
+            taken = self.own_metrics(True) | self.own_metrics(False)
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name) or name.endswith("_ema") or name in taken:
                 rule = "must be a name of letters, digits and _ that does not end in _ema"
-                rule = f"{rule} and is none of {', '.join(taken)}"
+                rule = f"{rule} and is not one of {', '.join(taken)}"
                 raise InvalidValueError("metrics", name, rule)
 
     @property
-    def left_out(self) -> int | None:
-        """Return the label that does not count; None if all count."""
+    def ignored_label(self) -> int | None:
+        """Return the label of examples that are ignored; None if no label is ignored."""
         return getattr(self, "ignore_index", None)
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Return the code that the task names."""
+        """Return the loss and the metrics that an import path names."""
         return (*(() if self.loss is None else (self.loss,)), *(metric.component for metric in self.metrics.values()))
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
-        """Return the direction of each metric of the task itself, by its name without `val_`.
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
+        """Return the built-in metrics of the task, named without `val_`, and their directions.
 
         Args:
             labels: whether the targets of the data set are labels.
@@ -100,66 +103,66 @@ class TaskConfig:
         return {LOSS: "minimize", ACCURACY: "maximize"} if labels else {LOSS: "minimize"}
 
     def directions(self, labels: bool) -> dict[str, Direction | None]:
-        """Return the direction of each metric; None for a metric by which no study can be judged."""
-        return {**self.own_directions(labels), **{name: metric.direction for name, metric in self.metrics.items()}}
+        """Return all metrics and their directions; None for a metric without a declared direction."""
+        return {**self.own_metrics(labels), **{name: metric.direction for name, metric in self.metrics.items()}}
 
     def check_targets(self, labels: bool) -> None:
-        """Refuse a task that is not for such targets.
+        """Refuse a task that does not support the targets of the data set.
 
         Raises:
             InvalidValueError: names task.
         """
         if self.classifies is not None and self.classifies != labels:
-            needed, held = ("numbers", "integers, which are labels") if labels else ("integer labels", "numbers")
-            raise InvalidValueError("task", self.name, f"needs {needed} as targets, and dataset.y holds {held}")
+            needed, found = ("numbers", "integers, which are labels") if labels else ("integer labels", "numbers")
+            raise InvalidValueError("task", self.name, f"needs {needed} as targets, and dataset.y has {found}")
 
 
 def _check_class_weights(weights: Sequence[float] | None) -> None:
     if weights is None:
         return
     if not isinstance(weights, (list, tuple)):
-        raise InvalidValueError("class_weights", weights, "must be a list of numbers, one a class")
+        raise InvalidValueError("class_weights", weights, "must be a list with one number for each class")
     for weight in weights:
-        real("class_weights", weight, above=0)
+        check_number("class_weights", weight, above=0)
 
 
 @dataclass(frozen=True)
 class ClassificationConfig(TaskConfig):
-    """A classification: cross entropy of labels as the loss, and accuracy as a metric.
+    """A classification, with cross entropy as the loss and accuracy as a metric.
 
     Args:
-        label_smoothing: 0 <= label_smoothing < 1; that part of the target is spread over all classes.
-        class_weights: > 0, one for each class; loss and metrics are means that are weighted by that of the label.
-        ignore_index: the label of examples that do not count; None if all count.
-        top_k: >= 2; also measures `top<k>_accuracy`, whether the label is among the k largest outputs. None: it is not
-            measured.
+        label_smoothing: fraction of the target that is distributed over all classes, 0 <= label_smoothing < 1.
+        class_weights: weight of each class, > 0. Loss and metrics are means weighted by the class of the label.
+        ignore_index: label of examples that are ignored; None to ignore none.
+        top_k: k >= 2 to measure `top<k>_accuracy`, too, the fraction of labels among the k largest outputs; None not
+            to.
     """
 
     name = "classification"
     classifies = True
 
-    label_smoothing: Annotated[float, Real(at_least=0, below=1)] = 0.0
+    label_smoothing: Annotated[float, Number(at_least=0, below=1)] = 0.0
     class_weights: Sequence[float] | None = None
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] | None = None
-    top_k: Annotated[int, Whole(at_least=2)] | None = None
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] | None = None
+    top_k: Annotated[int, Integer(at_least=2)] | None = None
 
     def __post_init__(self) -> None:
         _check_class_weights(self.class_weights)
         super().__post_init__()
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
         top: dict[str, Direction] = {} if self.top_k is None else {f"top{self.top_k}_{ACCURACY}": "maximize"}
         return {LOSS: "minimize", ACCURACY: "maximize", **top}
 
 
 @dataclass(frozen=True)
 class RegressionConfig(TaskConfig):
-    """A regression: an error of numbers as the loss, and the root of the mean squared error as a metric.
+    """A regression, with an error of outputs o and targets t as the loss, and the root mean squared error as a metric.
 
     Args:
-        error: "mse": (o - t)^2; "l1": |o - t|; "huber": (o - t)^2 / 2 up to |o - t| = delta and then delta * (|o - t| -
-            delta / 2). The loss is its mean over examples and outputs.
-        delta: > 0.
+        error: "mse" for (o - t)^2; "l1" for |o - t|; "huber" for (o - t)^2 / 2 if |o - t| <= delta, and
+            delta * (|o - t| - delta / 2) otherwise. The loss is the mean over examples and outputs.
+        delta: used by huber only, > 0.
     """
 
     name = "regression"
@@ -168,60 +171,61 @@ class RegressionConfig(TaskConfig):
     error: Annotated[str, OneOf(("mse", "l1", "huber"))] = "mse"
     delta: Positive = 1.0
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
         return {LOSS: "minimize", RMSE: "minimize"}
 
 
 @dataclass(frozen=True)
 class LanguageModelConfig(TaskConfig):
-    """A language model: outputs [n, tokens, vocabulary], targets [n, tokens]. The loss is the cross entropy per token.
+    """A language model, with cross entropy per token as the loss.
 
-    It also measures `accuracy`; `perplexity`, exp(loss); and `bits_per_character`, loss / ln 2 / characters_per_token.
+    Outputs are [n, tokens, vocabulary], targets [n, tokens]. It also measures `accuracy`, `perplexity` = exp(loss), and
+    `bits_per_character` = loss / ln 2 / characters_per_token.
 
     Args:
-        ignore_index: the label of tokens that do not count, such as padding.
-        characters_per_token: > 0, the mean over the text; 1 if tokens are characters.
+        ignore_index: label of tokens that are ignored, such as padding.
+        characters_per_token: mean number of characters of a token, > 0.
     """
 
     name = "language_model"
     classifies = True
 
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] = -100
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] = -100
     characters_per_token: Positive = 1.0
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
-        return {LOSS: "minimize", ACCURACY: "maximize", PERPLEXITY: "minimize", BITS: "minimize"}
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
+        return {LOSS: "minimize", ACCURACY: "maximize", PERPLEXITY: "minimize", BITS_PER_CHARACTER: "minimize"}
 
 
 @dataclass(frozen=True)
 class SegmentationConfig(TaskConfig):
-    """A segmentation: outputs [n, classes, H, W], targets [n, H, W]. The loss is the cross entropy per pixel.
+    """A segmentation, with cross entropy per pixel as the loss.
 
-    It also measures `accuracy`, of pixels, and `dice`: the mean over the classes of 2 |A and B| / (|A| + |B|), where A
-    are the pixels of a split that are predicted to be of the class and B those that are; a class in neither is left
-    out.
+    Outputs are [n, classes, H, W], targets [n, H, W]. It also measures the `accuracy` of pixels, and `dice`: the mean
+    over the classes of 2 |A and B| / (|A| + |B|), where A are the pixels of a split with the class as prediction, and B
+    those with the class as label. A class without such pixels is left out.
 
     Args:
-        label_smoothing, class_weights: as of a classification.
-        ignore_index: the label of pixels that do not count; None if all count.
-        dice_weight: >= 0. With w > 0 the loss of an example is (its mean cross entropy) + w * (1 - its soft Dice),
-            where the soft Dice is the mean over classes of (2 sum p t + 1) / (sum p + sum t + 1) over its pixels, with
-            the probabilities p and the targets t in {0, 1}; then every example counts alike.
+        label_smoothing, class_weights: as for a classification.
+        ignore_index: label of pixels that are ignored; None to ignore none.
+        dice_weight: w >= 0. If w > 0, the loss of an example is its mean cross entropy + w * (1 - its soft Dice), and
+            all examples have the same weight. The soft Dice is the mean over classes of
+            (2 sum p t + 1) / (sum p + sum t + 1) over the pixels, for probabilities p and targets t in {0, 1}.
     """
 
     name = "segmentation"
     classifies = True
 
-    label_smoothing: Annotated[float, Real(at_least=0, below=1)] = 0.0
+    label_smoothing: Annotated[float, Number(at_least=0, below=1)] = 0.0
     class_weights: Sequence[float] | None = None
-    ignore_index: Annotated[int, Whole(at_least=-(2**31))] | None = None
-    dice_weight: Annotated[float, Real(at_least=0)] = 0.0
+    ignore_index: Annotated[int, Integer(at_least=-(2**31))] | None = None
+    dice_weight: Annotated[float, Number(at_least=0)] = 0.0
 
     def __post_init__(self) -> None:
         _check_class_weights(self.class_weights)
         super().__post_init__()
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
         return {LOSS: "minimize", ACCURACY: "maximize", DICE: "maximize"}
 
 
@@ -229,30 +233,31 @@ class SegmentationConfig(TaskConfig):
 class ModelConfig(TaskConfig):
     """A model that returns its own loss.
 
-    It is called with the whole batch: with the arrays x and y as `forward(x, y)`, with arrays of other names by
-    keyword. It returns the loss as a number or a tensor [n], a tuple or mapping that contains it, or an object with
-    `.loss`.
+    It is called with the batch: as `forward(x, y)` if its arrays are x and y, and by keyword if they have other names.
+    It returns the loss as a scalar or a tensor [n], a tuple or mapping that contains it, or an object with `.loss`.
     """
 
     name = "model"
 
     def __post_init__(self) -> None:
         if self.loss is not None:
-            raise InvalidValueError("loss", self.loss.target, "is not for task=model, whose models return their loss")
+            raise InvalidValueError(
+                "loss", self.loss.target, "must be null with task=model, whose models return their loss"
+            )
         super().__post_init__()
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
         return {LOSS: "minimize"}
 
 
 @dataclass(frozen=True)
 class CustomConfig(TaskConfig):
-    """A task of the user's.
+    """A user's task.
 
     Args:
-        component: a class whose objects have `loss(model, batch)`, and perhaps `metrics(model, batch)` and
-            `directions`, as `Task` describes; or such an object.
-        declared: the directions that the class declares; they are known where its code may be imported.
+        component: a class (or an object) with the methods and attributes of `Task`, of which only `loss` is required.
+        declared: the directions that the class declares. The trainer fills them in, because the coordinator does not
+            import the class.
     """
 
     name = "custom"
@@ -262,7 +267,7 @@ class CustomConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         if self.loss is not None:
-            rule = f"is not for {self.component.target}, which has a loss of its own"
+            rule = f"must be null with task={self.component.target}, which has its own loss"
             raise InvalidValueError("loss", self.loss.target, rule)
         super().__post_init__()
 
@@ -270,11 +275,11 @@ class CustomConfig(TaskConfig):
     def components(self) -> tuple[Component, ...]:
         return (self.component, *super().components)
 
-    def own_directions(self, labels: bool) -> dict[str, Direction]:
+    def own_metrics(self, labels: bool) -> dict[str, Direction]:
         return {LOSS: "minimize", **self.declared}
 
 
-AUTO = TaskConfig()
+AUTO_TASK = TaskConfig()
 
 TASKS: Mapping[str, type[TaskConfig]] = {
     task.name: task
@@ -287,4 +292,4 @@ TASKS: Mapping[str, type[TaskConfig]] = {
         ModelConfig,
     )
 }
-"""The tasks by their names in conf/task."""
+"""Maps the names in conf/task to the tasks."""

@@ -1,4 +1,4 @@
-"""Chromium for tests: `pytest_plugins = ["tests.browser"]`. Debian's own; none is ever downloaded."""
+"""Provides Debian's Chromium for tests with `pytest_plugins = ["tests.browser"]`. It is never downloaded."""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Running the command as a user does: in a folder of its own, in this process or in one of its own."""
+"""Provides fixtures that run the command as a user does, in this process or in a new one."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sweep-cache-")  # what i
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their machine
 
 from sweep.cli import main
-from sweep.requests.asking import own_trainer
+from sweep.requests.current_trainer import started_trainer
 
 if TYPE_CHECKING:
     from tests.faults.harness import Zygote
@@ -33,7 +33,7 @@ def pytest_unconfigure() -> None:
 ROOT = Path(__file__).parent.parent
 
 SMALL = ["train.steps=40", "train.eval_every=20", "model.hidden=[8]", "train.device=cpu"]
-"""Overrides that make a training take a moment."""
+"""Overrides for a short training."""
 
 
 def diagonal(*axes: Sequence[object]) -> list[ParameterSet]:
@@ -52,7 +52,7 @@ def long(*values: object) -> ParameterSet:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left behind."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -61,7 +61,7 @@ class Answer:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory. Modules that are imported from it are forgotten: others have the same names."""
+    """Provide an empty working directory. Remove modules imported from it, whose names other tests use, too."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:  # of a test without this fixture
         del sys.modules[name]
@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def copied_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gives commands in this process a copy where they create an MLflow database: MLflow needs 1.7 s for the tables."""
+    """Give commands in this process a copy of an empty MLflow database, which MLflow takes 1.7 s to create."""
     from sweep.tracking import store  # MLflow takes two seconds to import, which not every test needs
 
     create, template = store._create_database, tmp_path_factory.mktemp("template") / "mlflow.db"
@@ -110,7 +110,7 @@ def optuna_migrations() -> Iterator[None]:
 
 @pytest.fixture
 def sweep(folder: Path, copied_database: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Carries out a command line in this process, in `folder`."""
+    """Provide a function that runs a command line in this process, in `folder`."""
 
     def carry_out(*arguments: str) -> Answer:
         capsys.readouterr()
@@ -123,7 +123,7 @@ def sweep(folder: Path, copied_database: None, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture(scope="session")
 def sweep_in(copied_database: None) -> Callable[..., Answer]:
-    """Carries out a command line in this process, in the folder given first; for fixtures that several tests share."""
+    """Provide a function that runs a command line in this process, in the folder that is its first argument."""
 
     def carry_out(folder: Path, *arguments: str) -> Answer:
         out, err = (TextIOWrapper(BytesIO(), encoding="utf-8", newline="", write_through=True) for _ in range(2))
@@ -136,14 +136,14 @@ def sweep_in(copied_database: None) -> Callable[..., Answer]:
 
 @pytest.fixture(autouse=True, scope="session")
 def a_trainer() -> Iterator[None]:
-    """Answers questions of tests that read requests without a command; it is started by the first question."""
-    with own_trainer():
+    """Provide a trainer for tests that read requests without a command. The first question starts it."""
+    with started_trainer():
         yield
 
 
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Zygote]":
-    """Begins command lines in processes of their own that import nothing: imports take 14 s of CPU time for each."""
+    """Provide a process that forks command lines without importing again, because imports take 14 s of CPU time."""
     from tests.faults.harness import Zygote  # it imports torch, which not every test needs
 
     with Zygote(tmp_path_factory.mktemp("outputs")) as begun:
@@ -151,7 +151,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Zygote]":
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Begins a command line in a process of its own."""
+    """Provide a function that starts a command line in a new process."""
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "sweep", *arguments],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""dataset.augment through commands and calls: composed, searched, recorded, trained, refused."""
+"""Tests dataset.augment in commands and calls: composed, searched, recorded, trained, refused."""
 
 import html
 import re
@@ -38,7 +38,7 @@ noise.n_draws = 1  # type: ignore[attr-defined]
 
 
 class Sometimes:
-    """Fails in the first update in which a number is large."""
+    """Fails in the first update with a large random number."""
 
     n_draws = 1
 
@@ -151,15 +151,15 @@ def test_options_and_keys_can_be_searched(given: list[str], expected: list[Any])
         (["dataset.augment=cropflip"], r"dataset\.augment=cropflip: must be one of none, crop_flip; "),
         (["dataset.augment=3"], r"dataset\.augment=3: must be one of none, crop_flip, or \{_target_"),
         (["dataset.augment=[none]"], r"dataset\.augment=\['none'\]: must be one of"),
-        (["dataset.augment.pad=2"], r"dataset\.augment\.pad=2: is of no use with dataset\.augment=none: give "),
+        (["dataset.augment.pad=2"], r"dataset\.augment\.pad=2: has no effect with dataset\.augment=none: give "),
         (["dataset.augment=crop_flip", "dataset.augment.pad=-1"], r"dataset\.augment\.pad=-1: must be an integer >= 0"),
         (["dataset.augment=crop_flip", "dataset.augment.flip=1"], r"dataset\.augment\.flip=1: must be true or false"),
         (["dataset.augment=crop_flip", "dataset.augment.padd=1"], r"dataset\.augment\.padd=1: .* has pad, flip"),
         (NOISE[:1], r"dataset\.augment\._target_=tests\.test_augmentation\.noise: must be in models.*trusted=\["),
-        (["dataset.augment=crop_flip", "model=wgan"], r"dataset\.augment=crop_flip: is not offered for a GAN"),
+        (["dataset.augment=crop_flip", "model=wgan"], r"dataset\.augment=crop_flip: is not supported for a GAN"),
         (
             ["dataset.augment=crop_flip", "loop._target_=tests.test_loops.main", "trusted=[tests]"],
-            r"dataset\.augment=crop_flip: is not for a loop: tests\.test_loops\.main makes its own batches",
+            r"dataset\.augment=crop_flip: has no effect with a loop: tests\.test_loops\.main makes its own batches",
         ),
     ],
     ids=str,
@@ -287,7 +287,7 @@ def test_a_function_a_class_an_object_or_a_name_is_given_in_python(folder: Path)
         ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function .*, or a name, whose keys are overrides"),
         ({}, lambda x, y, d: (x, y), InvalidValueError, r"^dataset\.augment=function: .*n_draws.*; it has none"),
         ({}, halves, InvalidValueError, r"it gives \[64, 10\], and dataset\.augment returns targets \[64, 2\]"),
-        ({"dataset.augment": "none"}, darker, InvalidValueError, r"given twice: as an override, and as augment=\.\.\."),
+        ({"dataset.augment": "none"}, darker, InvalidValueError, r"given twice, as an override and as augment=\.\.\."),
         ({"dataset.augment.lots": 1}, darker, InvalidValueError, r"^dataset\.augment\.lots=1: is not a key of darker"),
         ({}, Sometimes, TrainingFailedError, r"(?s)^ArithmeticError: too much noise.*\.py:\d+ in __call__"),
     ],

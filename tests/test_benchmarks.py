@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that the plain loop does a trial's work. How fast anything is, they measure."""
+"""Tests the arithmetic of the benchmarks, and that the plain loop does the work of a trial."""
 
 import json
 import sqlite3
@@ -35,7 +35,7 @@ ENGINE = Engine("fused", 16, True, "fastest", prepared=4.0, updates=3000, second
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The number of threads as it was, and one of them meanwhile."""
+    """Use one thread in the test, and restore the number afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,7 +43,7 @@ def one_thread():
 
 
 def losses_of(build, data, rates, seed=0):
-    """The losses of a plain training, and what it ends with."""
+    """Return the losses of a plain training, and its result."""
     losses = []
     end = plain.train(build, data, rates, seed, record=lambda step, rate, loss: losses.append(loss))
     return losses, end
@@ -119,7 +119,7 @@ def test_a_contender_is_compared_with_the_baseline_before_and_after_it():
 def test_the_median_round_counts(monkeypatch):
     speeds = iter([100.0, 100.0, 300.0, 100.0])
     monkeypatch.setattr(bench, "sweep", lambda *overrides: Run(wall=6.0, engine=ENGINE))
-    monkeypatch.setattr(bench, "shown_speed", lambda loop, steps: next(speeds))
+    monkeypatch.setattr(bench, "measured_speed", lambda loop, steps: next(speeds))
     value, startup, detail = bench.against(None, 1000, (), rounds=3)
     assert value == pytest.approx(2000 / 200)  # of 20, 10 and 10
     assert startup == "4.5 s, of it 4.0 s prepared"
@@ -131,7 +131,7 @@ def test_the_peer_is_scaled_with_its_start_up_counted_once():
 
 
 def database(path, tags, rows):
-    """An MLflow database as far as the benchmarks read it."""
+    """Create the tables of an MLflow database that the benchmarks read."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE tags (key TEXT, value TEXT)")
         connection.execute("CREATE TABLE metrics (key TEXT)")
@@ -231,7 +231,7 @@ def test_a_core_is_kept_busy_while_it_is_asked_for(monkeypatch):
         assert started[0].poll() is None
         return FIGURE
 
-    assert bench.report("A CPU", {"fused": measure}, ["fused"], bench.asked("", bench.MEASURES)) == 0
+    assert bench.report("A CPU", {"fused": measure}, ["fused"], bench.parsed_options("", bench.MEASURES)) == 0
     assert machines == ["A CPU, beside a busy process"]
     assert started[0].poll() is not None
 
@@ -248,7 +248,7 @@ def test_a_measure_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_
     monkeypatch.setattr(bench.table, "save", lambda *given: table.ROOT / "result.md")
     measures = {"broken": lambda rounds: 1 / 0, "fused": lambda rounds: replace(FIGURE, value=1.0)}
     monkeypatch.setattr("sys.argv", ["bench", "--rounds", "1"])
-    options = bench.asked("", bench.MEASURES)
+    options = bench.parsed_options("", bench.MEASURES)
     assert bench.report("A CPU", measures, list(measures), options) == 1
     said = capsys.readouterr()
     assert "fused: 1x, to reach ≥ 4x: short" in said.out

@@ -1,4 +1,4 @@
-"""report.html in Chromium: drawn, pointed at, zoomed, on a phone, in the dark, in a frame that may only run scripts."""
+"""Tests report.html in Chromium: charts, hover texts, zoom, on a phone, in dark mode, in a sandboxed frame."""
 
 import html
 import re
@@ -27,7 +27,7 @@ CHARTS = {
     "importance-0": 5,
     "profile": 5,
 }
-"""Chart -> the traces in it."""
+"""Maps charts to their traces."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
@@ -50,25 +50,25 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(page: "Page", chart: str) -> int:
-    """The traces that are seen in a chart."""
+    """Return the visible traces of a chart."""
     return page.locator(f"#{chart} .scatterlayer .trace, #{chart} .barlayer .trace").count()
 
 
 def axis(page: "Page", chart: str) -> list[float]:
-    """The ends of the x axis."""
+    """Return the ends of the x axis."""
     ends: list[float] = page.evaluate(f"document.getElementById('{chart}')._fullLayout.xaxis.range")
     return ends
 
 
 def point_at(page: "Page", chart: str) -> "Locator":
-    """What is said where the pointer is: in the middle of a chart."""
+    """Return the hover text in the middle of a chart."""
     middle = box(page, chart)
     page.mouse.move(middle["x"] + 0.5 * middle["width"], middle["y"] + 0.5 * middle["height"], steps=3)
     return page.locator(f"#{chart} .hoverlayer .legend")
 
 
 def box(page: "Page", chart: str) -> dict[str, float]:
-    """Where the pointer acts on a chart, once it is in view."""
+    """Scroll a chart into view and return its plotting area."""
     area = page.locator(f"#{chart} .nsewdrag")
     area.scroll_into_view_if_needed()
     found = area.bounding_box()
@@ -182,7 +182,7 @@ def test_text_of_charts_follows_the_colour_scheme(opened: "Opened", comparison: 
 
 
 def framed(report: Path, folder: Path) -> str:
-    """The address of a page that shows a report as MLflow does: in a frame that may run scripts and nothing else."""
+    """Return the address of a page that shows a report as MLflow does, in a frame that may only run scripts."""
     outer = folder / "outer.html"
     frame = f'<iframe sandbox="allow-scripts" width="900" height="700" srcdoc="{html.escape(report.read_text())}">'
     outer.write_text(f'<!doctype html><meta charset="utf-8">{frame}</iframe>')

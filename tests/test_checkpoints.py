@@ -1,4 +1,4 @@
-"""Checkpoints in files: whole or passed over, the last two of each trial, and nothing in them is ever run."""
+"""Tests checkpoint files: damaged ones are ignored, the last two of each trial are kept, and no code in them runs."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ def trial(number=0):
 
 
 def checkpoint(step, number=0, size=400):
-    """One that no other is equal to: with newlines in its state and in its record."""
+    """Return a unique checkpoint, with newlines in its state and in its record."""
     noise = random.Random(f"{number} {step}")
     evaluations = [Evaluation(number, at, {"val_loss": noise.random(), "global_step": at}) for at in range(0, step, 5)]
     state = Snapshot(step, b"\n" + noise.randbytes(size))
@@ -47,7 +47,7 @@ def files(tmp_path, said):
 
 @pytest.fixture
 def again(files, said):
-    """The same folder as another command finds it."""
+    """Return new checkpoint files for the same folder, as another command opens it."""
     return lambda of="study": CheckpointFiles(files.folder, of, LARGEST, said.append)
 
 
@@ -134,7 +134,7 @@ def test_a_training_that_goes_on_keeps_the_one_it_goes_on_from(files, again):
 
 
 def test_a_training_that_begins_anew_replaces_what_is_damaged(files, again, said):
-    """Its steps are smaller than those of what an earlier attempt has left."""
+    """Its steps are smaller than those in the files of an earlier attempt."""
     for step in (50, 60):
         files.save(trial(), checkpoint(step))
     for path in files.folder.iterdir():
@@ -147,7 +147,7 @@ def test_a_training_that_begins_anew_replaces_what_is_damaged(files, again, said
 
 
 def test_a_training_whose_record_did_not_go_on_is_not_confused_with_the_one_before(files, again):
-    """It is found, but begins anew, as its record is gone: its own checkpoints count from then on."""
+    """It is found, but starts again because its record is gone; from then on its new checkpoints apply."""
     for step in (50, 60):
         files.save(trial(), checkpoint(step))
     later = again()
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 
 def damaged(whole, at, kind, noise):
-    """The bytes of a file with something wrong at a place."""
+    """Return the bytes of a file with damage at a position."""
     before, byte, after = whole[:at], whole[at], whole[at + 1 :]
     if kind == "bit":
         return before + bytes([byte ^ 1 << noise.randrange(8)]) + after
@@ -235,7 +235,7 @@ def damaged(whole, at, kind, noise):
 
 
 def test_every_damage_is_noticed_and_said_and_the_one_before_is_used(files, again, said):
-    """A bit, a byte, or the rest of the file: in each of its parts."""
+    """Each part of the file is damaged by a bit, a byte, or the loss of the rest."""
     for step in (10, 20):
         files.save(trial(), checkpoint(step))
     path = files.folder / "0-0000000020.checkpoint"
@@ -282,7 +282,7 @@ def test_what_is_of_another_training_is_passed_over(files, again, said):
 
 
 class Hostile:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = str(mark)
@@ -292,7 +292,7 @@ class Hostile:
 
 
 def sealed(about, *parts):
-    """A file with a digest that is right."""
+    """Return a file with a valid checksum."""
     body = b"".join([json.dumps(about).encode(), b"\n", *parts])
     return MAGIC + hashlib.sha256(body).digest() + body
 
@@ -376,7 +376,7 @@ def hostile_pickle(mark):
 
 
 def zip_bomb(mark):
-    """As torch saves it, with entries that are compressed."""
+    """Return a file as torch saves it, but with compressed entries."""
     plain, bomb = io.BytesIO(), io.BytesIO()
     torch.save({"model": torch.zeros(2**16)}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
@@ -408,7 +408,7 @@ def test_a_whole_file_with_a_hostile_state_is_read_and_its_state_refused(files, 
 
 
 def failing(real, at):
-    """A function that raises ENOSPC at its call number `at`, counted from 0."""
+    """Return a function that raises ENOSPC at call number `at`, counted from 0."""
     calls = iter(range(1000))
 
     def call(*arguments, **keys):
@@ -420,7 +420,7 @@ def failing(real, at):
 
 
 class Full:
-    """A file that takes a part of what is written, and then no more."""
+    """A file that accepts a part of the data and then no more."""
 
     def __init__(self, file):
         self.file = file
@@ -464,7 +464,7 @@ def test_a_write_that_fails_leaves_what_was_there(files, again, said, monkeypatc
 
 @pytest.mark.parametrize("call", ["open", "fsync"])
 def test_a_folder_that_cannot_be_brought_to_the_disk_leaves_a_whole_one(files, again, monkeypatch, call):
-    """The new file has its name already; whichever is found is whole."""
+    """The new file already has its name; whichever file is found is complete."""
     files.save(trial(), checkpoint(5))
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(getattr(os, call), 1))

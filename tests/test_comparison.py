@@ -1,4 +1,4 @@
-"""mode=compare as a user runs it, read back with MLflow's own client and SciPy alone."""
+"""Tests mode=compare as a user runs it; reads the record with MLflow's client and SciPy only."""
 
 import csv
 import html
@@ -36,7 +36,7 @@ COMPARE = [
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of the one comparison.csv."""
+    """Return the rows of the only comparison.csv."""
     (path,) = folder.glob("reports/*/comparison.csv")
     return list(csv.DictReader(path.read_text().splitlines()))
 
@@ -47,7 +47,7 @@ def below(folder: Path, parent: Run, kind: str) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def compared(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A small comparison: its folder and what it printed."""
+    """Provide a small comparison: its folder and its output."""
     folder = tmp_path_factory.mktemp("compared")
     answer = sweep_in(folder, *COMPARE)
     assert (answer.status, answer.err) == (0, "")
@@ -99,7 +99,7 @@ def test_the_test_split_is_evaluated_by_final_runs_only_and_once(compared: tuple
 
 
 class Recomputed:
-    """The numbers of a family's row, from MLflow alone.
+    """Return the numbers of a schedule's row, computed from MLflow only.
 
     Args:
         trials, finals: in the order of their numbers and seeds.
@@ -114,13 +114,13 @@ class Recomputed:
         return np.array([run.data.metrics[key] for run in self.finals])
 
     def interval(self, key: str) -> tuple[float, float, float]:
-        """Mean and bias-corrected and accelerated bootstrap."""
+        """Return the mean and its BCa bootstrap interval."""
         values = self.column(key)
         found = stats.bootstrap((values,), np.mean, confidence_level=0.95, method="BCa", rng=0)
         return float(values.mean()), *map(float, found.confidence_interval)
 
     def reached(self) -> list[tuple[float, float]]:
-        """Updates and seconds of each final to the target."""
+        """Return updates and seconds of each final run until the target."""
         client = MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
         found = []
         for run in self.finals:
@@ -144,7 +144,7 @@ def recomputed(folder: Path) -> dict[str, Recomputed]:
 
 
 def corrected(columns: dict[str, np.ndarray]) -> dict[tuple[str, str], float]:
-    """Paired t tests of all pairs of families, corrected by Holm; the pairs in alphabetical order."""
+    """Return the paired t tests of all pairs of schedules, in alphabetical order, with Holm's correction."""
     tests = {(a, b): float(stats.ttest_rel(columns[a], columns[b]).pvalue) for a, b in combinations(sorted(columns), 2)}
     adjusted: dict[tuple[str, str], float] = {}
     for i, pair in enumerate(sorted(tests, key=lambda pair: tests[pair])):  # never smaller than the one before
@@ -202,7 +202,7 @@ def test_every_number_of_the_csv_can_be_recomputed_from_mlflow_alone(compared: t
 
 
 def power_analysis(differences: np.ndarray, level: float) -> str:
-    """One more than the fewest pairs at which a t test finds a difference of this size with power 0.85."""
+    """Return one more than the fewest pairs with which a t test detects a difference of this size with power 0.85."""
     effect = abs(differences.mean()) / differences.std(ddof=1)
     for n in range(2, 10_001):
         bound, shift = stats.t.ppf(1 - level / 2, n - 1), effect * np.sqrt(n)
@@ -301,7 +301,7 @@ def without_times(folder: Path) -> list[dict[str, str]]:
 
 
 def of_finals(folder: Path) -> list[Any]:
-    """Every row of every final, by schedule and seed."""
+    """Return all rows of all final runs, by schedule and seed."""
     found = [
         (
             run.data.params["schedule.name"],
@@ -385,7 +385,7 @@ def test_under_its_name_another_configuration_is_refused_before_anything_is_stor
     studies = optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
     for schedules, changed, said in (
         ("[rex,constant]", "optimizer=adam", "torch.optim.SGD in the study, torch.optim.Adam asked"),
-        ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam asked for"),
+        ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam requested"),
         ("[rex,linear]", "study.metric=val_accuracy", "study.metric: val_loss in the study, val_"),
     ):
         refused = sweep(*named, f"compare.schedules={schedules}", changed)
@@ -461,7 +461,7 @@ def test_an_interruption_as_a_comparison_begins_leaves_nothing_that_cannot_be_re
     for mode in ("report", "ui"):
         answer = sweep(f"mode={mode}")
         assert answer.status == 2
-        assert "is a comparison that was interrupted as it began; the same command resumes it" in answer.err
+        assert "is a comparison that was interrupted when it started; the same command resumes it" in answer.err
     assert sweep(*asked).status == 0
     assert len(rows(folder)) == 2
 
@@ -522,7 +522,7 @@ def test_several_data_sets_are_compared_each_on_its_own(sweep: Callable[..., Ans
 def test_families_whose_trials_all_diverge_have_no_finals_and_no_numbers(
     sweep: Callable[..., Answer], folder: Path
 ) -> None:
-    """A rate of 1e6 breaks the network at once."""
+    """A rate of 1e6 makes the network diverge immediately."""
     answer = sweep(
         *SHORT, "compare.schedules=[constant,piecewise]", "space=none", "warmup=none", "model.hidden=[8,8]",
         "optimizer.lr=choice(1e6,2e6)",

@@ -1,4 +1,4 @@
-"""Code that is named by an import path: what may be named, and how it is called."""
+"""Tests code that an import path names: which paths are allowed, and how the code is called."""
 
 import sys
 from dataclasses import replace
@@ -23,7 +23,7 @@ def refused(key):
 
 
 class Outer:
-    """A component with a part that may be a component itself."""
+    """Return a component with a nested argument that may be a component."""
 
     def __init__(self, part=None, **more):
         self.part, self.more = part, more
@@ -140,7 +140,7 @@ def test_a_path_to_nothing_that_can_be_called_is_refused(target):
 
 @pytest.fixture
 def their_models(tmp_path, monkeypatch):
-    """A package of a user named models, found behind ours, as in a clone that PYTHONPATH names."""
+    """Create a user's package named models that follows the project's in sys.path, as with a clone in PYTHONPATH."""
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "mlp.py").write_text("from models.parts import part\n\nclass MLP:\n    part = part\n")
@@ -176,7 +176,7 @@ def test_what_is_theirs_and_named_as_ours_has_another_identity(their_models):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of a user that leaves a mark when it is imported; the path of the mark."""
+    """Create a user's package that writes a file when it is imported; return the path of the file."""
     mark = tmp_path / "imported"
     (tmp_path / "mynets.py").write_text(f"open({str(mark)!r}, 'w').close()\n\ndef net(width=3):\n    return width\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -248,8 +248,8 @@ def test_a_target_that_takes_any_key_takes_any_key():
 def test_what_is_provided_is_given_where_there_is_a_parameter_for_it():
     model = MODEL.build(input_shape=(4,), n_outputs=3, something_else=1)
     assert model(torch.zeros(2, 4)).shape == (2, 3)
-    assert MODEL.accepts("n_outputs")
-    assert not MODEL.accepts("something_else")
+    assert MODEL.has_parameter("n_outputs")
+    assert not MODEL.has_parameter("something_else")
 
 
 def test_positional_arguments_come_first():
@@ -294,7 +294,7 @@ def test_a_mapping_without_a_target_stays_a_mapping():
 
 
 class Greedy:
-    """Changes the lists and mappings that it is built with."""
+    """Changes the lists and mappings in its arguments."""
 
     def __init__(self, widths, n_outputs=0, part=None):
         widths.append(n_outputs)

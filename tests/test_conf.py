@@ -1,4 +1,4 @@
-"""Every file of conf composes on its own, and its space holds for any horizon."""
+"""Tests that every file of conf composes on its own, and that its space is valid for any horizon."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def options(group: str) -> list[str]:
 MUST_BE_GIVEN = {
     "joined": ["schedule.boundaries=[2]", "schedule.pieces={a:{name:constant},b:{name:constant,factor:0.5}}"]
 }
-"""Overrides for what a file of conf cannot have a default for."""
+"""Maps files of conf to overrides for keys without defaults."""
 
 
 def run(*overrides: str) -> RunConfig:
@@ -140,7 +140,7 @@ ADDED = {
     "inverse_time": {"end_factor"},
     "plateau": {"threshold_mode", "direction"},
 }
-"""Keys that are no part of the identity while they have their default."""
+"""Keys that are not part of the identity if they have their defaults."""
 
 
 WARMS_UP_BY_ITSELF = {"noam", "one_cycle", "cyclic"}
@@ -276,13 +276,13 @@ def test_what_rounding_gives_short_horizons() -> None:
     assert run("train.steps=9", "train.eval_every=${fraction:0.01}").train.eval_every == 1
     with pytest.raises(InvalidValueError, match=r"^schedule\.decay_steps=0: must be an integer >= 1"):
         run("train.steps=2", "schedule.decay_steps=${fraction:0}")
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=2: must be below the horizon"):
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=2: must be less than the horizon"):
         run("train.steps=2", "warmup.steps=${fraction:1}")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "interpolate", "one_cycle", "wsd"])
 def test_a_warmup_that_leaves_no_update_is_blamed_and_not_the_default_of_the_schedule(schedule: str) -> None:
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=9: must be below the horizon train\.steps=9"):
+    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=9: must be less than the horizon train\.steps=9"):
         run(f"schedule={schedule}", "warmup=linear", "train.steps=9", "warmup.steps=9")
 
 
@@ -346,7 +346,9 @@ def test_the_command_line_replaces_lists_and_elements_of_a_space(tmp_path: Path)
 @pytest.mark.parametrize("value", ["0.95", "interval(0.9,0.99)"])
 @pytest.mark.parametrize("key", ["optimizer.betas.2", "optimizer.betas.7"])
 def test_an_element_that_a_list_does_not_have_is_refused(key: str, value: str) -> None:
-    with pytest.raises(InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2, counted from 0"):
+    with pytest.raises(
+        InvalidValueError, match=f"^{key}=.*no such element; optimizer.betas has 2 elements, counted from 0"
+    ):
         spaces.space(Composer(), parse(["optimizer=adam", f"{key}={value}", "optimizer.lr=0.1,0.2"]))
 
 
@@ -418,5 +420,5 @@ def test_the_decay_of_an_average_can_be_searched() -> None:
     ],
 )
 def test_the_identity_of_a_configuration_is_that_of_earlier_versions(overrides, expected):
-    """Or no study and no training of an earlier version would be resumed: its name is made of this digest."""
+    """The names of studies and trainings of earlier versions contain this digest, so that it must not change."""
     assert digest(build.run_config(Composer().compose(overrides)).identity) == expected

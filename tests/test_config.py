@@ -1,4 +1,4 @@
-"""The typed configuration: what it lets be called, and what it refuses."""
+"""Tests the typed configuration and what it refuses."""
 
 import json
 import math
@@ -128,8 +128,8 @@ def test_there_are_at_most_as_many_micro_batches_as_examples(accumulate):
 @pytest.mark.parametrize(
     ("groups", "key", "rule"),
     [
-        (5, "groups", "must be null, or"),
-        ([], "groups", "must be null, or"),
+        (5, "groups", "must be null or"),
+        ([], "groups", "must be null or"),
         ({"bias_and_norm": 5}, r"groups\.bias_and_norm", "must be a name or pattern"),
         ({"bias_and_norm": None}, r"groups\.bias_and_norm", "must be a name or pattern"),
         ({3: {"lr_factor": 1}}, r"groups\.3", "must be a name or pattern"),
@@ -190,14 +190,14 @@ def test_a_key_that_was_added_later_is_part_of_the_identity_only_where_it_is_use
 
 
 def test_the_order_of_groups_is_part_of_the_identity():
-    """The first that matches counts, whatever a digest sorts."""
+    """The first group that matches applies, so that the order is part of the identity."""
     first, second = {"bias_and_norm": {"lr_factor": 2}}, {"a.*": {"lr_factor": 3}}
     assert identity(first | second) != identity(second | first)
     assert identity(first | second) == identity(first | second)
 
 
 def test_a_key_that_was_added_later_is_no_part_of_the_identity_while_it_has_its_default():
-    """Studies of earlier versions keep their names; the same key of another family was always part of it."""
+    """Studies of earlier versions keep their names; the same key of another family was always part of the identity."""
 
     def schedule(**keys):
         both = {"schedule": keys, "critic": {"schedule": keys}}
@@ -298,18 +298,18 @@ def test_an_accuracy_is_not_minimized():
 def test_a_regression_is_not_judged_by_accuracy(suffix):
     ema = replace(run_config(), average=AverageConfig("ema", 0.9))
     by_accuracy = StudyConfig(**(STUDY | {"metric": f"val_accuracy{suffix}"}))
-    by_accuracy.judging(ema, classification=True)
-    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).judging(ema, classification=False)
+    by_accuracy.with_direction(ema, classification=True)
+    StudyConfig(**(STUDY | {"metric": f"val_loss{suffix}"})).with_direction(ema, classification=False)
     with refused(r"study\.metric") as error:
-        by_accuracy.judging(ema, classification=False)
+        by_accuracy.with_direction(ema, classification=False)
     assert "regression" in error.value.rule
 
 
 @pytest.mark.parametrize("metric", ["val_loss", "val_accuracy"])
 def test_a_training_without_average_is_not_judged_by_one(metric):
-    StudyConfig(**(STUDY | {"metric": metric})).judging(run_config(), classification=True)
+    StudyConfig(**(STUDY | {"metric": metric})).with_direction(run_config(), classification=True)
     with refused(r"study\.metric") as error:
-        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).judging(run_config(), classification=True)
+        StudyConfig(**(STUDY | {"metric": f"{metric}_ema"})).with_direction(run_config(), classification=True)
     assert error.value.rule == "needs average=ema, not none"
 
 

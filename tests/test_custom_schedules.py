@@ -1,4 +1,4 @@
-"""Schedules of the user's, as a command line or a file names them: composed, searched, trained, refused."""
+"""Tests a user's schedules that a command line or a file names: composed, searched, trained, refused."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def custom(config: RunConfig) -> Custom:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A folder of configuration with a schedule of the user's and its space."""
+    """Create a configuration folder with a user's schedule and its space."""
     for name, content in {
         "schedule/bend": "_target_: tests.schedules.test_custom.knee\nknee: 0.5\n",
         "schedule/cosine2": "name: cosine\n_target_: tests.schedules.test_custom.half_life\nhalf_life: 7\n",
@@ -122,7 +122,7 @@ def test_a_target_alone_is_enough_and_takes_nothing_from_the_chosen_family() -> 
 
 
 def test_all_keys_of_a_function_are_part_of_the_identity() -> None:
-    """Also those that have the name and the default of a key of ours that was added later."""
+    """This includes keys that have the name and the default of a key in DEFAULTS_OF_LATER_KEYS."""
     keys = run("schedule._target_=tests.schedules.test_custom.watched").identity["schedule"]
     assert keys == {"name": "watched", "_target_": "tests.schedules.test_custom.watched", "per_worker": False}
     own = run("schedule._target_=tests.schedules.test_custom.floored", "schedule.end_factor=null")
@@ -167,7 +167,7 @@ def test_its_keys_are_searched_as_they_are_written() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["schedule._target_=os.system"], r"schedule\._target_=os\.system: must be a function of a package of yours"),
+        (["schedule._target_=os.system"], r"schedule\._target_=os\.system: must be a function of your own package"),
         (["schedule._target_=torch.nn.Linear"], r"schedule\._target_=torch\.nn\.Linear: must be a function of a pack"),
         (["schedule._target_=sweep.data.sources.digits"], r"schedule\._target_=.*: must be a function of a package"),
         (
@@ -175,7 +175,7 @@ def test_its_keys_are_searched_as_they_are_written() -> None:
             r"schedule\._target_=tests\.nowhere\.f: could not be imported: there is no module",
         ),
         (["schedule._target_=tests.schedules.test_custom.pytest.exit"], r"schedule\._target_=.*: is no class or funct"),
-        (["schedule._target_=tests.schedules.test_custom.f"], r"schedule\._target_=.*: is no class or function of"),
+        (["schedule._target_=tests.schedules.test_custom.f"], r"schedule\._target_=.*: is not a class or function of"),
         (["schedule=custom"], r"schedule\._target_=\?\?\?: must be given"),
         ([KNEE, "schedule.kne=1"], r"schedule\.kne=1: is not a key of .*\(did you mean knee\?\)"),
         ([KNEE, "schedule.knee={_target_:torch.nn.ReLU}"], r"schedule\.knee\._target_=torch\.nn\.ReLU: must be plain"),
@@ -205,7 +205,9 @@ def test_without_trust_nothing_of_it_is_imported(folder: Path, monkeypatch: pyte
     "given", [["schedule=custom,cosine", KNEE], ["mode=preview", "schedule=exponential,cosine", KNEE]]
 )
 def test_a_target_is_not_given_to_each_of_several_schedules(given: list[str]) -> None:
-    with pytest.raises(InvalidValueError, match=r"^schedule\._target_=given: would be each of \w+, cosine: a file in"):
+    with pytest.raises(
+        InvalidValueError, match=r"^schedule\._target_=given: would apply to each of \w+, cosine: to give"
+    ):
         parse(given)
 
 
@@ -254,13 +256,16 @@ def test_a_group_s_schedule_is_no_argument_of_the_optimizer_and_part_of_the_iden
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        ("{warmup:{name:linear,steps:3}}", r"warmup=.*: is for a group with a schedule of its own"),
-        ("{schedule:cosine}", r"schedule=cosine: must be a group of keys, as schedule is"),
+        ("{warmup:{name:linear,steps:3}}", r"warmup=.*: needs optimizer.groups..*schedule, the group's"),
+        ("{schedule:cosine}", r"schedule=cosine: must be a mapping with the keys of schedule"),
         ("{schedule:{name:cosin}}", r"schedule\.name=cosin: must be one of"),
         ("{schedule:{name:cosine}}", r"schedule\.decay_steps=null: must be given"),
-        ("{schedule:{name:plateau}}", r"schedule\.name=plateau: waits for val_loss"),
-        ("{schedule:{name:constant},warmup:{name:linear,steps:600}}", r"warmup\.steps=600: must be below the horizon"),
-        ("{schedule:{name:constant},warmup:{name:until_error}}", r"warmup\.name=until_error: waits for train_error"),
+        ("{schedule:{name:plateau}}", r"schedule\.name=plateau: depends on val_loss"),
+        (
+            "{schedule:{name:constant},warmup:{name:linear,steps:600}}",
+            r"warmup\.steps=600: must be less than the horizon",
+        ),
+        ("{schedule:{name:constant},warmup:{name:until_error}}", r"warmup\.name=until_error: depends on train_error"),
     ],
 )
 def test_a_group_s_schedule_that_cannot_be_is_refused_by_its_key(own: str, said: str) -> None:
@@ -292,7 +297,7 @@ def test_a_search_among_schedules_trains_the_function(
 def test_a_training_with_schedules_of_the_users_goes_on_beyond_its_horizon(
     sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And its record is enough to train it again."""
+    """The record is sufficient to train it again."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
     own = "{bias_and_norm:{schedule:{_target_:tests.schedules.test_custom.half_life,half_life:9}}}"
     target = "schedule._target_=tests.schedules.test_custom.half_life"

@@ -1,4 +1,4 @@
-"""Databases: what a URI names, SQLite files that are written ahead, locks that are waited for, fences."""
+"""Tests databases: URIs, SQLite's write-ahead log, waiting for locks, fencing."""
 
 import sqlite3
 import threading
@@ -127,7 +127,7 @@ def test_where_a_file_cannot_be_written_ahead_the_defaults_stay(tmp_path: Path, 
 
 
 class Locked:
-    """A study in a SQLite file that somebody else has locked."""
+    """Provide a study in a SQLite file that another connection has locked."""
 
     def __init__(self, folder: Path) -> None:
         file = folder / "optuna.db"
@@ -195,7 +195,7 @@ def test_a_signal_ends_the_wait_for_a_locked_database(locked_study: Locked) -> N
 
 
 def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: Locked) -> None:
-    """As if a database had committed what it says it did not."""
+    """This imitates a database that has committed a transaction and reports that it has not."""
     cached = locked_study.cached
     create, tries = cached._storage.create_new_trial, []
 

@@ -1,10 +1,8 @@
-"""Every command of docs/datasets.md reads the data that the page describes."""
+"""Tests that every command of docs/datasets.md reads the data that the page describes."""
 
 import re
-import shlex
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -16,41 +14,24 @@ from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers
 from tests.conftest import ROOT
 from tests.data import archives
+from tests.pages import Page, write_data
 
 register_resolvers()
 
-PAGE = (ROOT / "docs" / "datasets.md").read_text()
-
-
-def commands() -> list[list[str]]:
-    """The command lines of the page, as the arguments of `python -m sweep`."""
-    lines = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
-    typed = [line.removeprefix("python -m sweep") for line in lines if line.startswith("python -m sweep")]
-    return [shlex.split(line, comments=True) for line in typed]
+PAGE = Page("docs/datasets.md")
 
 
 @pytest.fixture
 def files(folder: Path) -> Path:
-    """The files that the commands name, with few examples, in the working directory."""
-    for name in ("fashion", "digits"):
-        archives.write_mnist(folder / name)
-    archives.write_tar(folder / "cifar-10-binary.tar.gz", archives.cifar10())
-    (folder / "cifar-100-binary").mkdir()
-    for name, content in archives.cifar100().items():
-        (folder / "cifar-100-binary" / name).write_bytes(content)
-    archives.write_images(folder / "photos", {"cat": 5, "dog": 5})
-    archives.write_images(folder / "scans" / "train", {"cat": 5, "dog": 5})
-    archives.write_images(folder / "scans" / "test", {"cat": 2, "dog": 2})
-    rng = np.random.default_rng(0)
-    pd.DataFrame({"width": rng.normal(size=20), "species": ["rose", "lily"] * 10}).to_csv("flowers.csv", index=False)
-    houses = {"rooms": np.arange(20), "area": rng.normal(size=20), "price": rng.normal(size=20)}
-    pd.DataFrame(houses).to_parquet("houses.parquet")
+    """Create the files that the commands name, with few examples."""
+    write_data(folder)
     return folder
 
 
 SHAPES = {
     "digits": ((1, 8, 8), 10),
     "breast_cancer": ((30,), 2),
+    "arrays": ((4,), 3),
     "quadratic": ((1,), 1),
     "fashion_mnist": ((1, 6, 5), 10),
     "mnist": ((1, 6, 5), 10),
@@ -62,12 +43,12 @@ SHAPES = {
     "price": ((2,), 1),
     "rooms": ((2,), 1),
 }
-"""Data set, or the folder or the target that tells it from others of its kind -> shape of an example, outputs."""
+"""Maps a data set, or its folder or target, to the shape of an example and the number of outputs."""
 
 
 def test_every_command_reads_its_data(files: Path) -> None:
     seen = set()
-    for command in commands():
+    for command in PAGE.commands():
         given = dict(word.split("=", 1) for word in command)
         if given.get("dataset") == "huggingface":
             continue
@@ -87,8 +68,7 @@ def test_a_saved_data_set_of_hugging_face_is_read(files: Path) -> None:
     datasets = pytest.importorskip("datasets")
     part = datasets.Dataset.from_dict({"text": ["a"] * 10, "input_ids": [[1, 2]] * 10, "label": [0, 1] * 5})
     datasets.DatasetDict(dict.fromkeys(("train", "test", "unsupervised"), part)).save_to_disk("reviews")
-    (command,) = [line for line in commands() if "dataset=huggingface" in line]
-    kept = [word for word in command if word.startswith("dataset")]
+    kept = [word for word in PAGE.command("dataset=huggingface") if word.startswith("dataset")]
     data = load(build.run_config(Composer().compose(kept)).dataset)
     assert (len(data.train), len(data.val), len(data.test)) == (8, 2, 10)
     assert data.train[:2].batch.keys() == {"input_ids", "labels"}
@@ -96,12 +76,12 @@ def test_a_saved_data_set_of_hugging_face_is_read(files: Path) -> None:
 
 def test_the_page_shows_each_data_set() -> None:
     for option in (ROOT / "conf" / "dataset").glob("*.yaml"):
-        assert f"\n| [`{option.stem}`](" in PAGE
+        assert f"\n| [`{option.stem}`](" in PAGE.text
 
 
 def test_the_refusals_are_those_of_the_page(files: Path) -> None:
     """A line of the page may end with `...`."""
-    shown = PAGE.rpartition("\n```\n")[0].rpartition("```\n")[2].splitlines()
+    shown = PAGE.text.rpartition("\n```\n")[0].rpartition("```\n")[2].splitlines()
     (files / "fashion" / "t10k-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08" + bytes(8))
     (files / "cifar-100-binary" / "test.bin").write_bytes(archives.records(40, (21, 100)))
     Image.new("RGB", (64, 48)).save(files / "photos" / "dog" / "7.png")

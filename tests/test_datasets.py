@@ -1,4 +1,4 @@
-"""Searches on data sets that load their examples one by one, by the whole command."""
+"""Tests searches on data sets that load their examples one by one, with the whole command."""
 
 import signal
 import time
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 
 class Points(Dataset):
-    """Examples of several lengths that draw, slowly if that is asked for."""
+    """Examples of different lengths with random numbers; loading them can be slow."""
 
     def __init__(self, n, seconds):
         self.n, self.seconds = n, seconds
@@ -48,7 +48,7 @@ class Net(torch.nn.Module):
 
 
 class PerEntry:
-    """Entries of x count that are no padding."""
+    """The loss counts the entries of x that are not padding."""
 
     directions = {"far": "minimize"}
 
@@ -75,7 +75,7 @@ def write(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the package of the user's where commands that run in this process find it."""
+    """Create the user's package where commands in this process find it."""
     write(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -84,7 +84,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_search_equals_an_uninterrupted_one(
     sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path, killed: signal.Signals
 ) -> None:
-    """What examples draw is the same again, and so is the order, whichever process loads them."""
+    """The random numbers of examples, and their order, do not depend on the process that loads them."""
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()

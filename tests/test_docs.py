@@ -1,4 +1,4 @@
-"""What the documentation shows is made by what it documents."""
+"""Tests that the documentation shows what the code produces."""
 
 import runpy
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_the_list_of_all_schedules_is_that_of_their_docstrings_and_files() -> No
 
 
 def test_the_notebook_runs_and_shows_tables_and_pictures(folder: Path) -> None:
-    """Its kernel works in an empty folder; progress is drawn as HTML, and no cell writes to standard error."""
+    """The kernel runs in an empty folder; progress is shown as HTML, and no cell writes to standard error."""
     notebook = nbformat.read(ROOT / "docs" / "library.ipynb", as_version=4)
     names = {name for name in sweep.__all__ if f"sweep.{name}(" in str(notebook)}
     assert names == {"search", "compare", "preview", "load", "schedule", "interval", "loguniform", "choice"}

@@ -1,4 +1,4 @@
-"""Trials that are the same training, searched as a user searches: trained once, recorded and told each for itself."""
+"""Tests trials that are the same training: they are trained once, and each is recorded and reported."""
 
 import signal
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from tests.test_interruption import interrupt, record, trials
 from tests.test_main_job import history, runs
 
 GRID = ["sampler=grid", "space=none", "schedule.decay_rate=0.25,0.5", "schedule.decay_steps=10,20", "warmup=none"]
-"""Four trials and three trainings: 0.25 in 20 updates is 0.5 in 10."""
+"""Four trials with three trainings, because 0.25 in 20 updates equals 0.5 in 10."""
 
 METRICS = ("lr", "loss", "val_loss", "val_accuracy", "global_step")
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the trials that the engine is given."""
+    """Record the numbers of the trials that the engine gets."""
     given: list[int] = []
     begin = PooledEngine.start
 
@@ -41,7 +41,7 @@ def by_number(folder: Path) -> dict[int, Run]:
 
 
 def the_duplicate(folder: Path) -> tuple[Run, Run]:
-    """The only trial that was not trained, and the one that it is recorded from."""
+    """Return the only trial that was not trained, and the one whose results it has."""
     found = by_number(folder)
     (duplicate,) = [run for run in found.values() if "sweep.duplicate_of" in run.data.tags]
     return duplicate, found[int(duplicate.data.tags["sweep.duplicate_of"])]
@@ -134,7 +134,7 @@ def test_another_seed_is_another_study_and_trained(
 def test_a_duplicate_of_what_was_trained_before_an_interruption(
     sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path
 ) -> None:
-    """The first trial is trained and the command interrupted; the resumed one asks its duplicate, the third."""
+    """The command is interrupted after the first trial; the resumed command proposes its duplicate, the third."""
     command = [
         *SMALL,
         *GRID,

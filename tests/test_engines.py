@@ -1,4 +1,4 @@
-"""A search with each engine, as a user searches: the same record, whichever trained it."""
+"""Tests that searches with all engines have the same record."""
 
 import json
 import os
@@ -20,7 +20,7 @@ FUSED = ["engine=fused", "engine.slots=4", "train.compile=false"]
 
 
 def assert_same_record(found: Path, expected: Path) -> None:
-    """Every step of every trial once, to the rounding of float64; Optuna's table too."""
+    """Assert that two records have every step of every trial once, equal up to rounding, and equal Optuna tables."""
     left, right = record(found), record(expected)
     assert [row[:3] for row in left] == [row[:3] for row in right]
     np.testing.assert_allclose([row[3] for row in left], [row[3] for row in right], rtol=1e-8)
@@ -31,7 +31,7 @@ def assert_same_record(found: Path, expected: Path) -> None:
 
 
 def account(folder: Path) -> dict[str, object]:
-    """What the study's run says of its engine."""
+    """Return the statistics of the engine in the study's run."""
     (study,) = runs(folder, "study")
     said: dict[str, object] = json.loads(study.data.tags["sweep.engine"])
     return said
@@ -63,7 +63,7 @@ def test_a_fused_search_records_what_a_serial_one_does(
 def test_an_engine_changes_no_name_and_no_configuration_of_a_study(
     sweep: Callable[..., Answer], folder: Path, one_by_one: Path
 ) -> None:
-    """Half of it with one engine, the rest with the other."""
+    """This runs half of the search with one engine and the rest with the other."""
     assert sweep(*EXACT, *FUSED, "study.n_trials=5").status == 0
     answer = sweep(*EXACT, "engine=serial")
     assert answer.status == 0, answer.err
@@ -101,7 +101,7 @@ def test_the_engine_s_process_goes_when_the_search_is_killed(zygote: Zygote, tmp
 
 
 def _descendants(pid: int) -> list[int]:
-    """A process and all that it began, from /proc."""
+    """Return a process and its descendants, from /proc."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

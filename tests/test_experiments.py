@@ -1,7 +1,5 @@
-"""The recipes of conf/experiment: each composes, trains and is searched, and does what its paper says."""
+"""Tests the recipes of conf/experiment: each composes, trains, can be searched, and agrees with its paper."""
 
-import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from functools import cache
@@ -21,11 +19,10 @@ from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules.reaction import Event
 from tests.conftest import ROOT, Answer
+from tests.pages import Page
 from tests.test_main_job import runs
 
 register_resolvers()
-
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
 """Overrides of a recipe whose data set is replaced."""
 
@@ -110,7 +107,7 @@ def test_a_recipe_has_a_space_and_another_schedule_has_its_own(
 
 SMALL = {"resnet110_cifar10": ["model.depth=8"], "fashion_mnist_cnn": []}
 FEW = ["train.steps=6", "train.batch_size=16", "train.eval_every=3", "engine=serial"]
-"""Overrides that make the training of a recipe take a moment."""
+"""Overrides for a short training of a recipe."""
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -125,32 +122,10 @@ def test_a_recipe_is_searched(
     assert all("val_accuracy" in run.data.metrics for run in trials)
 
 
-def commands() -> list[list[str]]:
-    """Return the command lines of docs/recipes.md for the recipes above, as the arguments of `python -m sweep`."""
-    typed = [shlex.split(line)[3:] for line in PAGE.splitlines() if line.startswith("python -m sweep experiment=")]
-    return [words for words in typed if words[0].partition("=")[2] in SMALL]
-
-
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_line_of_the_page_is_accepted(
-    sweep: Callable[..., Answer], folder: Path, data: dict[str, list[str]], words: list[str]
-) -> None:
-    name = words[0].partition("=")[2]
-    total = {
-        "mode=compare": ["compare.schedules=[linear,wsd]", "compare.trials=1", "compare.seeds=1"],
-        "mode=train": [],
-    }
-    few = next((total[word] for word in words if word in total), ["study.n_trials=1"])
-    answer = sweep(*words, *data[name], *SMALL[name], *FEW, *few)
-    assert answer.status == 0, answer.err
-
-
 def test_the_experiment_of_the_page_builds_on_a_recipe_and_is_found_beside_those_that_ship(
     folder: Path, data: dict[str, list[str]]
 ) -> None:
-    (block,) = re.findall(r"`myconf/experiment/resnet20.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (folder / "myconf" / "experiment").mkdir(parents=True)
-    (folder / "myconf" / "experiment" / "resnet20.yaml").write_text(block)
+    Page("docs/recipes.md").write_files(folder)
     composer = Composer(str(folder / "myconf"))
     for name, depth in (("resnet20", 20), ("resnet110_cifar10", 110)):
         config = build.run_config(composer.compose([f"experiment={name}", *data["resnet110_cifar10"]]))
@@ -163,12 +138,12 @@ def test_the_experiment_of_the_page_builds_on_a_recipe_and_is_found_beside_those
 
 SMALL_RESNET = ["model.depth=8", "model.width=8", "train.batch_size=16", "train.device=cpu"]
 TIMES = ["train.steps=40", "train.eval_every=2"]
-"""The boundaries of the recipe are at the updates 20 and 30 then."""
+"""With these overrides the boundaries of the recipe are at the updates 20 and 30."""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data: dict[str, list[str]]) -> Iterator[Callable[..., Trial]]:
-    """Train the recipe for 40 updates of 16 generated images, in a folder of its own."""
+    """Train the recipe for 40 updates of 16 generated images, in a new folder."""
     folder = tmp_path_factory.mktemp("trained")
 
     @cache
@@ -185,7 +160,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data: dict[str, list[str]]
 def test_the_warmup_ends_at_an_evaluation_and_boundaries_count_all_updates(
     trained: Callable[..., Trial], counting: str
 ) -> None:
-    """`prefix` counts them from the end of warmup instead; the recipe has `overlap`."""
+    """With `prefix` they would count from the end of warmup; the recipe has `overlap`."""
     trial = trained() if counting == "overlap" else trained(f"warmup.counting={counting}")
     rates = trial.rows()["lr"].to_numpy()
     end = int(np.argmax(rates > 0.05))

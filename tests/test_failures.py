@@ -1,4 +1,4 @@
-"""Trials whose own code raises errors, searched, trained and compared as a user does it."""
+"""Tests searches, trainings and comparisons with trials whose code raises errors."""
 
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Norm(nn.Module):
 
 
 class Wide(nn.Module):
-    """Not every width can be trained."""
+    """A model that fails with some widths."""
 
     def __init__(self, input_shape, n_outputs, width=4, bad_from=5, bad_to=60, updates=10):
         super().__init__()
@@ -71,7 +71,7 @@ class Step(torch.optim.SGD):
 
 
 def at(source: str, function: str) -> str:
-    """The place of a line of the code."""
+    """Return file and number of a line of the code."""
     lines = [line.strip() for line in CODE.splitlines()]
     return f"mylab_fails/nets.py:{lines.index(source) + 1} in {function}"
 
@@ -85,7 +85,7 @@ NORM = at("return self.layers(x)", "forward")
 
 @pytest.fixture
 def lab(sweep: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
-    """Carries out a command line beside a user's package."""
+    """Provide a function that runs a command line beside a user's package."""
     for name in [name for name in sys.modules if name.startswith("mylab_fails")]:
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -108,7 +108,7 @@ def states(folder: Path) -> list[str]:
 
 
 def test_a_grid_with_one_point_that_raises(lab: Callable[..., Answer], folder: Path) -> None:
-    """BatchNorm and 1,079 examples: a batch size of 49 leaves a last batch of one."""
+    """With 1,079 examples and batches of 49, the last batch has one example, with which BatchNorm fails."""
     grid = ["model=norm", "train.batch_size=range(48,52,1)", "sampler=grid", "space=none", "study.n_trials=4"]
     for _ in range(2):  # the second command has nothing to do
         answer = lab(*grid)
@@ -208,7 +208,7 @@ def test_what_is_refused_before_training_names_file_and_line(
 
 
 def test_final_runs_that_fail_are_ranked_behind(lab: Callable[..., Answer], folder: Path) -> None:
-    """Trials have the seed 0; of the final runs, those on odd seeds fail."""
+    """Trials have the seed 0, and final runs with odd seeds fail."""
     compared = ["mode=compare", "compare.schedules=[constant,linear]", "compare.trials=2", "compare.seeds=3"]
     for _ in range(2):  # the second command trains the failed ones again
         answer = lab("model=twice", *compared)

@@ -1,4 +1,4 @@
-"""mode=train in parts: `train.steps` stops at a step, `train.more_steps` after so many; both go on where they were."""
+"""Tests mode=train in parts: `train.steps` and `train.more_steps` end a training, and the next command resumes it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ TRAIN = ["mode=train", *SMALL, "train.steps=200", "train.eval_every=40", "warmup
 
 
 def runs(folder):
-    """The recorded trainings, the oldest first: status, {key: sorted [(step, value)]}, tags."""
+    """Return the recorded trainings, oldest first: status, {key: sorted [(step, value)]}, tags."""
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sweep").experiment_id
     found = []
@@ -29,7 +29,7 @@ def runs(folder):
 
 
 def kept(folder):
-    """The files of all checkpoints, the oldest first; those that trainings have ended with among them."""
+    """Return the files of all checkpoints, oldest first, with those of final states."""
     return sorted((folder / "checkpoints").rglob("*.checkpoint"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -39,7 +39,7 @@ def steps(history):
 
 @pytest.fixture(scope="module")
 def whole(sweep_in, tmp_path_factory):
-    """The training in one."""
+    """Provide the uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole")
     assert sweep_in(folder, *TRAIN).status == 0
     ((status, histories, _),) = runs(folder)
@@ -56,7 +56,7 @@ def test_a_hundred_and_a_hundred_more_are_two_hundred_once_each(sweep, folder, w
 
     second = sweep(*TRAIN, "train.more_steps=100")
     assert second.status == 0
-    assert "goes on from step 100" in second.out
+    assert "resumes at step 100" in second.out
     assert "complete at step 200" in second.out
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
@@ -67,7 +67,7 @@ def test_a_hundred_and_a_hundred_more_are_two_hundred_once_each(sweep, folder, w
 
 
 def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
-    """A training that has not reached its horizon goes on to it; one that has begins anew, or goes beyond it."""
+    """A training resumes before its horizon; at the horizon it starts again, or continues beyond it with more_steps."""
     assert sweep(*TRAIN, "train.more_steps=30").status == 0
     assert "complete at step 200" in sweep(*TRAIN).out
     ((_, histories, _),) = runs(folder)
@@ -82,8 +82,8 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
     assert [lr for _, lr in histories["lr"][200:]] == pytest.approx(decayed, rel=1e-12)
 
     anew = sweep(*TRAIN)
-    assert "goes on" not in anew.out
-    assert "goes on from step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
+    assert "resumes" not in anew.out
+    assert "resumes at step 250" in sweep(*TRAIN, "train.more_steps=1").out  # the longer state stays
     old, new = runs(folder)
     assert steps(old[1]["loss"]) == list(range(251))
     assert new[1]["loss"] == whole["loss"]
@@ -91,8 +91,8 @@ def test_stop_at_a_step_and_so_many_more_are_two_requests(sweep, folder, whole):
 
 def test_one_update_short_goes_on_and_a_reached_horizon_begins_anew(sweep, folder):
     sweep("mode=train", *SMALL, "train.more_steps=39")
-    assert "goes on from step 39" in sweep("mode=train", *SMALL).out
-    assert "goes on" not in sweep("mode=train", *SMALL).out
+    assert "resumes at step 39" in sweep("mode=train", *SMALL).out
+    assert "resumes" not in sweep("mode=train", *SMALL).out
     assert [steps(histories["loss"]) for _, histories, _ in runs(folder)] == [list(range(40))] * 2
 
 
@@ -100,16 +100,16 @@ def test_another_configuration_is_another_training(sweep, folder):
     sweep(*TRAIN, "train.more_steps=20")
     for change in ("optimizer.lr=0.3", "train.seed=1", "model.hidden=[9]", "train.steps=300", "dataset.split_seed=1"):
         arguments = [a for a in TRAIN if a.partition("=")[0] != change.partition("=")[0]]
-        assert "goes on" not in sweep(*arguments, change, "train.more_steps=20").out
+        assert "resumes" not in sweep(*arguments, change, "train.more_steps=20").out
     assert len(runs(folder)) == 6
-    assert "goes on from step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
+    assert "resumes at step 20" in sweep(*TRAIN, "train.more_steps=20", "train.device=auto").out
 
 
 @pytest.mark.parametrize("call", ["save", "end"])
 def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice(
     sweep, folder, whole, monkeypatch, call
 ):
-    """Before its first checkpoint, and when it has ended."""
+    """This happens before the first checkpoint, and after the end."""
     sweep(*TRAIN, "train.more_steps=100")
     with monkeypatch.context() as broken:
         broken.setattr(CheckpointFiles, call, lambda *arguments: 1 / 0)
@@ -121,7 +121,7 @@ def test_a_command_that_recorded_but_did_not_keep_its_state_leaves_nothing_twice
     if call == "end":  # all but the end of the command: the same request finds nothing left to train
         again = sweep(*TRAIN, "train.more_steps=50")
         assert "complete at step 150" in again.out
-    assert f"goes on from step {done}" in sweep(*TRAIN, f"train.more_steps={200 - done}").out
+    assert f"resumes at step {done}" in sweep(*TRAIN, f"train.more_steps={200 - done}").out
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
     assert histories["loss"] == whole["loss"]
@@ -175,7 +175,7 @@ def test_a_training_goes_on_where_it_is_recorded(sweep, folder, uri):
         sweep(*TRAIN, "train.more_steps=20", f"tracking.uri={uri}", "train.checkpoint_dir=elsewhere")
     answer = sweep(*TRAIN, "train.more_steps=20", f"tracking.uri={uri}")
     assert answer.status == 2
-    assert f"tracking.uri={uri}: does not hold run" in answer.err
+    assert f"tracking.uri={uri}: does not have run" in answer.err
     assert not (folder / "empty.db").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_state_is_passed_over_and_the_one_before_is_gone_on_from(sweep
     assert answer.status == 0
     said = " ".join(answer.out.split())
     assert "is passed over: its digest is another: it is damaged, or cut" in said
-    assert "goes on from step 30" in said
+    assert "resumes at step 30" in said
     ((_, histories, _),) = runs(folder)
     assert histories["loss"] == whole["loss"]
 
@@ -200,11 +200,11 @@ def test_where_none_is_whole_it_is_refused_before_anything_is_written(sweep, fol
     answer = sweep(*TRAIN, "train.more_steps=20")
     assert answer.status == 2
     assert answer.err.startswith("sweep: train.checkpoint_dir=checkpoints/")
-    assert "has no checkpoint of this training that is whole; delete it to begin the training anew" in answer.err
+    assert "has damaged checkpoints of this training only; delete it to start the training again" in answer.err
     assert len(runs(folder)) == 1
     assert kept(folder) == [file]
     file.unlink()
-    assert "goes on" not in sweep(*TRAIN, "train.more_steps=20").out
+    assert "resumes" not in sweep(*TRAIN, "train.more_steps=20").out
     assert len(runs(folder)) == 2
 
 
@@ -217,7 +217,7 @@ AT_ONCE = "train.checkpoint_seconds=0.001"
 
 @pytest.fixture
 def at(monkeypatch):
-    """Something done once, when a training is shown at an evaluation from a step on."""
+    """Call a function once, at the first evaluation at or after a step."""
     real, waiting = Display.progressed, []
 
     def progressed(self, trial, progress):
@@ -238,12 +238,12 @@ def crash():
 
 
 def went_on(answer):
-    """The step that a training went on from."""
-    return int(re.search(r"goes on from step (\d+)", answer.out)[1])
+    """Return the step at which a training resumed."""
+    return int(re.search(r"resumes at step (\d+)", answer.out)[1])
 
 
 def assert_once(folder, whole, last=3000):
-    """One run, with every row once, equal to those of the training in one."""
+    """Assert that there is one run with every row once, equal to the rows of the uninterrupted training."""
     ((status, histories, _),) = runs(folder)
     assert status == "FINISHED"
     for key in ("loss", "lr"):
@@ -257,7 +257,7 @@ def assert_once(folder, whole, last=3000):
 
 @pytest.fixture(scope="module")
 def long(sweep_in, tmp_path_factory):
-    """The long training in one."""
+    """Provide the uninterrupted long training."""
     folder = tmp_path_factory.mktemp("long")
     assert sweep_in(folder, *LONG).status == 0
     ((_, histories, _),) = runs(folder)
@@ -268,7 +268,7 @@ def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at
     at(100, interrupt)
     first = sweep(*LONG)
     assert first.status == 130
-    step = int(re.search(r"interrupted: the same command goes on from step (\d+)", first.out)[1])
+    step = int(re.search(r"interrupted: the same command resumes at step (\d+)", first.out)[1])
     assert 100 <= step < 3000
     ((status, histories, _),) = runs(folder)
     assert status == "KILLED"
@@ -284,7 +284,7 @@ def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at
     assert "complete at step 3000" in third.out
     assert_once(folder, long)
     assert [path.parent.name for path in kept(folder)] == ["final"]
-    assert "goes on" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
+    assert "resumes" not in sweep(*LONG, "train.more_steps=10", "train.seed=1").out
 
 
 def test_a_part_that_is_interrupted_ends_where_it_would_have(sweep, folder, long, at):
@@ -320,7 +320,7 @@ def test_after_a_crash_it_goes_on_from_its_last_checkpoint(sweep, folder, long, 
 
 
 def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(sweep, folder, long, at):
-    """The record has more rows than that; they come again, and are in it once."""
+    """The record has more rows than the checkpoint; they are trained again, and recorded once."""
     at(500, crash)
     with pytest.raises(MemoryError):
         sweep(*LONG, AT_ONCE)
@@ -333,7 +333,7 @@ def test_after_a_crash_with_the_last_checkpoint_damaged_the_one_before_is_used(s
 
 
 def test_after_a_crash_a_part_as_long_as_the_first_is_not_taken_for_it(sweep, folder, long, at):
-    """What it goes on from is of the same length, and ended before."""
+    """The state from which it resumes has the same length, and an earlier training ended with it."""
     sweep(*LONG, "train.more_steps=1500")
     at(1600, crash)
     with pytest.raises(MemoryError):
@@ -350,7 +350,7 @@ def test_after_a_crash_without_a_checkpoint_it_begins_anew_in_the_same_run(sweep
         sweep(*LONG)
     assert kept(folder) == []
     answer = sweep(*LONG)
-    assert "goes on" not in answer.out
+    assert "resumes" not in answer.out
     assert_once(folder, long)
 
 
@@ -361,7 +361,7 @@ def test_where_all_checkpoints_of_an_interrupted_training_are_damaged_it_is_refu
         path.write_bytes(b"")
     answer = sweep(*LONG)
     assert answer.status == 2
-    assert "has no checkpoint of this training that is whole" in answer.err
+    assert "has damaged checkpoints of this training only" in answer.err
 
 
 @pytest.mark.parametrize(

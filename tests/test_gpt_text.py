@@ -1,23 +1,19 @@
-"""experiment=gpt_text: a small GPT on a text that every Python has."""
+"""Tests experiment=gpt_text, a small GPT on a text that is part of Python."""
 
-import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from models.gpt import GPT
-from sweep.arrays import WHOLE
-from sweep.data import sources
 from sweep.requests import build, spaces
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.resolvers import register_resolvers
 from sweep.training.groups import build_optimizer
-from tests.conftest import ROOT, Answer
+from tests.conftest import Answer
+from tests.pages import Page
 from tests.test_main_job import history, runs
 
 register_resolvers()
@@ -39,37 +35,11 @@ def test_the_recipe_is_that_of_nanogpt() -> None:
             assert (group["weight_decay"] > 0) == (parameter.ndim >= 2)
 
 
-def test_the_commands_of_the_page_compose() -> None:
-    page = (ROOT / "docs" / "language-models.md").read_text()
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    assert len(commands) == 6
-    for command in commands:
-        overrides = shlex.split(command.removeprefix("python -m sweep"), comments=True)
-        config = build.run_config(Composer().compose([word for word in overrides if word != "mode=train"]))
+def test_the_commands_of_the_page_train_a_gpt_unless_they_say_otherwise() -> None:
+    for words in Page("docs/language-models.md").commands():
+        config = build.run_config(Composer().compose(words))
         assert config.task.name == "language_model"
         assert config.resolved["model"]["name"] == "gpt"
-
-
-def test_the_page_generates_text_with_saved_weights(
-    sweep: Callable[..., Answer], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "language-models.md").read_text()
-    text = "A first line ends.\r\nAnd so does the second, with é.\n" * 40
-    (folder / "shakespeare.txt").write_bytes(text.encode())
-    (command,) = [line for line in page.splitlines() if "train.save=gpt.pt" in line]
-    words = shlex.split(command.removeprefix("python -m sweep"))
-    answer = sweep(*words, "train.steps=2", "train.batch_size=4", "train.device=cpu")
-    assert answer.status == 0, answer.err
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    capsys.readouterr()
-    space: dict[str, Any] = {}
-    exec(block, space)
-    printed = capsys.readouterr().out.removesuffix("\n")
-    assert printed.startswith(text[:10])
-    assert len(printed) == 210
-    assert set(printed) <= set(text)
-    tokens = sources.text("shakespeare.txt").parts[WHOLE]["x"]
-    assert [space["characters"].index(character) for character in text] == tokens.tolist()
 
 
 def test_its_rate_and_its_schedule_can_be_searched() -> None:

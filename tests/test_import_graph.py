@@ -1,4 +1,4 @@
-"""The import graph: which package may import which, no cycle between files, one importer of each outside service."""
+"""Tests the import graph: allowed imports between packages, no cycles, one importer for each outside service."""
 
 import ast
 import tomllib
@@ -16,7 +16,7 @@ FOR_ALL = {
     "errors": {"passwords", "targets"},
     "validation": {"errors", "targets"},
 }
-"""Modules that any other one may import."""
+"""Modules that every package may import."""
 
 MAY_IMPORT = {
     "tracebacks": set(),
@@ -105,7 +105,7 @@ def files(package: str) -> list[Path]:
 
 
 def file_graph() -> dict[Path, set[Path]]:
-    """Return which files of sweep each file of it imports."""
+    """Return file -> the files of sweep that it imports."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SWEEP.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
     graph = {}
@@ -160,7 +160,7 @@ def test_models_import_nothing_of_sweep() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    """`conf` and `models` are installed below `sweep`, where they replace no package of a user's."""
+    """`conf` and `models` are installed in `sweep`, where they do not replace a user's package."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "sweep").rglob("__init__.py")}
     assert set(declared["packages"]) == found | set(declared["package-dir"])

@@ -1,4 +1,4 @@
-"""What a working directory may hold, and what a wheel does: neither takes the place of the other's packages."""
+"""Tests that files in the working directory and packages of the wheel do not replace each other."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_a_wheel_installs_one_package_with_conf_and_models_below_it(tmp_path: Pa
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """An environment in which a wheel of this checkout is installed, with the dependencies of this environment."""
+    """Create an environment with a wheel of this checkout and the dependencies of the current environment."""
     pytest.importorskip("setuptools")
     source = tmp_path / "source"
     for name in ("conf", "models", "sweep"):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL in the middle of a search, and the search that goes on."""
+"""Tests Ctrl-C, SIGTERM and SIGKILL during a search, and the resumed search."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ SEARCH = [*SMALL, "train.steps=300", "train.eval_every=50", "sampler.n_startup_t
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
-    """Optuna's table, without what tells one time from another."""
+    """Return Optuna's table without times."""
     storage = f"sqlite:///{folder}/optuna.db"
     (name,) = optuna.get_all_study_names(storage)
     stored = optuna.load_study(study_name=name, storage=storage).get_trials()
@@ -30,7 +30,7 @@ def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def record(folder: Path) -> list[tuple[Any, ...]]:
-    """Every row of every trial that is active in MLflow."""
+    """Return all rows of all trials that are active in MLflow."""
     query = """
         SELECT CAST(tags.value AS INTEGER), key, step, metrics.value, is_nan FROM metrics
         JOIN runs USING (run_uuid) JOIN tags USING (run_uuid)

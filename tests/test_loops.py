@@ -1,4 +1,4 @@
-"""Training loops of users, searched, trained, compared and previewed as a user does it."""
+"""Tests searches, trainings, comparisons and previews with a user's training loops."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def write_loops(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def mylab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of the user's in the working directory."""
+    """Create a user's package in the working directory."""
     write_loops(folder)
     monkeypatch.syspath_prepend(str(folder))
 
@@ -95,7 +95,7 @@ def test_any_metric_with_a_direction_judges_a_loop(sweep: Callable[..., Answer],
     command = [f"{LOOP}fragile", *SMALL, "loop.width=choice(2,4)", "space=none", "sampler=grid", "study.n_trials=2"]
     answer = sweep(*command, "study.metric=val_score")
     assert answer.status == 2
-    assert "study.metric=val_score: has no direction that is known: give study.direction=" in answer.err
+    assert "study.metric=val_score: has no known direction: give study.direction=" in answer.err
     answer = sweep(*command, "study.metric=val_score", "study.direction=maximize")
     assert answer.status == 0, answer.err
     assert "loop.width=4" in answer.out.partition("train the best again:")[2]
@@ -122,23 +122,23 @@ def test_a_preview_of_a_loop_loads_no_data(sweep: Callable[..., Answer]) -> None
 
 
 REFUSED = {
-    "engine=fused": "engine=fused: is not for a loop: mylab.train.two trains one trial at a time",
-    "engine.slots=4": "engine.slots=4: is not for a loop: mylab.train.two trains one trial at a time",
-    "train.workers=2": "train.workers=2: is not for a loop: mylab.train.two starts its own processes",
-    "train.accumulate=2": "train.accumulate=2: is not for a loop: mylab.train.two makes its own batches",
-    "average=ema": "average=ema: is not for a loop: mylab.train.two averages its weights itself",
-    "critic=wgan": "critic=wgan: is not for a loop: mylab.train.two trains all its networks itself",
-    "task=classification": "task=classification: is not for a loop: mylab.train.two has its own loss and metrics",
-    "train.compile=true": "train.compile=true: is not for a loop: mylab.train.two compiles its model itself",
-    "train.eval_batch_size=8": "train.eval_batch_size=8: is not for a loop: mylab.train.two evaluates itself",
+    "engine=fused": "engine=fused: has no effect with a loop: mylab.train.two trains one trial at a time",
+    "engine.slots=4": "engine.slots=4: has no effect with a loop: mylab.train.two trains one trial at a time",
+    "train.workers=2": "train.workers=2: has no effect with a loop: mylab.train.two starts its own processes",
+    "train.accumulate=2": "train.accumulate=2: has no effect with a loop: mylab.train.two makes its own batches",
+    "average=ema": "average=ema: has no effect with a loop: mylab.train.two averages its weights itself",
+    "critic=wgan": "critic=wgan: has no effect with a loop: mylab.train.two trains all its networks itself",
+    "task=classification": "task=classification: has no effect with a loop: mylab.train.two has its own loss",
+    "train.compile=true": "train.compile=true: has no effect with a loop: mylab.train.two compiles its model itself",
+    "train.eval_batch_size=8": "train.eval_batch_size=8: has no effect with a loop: mylab.train.two evaluates itself",
     "loop.examples=0": "loop.examples=0: ",
     "loop._target_=os.system": "loop._target_=os.system: must be in ",
-    "loop._target_=mylab.train.none": "loop._target_=mylab.train.none: is no class or function of mylab.train",
-    "loop=two,three": "loop=two,three: cannot be searched: a search works on one loop, whose keys can be searched",
+    "loop._target_=mylab.train.none": "loop._target_=mylab.train.none: is not a class or function of mylab.train",
+    "loop=two,three": "loop=two,three: cannot be searched: a search has one loop, whose keys can be searched",
     "loop.examples=10,20": "loop.examples=10,20: cannot be searched: it is what lengths in epochs are made of",
-    "loop._target_=mylab.train.two,mylab.train.steps": "cannot be searched: a search works on one loop",
+    "loop._target_=mylab.train.two,mylab.train.steps": "cannot be searched: a search has one loop",
     "loop.width=interval(0,1,2)": "loop.width=",
-    "schedule=plateau schedule.metric=val_x": "schedule.metric=val_x: has no direction that is known",
+    "schedule=plateau schedule.metric=val_x": "schedule.metric=val_x: has no known direction",
 }
 
 
@@ -155,7 +155,7 @@ def test_what_is_not_for_a_loop_is_refused_in_one_line(sweep: Callable[..., Answ
 def test_a_key_of_a_loop_needs_a_loop(sweep: Callable[..., Answer]) -> None:
     answer = sweep("loop.width=3")
     assert answer.status == 2
-    assert "loop.width=3: is of no use without a loop: loop._target_=mylab.train.main names" in answer.err
+    assert "loop.width=3: has no effect without a loop: loop._target_=mylab.train.main names" in answer.err
 
 
 def test_a_loop_outside_of_a_trusted_package_is_refused(sweep: Callable[..., Answer]) -> None:
@@ -231,7 +231,7 @@ def uninterrupted(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.Temp
 
 
 def in_the_second_trial(command: Command, folder: Path) -> int:
-    """Wait until a checkpoint of the second trial is kept; the process that trains it."""
+    """Wait until a checkpoint of the second trial exists; return the process that trains it."""
     assert command.wait_for("\ntrial   0  complete"), command.said
     deadline = time.monotonic() + 30
     while not list(folder.glob("checkpoints/*/1-*.checkpoint")) and time.monotonic() < deadline:
@@ -301,12 +301,12 @@ def test_a_program_trains_on_from_its_end(sweep: Callable[..., Answer], folder: 
     assert sweep(*command).status == 0
     answer = sweep(*command, "train.more_steps=10")
     assert answer.status == 0, answer.err
-    assert "goes on from step 40" in answer.out
+    assert "resumes at step 40" in answer.out
     (first,) = folder.glob("checkpoints/*/loops/*/0/output.txt")
     assert first.read_text() == "starts at step 40\n"
     again = sweep(*command)
     assert again.status == 0, again.err
-    assert "trained anew" in again.out
+    assert "trained again" in again.out
     assert first.read_text() == "starts at step 0\n"
 
 
@@ -326,7 +326,7 @@ def test_a_program_that_fails_fails_its_trial(sweep: Callable[..., Answer]) -> N
 def test_a_program_cannot_have_a_schedule_that_waits(sweep: Callable[..., Answer], schedule: str, key: str) -> None:
     answer = sweep(*PROGRAM, *SMALL[:-1], "loop.start=0", schedule)
     assert answer.status == 2
-    assert f"{schedule}: is not for loop=command: its curve is written to a file before" in answer.err
+    assert f"{schedule}: is not possible with loop=command: the curve is written to a file before" in answer.err
 
 
 EVIL = "[touch,made,'{curve}','{metrics}']"
@@ -433,8 +433,8 @@ def test_an_error_of_a_function_of_a_script_has_its_frames() -> None:
     ("keywords", "said"),
     [
         ({"loop": 3}, r"loop=3: must be a function main\(run, ...\), or a name"),
-        ({"loop": mine, "model": library.Study}, "model=Study: is not for a loop: mine makes its own model"),
-        ({"loop": mine, "dataset": {"x": [[1.0]] * 9, "y": [0.5] * 9}}, "dataset=.*: is not for a loop"),
+        ({"loop": mine, "model": library.Study}, "model=Study: has no effect with a loop: mine creates its own model"),
+        ({"loop": mine, "dataset": {"x": [[1.0]] * 9, "y": [0.5] * 9}}, "dataset=.*: has no effect with a loop"),
     ],
 )
 def test_what_a_call_cannot_have_beside_a_loop_is_refused(keywords: dict[str, object], said: str) -> None:

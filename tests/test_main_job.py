@@ -1,4 +1,4 @@
-"""The main job as a user runs it, read back with MLflow's and Optuna's own tools alone."""
+"""Tests a search as a user runs it; reads the record with MLflow's and Optuna's own tools only."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from tests.conftest import ROOT, SMALL, Answer
 
 
 def runs(folder: Path, kind: str) -> list[Run]:
-    """The runs of a kind, oldest first."""
+    """Return the runs of a kind, oldest first."""
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sweep")
     return client.search_runs([experiment.experiment_id], f"tags.`sweep.kind` = '{kind}'", order_by=["start_time"])
@@ -30,7 +30,7 @@ def history(folder: Path, run: Run, key: str) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The default search, small, in a process of its own: its folder and what it printed."""
+    """Provide a small default search in a new process: its folder and its output."""
     folder = tmp_path_factory.mktemp("searched")
     command = [sys.executable, "-m", "sweep", "train.steps=50", "train.eval_every=20", "study.n_trials=4"]
     answer = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -40,7 +40,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def formula(params: dict[str, str], step: int) -> float:
-    """Linear warmup from start_factor, then exponential decay counted from its end; written out here."""
+    """Return the rate of linear warmup from start_factor, then exponential decay counted from its end."""
     lr, rate = float(params["optimizer.lr"]), float(params["schedule.decay_rate"])
     steps, warmup = int(params["schedule.decay_steps"]), int(params["warmup.steps"])
     if step < warmup:
@@ -246,7 +246,7 @@ def test_a_study_begun_anew_leaves_the_record_of_the_old_one(sweep: Callable[...
 def test_a_searched_key_with_an_invalid_default_an_element_of_a_list_and_tags_on_three_updates(
     sweep: Callable[..., Answer], folder: Path
 ) -> None:
-    """The default values of piecewise do not fit the boundaries; every run has the tags of the command."""
+    """The default values of piecewise are invalid for these boundaries; every run has the tags of the command."""
     schedule = ["schedule=piecewise", "schedule.boundaries=[1]", "schedule.values=[1,0.1],[1,0.5]"]
     optimizer = ["optimizer=adam", "optimizer.betas.1=interval(0.9,0.999)", "optimizer.lr=0.01"]
     given = [*schedule, *optimizer, "train.steps=3", "model.hidden=[8]", "sampler=random", "engine=serial"]

@@ -1,4 +1,4 @@
-"""What other programs accept, and what they change between commands and while one runs."""
+"""Tests that other programs accept the files, and that changes of other programs are handled."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ SEARCH = [*SMALL, "engine=serial", "sampler=random", "warmup=none", "study.name=
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search of two trials."""
+    """Provide the folder of a search of two trials."""
     folder = tmp_path_factory.mktemp("searched")
     process = start(folder, *SEARCH)
     out, _ = process.communicate(timeout=300)
@@ -31,7 +31,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(searched: Path, folder: Path) -> Path:
-    """A copy of that folder, where the working directory is."""
+    """Provide a copy of that folder as the working directory."""
     shutil.copytree(searched, folder, dirs_exist_ok=True)
     return folder
 
@@ -154,7 +154,7 @@ def test_a_search_continues_when_its_record_is_deleted_meanwhile(
 
 
 def test_a_comparison_of_data_sets_with_any_name_ends(sweep: Callable[..., Answer], folder: Path) -> None:
-    """The name is a part of the metric of the final runs; MLflow accepts no + in it."""
+    """The name is a part of the metric of the final runs, in which MLflow does not accept a +."""
     options = folder / "mine" / "dataset"
     options.mkdir(parents=True)
     digits = (Path(__file__).parent.parent / "conf" / "dataset" / "digits.yaml").read_text()

@@ -1,4 +1,4 @@
-"""Output that cannot be written: closed pipes and terminals, full disks, characters that an encoding lacks."""
+"""Tests output that cannot be written: closed pipes and terminals, full disks, characters that an encoding lacks."""
 
 import io
 import os
@@ -25,7 +25,7 @@ from tests.test_main_job import runs
 
 @pytest.fixture
 def stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Sets and protects standard output; what was there before is restored."""
+    """Provide a function that replaces and protects standard output, which is restored afterwards."""
 
     def replace(stream: Any) -> None:
         monkeypatch.setattr(sys, "stdout", stream)
@@ -37,14 +37,14 @@ def stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, io.TextIOWrapper]]:
-    """The end of a pipe to read from, and a stream to write to."""
+    """Provide the read end of a pipe, and a stream to write to."""
     reader, writer = os.pipe()
     with open(writer, "w") as stream:
         yield reader, stream
 
 
 class Broken:
-    """A stream of another program, whose writes raise."""
+    """A stream of another program, whose writes raise an error."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError
@@ -205,7 +205,7 @@ def test_names_are_no_markup(stdout: Any, name: str) -> None:
 
 @pytest.fixture
 def hangups() -> Iterator[None]:
-    """The default action of SIGHUP, also when the tests run under nohup, which ignores it."""
+    """Restore the default action of SIGHUP, which nohup ignores."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -242,7 +242,7 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 
 
 def test_a_search_ends_although_nobody_reads_it(folder: Path) -> None:
-    """The model prints, too, in the process that trains."""
+    """The model prints in the trainer's process, too."""
     (folder / "mylab.py").write_text(
         "import math, torch\n"
         "class Net(torch.nn.Linear):\n"
@@ -278,7 +278,7 @@ def test_a_comparison_writes_its_report_whatever_the_encoding(sweep: Callable[..
 
 
 def test_a_terminal_that_is_closed_interrupts_a_search(folder: Path) -> None:
-    """Two hangups are sent then: by the kernel and, with job control, by the shell."""
+    """Two SIGHUPs are sent: by the kernel and, with job control, by the shell."""
     process, terminal = pty.fork()
     if process == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Optuna and MLflow in a PostgreSQL database, with a server that the test starts."""
+"""Tests Optuna and MLflow in a PostgreSQL database of a server that the test starts."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.conftest import SMALL, Answer
 
 
 def binaries() -> Path | None:
-    """The folder of initdb and postgres: on the path, or where Debian keeps them."""
+    """Return the folder of initdb and postgres: on the path, or in Debian's folder."""
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((f for f in folders if (f / "postgres").exists() and (f / "initdb").exists()), None)
@@ -24,7 +24,7 @@ def binaries() -> Path | None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A PostgreSQL server on 127.0.0.1; the start of its URIs."""
+    """Provide a PostgreSQL server on 127.0.0.1: the beginning of its URIs."""
     folder = binaries()
     if folder is None:
         pytest.skip("PostgreSQL's server binaries (initdb, postgres) are not installed")

@@ -1,4 +1,4 @@
-"""The case that can be checked by hand, as a whole command: (w + 1)^2 from w = 5, read back from the record."""
+"""Tests the case that can be checked by hand, (w + 1)^2 from w = 5, with the whole command and the record."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ COMMAND = [
 
 
 def by_hand(start: float = 5.0, steps: int = 100) -> tuple[list[float], float]:
-    """The losses of the updates 0..steps-1 and the one after them: w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
+    """Return the losses of the updates 0..steps, w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
     w, losses = start, []
     for step in range(steps):
         losses.append((w + 1) ** 2)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweep.errors import InvalidValueError
 from sweep.requests import build, spaces
 from sweep.requests.compose import Composer
-from sweep.requests.expressions import parse, read
+from sweep.requests.expressions import parse, parse_override
 from sweep.requests.resolvers import register_resolvers
 
 register_resolvers()
@@ -28,7 +28,7 @@ def configured(arguments: list[str]) -> DictConfig:
     config = composed(*options).copy()
     for text in arguments:
         if text not in options:
-            OmegaConf.update(config, read(text).key_or_group, read(text).value(), force_add=True)
+            OmegaConf.update(config, parse_override(text).key_or_group, parse_override(text).value(), force_add=True)
     return config
 
 
@@ -36,18 +36,18 @@ def configured(arguments: list[str]) -> DictConfig:
     ("builder", "arguments", "said"),
     [
         (build.ui_config, ["+ui.x=1"], "ui.x=1: no such key; ui has port"),
+        (build.ui_config, ["ui.port=abc", "mode=train"], "ui.port=abc: must be an integer >= 1 and <= 65535"),
         (build.ui_config, ["ui.port=99999"], "ui.port=99999: must be an integer >= 1 and <= 65535"),
         (build.ui_config, ["ui.port=0"], "ui.port=0: must be an integer >= 1 and <= 65535"),
-        (build.ui_config, ["ui.port=abc", "mode=train"], "ui.port=abc: must be an integer >= 1 and <= 65535"),
         (
             build.run_config,
             ["warmup=until_error", "train.steps=60"],
-            "train.eval_every=100: must be below train.steps=60",
+            "train.eval_every=100: must be less than train.steps=60",
         ),
         (
             build.run_config,
             ["schedule.half_life=20", "schedule.decay_rate=0.5"],
-            "schedule.decay_rate=0.5: says the same as half_life",
+            "schedule.decay_rate=0.5: must be null if half_life",
         ),
         (build.run_config, ["train.workers=0"], "train.workers=0: must be an integer >= 1"),
         (build.run_config, ["train.workers=two", "mode=train"], "train.workers=two: must be an integer >= 1"),
@@ -68,19 +68,19 @@ def configured(arguments: list[str]) -> DictConfig:
             ["optimizer.base_batch_size=6.4", "mode=preview"],
             "optimizer.base_batch_size=6.4: must be an integer >= 1",
         ),
-        (build.run_config, ["model=wgan", "train.accumulate=2"], "train.accumulate=2: is not offered for a GAN"),
+        (build.run_config, ["model=wgan", "train.accumulate=2"], "train.accumulate=2: must be 1 for a GAN"),
         (
             build.run_config,
             ["model=wgan", "schedule=plateau"],
-            "schedule=plateau: waits for val_loss, which a GAN does not have",
+            "schedule=plateau: depends on val_loss, which a GAN does not have",
         ),
         (build.run_config, ["model=wgan", "critic.updates=0"], "critic.updates=0: must be"),
         (build.run_config, ["model=wgan", "critic.gradient_penalty=0"], "critic.gradient_penalty=0: must be"),
-        (build.run_config, ["model=wgan", "train.workers=2"], "train.workers=2: is not offered for a GAN"),
+        (build.run_config, ["model=wgan", "train.workers=2"], "train.workers=2: must be 1 for a GAN"),
         (
             build.run_config,
             ["model=wgan", "critic.warmup.steps=3000"],
-            "critic.warmup.steps=3000: must be below the horizon of the critic",
+            "critic.warmup.steps=3000: must be less than the horizon of the critic",
         ),
         (build.run_config, ["model=wgan", "critic.optimizer.lr=0"], "critic.optimizer.lr=0: must be"),
         (
@@ -97,7 +97,7 @@ def configured(arguments: list[str]) -> DictConfig:
         (
             build.run_config,
             ["optimizer.groups=3"],
-            "optimizer.groups=3: must be null, or {bias_and_norm: {weight_decay: 0}}",
+            "optimizer.groups=3: must be null or a mapping such as {bias_and_norm:",
         ),
         (
             build.run_config,
@@ -118,21 +118,17 @@ def configured(arguments: list[str]) -> DictConfig:
         (
             build.engine_config,
             ["train.workers=2", "engine=fused", "mode=train"],
-            "train.workers=2: is not for engine=fused",
+            "train.workers=2: must be 1 with engine=fused",
         ),
-        (build.engine_config, ["train.workers=2", "engine.slots=4"], "train.workers=2: is not for engine.slots=4"),
+        (build.engine_config, ["train.workers=2", "engine.slots=4"], "train.workers=2: must be 1 with engine.slots=4"),
         (build.engine_config, ["+engine.size=4"], "engine.size=4: no such key; engine has name, slots"),
-        (
-            build.engine_config,
-            ["engine=serial", "engine.slots=4"],
-            "engine.slots=4: engine=serial trains one trial at a time",
-        ),
+        (build.engine_config, ["engine=serial", "engine.slots=4"], "engine.slots=4: must be null with engine=serial"),
         (build.study_config, ["study=foo"], "study=foo: "),
         (build.study_config, ["study.timeout=-3"], "study.timeout=-3: must be a finite number > 0"),
         (
             build.study_config,
             ["study.metric=val_accuracy", "study.direction=minimize"],
-            "study.direction=minimize: val_accuracy is to",
+            "study.direction=minimize: must be maximize",
         ),
         (
             build.compare_config,
@@ -181,10 +177,10 @@ def test_a_value_is_refused_where_it_is_built(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["schedule=exponential,foo"], "schedule=foo: is not there; schedule has constant, cosine"),
+        (["schedule=exponential,foo"], "schedule=foo: is not an option; schedule has constant, cosine"),
         (["optimizer.lr"], "override=optimizer.lr: must be key=value, without spaces around ="),
-        (["optimizer=["], "optimizer=[: is not an override that can be read"),
-        (["schedule=plateau", "schedule.patience=interval(0.5,3)"], "is an integer, and so must its ends be"),
+        (["optimizer=["], "optimizer=[: cannot be parsed"),
+        (["schedule=plateau", "schedule.patience=interval(0.5,3)"], "must have integers as ends, because the key"),
         (["schedule=plateau", "schedule.patience=tag(fraction,interval(0,1))"], "is for keys that count updates"),
         (["train.workers=1,2"], "train.workers=1,2: cannot be searched"),
         (["model=wgan", "critic.schedule=cosine,../x"], "critic.schedule=../x: must be the name of an option"),
@@ -192,19 +188,19 @@ def test_a_value_is_refused_where_it_is_built(
             ["model=wgan", "critic.schedule.foo=interval(0,1)"],
             "no such key; critic.schedule=exponential has decay_rate, decay_steps",
         ),
-        (["schedule=cosine", "schedule=exponential,cosine"], "schedule=given twice: is either fixed or searched"),
-        (["train.batch_size=tag(fraction,interval(0.1,0.2))"], "the tag fraction is for keys that count updates"),
-        (["warmup.steps=tag(log,fraction,interval(0,0.2))"], "a logarithmic interval must begin above 0"),
+        (["schedule=cosine", "schedule=exponential,cosine"], "schedule=given twice: must be either fixed or searched"),
+        (["train.batch_size=tag(fraction,interval(0.1,0.2))"], "must not have the tag fraction, which is for keys"),
+        (["warmup.steps=tag(log,fraction,interval(0,0.2))"], "must begin above 0, because the interval is logarithmic"),
         (["train.accumulate=1,2"], "train.accumulate=1,2: cannot be searched"),
-        (["optimizer.lr=interval(nan,1)"], "optimizer.lr=interval(nan,1): both ends must be finite"),
-        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): a logarithmic interval"),
-        (["optimizer.lr=tag(fraction,interval(0,1))"], "the tag fraction is for keys that count updates"),
-        (["optimizer.lr=tag(linear,interval(0.1,1))"], "knows the tags log and, one of them, fraction and epochs"),
-        (["schedule.decay_steps=interval(0.1,0.5)"], "counts updates: its ends must be integers; tag(fraction,"),
-        (["schedule.decay_steps=range(10,1,1)"], "schedule.decay_steps=range(10,1,1): the range is empty"),
+        (["optimizer.lr=interval(nan,1)"], "optimizer.lr=interval(nan,1): must have finite numbers as ends"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): must begin above 0"),
+        (["optimizer.lr=tag(fraction,interval(0,1))"], "must not have the tag fraction, which is for keys"),
+        (["optimizer.lr=tag(linear,interval(0.1,1))"], "must have no other tags than log and one of"),
+        (["schedule.decay_steps=interval(0.1,0.5)"], "must have integers as ends, which count updates; tag(fraction,"),
+        (["schedule.decay_steps=range(10,1,1)"], "schedule.decay_steps=range(10,1,1): must not be empty"),
         (["warmup=none", "warmup.steps=1,2"], "warmup.steps=1,2: no such key; warmup=none has"),
         (["schedule=exponential,cosine", "schedule.decay_rate=interval(0.5,0.9)"], "schedule=cosine has"),
-        (["dataset=digits,breast_cancer", "dataset=digits"], "dataset=given twice: is either fixed or searched"),
+        (["dataset=digits,breast_cancer", "dataset=digits"], "dataset=given twice: must be either fixed or searched"),
         (["sampler=tpe,random"], "sampler=tpe,random: cannot be searched"),
         (["train.drop_last=true,false"], "train.drop_last=true,false: cannot be searched"),
     ],

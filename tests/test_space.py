@@ -1,4 +1,4 @@
-"""Dimensions, branches and spaces."""
+"""Tests dimensions, branches and spaces."""
 
 import math
 from types import SimpleNamespace
@@ -10,12 +10,12 @@ from sweep.space import Branch, Dimension, Space, selections
 
 
 def of_horizon(steps):
-    """As much of a configuration as a branch looks at."""
+    """The parts of a configuration that a branch reads."""
     return SimpleNamespace(train=SimpleNamespace(steps=steps), critic=None)
 
 
 def noting(asked):
-    """Configures, and keeps what it was asked for."""
+    """Returns configurations, and records the values."""
 
     def configure(values):
         asked.append(values)
@@ -25,7 +25,7 @@ def noting(asked):
 
 
 def branch(*keys, asked=None, **selection):
-    """A branch with a dimension 1..5 for each key; what it is asked to configure goes to `asked`."""
+    """Return a branch with a dimension 1..5 for each key, which appends the values to `asked`."""
     dimensions = tuple(Dimension(key, "interval(1,5)", 1, 5) for key in keys)
     return Branch(selection, dimensions, configure=noting(asked if asked is not None else []), base={})
 
@@ -125,18 +125,20 @@ def test_the_first_configuration_of_a_branch_is_one_that_a_trial_can_have():
 def test_what_a_branch_cannot_configure_is_refused_before_any_trial():
     def configure(values):
         if values.get("warmup.steps") == 5:
-            raise InvalidValueError("warmup.steps", 5, "must be below the horizon")
+            raise InvalidValueError("warmup.steps", 5, "must be less than the horizon")
         return of_horizon(5)
 
     dimensions = (Dimension("warmup.steps", "interval(1,5)", 1, 5, integer=True),)
-    with pytest.raises(InvalidValueError, match=r"^warmup\.steps=interval\(1,5\): its end 5 must be below the horizon"):
+    with pytest.raises(
+        InvalidValueError, match=r"^warmup\.steps=interval\(1,5\): its end 5 must be less than the horizon"
+    ):
         list(Branch({}, dimensions, configure, {}).extremes())
 
 
 def test_a_horizon_that_depends_on_what_is_searched_is_refused():
     dimensions = (Dimension("train.batch_size", "", choices=(32, 64)),)
     depends = Branch({}, dimensions, lambda values: of_horizon(values.get("train.batch_size", 32)), {})
-    with pytest.raises(InvalidValueError, match=r"^train\.steps=64: depends on what is searched"):
+    with pytest.raises(InvalidValueError, match=r"^train\.steps=64: must not depend on searched keys"):
         list(depends.extremes())
 
 

@@ -1,4 +1,4 @@
-"""The loop of a study, with an engine, a proposer, a recorder and a monitor that write down what they are asked."""
+"""Tests the loop of a study with an engine, a proposer, a recorder and a monitor that log their calls."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,13 +25,13 @@ def rows(number, first=0):
 
 
 def boundary(number, step, status=None, loss=0.5):
-    """Ten updates that end at `step`, with an evaluation there."""
+    """Return the progress of ten updates that end at `step`, with an evaluation."""
     evaluation = Evaluation(number, step, CLASSES | {"val_loss": loss, "global_step": float(step)})
     return Progress(number, [rows(number, step - 10)], evaluation, status)
 
 
 def trained(number, *losses):
-    """A training with these losses at its evaluations, the last at its end."""
+    """Return a script with these losses at evaluations, the last one at the end."""
     last = len(losses) - 1
     return [
         boundary(number, 10 * (i + 1), Status.COMPLETE if i == last else None, loss) for i, loss in enumerate(losses)
@@ -39,19 +39,19 @@ def trained(number, *losses):
 
 
 def paused(number, first, step):
-    """The updates first..step-1, and where the trial stands then, wherever its next boundary is."""
+    """Return the progress of the updates first..step-1 with the state after them."""
     updates = [Rows(number, first, lr=np.full(step - first, 0.1), loss=np.ones(step - first))]
     return Progress(number, updates if step > first else [], None, None, state=Snapshot(step, b"state"))
 
 
 def kept(number, step, *evaluated):
-    """A checkpoint with evaluations at these steps."""
+    """Return a checkpoint with evaluations at these steps."""
     evaluations = [Evaluation(number, at, CLASSES | {"global_step": float(at)}) for at in evaluated]
     return Checkpoint(0, 100, Snapshot(step, b"state"), evaluations, record=b"pending %d" % number)
 
 
 class Log(list):
-    """What happened, in its order: (who, what, trial, ...)."""
+    """The calls in their order: (object, method, trial, ...)."""
 
     def of(self, *what):
         return [event for event in self if event[0] in what]
@@ -61,7 +61,7 @@ class Log(list):
 
 
 class FakeEngine:
-    """Plays a script for each trial: what it gives at each boundary, or what it raises.
+    """An engine that follows a script for each trial: progress or an error at each boundary.
 
     Args:
         last: what it gives of live trials, in this order, when it is to stop; the state at step 1 by default.
@@ -104,7 +104,7 @@ class FakeEngine:
 
 
 class FakeProposer:
-    """Gives the trials one after another; prunes those in `prune` at the step given there; gives up the `hopeless`."""
+    """Proposes the trials in order, prunes those in `prune` at their steps, and gives up the `hopeless`."""
 
     def __init__(self, log, numbers, prune=None, hopeless=()):
         self.log, self.waiting, self.prune, self.hopeless = log, list(numbers), prune or {}, hopeless
@@ -195,7 +195,7 @@ class FakeRecorder:
 
 
 class TwinRecorder(FakeRecorder):
-    """Knows which trials are the same training: those of equal letters, trial n having the nth.
+    """Recognizes duplicates: trials with equal letters, where trial n has letter n.
 
     Args:
         scripts: what is played back of a trial that was trained.
@@ -231,14 +231,14 @@ class TwinRecorder(FakeRecorder):
 
 
 def as_trial(number, progress, duplicate):
-    """The progress of a duplicate, as that of trial `number`."""
+    """Return the progress of a trial as that of its duplicate `number`."""
     evaluation = progress.evaluation and replace(progress.evaluation, trial=number)
     rows = [replace(rows, trial=number) for rows in progress.rows]
     return replace(progress, trial=number, rows=rows, evaluation=evaluation, duplicate_of=duplicate)
 
 
 class FakeCheckpoints:
-    """In memory; `held` are those that an interrupted attempt left, by their trials."""
+    """Checkpoints in memory; `held` are those of an interrupted attempt, by trial."""
 
     def __init__(self, log, held=None, raises=None):
         self.log, self.held, self.raises = log, dict(held or {}), raises or {}
@@ -261,7 +261,7 @@ class FakeCheckpoints:
 
 
 class FakeWeights:
-    """Keeps what it is given, or that of a duplicate."""
+    """Stores weights, or refers to those of a duplicate."""
 
     def __init__(self, log):
         self.log = log
@@ -291,7 +291,7 @@ class FakeMonitor:
 
 
 class Study:
-    """The five of them around one log."""
+    """All objects with a common log."""
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ class Study:
 
 
 def after(boundaries):
-    """Whether the engine has advanced so often."""
+    """Return a function that returns whether the engine has advanced this often."""
     return lambda log: len(log.of("advance")) >= boundaries
 
 
@@ -481,7 +481,7 @@ def test_pruning_one_trial_leaves_its_neighbour():
 
 def test_a_proposer_without_a_trial_for_now_is_asked_again():
     class Waits(FakeProposer):
-        """Has its second trial only once it was told of the first."""
+        """A proposer that proposes the second trial only after the result of the first."""
 
         def ask(self):
             return super().ask() if len(self.waiting) == 2 or self.results else None
@@ -543,7 +543,7 @@ def test_what_the_engine_raises_interrupts_the_records_and_propagates(error):
 
 
 def test_a_crash_is_not_released_as_if_it_were_asked_for():
-    """A released trial is asked for again without counting as a retry."""
+    """A released trial is proposed again without counting as a retry."""
     study = Study({0: [RuntimeError("no memory")]})
     with pytest.raises(RuntimeError, match="no memory"):
         study.run()
@@ -584,7 +584,7 @@ def test_a_record_that_cannot_be_interrupted_does_not_keep_the_others_from_it():
 
 
 def test_a_state_is_kept_before_its_rows_are_in_the_record():
-    """What `pending` gives holds them; what crashes between the two is brought into the record later."""
+    """`pending` returns them, so that they are recorded later if a crash occurs between the two."""
     study = Study({0: [paused(0, 0, 7), boundary(0, 10), paused(0, 10, 10), boundary(0, 20, Status.COMPLETE)]}).run()
     assert study.log.of("record", "pending", "save", "flush", "kept", "close", "tell", "drop") == [
         ("record", 0, 0),
@@ -612,7 +612,7 @@ def test_a_state_that_comes_with_an_evaluation_is_kept_with_it():
 
 
 def test_a_state_is_kept_once_it_is_decided_that_its_trial_goes_on():
-    """From that state on nobody would ask again whether it should have been pruned there."""
+    """The resumed trial would not be pruned for an evaluation before that state."""
     script = [replace(boundary(0, step), state=Snapshot(step, b"state")) for step in (10, 20, 30)]
     study = Study({0: script}, prune={0: 20}).run()
     assert study.log.of("should_prune", "save", "stop", "close") == [
@@ -696,7 +696,7 @@ def test_a_trial_that_is_given_up_is_not_opened():
 
 
 def test_a_trial_that_would_be_given_up_is_told_as_its_record_ended():
-    """What interrupted it came between its record's end and the telling."""
+    """The interrupt came after the end of the record and before the result was reported."""
     study = Study({}, whole={0: trained(0, 0.7, 0.4)})
     study.proposer = FakeProposer(study.log, [0], hopeless=[0])
     study.run()
@@ -711,7 +711,7 @@ def test_many_recorded_trials_take_no_slot():
 
 
 def test_a_trial_that_goes_on_is_no_duplicate():
-    """It is trained on from where it stands, also where another that is the same training has ended."""
+    """Its training continues, even if a duplicate has ended."""
     study = Duplicates("aa", {1: [boundary(1, 20, Status.COMPLETE)]}, earlier=[0])
     study.checkpoints.held[1] = kept(1, 15, 10)
     study.run()
@@ -740,7 +740,7 @@ def test_a_trial_that_is_not_told_keeps_its_checkpoint():
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_state_that_a_trial_ends_with_is_kept_where_it_is_wanted(wanted):
-    """Before its record is closed; whoever wants it takes it from there."""
+    """This happens before its record is closed, from where a later command takes the result."""
     end = replace(boundary(0, 10, Status.COMPLETE), state=Snapshot(10, b"end") if wanted else None)
     fixed = FixedTrials([replace(trial(0), keeps_state=wanted)])
     study = Study({0: [end]}, proposer=fixed).run()
@@ -763,7 +763,7 @@ def test_a_failed_training_is_told_as_such():
 
 
 def test_what_is_reached_until_all_have_stopped_is_taken():
-    """A boundary, an end, and one that is pruned on the way, whose state comes after it."""
+    """Tests a boundary, an end, and a pruned trial whose state arrives later."""
     scripts = {number: trained(number, 0.9, 0.8, 0.7) for number in range(3)}
     last = [
         boundary(0, 20),
@@ -795,7 +795,7 @@ def test_a_trial_whose_state_takes_too_long_is_released_too():
 
 
 def test_a_trial_that_ends_after_its_last_state_is_told_and_not_released():
-    """A state on its way when all are asked to stop, and the end right after it."""
+    """A state arrives after all trials were asked to stop, and the end follows immediately."""
     last = [paused(0, 10, 12), replace(boundary(0, 20, Status.COMPLETE), rows=[rows(0, 12)]), paused(1, 10, 13)]
     scripts = {number: trained(number, 0.9, 0.8) for number in range(2)}
     study = Study(scripts, slots=2, last=last).run(interrupted=after(1))
@@ -820,7 +820,7 @@ def test_a_checkpoint_that_cannot_be_kept_at_the_end_leaves_all_as_after_a_crash
 
 
 class Duplicates(Study):
-    """Trials of equal letters are the same training; `scripts` are of those that are to be trained."""
+    """Run trials of which those with equal letters are duplicates; `scripts` has the ones to train."""
 
     def __init__(self, letters, scripts, *, slots=1, prune=None, raises=None, earlier=()):
         super().__init__(scripts, slots=slots, prune=prune)
@@ -850,7 +850,7 @@ def test_the_same_training_is_trained_once_and_recorded_and_told_for_each(slots)
 
 
 def test_a_duplicate_goes_the_way_of_a_training():
-    """It is opened, recorded, reported, asked whether to prune, closed and told in the same order."""
+    """The calls for it have the same order as for a trained trial."""
     study = Duplicates("aa", {0: trained(0, 0.7, 0.4)}).run()
 
     def way(number):
@@ -896,7 +896,7 @@ def test_a_duplicate_may_be_pruned_where_the_training_was_not():
 
 
 def test_no_trial_is_asked_for_while_a_duplicate_is_played_back():
-    """A proposer that learns from results knows of the duplicate's, as it would if the duplicate had been trained."""
+    """A proposer that learns from results gets those of the duplicate, as if it had been trained."""
     scripts = {0: trained(0, 0.9, 0.8), 2: trained(2, 0.5)}
     study = Duplicates("aab", scripts, slots=1).run()
     assert study.log.index(("tell", 1)) < study.log.index(("open", 2))

@@ -1,4 +1,4 @@
-"""Tasks through the command: own losses and metrics, in searches, schedules, comparisons, tables and the record."""
+"""Tests tasks with the command: own losses and metrics in searches, schedules, comparisons, tables and the record."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RECALL = "task.metrics.recall={_target_: mylab.losses.MacroRecall, direction: ma
 
 @pytest.fixture
 def mylab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package of the user's in the working directory, and the override that trusts it."""
+    """Create a user's package in the working directory; return the override that trusts it."""
     (folder / "mylab").mkdir()
     shutil.copy(losses.__file__, folder / "mylab" / "losses.py")
     (folder / "mylab" / "__init__.py").touch()
@@ -79,7 +79,7 @@ def test_further_metrics_are_columns_of_the_table_and_the_report(
 
 
 def test_a_plateau_watches_a_metric_of_the_user_s(sweep: Callable[..., Answer], folder: Path, mylab: str) -> None:
-    """It is to be large: with a threshold that no improvement exceeds, the rate is cut at every evaluation."""
+    """The metric is maximized; with a threshold that no improvement exceeds, the rate is cut at every evaluation."""
     watching = ["schedule=plateau", "schedule.metric=val_recall", "schedule.patience=0", "schedule.factor=0.5"]
     answer = sweep(
         *TRAIN, mylab, RECALL, *watching, "schedule.threshold=10", "schedule.threshold_mode=abs", "warmup=none"
@@ -112,8 +112,8 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
     [
         (["task.loss._target_=mylab.losses.values"], "task.loss._target_=mylab.losses.values: must be in models,"),
         (["task.loss._target_=torch.hub.load"], "task.loss._target_=torch.hub.load: must be in models,"),
-        (["task.loss=mse"], "task.loss=mse: must be null, or {_target_: "),
-        (["task.metrics=[a]"], "task.metrics=['a']: must be null, or {f1: "),
+        (["task.loss=mse"], "task.loss=mse: must be null or a mapping such as {_target_: "),
+        (["task.metrics=[a]"], "task.metrics=['a']: must be null or a mapping such as {f1: "),
         (
             ["task.metrics.f1={direction: up, _target_: torch.nn.L1Loss}"],
             "task.metrics.f1.direction=up: must be one of",
@@ -123,7 +123,7 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
             "task.metrics.f1.bta=1: is not a key of torch.nn.L1Loss",
         ),
         (["task=classification", "task.label_smooth=0.1"], "task.label_smooth=0.1: no such key (did you mean"),
-        (["task=regression"], "task=regression: needs numbers as targets, and dataset.y holds integers"),
+        (["task=regression"], "task=regression: needs numbers as targets, and dataset.y has integers"),
         (
             ["study.metric=val_f1"],
             "study.metric=val_f1: is not measured by such a training, which has val_loss, val_accuracy",
@@ -131,20 +131,20 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
         (["study.metric=loss"], "study.metric=loss: must be one of val_loss, "),
         (
             ["task.metrics.own={_target_: torch.nn.CrossEntropyLoss}", "study.metric=val_own"],
-            "study.metric=val_own: has no direction: give study.direction, or task.metrics.own.direction",
+            "study.metric=val_own: has no known direction: give study.direction, or task.metrics.own.direction",
         ),
         (
             ["schedule=plateau", "schedule.metric=val_accuracy", "schedule.direction=minimize"],
-            "schedule.direction=minimize: val_accuracy is to maximize",
+            "schedule.direction=minimize: must be maximize for val_accuracy",
         ),
-        (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no direction"),
+        (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no known direction"),
         (
             ["schedule=plateau", "schedule.metric=val_f1", "schedule.direction=maximize"],
             "schedule.metric=val_f1: waits for val_f1; such a training has val_loss, val_accuracy, train_error",
         ),
         (
             ["task.label_smoothing=0,0.1", "task=classification"],
-            "task.label_smoothing=0,0.1: cannot be searched: trials that differ in their loss ",
+            "task.label_smoothing=0,0.1: cannot be searched: trials with different losses ",
         ),
     ],
 )
@@ -159,6 +159,6 @@ def test_what_cannot_be_carried_out_is_refused_in_one_line(
 
 
 def test_a_training_without_a_task_of_its_own_keeps_its_identity() -> None:
-    """Studies of versions without the group are continued."""
+    """Studies of versions without the group can be continued."""
     assert "task" not in build.run_config(Composer().compose([])).identity
     assert "task" in build.run_config(Composer().compose(["task=classification"])).identity

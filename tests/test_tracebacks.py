@@ -1,4 +1,4 @@
-"""Errors of the user's code, in one line and with the user's frames."""
+"""Tests errors of the user's code, in one line and with the user's stack frames."""
 
 import sys
 import textwrap
@@ -71,7 +71,7 @@ SOURCE = """
 
 
 def at(source, function):
-    """The place of a line of the module."""
+    """Return file and number of a line of the module."""
     lines = [line.strip() for line in SOURCE.splitlines()]
     return f"mylab_errors.py:{lines.index(source) + 1} in {function}"
 
@@ -87,7 +87,7 @@ RAISED = at("raise error", "raising")
 
 @pytest.fixture
 def mylab(tmp_path, monkeypatch):
-    """A module of a user, in the working directory."""
+    """Create a user's module in the working directory."""
     (tmp_path / "mylab_errors.py").write_text(textwrap.dedent(SOURCE))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

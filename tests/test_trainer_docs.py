@@ -1,8 +1,6 @@
-"""What docs/trainers.md tells a user to write and type, written and typed."""
+"""Follows docs/trainers.md: writes its files and runs its commands."""
 
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,27 +12,19 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, Answer
+from tests.pages import Page
 from tests.test_main_job import history, runs
 
-PAGE = (ROOT / "docs" / "trainers.md").read_text()
+PAGE = Page("docs/trainers.md")
 SMALL = ["train.steps=30", "train.eval_every=10", "train.device=cpu", "sampler=random"]
 
 
 @pytest.fixture
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the page in the working directory."""
+    """Write the files of the page into the working directory."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name, block in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", PAGE, re.DOTALL):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(block)
+    PAGE.write_files(folder)
     monkeypatch.syspath_prepend(str(folder))
-
-
-def command(word: str) -> list[str]:
-    """The command of the page that has a word, as the arguments of `python -m sweep`."""
-    lines = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ").splitlines()
-    (line,) = [line for line in lines if word in line]
-    return shlex.split(line.removeprefix("python -m sweep"))
 
 
 @pytest.mark.parametrize(("name", "library"), [("bert", "transformers"), ("lit", "lightning")])
@@ -42,7 +32,7 @@ def test_a_trainer_is_searched_and_compared(
     sweep: Callable[..., Answer], written: None, folder: Path, name: str, library: str
 ) -> None:
     pytest.importorskip(library)
-    given = [*command(f"mylab.{name}.main"), *SMALL]
+    given = [*PAGE.command(f"mylab.{name}.main"), *SMALL]
     answer = sweep(*given, "study.n_trials=2", "schedule=cosine", "warmup.steps=5")
     assert answer.status == 0, answer.err
     for run in runs(folder, "trial"):
@@ -63,7 +53,7 @@ def test_a_killed_search_with_a_trainer_equals_an_uninterrupted_one(
 ) -> None:
     pytest.importorskip(library)
     long = ["train.steps=400", "train.eval_every=90", "train.checkpoint_seconds=0.1", "study.n_trials=1"]
-    given = [*command(f"mylab.{name}.main"), *SMALL, *long]
+    given = [*PAGE.command(f"mylab.{name}.main"), *SMALL, *long]
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
@@ -77,7 +67,7 @@ def test_a_killed_search_with_a_trainer_equals_an_uninterrupted_one(
         assert process.wait() == -signal.SIGKILL, (folder / "output.txt").read_text()
     answer = sweep(*given)
     assert answer.status == 0, answer.err
-    assert "goes on from step" in answer.out
+    assert "resumes at step" in answer.out
     assert sweep(*given, "study.name=whole").status == 0
     both = [{key: history(folder, run, key) for key in ("loss", "lr", "val_loss")} for run in runs(folder, "trial")]
     assert len(both) == 2
@@ -99,6 +89,6 @@ def test_a_data_set_of_hugging_face_trains_a_model_of_transformers(
         ]
         splits[name] = datasets.Dataset.from_list(rows)
     datasets.DatasetDict(splits).save_to_disk(folder / "reviews")
-    answer = sweep(*command("mylab.reviews.classifier"), *SMALL, "study.n_trials=2", "train.batch_size=16")
+    answer = sweep(*PAGE.command("mylab.reviews.classifier"), *SMALL, "study.n_trials=2", "train.batch_size=16")
     assert answer.status == 0, answer.err
     assert all(run.data.metrics["val_loss"] > 0 for run in runs(folder, "trial"))

@@ -1,4 +1,4 @@
-"""Groups of parameters, averages and micro-batches as a user asks for them, read back with others' tools."""
+"""Tests groups of parameters, averages and micro-batches; reads the record with other tools."""
 
 import json
 import shlex
@@ -40,7 +40,7 @@ def test_a_search_by_the_average_records_it_beside_the_weights(sweep: Callable[.
 
 
 def test_an_epoch_without_its_smaller_last_batch(sweep: Callable[..., Answer], folder: Path) -> None:
-    """1079 examples: two batches of 500 an epoch."""
+    """With 1079 examples, an epoch has two batches of 500."""
     whole = ["mode=train", "train.batch_size=500", "train.drop_last=true", "train.steps=${epochs:5}", "warmup=none"]
     answer = sweep(*SMALL[1:], *whole)
     assert answer.status == 0, answer.err
@@ -123,7 +123,7 @@ def test_the_recorded_configuration_can_be_gone_on_with(sweep: Callable[..., Ans
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     client.download_artifacts(run.info.run_id, "config.yaml", str(folder))
     again = sweep("--config-dir", str(folder), "--config-name", "config", "train.more_steps=10")
-    assert "goes on from step 10" in again.out
+    assert "resumes at step 10" in again.out
     (run,) = runs(folder, "train")
     assert [step for step, _ in history(folder, run, "loss")] == list(range(20))
 

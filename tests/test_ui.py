@@ -1,4 +1,4 @@
-"""mode=ui: served on this machine only, links that open something, ended by a signal."""
+"""Tests mode=ui: it serves on this machine only, its links work, and a signal ends it."""
 
 import re
 import signal

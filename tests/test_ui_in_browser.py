@@ -1,4 +1,4 @@
-"""The pages of MLflow that mode=ui links to, in Chromium: the curves of the final runs, and the report."""
+"""Tests the pages of MLflow that mode=ui links to, in Chromium: the curves of the final runs, and the report."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ SCHEDULES = ["constant", "cosine", "linear"]
 
 @pytest.fixture(scope="module")
 def links(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What mode=ui prints of a small comparison, title -> address, while it serves."""
+    """Provide the links that mode=ui prints for a small comparison, title -> address, while it serves."""
     folder = tmp_path_factory.mktemp("compared")
     asked = ["mode=compare", f"compare.schedules=[{','.join(SCHEDULES)}]", "compare.trials=2", "compare.seeds=2"]
     assert sweep_in(folder, *SMALL, *asked).status == 0
@@ -39,12 +39,12 @@ def links(sweep_in: Callable[..., Answer], tmp_path_factory: pytest.TempPathFact
 
 
 def own(complaints: list[str]) -> list[str]:
-    """Without MLflow's asking for a user, which a server without accounts answers by 404."""
+    """Return the errors without MLflow's request for a user, which a server without accounts answers with 404."""
     return [complaint for complaint in complaints if "/mlflow/users/current" not in complaint]
 
 
 def pointed_at(page: "Page") -> str:
-    """What a chart of MLflow says at its middle."""
+    """Return the hover text in the middle of a chart of MLflow."""
     area = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
     assert area is not None
     for part in (0.4, 0.5):

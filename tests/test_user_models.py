@@ -1,4 +1,4 @@
-"""Models of users, through the command: they write into their input, and keep state in attributes."""
+"""Tests a user's models with the command: they write into their input, and have state in attributes."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Refusals: what passes, what does not, and what the message says."""
+"""Tests the checks of values and their messages."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sweep.errors import InvalidValueError
-from sweep.validation import boolean, one_of, real, whole
+from sweep.validation import check_boolean, check_integer, check_number, check_one_of
 
 
 def test_a_refusal_names_the_key_the_value_and_the_rule():
@@ -28,19 +28,19 @@ def test_a_refusal_can_be_moved_under_the_key_of_its_group():
 
 @pytest.mark.parametrize("value", [0, 1, 10**30])
 def test_an_integer_within_its_bound_passes(value):
-    whole("steps", value, at_least=0)
+    check_integer("steps", value, at_least=0)
 
 
 @pytest.mark.parametrize("value", [-1, 0.0, 1.5, "1", None, True, False, [1], math.nan, np.float64(1)])
 def test_what_is_no_integer_or_out_of_bounds_is_refused(value):
     with pytest.raises(InvalidValueError, match=r"^steps=.*: must be an integer >= 0$"):
-        whole("steps", value, at_least=0)
+        check_integer("steps", value, at_least=0)
 
 
 def test_the_least_integer_is_included():
-    whole("steps", 3, at_least=3)
+    check_integer("steps", 3, at_least=3)
     with pytest.raises(InvalidValueError):
-        whole("steps", 2, at_least=3)
+        check_integer("steps", 2, at_least=3)
 
 
 @pytest.mark.parametrize(
@@ -56,44 +56,44 @@ def test_the_least_integer_is_included():
 )
 def test_each_end_of_an_interval_is_in_or_out_as_stated(bounds, within, outside):
     for value in within:
-        real("x", value, **bounds)
+        check_number("x", value, **bounds)
     for value in outside:
         with pytest.raises(InvalidValueError, match=r"^x="):
-            real("x", value, **bounds)
+            check_number("x", value, **bounds)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.5", None, True, [0.5], 1j])
 def test_what_is_no_finite_number_is_refused(value):
     with pytest.raises(InvalidValueError, match=r"^x=.*: must be a finite number$"):
-        real("x", value)
+        check_number("x", value)
 
 
 def test_an_integer_too_large_for_a_float_is_refused():
     with pytest.raises(InvalidValueError, match=r"^x="):
-        real("x", 10**400, above=0)
+        check_number("x", 10**400, above=0)
 
 
 def test_the_rule_states_both_bounds():
     with pytest.raises(InvalidValueError, match=r"^x=2: must be a finite number > 0 and <= 1$"):
-        real("x", 2, above=0, at_most=1)
+        check_number("x", 2, above=0, at_most=1)
 
 
 def test_only_true_and_false_are_boolean():
-    boolean("flag", True)
-    boolean("flag", False)
+    check_boolean("flag", True)
+    check_boolean("flag", False)
     for value in (0, 1, "true", None):
         with pytest.raises(InvalidValueError, match=r"^flag=.*: must be true or false$"):
-            boolean("flag", value)
+            check_boolean("flag", value)
 
 
 def test_a_name_is_one_of_those_allowed():
-    one_of("side", "left", ("right", "left"))
+    check_one_of("side", "left", ("right", "left"))
     for value in ("middle", "Left", "", None, 0):
         with pytest.raises(InvalidValueError, match=r"^side=.*: must be one of right, left$"):
-            one_of("side", value, ("right", "left"))
+            check_one_of("side", value, ("right", "left"))
 
 
 @pytest.mark.parametrize("allowed", [("a", "b"), {"a": 1, "b": 2}], ids=["tuple", "mapping"])
 def test_a_list_is_no_name(allowed):
     with pytest.raises(InvalidValueError, match=r"^metric="):
-        one_of("metric", ["a"], allowed)
+        check_one_of("metric", ["a"], allowed)

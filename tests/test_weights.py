@@ -1,4 +1,4 @@
-"""The weights of the best trial, from the command and from the library, and the files that keep them."""
+"""Tests the weights of the best trial, with the command and the library, and the files that store them."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def loss_of(weights: dict[str, torch.Tensor]) -> float:
 
 
 def best_of(folder: Path) -> tuple[int, float]:
-    """Return number and val_loss of the best trial that is recorded."""
+    """Return number and val_loss of the best recorded trial."""
     trials = runs(folder, "trial")
     best = min(trials, key=lambda run: run.data.metrics["val_loss"])
     return int(best.data.tags["sweep.trial"]), best.data.metrics["val_loss"]
@@ -91,7 +91,7 @@ def test_weights_that_are_not_there_any_more_are_not_written(sweep: Callable[...
     assert "train the best again" in answer.out
     number, _ = best_of(folder)
     assert answer.err.splitlines()[-1] == (
-        f"sweep: best.pt is not written: the weights of trial {number} are not kept; "
+        f"sweep: best.pt is not written: the weights of trial {number} are not stored; "
         "mode=train trains it again, with train.save"
     )
     assert not Path("best.pt").exists()
@@ -112,7 +112,7 @@ def test_a_training_writes_its_weights(sweep: Callable[..., Answer], folder: Pat
     first = torch.load("one.pth", weights_only=True)
     answer = sweep(*command)
     assert answer.status == 0
-    assert "goes on from step 20" in answer.out
+    assert "resumes at step 20" in answer.out
     latest, earlier = runs(folder, "train")[0], loss_of(first)
     assert loss_of(torch.load("one.pth", weights_only=True)) == pytest.approx(latest.data.metrics["val_loss"], rel=1e-5)
     assert earlier != latest.data.metrics["val_loss"]
@@ -159,14 +159,14 @@ def test_a_file_that_cannot_be_written_is_refused(
 def test_a_comparison_refuses_it(sweep: Callable[..., Answer], folder: Path) -> None:
     answer = sweep(*SMALL, "mode=compare", "compare.schedules=[constant,cosine]", "train.save=best.pt")
     assert answer.status == 2
-    assert answer.err.startswith("sweep: train.save=best.pt: is for mode=search and mode=train")
+    assert answer.err.startswith("sweep: train.save=best.pt: must be null with mode=compare")
 
 
 # --- the library
 
 
 class Net(nn.Module):
-    """A model of a user's."""
+    """A user's model."""
 
     def __init__(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Net(nn.Module):
 
 
 class Renaming(Net):
-    """A model whose state dict is its own."""
+    """A model with its own format of the state dict."""
 
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         return {f"my.{name}": value for name, value in super().state_dict(*args, **kwargs).items()}
@@ -189,7 +189,7 @@ class Renaming(Net):
 
 
 class OneWay(Net):
-    """A model that cannot load the state dict that it gives."""
+    """A model that cannot load its own state dict."""
 
     def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         return {f"my.{name}": value for name, value in super().state_dict(*args, **kwargs).items()}
@@ -228,7 +228,7 @@ def test_a_trial_gives_its_weights(model: type[nn.Module]) -> None:
     with pytest.raises(LookupError) as raised:
         others[0].weights()
     assert str(raised.value) == (
-        f"the weights of trial {others[0].number} are not kept; "
+        f"the weights of trial {others[0].number} are not stored; "
         "sweep.train({**overrides, **trial.values, 'train.seed': trial.seed}) trains it again"
     )
     again = library.train({**QUICK, **others[0].values}, model=model, dataset=points(), progress=False)
@@ -247,7 +247,7 @@ def test_weights_of_a_comparisons_studies_are_kept(folder: Path) -> None:
     )
     for study in found.studies.values():
         assert loads(Net, study.best.weights()).seen > 0
-    with pytest.raises(LookupError, match="are not kept"):
+    with pytest.raises(LookupError, match="are not stored"):
         next(iter(found.finals.values()))[0].weights()
 
 

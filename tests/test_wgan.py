@@ -1,4 +1,4 @@
-"""A GAN through the whole command: its record, what interrupts it, a search of both schedules."""
+"""Tests a GAN with the whole command: its record, interrupts, and a search of both schedules."""
 
 import csv
 import re
@@ -27,7 +27,7 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 def record(folder: Path) -> dict[str, Series]:
-    """Run name -> metric -> (step, value), of the runs that are active."""
+    """Return run name -> metric -> (step, value) for the active runs."""
     query = """
         SELECT runs.name, key, step, value FROM metrics JOIN runs USING (run_uuid)
         WHERE lifecycle_stage = 'active' ORDER BY 1, 2, 3
@@ -48,7 +48,7 @@ Finish = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def finish(sweep_in: Callable[..., Answer]) -> Finish:
-    """Carries out a command line in a folder to its end; what it printed."""
+    """Run a command line in a folder; return its output."""
 
     def carry_out(folder: Path, *arguments: str) -> str:
         answer = sweep_in(folder, *arguments)
@@ -102,7 +102,7 @@ def test_an_interrupted_training_equals_an_uninterrupted_one(
     command.signal(number)
     assert command.wait(60) == (130 if number == signal.SIGINT else -number)
     out = finish(tmp_path, *TRAIN)
-    assert re.search(r"goes on from step [1-9]", out)
+    assert re.search(r"resumes at step [1-9]", out)
     assert record(tmp_path) == record(uninterrupted)
     assert pictures(tmp_path) == pictures(uninterrupted)
 

@@ -1,4 +1,4 @@
-"""Several workers, as a user trains with them: schedules in updates of one, rates for other batches, the record."""
+"""Tests several workers: schedules in updates of one worker, rates for other batch sizes, the record."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,15 +78,15 @@ def test_warmup_is_not_divided() -> None:
     [
         (
             ["schedule.decay_steps=3", "train.workers=4"],
-            r"^schedule\.decay_steps=3: is no whole update when divided by",
+            r"^schedule\.decay_steps=3: is less than one update when divided by",
         ),
         (
             ["schedule=piecewise", "schedule.boundaries=[2,3]", "schedule.values=[1,0.5,0.1]", "train.workers=2"],
-            r"^schedule\.boundaries=\[2, 3\]: must rise .*, also when divided by train\.workers=2 \(sch",
+            r"^schedule\.boundaries=\[2, 3\]: must increase .*, also when divided by train\.workers=2 \(sch",
         ),
         (
             ["schedule=joined", "schedule.boundaries=[30]", "train.workers=2", PIECES.replace("45", "1")],
-            r"^schedule\.pieces\.fall\.decay_steps=1: is no whole update when divided by train\.workers=2",
+            r"^schedule\.pieces\.fall\.decay_steps=1: is less than one update when divided by train\.workers=2",
         ),
         (["schedule.decay_steps=0", "train.workers=2"], r"^schedule\.decay_steps=0: must be an integer >= 1$"),
     ],

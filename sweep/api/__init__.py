@@ -1,12 +1,12 @@
-"""The functions and result types of `import sweep`.
+"""Implements the functions and result types of `import sweep`.
 
-Each function turns its arguments into a plan, as the command line does with its own, and has `app` carry it out.
+Each function turns its arguments into a plan, as the command line does, and passes the plan to `sweep.app`.
 """
 
 import sys
 import warnings
 
 if "IPython" in sys.modules:
-    with warnings.catch_warnings():  # Optuna and MLflow import it, and it warns in a notebook without ipywidgets
+    with warnings.catch_warnings():  # Optuna and MLflow import tqdm.auto, which warns in a notebook without ipywidgets
         warnings.filterwarnings("ignore", message="IProgress not found")
         import tqdm.auto  # noqa: F401

@@ -1,11 +1,11 @@
-"""The functions of the library that train or read the record: each carries out a mode of the command line."""
+"""Defines the public functions that train or read the record; each corresponds to a mode of the command line."""
 
 from pathlib import Path
 from typing import Any
 
 from sweep.api.command import Augmenter, Data, Function, Loop, Model, Objects, command_of
-from sweep.api.raising import plainly
 from sweep.api.results import Comparison, Study, Trial
+from sweep.api.short_tracebacks import short_tracebacks
 from sweep.api.values import Overrides
 from sweep.app.comparison import compare as carry_out_comparison
 from sweep.app.files import report_path
@@ -17,13 +17,13 @@ from sweep.core import ComparisonRecord, Status
 from sweep.errors import InvalidValueError, TrainingFailedError
 from sweep.plurals import plural
 from sweep.requests import build
-from sweep.requests.asking import asked
+from sweep.requests.current_trainer import current_trainer
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.terminal.fronts import front
 from sweep.tracking import MlflowReader, open_store
 
 
-@plainly
+@short_tracebacks
 def search(
     overrides: Overrides = (),
     *,
@@ -47,9 +47,9 @@ def search(
     all keys.
 
     The search trains trials until `study.n_trials` have ended. That is a total, 30 by default: the same call with a
-    larger total adds trials to the study, and a finished search returns its result at once. A trial fails if its code
-    raises an error. Failed trials do not count to the total; 20 failures one after another stop the search with
-    HopelessError. If the code of the model or the data changes, the call starts another study.
+    larger total adds trials to the study, and a finished search returns its result immediately. A trial fails if its
+    code raises an error. Failed trials do not count towards the total; 20 failures in succession stop the search with
+    HopelessError. If the code of the model or the data changes, the call starts a new study.
 
     `study.metric` ranks the trials by its value at the end of the training. The default is `val_loss`, and
     `val_energy_distance` for a GAN; a classification also has `val_accuracy`. `Trial.metrics` and `Study.to_frame` give
@@ -61,17 +61,19 @@ def search(
     saved. The same call resumes the search.
 
     Args:
-        overrides: texts `key=value`, or key -> value; what is searched is made by `interval`, `loguniform`, `choice`.
+        overrides: texts `key=value`, or a mapping key -> value; `interval`, `loguniform` and `choice` return the values
+            of searched keys.
         model: a class or function that returns a new torch.nn.Module, or the name of a configured model. It gets
-            `input_shape` (of an example) and `n_outputs` if it has parameters of these names; its other parameters are
-            keys: `{"model.width": 32}`.
+            `input_shape` (the shape of an example) and `n_outputs` if it has parameters with these names; its other
+            parameters are keys: `{"model.width": 32}`.
         dataset: arrays {"x": [n, ...], "y": [n]}, or x_train, y_train, and x_val, y_val or x_test, y_test or both; a
             pair (x, y); arrays of other names, which the model gets by keyword, with the target `y` or `labels`; a
             map-style data set, such as a torch Dataset; {"train": ..., "val": ..., "test": ...} of any of these; a
             function that returns one of these, whose parameters are keys of `dataset`; or the name of a configured data
-            set. Whole numbers y are classes, others a regression. 20 % are kept for validation and 20 % for the test
-            (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits are given; if val alone is missing, it
-            is cut from train. Features x are standardized (`dataset.standardize`).
+            set. Integers y are classes, other numbers are targets of a regression. 20 % of the examples become the
+            validation split and 20 % the test split (`dataset.val_fraction`, `dataset.test_fraction`) unless the splits
+            are given; if only val is missing, it is taken from train. Features x are standardized
+            (`dataset.standardize`).
         task: a class or an object with a method `loss(model, batch)`, as `sweep.Task` describes; its parameters are
             keys of `task`. Or the name of a task: `classification`, `regression`, `language_model`, `segmentation`,
             `model`, whose models return their own loss.
@@ -81,20 +83,20 @@ def search(
         schedule: a function (steps, horizon, **keys) that returns the factor on the learning rate at each of the steps
             (docs/schedules.md, "custom"), or the name of a configured schedule. Its other parameters are keys:
             `{"schedule.knee": sweep.interval(0.2, 0.8)}`.
-        loop: a function `main(run, **keys)` that does the training itself, in place of model and dataset; its other
-            parameters are keys of `loop`. Its `run` gives the steps and rates, and takes losses and evaluations.
-        config_dir: a folder of further configuration files.
-        progress: whether to show messages and progress, on standard error or in the notebook.
+        loop: a function `main(run, **keys)` that does the training itself, without model and dataset; its other
+            parameters are keys of `loop`. Its `run` provides the steps and rates, and records losses and evaluations.
+        config_dir: a folder with further configuration files.
+        progress: whether to show messages and progress on standard error or in the notebook.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
-        HopelessError: if 20 trials have failed one after another. The same call continues the search.
-        LookupError: if the file of `train.save` cannot be written because the weights of the best trial are not kept.
-        KeyboardInterrupt: if it was interrupted. What was trained is kept, and the same call resumes the search.
+        HopelessError: if 20 trials have failed in succession. The same call continues the search.
+        LookupError: if `train.save` cannot be written because the weights of the best trial are not stored.
+        KeyboardInterrupt: if the search was interrupted. Its state is saved, and the same call resumes it.
     """
     with command_of("search", overrides, Objects(model, dataset, task, schedule, loop, augment), config_dir) as command:
         plan = make_plan(command)
-        result = carry_out_search(plan, front(progress), asked())
+        result = carry_out_search(plan, front(progress), current_trainer())
     if result.record is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
         raise KeyboardInterrupt(f"{result.told} of {recorded}; the same call resumes the search")
@@ -103,7 +105,7 @@ def search(
     return Study(result.record, plan.tracking, result.report)
 
 
-@plainly
+@short_tracebacks
 def train(
     overrides: Overrides = (),
     *,
@@ -121,26 +123,26 @@ def train(
     >>> trial = sweep.train(["schedule=wsd", "optimizer.lr=0.1"])
     >>> trial.rows()["lr"].plot()
 
-    `Trial.weights` returns the state dict that it ends with, and `train.save=one.pt` writes it to a file.
+    `Trial.weights` returns the state dict at the end of the training, and `train.save=one.pt` writes it to a file.
 
-    A training that was interrupted resumes with the same call. The best trial of a search whose overrides are a mapping
-    is trained again by `sweep.train({**overrides, **study.best.values}, model=..., dataset=...)`: what it drew replaces
-    what was searched.
+    The same call resumes an interrupted training. If the overrides of a search are a mapping,
+    `sweep.train({**overrides, **study.best.values}, model=..., dataset=...)` trains its best trial again: the drawn
+    values replace the searched ones.
 
     Args:
         overrides, model, dataset, task, augment, schedule, loop, config_dir, progress: as for `search`.
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
-        LookupError: if the file of `train.save` cannot be written because the training is not complete.
-        TrainingFailedError: if the model's own code raises an error; the text has the frames of that code.
-        KeyboardInterrupt: if it was interrupted; what was trained is kept.
+        LookupError: if `train.save` cannot be written because the training is not complete.
+        TrainingFailedError: if the user's code raises an error; the text has the stack frames of that code.
+        KeyboardInterrupt: if the training was interrupted; its state is saved.
     """
     with command_of("train", overrides, Objects(model, dataset, task, schedule, loop, augment), config_dir) as command:
         plan = make_training(command)
-        ended = carry_out_training(plan, front(progress), asked())
+        ended = carry_out_training(plan, front(progress), current_trainer())
     if ended.result is None or ended.run_id is None:
-        raise KeyboardInterrupt(f"the training is kept at step {ended.kept}; the same call resumes it")
+        raise KeyboardInterrupt(f"the training is saved at step {ended.kept}; the same call resumes it")
     if ended.result.status is Status.FAILED:
         failure = ended.result.failure
         raise TrainingFailedError("the training failed" if failure is None else failure.details or failure.reason)
@@ -149,7 +151,7 @@ def train(
     return Trial(MlflowReader(ended.store).training(ended.run_id), plan.tracking)
 
 
-@plainly
+@short_tracebacks
 def compare(
     overrides: Overrides = (),
     *,
@@ -161,7 +163,7 @@ def compare(
     config_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compare schedules: tune each with the same budget, train the best of each on the same seeds, and judge.
+    """Compare schedules: tune each with the same budget, train the best of each on the same seeds, test differences.
 
     >>> found = sweep.compare({"compare.schedules": ["cosine", "wsd"], "compare.trials": 8, "compare.seeds": 5})
     >>> print(found.verdict)
@@ -171,38 +173,38 @@ def compare(
 
     Raises:
         InvalidValueError: names what cannot be carried out; nothing is written then.
-        KeyboardInterrupt: if it was interrupted; what was trained is kept, and the same call resumes it.
+        KeyboardInterrupt: if the comparison was interrupted. Its state is saved, and the same call resumes it.
     """
     with command_of(
         "compare", overrides, Objects(model, dataset, task, loop=loop, augment=augment), config_dir
     ) as command:
         plan = make_comparison(command)
-        result = carry_out_comparison(plan, front(progress), asked())
+        result = carry_out_comparison(plan, front(progress), current_trainer())
     if result.report is None:
         left = plural(result.left, "training is left", "trainings are left")
         raise KeyboardInterrupt(f"{left}; the same call resumes the comparison")
     return Comparison(result.record, result.comparisons, plan.first.tracking, result.report)
 
 
-@plainly
+@short_tracebacks
 def load(
     name: str | None = None, overrides: Overrides = (), *, config_dir: str | Path | None = None
 ) -> Study | Comparison:
-    """Return a study or comparison that is recorded.
+    """Return a recorded study or comparison.
 
     Args:
-        name: its name; None for the one that was begun last.
-        overrides, config_dir: as for `search`; they say where it is recorded: `tracking.uri`, `tracking.experiment`.
+        name: its name; None for the one that was started last.
+        overrides, config_dir: as for `search`; `tracking.uri` and `tracking.experiment` determine where to look.
 
     Raises:
-        InvalidValueError: if it is not recorded.
+        InvalidValueError: if there is no such record.
     """
     with command_of("report", overrides, Objects(), config_dir) as command:
         config = command.compose()
         tracking, report = build.tracking_config(config), build.report_config(config)
     store = open_store(tracking, create=False)
     if store is None:
-        raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment} yet")
+        raise InvalidValueError("tracking.uri", tracking.uri, f"has no experiment {tracking.experiment} yet")
     found = recorded(MlflowReader(store), name)
     path = report_path(report, found.name)
     written = path if path.is_file() else None

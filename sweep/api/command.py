@@ -1,4 +1,4 @@
-"""The command that means the same as a call."""
+"""Converts the arguments of a public function to the corresponding command."""
 
 import functools
 import inspect
@@ -11,33 +11,30 @@ from typing import Any
 from sweep import given
 from sweep.api.values import Overrides, as_texts
 from sweep.arrays import loads_examples
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 from sweep.errors import InvalidValueError
-from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
-from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse, read
+from sweep.requests.current_trainer import started_trainer
+from sweep.requests.expressions import COMPARISON_MODES, check_searchable, parse, parse_override
 from sweep.requests.resolvers import register_resolvers
 
 Model = str | Callable[..., Any]
 """The name of an option of conf/model, or a class or function that returns a new torch.nn.Module.
 
-It gets those of `input_shape`, the shape of an example, and `n_outputs` that it has parameters for, and the keys of
-`model` that are given: `{"model.width": 32}`.
+It gets `input_shape`, the shape of an example, and `n_outputs` if it has parameters with these names, and the given
+keys of `model`: `{"model.width": 32}`.
 """
 Data = str | Callable[..., Any] | Mapping[str, Any] | Sequence[Any]
 """The name of an option of conf/dataset; arrays {"x": [n, ...], "y": [n, ...]}, or of other names, or x_train, y_train,
-x_val, ...; a pair (x, y); a map-style data set; {"train": ..., "val": ...} of these; or a function that returns one of
-them, and gets the keys of `dataset` that are given."""
-
+x_val, ...; a pair (x, y); a map-style data set; {"train": ..., "val": ...} of these; or a function that gets the given
+keys of `dataset` and returns one of them."""
 
 Function = str | Callable[..., Any]
 """The name of an option of conf/schedule, or a function (steps [n], horizon, **keys) -> factors [n]."""
 
-
 Loop = str | Callable[..., Any]
 """The name of an option of conf/loop, or a function `main(run, **keys)` that does the training itself."""
-
 
 Augmenter = str | Callable[..., Any]
 """The name of an option of `dataset.augment`, or a function (inputs, targets, draws) -> (inputs, targets)."""
@@ -45,7 +42,7 @@ Augmenter = str | Callable[..., Any]
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects of a call that replace options of configuration groups; None where none is given.
+    """The arguments of a call that replace options of configuration groups; None for those that are not given.
 
     Args:
         task: the name of an option of conf/task, or a class or object with a method `loss(model, batch)`.
@@ -61,10 +58,10 @@ class Objects:
 
 @contextmanager
 def command_of(mode: str, overrides: Overrides, objects: Objects, config_dir: str | Path | None) -> Iterator[Command]:
-    """Give the command that means the same as a call. Objects of the call are found as long as the context lasts."""
-    with _given_objects(mode, overrides, objects) as texts, own_trainer():
+    """Yield the command for a call. The objects of the call are registered within the context."""
+    with _given_objects(mode, overrides, objects) as texts, started_trainer():
         request = parse(texts)
-        if request.datasets and mode not in OF_COMPARISONS:
+        if request.datasets and mode not in COMPARISON_MODES:
             check_searchable("dataset", ",".join(request.datasets))
         folder = None if config_dir is None else str(config_dir)
         flags = () if folder is None else ("--config-dir", folder)
@@ -73,7 +70,7 @@ def command_of(mode: str, overrides: Overrides, objects: Objects, config_dir: st
 
 @contextmanager
 def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> Iterator[list[str]]:
-    """Give all overrides of a call as texts, with targets for its objects."""
+    """Yield all overrides of a call as texts, with targets for its objects."""
     register_resolvers()
     texts, objects = [f"mode={mode}"], {}
     parts = {
@@ -82,7 +79,7 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         "task": _checked_task(given_objects.task),
         "schedule": _checked_schedule(given_objects.schedule),
         "loop": _checked_loop(given_objects.loop),
-        AUGMENT: _checked_augment(given_objects.augment),
+        AUGMENT_KEY: _checked_augment(given_objects.augment),
     }
     for group, value in parts.items():
         if isinstance(value, str):
@@ -90,18 +87,18 @@ def _given_objects(mode: str, overrides: Overrides, given_objects: Objects) -> I
         elif value is not None:
             target = given.target_of(group, value)
             data = isinstance(value, Mapping) or (group == "dataset" and not callable(value))
-            objects[target] = functools.partial(_returned, value) if data else value
+            objects[target] = functools.partial(_identity, value) if data else value
             texts += ["dataset=arrays"] if group == "dataset" else []
             texts.append(f"{group}._target_={target}")
     given_groups = [group for group, value in parts.items() if value is not None]
     for text in as_texts(overrides):
-        key = read(text).key_or_group
+        key = parse_override(text).key_or_group
         group = key.removesuffix("._target_")
         if group in given_groups:
-            rule = f"is given twice: as an override, and as {group.rpartition('.')[2]}=..."
+            rule = f"must not be given twice, as an override and as {group.rpartition('.')[2]}=..."
             raise InvalidValueError(key, text.partition("=")[2], rule)
         if key == "mode":
-            rule = "is for the command line; in Python each mode is a function"
+            rule = "must not be given in Python, where each mode is a function"
             raise InvalidValueError("mode", text.partition("=")[2], rule)
         texts.append(text)
     with given.registered(objects):
@@ -139,15 +136,15 @@ def _checked_loop(loop: Loop | None) -> Loop | None:
 def _checked_augment(augment: Augmenter | None) -> Augmenter | None:
     if augment is not None and not callable(augment) and not isinstance(augment, str):
         raise InvalidValueError(
-            AUGMENT,
+            AUGMENT_KEY,
             repr(augment),
-            f"must be a function (inputs, targets, draws), or a name, whose keys are overrides: {{'{AUGMENT}.pad': 1}}",
+            f"must be a function (inputs, targets, draws), or a name, with overrides {{'{AUGMENT_KEY}.pad': 1}}",
         )
     return augment
 
 
 def _named(dataset: Data | None) -> Any:
-    """Return a pair of arrays by their names, and anything else that may be a data set as it is."""
+    """Return a mapping with x and y for a pair of arrays, and any other data set unchanged."""
     if dataset is None or isinstance(dataset, str | Mapping) or callable(dataset) or loads_examples(dataset):
         return dataset
     if isinstance(dataset, tuple | list) and len(dataset) == 2:
@@ -157,5 +154,5 @@ def _named(dataset: Data | None) -> Any:
     raise InvalidValueError("dataset", type(dataset).__name__, rule)
 
 
-def _returned(data: Any) -> Any:
+def _identity(data: Any) -> Any:
     return data

@@ -1,4 +1,4 @@
-"""Curves without training. Needs neither PyTorch nor MLflow."""
+"""Computes curves without training. It imports neither PyTorch nor MLflow."""
 
 import html
 from base64 import b64encode
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.api.command import Data, Function, Loop, Objects, command_of
-from sweep.api.raising import plainly
+from sweep.api.short_tracebacks import short_tracebacks
 from sweep.api.values import Overrides
 from sweep.app.preview import PreviewPlan, PreviewResult, picture
 from sweep.app.preview import preview as compute_curves
@@ -28,12 +28,12 @@ class Preview:
 
     @property
     def curves(self) -> Mapping[str, Floats]:
-        """Label -> the rates of the updates 0..T-1, float64 [T]. The curve of a single configuration is `lr`."""
+        """Return label -> the rates of the updates 0..T-1, float64 [T]. A single configuration has the label `lr`."""
         return self._result.curves
 
     @property
     def figures(self) -> Mapping[str, KeyFigures]:
-        """Label -> the key figures of the curve: peak, end, half-life, and the step at which it stalls."""
+        """Return label -> the key figures of the curve: peak, end, half-life, and the step from which on it stalls."""
         return self._result.figures
 
     def to_frame(self) -> "pd.DataFrame":
@@ -51,7 +51,7 @@ class Preview:
         return f'<img src="data:image/png;base64,{drawn}" alt="{html.escape(repr(self))}">'
 
 
-@plainly
+@short_tracebacks
 def preview(
     overrides: Overrides = (),
     *,
@@ -65,11 +65,11 @@ def preview(
     >>> sweep.preview({"schedule": sweep.choice("cosine", "wsd"), "train.steps": 300}).to_frame().plot()
 
     Args:
-        overrides, dataset, schedule, loop, config_dir: as for `search`. Of the data only the length of an epoch
-            matters. Files are written only if `preview.path` is given.
+        overrides, dataset, schedule, loop, config_dir: as for `search`. Only the length of an epoch depends on the
+            data. Files are written only if `preview.path` is given.
 
     Raises:
-        InvalidValueError: names what cannot be drawn.
+        InvalidValueError: names the invalid key.
     """
     with command_of(
         "preview", overrides, Objects(dataset=dataset, schedule=schedule, loop=loop), config_dir

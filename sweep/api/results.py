@@ -1,11 +1,11 @@
-"""Result types of the library: studies, trials, comparisons."""
+"""Defines the result types of the library: studies, trials and comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.api.raising import plainly
+from sweep.api.short_tracebacks import short_tracebacks
 from sweep.comparison import Comparison as OnDataset
 from sweep.comparison import as_rows
 from sweep.config import TrackingConfig
@@ -22,67 +22,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Trial:
-    """A training that is recorded: a trial of a study, a final run, or a single training."""
+    """A recorded training: a trial of a study, a final run, or a single training."""
 
     _record: TrialRecord
     _tracking: TrackingConfig
 
     @property
     def number(self) -> int | None:
-        """The number in its study; None for a single training."""
+        """Return the number in its study; None for a single training."""
         return self._record.number
 
     @property
     def status(self) -> str | None:
-        """`complete`, `pruned`, `diverged` or `failed`; None while it is trained, and if it was interrupted."""
+        """Return `complete`, `pruned`, `diverged` or `failed`; None during the training, and if it was interrupted."""
         return None if self._record.status is None else str(self._record.status)
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values that the search drew, by key: `{"optimizer.lr": 0.1}`.
+        """Return the values that the search drew, by key: `{"optimizer.lr": 0.1}`.
 
-        Where the search chose an option of a group, the key is the group and the value is the name of the option:
+        If the search chose an option of a group, the key is the group and the value is the name of the option:
         `{"schedule": "cosine"}`.
         """
         return dict(self._record.values)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last value of each metric: `loss`, `lr`, `global_step`, `val_loss`, `val_accuracy`, ..."""
+        """Return the last value of each metric: `loss`, `lr`, `global_step`, `val_loss`, `val_accuracy`, ..."""
         return dict(self._record.metrics)
 
     @property
     def params(self) -> dict[str, str]:
-        """The whole configuration, flattened with dots, as text."""
+        """Return the whole configuration, flattened with dots, as text."""
         return dict(self._record.params)
 
     @property
     def seed(self) -> int | None:
-        """Its `train.seed`; the final runs of a comparison differ in it."""
+        """Return `train.seed`, in which the final runs of a comparison differ."""
         seed = self._record.param("train.seed")
         return None if seed is None else int(seed)
 
     @property
     def half_life(self) -> float | None:
-        """Updates in which the rate halves from its peak; None if it never does."""
+        """Return the number of updates in which the rate falls from its peak to half of it; None if it never does."""
         return self._record.half_life
 
     @property
     def reason(self) -> str | None:
-        """The reason for which it has failed, with file and line of the user's code; None of any other trial."""
+        """Return why the trial failed, with file and line of the user's code; None if it did not fail."""
         return self._record.reason
 
     @property
     def run_id(self) -> str:
-        """The id of its MLflow run."""
+        """Return the id of the MLflow run."""
         return self._record.run_id
 
-    @plainly
+    @short_tracebacks
     def rows(self) -> "pd.DataFrame":
         """Return the record of its updates: index `step`, columns `lr` and `loss`.
 
-        Row s has the rate that update s used and the loss of its batch before the update, s from 0. A training with two
-        optimizers has `G_lr`, `G_loss`, `D_lr` and `D_loss`, empty where an optimizer has fewer updates.
+        Row s has the rate of update s, and the loss of its batch before the update; the first update is 0. A training
+        with two optimizers has `G_lr`, `G_loss`, `D_lr` and `D_loss`, with missing values for an optimizer with fewer
+        updates.
         """
         import pandas as pd
 
@@ -94,18 +95,18 @@ class Trial:
             frames.append(pd.DataFrame(columns, index=pd.Index(rows.steps, name="step")))
         return pd.concat(frames, axis=1)
 
-    @plainly
+    @short_tracebacks
     def weights(self) -> "dict[str, torch.Tensor]":
         """Return the state dict of the model at the end of the training: name -> tensor, on the CPU.
 
         >>> model.load_state_dict(study.best.weights())
 
-        Of a search, the weights of the best trial are kept, in `train.checkpoint_dir`; of the single trainings of one
-        configuration, those of the last. They are the weights that `study.metric` was measured with: the average if its
-        name ends with _ema.
+        A search stores the weights of its best trial in `train.checkpoint_dir`. Repeated single trainings of one
+        configuration store the weights of the last one. They are the weights for which `study.metric` was measured: the
+        moving average if its name ends with _ema.
 
         Raises:
-            LookupError: if the weights of this trial are not kept; the text says how to train it again.
+            LookupError: if the weights of this trial are not stored; the text says how to train it again.
         """
         import torch
 
@@ -113,9 +114,9 @@ class Trial:
         if path is None or not Path(path).is_file():
             of = "this training" if self.number is None else f"trial {self.number}"
             again = "sweep.train({**overrides, **trial.values, 'train.seed': trial.seed}) trains it again"
-            raise LookupError(f"the weights of {of} are not kept; {again}")
-        held: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return held
+            raise LookupError(f"the weights of {of} are not stored; {again}")
+        weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
 
     def __repr__(self) -> str:
         number = "" if self.number is None else f" {self.number}"
@@ -148,31 +149,31 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The name by which `sweep.load` finds the study.
+        """Return the name by which `sweep.load` finds the study.
 
-        It is `study.name`, or by default made of the names of data set, model, optimizer and schedule, and of a digest
-        of the configuration: `digits-mlp-momentum-cosine-1f0a3b5c`.
+        It is `study.name`. The default has the names of data set, model, optimizer and schedule, and a digest of the
+        configuration: `digits-mlp-momentum-cosine-1f0a3b5c`.
         """
         return self._record.name
 
     @property
     def metric(self) -> str:
-        """The name of the metric that ranks its trials."""
+        """Return the name of the metric that ranks its trials."""
         return self._record.metric
 
     @property
     def minimize(self) -> bool:
-        """Whether a smaller value of the metric is better."""
+        """Return whether a smaller value of the metric is better."""
         return self._record.minimize
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials, in the order of their numbers."""
+        """Return all trials, in the order of their numbers."""
         return [Trial(trial, self._tracking) for trial in self._record.trials]
 
     @property
     def best(self) -> Trial:
-        """The complete trial with the best value of the metric; on a tie, the earliest.
+        """Return the complete trial with the best value of the metric; on a tie, the earliest.
 
         Raises:
             LookupError: if no trial is complete.
@@ -185,8 +186,7 @@ class Study:
         """Return a table with a row for each trial.
 
         The index is `trial`, the number. The columns are `status`, the metrics of the last evaluation (`val_loss`,
-        ...), a column for each searched key, `half_life`, and `reason`, which says why a failed trial has failed and is
-        missing for the others.
+        ...), a column for each searched key, `half_life`, and `reason`, why a failed trial failed (missing for others).
         """
         import pandas as pd
 
@@ -234,23 +234,23 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """The name by which `sweep.load` finds the comparison.
+        """Return the name by which `sweep.load` finds the comparison.
 
-        It is `study.name`, or by default made of the names of data sets, model and optimizer, and of a digest of the
+        It is `study.name`. The default has the names of data sets, model and optimizer, and a digest of the
         configuration: `compare-digits-mlp-momentum-1f0a3b5c`.
         """
         return self._record.name
 
     @property
     def verdict(self) -> str:
-        """The conclusion in words: which differences are significant and which are not; one line per data set."""
+        """Return the conclusion in words, which names the significant differences; one line per data set."""
         if len(self._on) == 1:
             return self._on[0].verdict
         return "\n".join(f"{found.dataset}: {found.verdict}" for found in self._on)
 
     @property
     def studies(self) -> dict[tuple[str, str], Study]:
-        """(data set, schedule) -> the search that tuned the schedule."""
+        """Return the searches that tuned the schedules, by (data set, schedule)."""
         return {
             (family.dataset, family.schedule): Study(family.study, self._tracking, None)
             for family in self._record.families
@@ -258,17 +258,17 @@ class Comparison:
 
     @property
     def finals(self) -> dict[tuple[str, str], list[Trial]]:
-        """(data set, schedule) -> the final runs of the best trial, in the order of their seeds."""
+        """Return the final runs of the best trials, by (data set, schedule), in the order of their seeds."""
         return {
             (family.dataset, family.schedule): [Trial(final.run, self._tracking) for final in family.finals]
             for family in self._record.families
         }
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return the table that comparison.csv holds: a row for each schedule on each data set, best first.
+        """Return the table of comparison.csv, with a row for each schedule on each data set, best first.
 
-        `dataset`, `schedule` and `rank` identify the row. `n_trials` is the number of tuning trials, `n_seeds` that of
-        final runs, of which `n_diverged` diverged and `n_failed` failed. `best_parameters` maps each searched key to
+        `dataset`, `schedule` and `rank` identify the row. `n_trials` is the number of tuning trials, and `n_seeds` that
+        of final runs, of which `n_diverged` diverged and `n_failed` failed. `best_parameters` maps each searched key to
         the value of the best trial.
 
         `metric` is the metric that ranks the schedules: that of the test split, or of the validation split if there is
@@ -299,12 +299,12 @@ class Comparison:
 
 
 def _store(tracking: TrackingConfig) -> Any:
-    """Open the store in which something is recorded.
+    """Open the store of an existing record.
 
     Raises:
-        InvalidValueError: names tracking.uri if the record is not there any more.
+        InvalidValueError: names tracking.uri if the experiment no longer exists.
     """
     store = open_store(tracking, create=False)
     if store is None:
-        raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment}")
+        raise InvalidValueError("tracking.uri", tracking.uri, f"has no experiment {tracking.experiment}")
     return store

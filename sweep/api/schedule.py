@@ -1,10 +1,10 @@
-"""A schedule by its name, as a function of the step."""
+"""Defines `sweep.schedule`, which returns a schedule as a function of the step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweep import given
-from sweep.api.raising import plainly
+from sweep.api.short_tracebacks import short_tracebacks
 from sweep.api.values import Searched, as_texts
 from sweep.errors import InvalidValueError
 from sweep.requests.build import run_config
@@ -14,10 +14,10 @@ from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import Schedule
 
 HORIZONS = (4800, 9600)
-"""A schedule that is the same for both does not depend on the horizon."""
+"""Two horizons: a schedule that is the same for both does not depend on the horizon."""
 
 
-@plainly
+@short_tracebacks
 def schedule(
     name: str | Callable[..., Any],
     *,
@@ -28,10 +28,9 @@ def schedule(
 ) -> Schedule:
     """Return a schedule as a function of the step.
 
-    A training with the same schedule, rate, horizon and warmup uses the same rates. The default warmup differs: this
-    function has no warmup unless `warmup` is given, and a training has linear warmup over 5 % of the horizon, which is
-    `warmup="linear"` here. `noam`, `one_cycle` and `cyclic` warm up by themselves and have no other warmup in a
-    training either.
+    A training with the same schedule, rate, horizon and warmup uses the same rates. The default differs: without
+    `warmup`, this function has none, but a training has linear warmup over 5 % of the horizon (here
+    `warmup="linear"`), except with `noam`, `one_cycle` and `cyclic`, which warm up by themselves.
 
     >>> rate = sweep.schedule("exponential", lr=0.1, decay_rate=0.96, decay_steps=100, staircase=True)
     >>> rate(100)
@@ -42,7 +41,7 @@ def schedule(
         name: the family: `constant`, `exponential`, `cosine`, `wsd`, ... `docs/schedules.md` lists all families. Or a
             function (steps, horizon, **keys) that returns the factor at each of the steps; it needs `steps`.
         lr: the base rate, > 0.
-        steps: the horizon T. It may be left out if the schedule does not depend on it.
+        steps: the horizon T, which may be left out if the schedule does not depend on it.
         warmup: None for no warmup, a number of updates of linear warmup, the name of a warmup, or a mapping with its
             keys: `{"name": "polynomial", "steps": 50, "power": 2}`. A warmup given by its name has 5 % of the horizon,
             as in a training.
@@ -50,14 +49,14 @@ def schedule(
             `python -m sweep schedule=cosine --help` shows those of one family.
 
     Raises:
-        InvalidValueError: names what cannot be right.
+        InvalidValueError: names the invalid argument.
     """
     register_resolvers()
     for key, value in {"name": name, "lr": lr, "warmup": warmup, **keys}.items():
         if isinstance(value, Searched) or (isinstance(value, str) and "${epochs:" in value):
-            raise InvalidValueError(key, value, "must be a value: nothing is searched here, and there is no data set")
+            raise InvalidValueError(key, value, "must be a plain value, without searched values or epochs")
     shown = name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__)
-    texts = [_chosen(name), *as_texts({"optimizer.lr": lr}), *_warmup(warmup)]
+    texts = [_schedule_override(name), *as_texts({"optimizer.lr": lr}), *_warmup_overrides(warmup)]
     texts += as_texts({f"schedule.{key}": value for key, value in keys.items()})
     if steps is not None:
         return _composed(texts, steps)
@@ -67,22 +66,22 @@ def schedule(
     return one
 
 
-def _chosen(schedule: str | Callable[..., Any]) -> str:
-    """Return the override that chooses a schedule. A function is found for the rest of the process."""
+def _schedule_override(schedule: str | Callable[..., Any]) -> str:
+    """Return the override that chooses a schedule. Register a function for the rest of the process."""
     if isinstance(schedule, str):
         return f"schedule={schedule}"
     target = given.target_of("schedule", schedule)
-    given.keep(target, schedule)
+    given.register(target, schedule)
     return f"schedule._target_={target}"
 
 
 def _composed(texts: list[str], steps: int) -> Schedule:
     for key, value in parse(texts).searched.items():
-        raise InvalidValueError(key, value, "must be a value: nothing is searched here")
+        raise InvalidValueError(key, value, "must be a plain value, not a sweep expression")
     return run_config(Composer().compose([*texts, *as_texts({"train.steps": steps})])).schedule
 
 
-def _warmup(warmup: str | int | Mapping[str, Any] | None) -> list[str]:
+def _warmup_overrides(warmup: str | int | Mapping[str, Any] | None) -> list[str]:
     if warmup is None:
         return ["warmup=none"]
     if isinstance(warmup, str):

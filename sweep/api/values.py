@@ -1,4 +1,4 @@
-"""The values of overrides in Python: what is searched, and plain values as text."""
+"""Converts Python values of overrides to text, and defines the values of searched keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweep.api.raising import plainly
+from sweep.api.short_tracebacks import short_tracebacks
 from sweep.errors import InvalidValueError
 from sweep.report.text import as_override, is_group
-from sweep.requests.expressions import GROUPS, read
+from sweep.requests.expressions import SEARCHABLE_GROUPS, parse_override
 from sweep.requests.scan import CRITIC_GROUPS
-from sweep.validation import one_of, real
+from sweep.validation import check_number, check_one_of
 
 Overrides = Sequence[str] | Mapping[str, Any] | None
 """Overrides of the configuration: strings `key=value` as on the command line, or a mapping from keys to values.
@@ -27,16 +27,16 @@ Unit = Literal["updates", "fraction", "epochs"]
 
 @dataclass(frozen=True)
 class Searched:
-    """The values of a key that a search draws from."""
+    """The values of a searched key."""
 
     def text(self, key: str) -> str:
-        """Return the expression that means them on the command line."""
+        """Return the sweep expression of the command line for these values."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Interval(Searched):
-    """Numbers low <= x <= high, drawn uniformly, or uniformly in log x."""
+    """The numbers low <= x <= high, uniform in x, or in log x."""
 
     low: float
     high: float
@@ -45,13 +45,13 @@ class Interval(Searched):
     integer: bool
 
     def __post_init__(self) -> None:
-        one_of("unit", self.unit, ("updates", "fraction", "epochs"))
+        check_one_of("unit", self.unit, ("updates", "fraction", "epochs"))
         for name, value in (("low", self.low), ("high", self.high)):
-            real(name, value)
+            check_number(name, value)
         if not self.low < self.high:
             raise InvalidValueError("high", self.high, f"must be > low={self.low}")
         if self.log:
-            real("low", self.low, above=0)
+            check_number("low", self.low, above=0)
 
     def text(self, key: str) -> str:
         tags = [*(["log"] if self.log else []), *([self.unit] if self.unit != "updates" else [])]
@@ -69,17 +69,17 @@ class Options(Searched):
 
     def text(self, key: str) -> str:
         texts = [value_text(option, is_group(key)) for option in self.options]
-        return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) takes no null
+        return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # choice(...) does not accept null
 
 
-@plainly
+@short_tracebacks
 def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
-    """Search low <= x <= high, uniformly.
+    """Return the values low <= x <= high of a searched key, uniform in x.
 
     Args:
         unit: the unit of `low` and `high` if the key counts updates, such as `warmup.steps`: "updates", "fraction" of
-            the horizon `train.steps`, or "epochs". The trial gets whole updates. Other keys have no unit.
-        integer: whether to draw whole numbers. Keys that count updates or examples get whole numbers anyway.
+            the horizon `train.steps`, or "epochs". The values are rounded to whole updates. Other keys have no unit.
+        integer: whether to draw integers. Keys that count updates or examples always have integers.
 
     Raises:
         InvalidValueError: names the end or the unit that cannot be right.
@@ -87,9 +87,9 @@ def interval(low: float, high: float, *, unit: Unit = "updates", integer: bool =
     return Interval(_plain(low), _plain(high), False, unit, integer)
 
 
-@plainly
+@short_tracebacks
 def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool = False) -> Searched:
-    """Search 0 < low <= x <= high, uniformly in log x.
+    """Return the values 0 < low <= x <= high of a searched key, uniform in log x.
 
     Args:
         unit, integer: as for `interval`.
@@ -100,12 +100,12 @@ def loguniform(low: float, high: float, *, unit: Unit = "updates", integer: bool
     return Interval(_plain(low), _plain(high), True, unit, integer)
 
 
-@plainly
+@short_tracebacks
 def choice(*options: Any) -> Searched:
-    """Search among these values, or among these options of a group: `{"schedule": choice("cosine", "wsd")}`.
+    """Return a choice of values of a searched key, or of options of a group: `{"schedule": choice("cosine", "wsd")}`.
 
     Raises:
-        InvalidValueError: if there is none.
+        InvalidValueError: if there are no options.
     """
     if not options:
         raise InvalidValueError("choice", "()", "must have at least one option")
@@ -116,7 +116,7 @@ def as_texts(overrides: Overrides) -> list[str]:
     """Return overrides as texts `key=value`.
 
     Raises:
-        InvalidValueError: names what is no override.
+        InvalidValueError: names an invalid override.
     """
     if overrides is None:
         return []
@@ -130,12 +130,22 @@ def as_texts(overrides: Overrides) -> list[str]:
     return [f"{key}={_text(key, value)}" for key, value in _flat(overrides).items()]
 
 
-OPTIONS = (*GROUPS, *CRITIC_GROUPS, "dataset", "task", "loop", "space", "sampler", "pruner", "engine")
-"""Groups that have options."""
+GROUPS_WITH_OPTIONS = (
+    *SEARCHABLE_GROUPS,
+    *CRITIC_GROUPS,
+    "dataset",
+    "task",
+    "loop",
+    "space",
+    "sampler",
+    "pruner",
+    "engine",
+)
+"""Groups for which `name` in a mapping chooses an option."""
 
 
 def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with the keys of mappings of groups in place of the groups.
+    """Replace the mappings of groups by dotted keys.
 
     `{"optimizer": {"name": "adam", "lr": 0.1}}` chooses an option: `{"optimizer": "adam", "optimizer.lr": 0.1}`.
     """
@@ -143,7 +153,7 @@ def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in nested.items():
         if isinstance(value, Mapping) and is_group(key):
             within = {f"{key}.{inner}": of_inner for inner, of_inner in value.items()}
-            if key in OPTIONS and "name" in value:
+            if key in GROUPS_WITH_OPTIONS and "name" in value:
                 within = {key: within.pop(f"{key}.name"), **within}
             flat |= _flat(within)
         else:
@@ -155,29 +165,31 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, Searched):
         return value.text(key)
     if callable(value):
-        rule = "code is named by its import path, in a package that is trusted: 'mylab.losses.focal', trusted=['mylab']"
+        rule = "must be the import path of code in a trusted package: 'mylab.losses.focal', trusted=['mylab']"
         raise InvalidValueError(key, getattr(value, "__qualname__", repr(value)), rule)
     if not isinstance(value, str):
         return value_text(value)
     try:
-        read(f"{key}={value}")
+        parse_override(f"{key}={value}")
     except InvalidValueError:
-        return as_override(value)  # a path with blanks, say, which the command line would want quoted
+        return as_override(value)  # such as a path with blanks, which needs quotes on the command line
     return value
 
 
 def value_text(value: Any, option: bool = False) -> str:
-    """Return a value as an override has it; of a group, the `option` as it is.
+    """Return the text of a value in an override.
+
+    Args:
+        option: whether the value is an option of a group, which is not quoted.
 
     Raises:
-        InvalidValueError: if there is no such text.
+        InvalidValueError: if the value has no such text.
     """
-    plain = _plain(value)
-    return as_override(plain, option)
+    return as_override(_plain(value), option)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as one that an override can have."""
+    """Convert NumPy values, paths, tuples and arrays to types that an override can have."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Path):

@@ -1,5 +1,5 @@
-"""Carry out searches, trainings, comparisons and previews: each takes a typed plan and returns a typed result.
+"""Carries out searches, trainings, comparisons and previews: each takes a typed plan and returns a typed result.
 
-Nothing here reads a command line, uses Hydra, or prints. This file imports nothing, because a preview needs neither
-PyTorch nor MLflow.
+This package does not read a command line, use Hydra, or print. This file imports nothing, because a preview needs
+neither PyTorch nor MLflow.
 """

@@ -1,4 +1,4 @@
-"""Compare schedules: tune each with the same budget, train the best of each on the same fresh seeds, and judge."""
+"""Carries out comparisons of schedules: tuning with equal budgets, final runs on the same new seeds, and the report."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +31,12 @@ class ComparisonResult:
     """The result of a comparison.
 
     Args:
-        record: the comparison with its studies and final runs, as recorded.
-        comparisons: the verdicts, one for each data set.
-        report: the file; None of one that was interrupted.
-        left: trainings that are left of one that was interrupted.
-        failed: whether the search of a schedule ended because its trials failed one after another, or all final runs of
-            one failed. The same command trains what has failed again.
+        record: the recorded comparison with its studies and final runs.
+        comparisons: the statistics and verdicts, one for each data set.
+        report: the file of the report; None if the comparison was interrupted.
+        left: number of trainings that an interrupted comparison still has to do.
+        failed: whether the search of a schedule ended because its trials failed in succession, or all final runs of
+            a schedule failed. The same command trains these again.
     """
 
     record: ComparisonRecord
@@ -47,10 +47,10 @@ class ComparisonResult:
 
 
 def compare(plan: ComparisonPlan, front: Front, trainer: Trainer) -> ComparisonResult:
-    """Compare schedules: tune each, train the final runs, write the report.
+    """Tune the schedules, train the final runs, and write the report.
 
     Raises:
-        InvalidValueError: names what cannot be carried out; nothing is written then.
+        InvalidValueError: names an invalid key; nothing is written then.
     """
     _check_families(plan, trainer)
     warn_of_labels(plan.first.first, plan.first.data, front.say)
@@ -103,7 +103,7 @@ def _compare(
 
 
 def _end(run: ComparisonRun, searches: Sequence[Search], status: str) -> None:
-    """End the run of the comparison and those of its studies that are not finished: some were only created."""
+    """End the run of the comparison, and those of its studies that have not ended; some were only created."""
     for study_run in (opened.run(run.store) for opened in searches):
         if study_run.exists and not study_run.finished:
             study_run.finish(status)
@@ -111,7 +111,7 @@ def _end(run: ComparisonRun, searches: Sequence[Search], status: str) -> None:
 
 
 def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mapping[str, bytes]) -> None:
-    """Keep verdict and report with the comparison's run, mark the final runs that they are of, and end it."""
+    """Attach verdict and report to the comparison's run, mark the final runs that they cover, and end the run."""
     run.attach(files)
     run.tag({"mlflow.note.content": "\n\n".join(f"{result.dataset}: {result.verdict}" for result in comparisons)})
     standings = [standing for comparison in comparisons for standing in comparison.standings]
@@ -120,44 +120,41 @@ def _publish(run: ComparisonRun, comparisons: Sequence[Comparison], files: Mappi
 
 
 def _recorded(run: ComparisonRun) -> ComparisonRecord:
-    run.reopen()  # restores it where it was deleted in MLflow meanwhile
+    run.reopen()  # restores the run if it was deleted in MLflow meanwhile
     recorded = MlflowReader(run.store).comparison(run.name)
     if recorded is None:
         raise RemovedError(run.name)
     return recorded
 
 
-OF_FAMILIES = ("schedule", "warmup", "space", "dataset", "model")
-"""Groups in which the families of one comparison may differ."""
+FAMILY_GROUPS = ("schedule", "warmup", "space", "dataset", "model")
+"""Groups in which the schedules of one comparison may differ."""
 
 
 def _refuse_other(plan: ComparisonPlan, store: Store | None) -> None:
-    """Refuse a name under which something else is stored: a study, or a comparison or family of another configuration.
-
-    Writes nothing.
-    """
+    """Refuse a name under which a study, or a different comparison, is stored. Write nothing."""
     refuse_taken(store, plan.name, "study")
     for family in plan.families:
         check_study(family.plan.study, family.plan.name, family.plan.identity)
     run = None if store is None else ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     if run is not None and run.exists:
         stored, asked = run.params, as_params(plan.shared)
-        common = [key for key in stored if key in asked and key.partition(".")[0] not in OF_FAMILIES]
+        common = [key for key in stored if key in asked and key.partition(".")[0] not in FAMILY_GROUPS]
         refuse_difference(plan.name, {key: stored[key] for key in common}, {key: asked[key] for key in common})
 
 
 def _check_families(plan: ComparisonPlan, trainer: Trainer) -> None:
-    """Try everything that could be refused later."""
+    """Refuse now everything that the searches would refuse later."""
     for index, family in enumerate(plan.families):
         with refusals_of(family.schedule):
             check(family.plan, trainer, silent=index > 0)
 
 
 def _record(plan: ComparisonPlan, searches: list[Search], store: Store) -> ComparisonRun:
-    """The run of the comparison, with those of its studies below it."""
+    """Create or reopen the run of the comparison, and the runs of its studies below it."""
     run = ComparisonRun(store, plan.name, plan.first.study.metric, plan.first.study.minimize)
     asked = asdict(plan.compare) | {"first_seed": plan.seeds[0]}
-    del asked["schedules"]  # they stand with their studies
+    del asked["schedules"]  # they are recorded with their studies
     tags = {"sweep.asked": json.dumps(asked), "sweep.command": plan.command}
     params = as_params(plan.shared)
     if run.exists:
@@ -183,10 +180,10 @@ def _tune(
     stop: Callable[[], bool],
     engines: Engines,
 ) -> bool:
-    """Carry out the searches; of one that has no trials left, the run may still have to be ended.
+    """Carry out the searches. A search without trials left is also opened if its run has not ended.
 
     Returns:
-        Whether the search of a family ended because its trials failed one after another. The others are carried out.
+        Whether a search ended because its trials failed in succession. The other searches continue.
     """
     failed = False
     for index, (family, opened) in enumerate(zip(plan.families, searches, strict=True)):
@@ -208,10 +205,10 @@ def _tune(
 
 @dataclass(frozen=True)
 class _Finals:
-    """The final runs of one family that are still to be trained.
+    """The remaining final runs of one schedule.
 
     Args:
-        of: number of the trial that they have the configuration of.
+        of: number of the trial whose configuration they have.
     """
 
     family: Family
@@ -221,9 +218,9 @@ class _Finals:
 
 
 def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRun) -> list[_Finals]:
-    """Return the final runs of every family that was tuned, and has a trial that ended as complete.
+    """Return the remaining final runs of every schedule whose search has ended with a complete trial.
 
-    Those that have failed in an earlier command are among them: the user may have mended the code since.
+    Final runs that failed in an earlier command are included, because the user may have corrected the code.
     """
     recorded, asked = _recorded(run), plan.compare.trials
     left = []
@@ -240,7 +237,7 @@ def _finals_left(plan: ComparisonPlan, searches: list[Search], run: ComparisonRu
 def _train_finals(
     left: list[_Finals], run: ComparisonRun, front: Front, stop: Callable[[], bool], engines: Engines
 ) -> None:
-    """Train the final runs of family after family."""
+    """Train the final runs of the schedules, one schedule after another."""
     for index, of_family in enumerate(left):
         if stop() or not of_family.trials:
             continue

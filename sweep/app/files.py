@@ -1,4 +1,4 @@
-"""Name and write the files of a report."""
+"""Names and writes the files of a report."""
 
 import hashlib
 import os
@@ -10,31 +10,31 @@ from sweep import atomic
 from sweep.config import ReportConfig
 from sweep.errors import InvalidValueError
 
-LONGEST = 100
-"""Characters of the name of a folder."""
-LONGEST_BYTES = 200
-"""Bytes of it as UTF-8; file systems accept 255."""
+MAX_NAME_CHARS = 100
+"""Longest name of a folder, characters."""
+MAX_NAME_BYTES = 200
+"""Longest name of a folder, bytes of UTF-8; file systems accept 255."""
 
 
 def folder_name(name: str) -> str:
-    """A name that any file system takes."""
-    cut = re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].encode()[:LONGEST_BYTES].decode(errors="ignore")
+    """Return a name for the folder of a study, comparison or training that any file system accepts."""
+    cut = re.sub(r"[^\w.+-]+", "-", name)[:MAX_NAME_CHARS].encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     safe = cut.strip(".-")
     if safe == name:
         return name
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name may look the same
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # a different name may look the same
 
 
 def report_path(config: ReportConfig, name: str) -> Path:
-    """Return where the report of a study or comparison is, if there is one."""
+    """Return the path of the report of a study or comparison, which need not exist."""
     return Path(config.dir) / folder_name(name) / "report.html"
 
 
 def report_folder(config: ReportConfig, name: str) -> Path:
-    """Return the folder of a report, and create it if there is none.
+    """Create the folder of a report if it does not exist, and return its path.
 
     Raises:
-        InvalidValueError: names report.dir where it cannot be written.
+        InvalidValueError: names report.dir if the folder cannot be created or written to.
     """
     folder = report_path(config, name).parent
     try:
@@ -47,6 +47,6 @@ def report_folder(config: ReportConfig, name: str) -> Path:
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:
-    """The files in a folder. None is ever half-written."""
+    """Write files (name -> content) into a folder, each one atomically."""
     for file, content in files.items():
         atomic.atomic_write(folder / file, [content])

@@ -1,7 +1,4 @@
-"""The interface through which searches, trainings and comparisons show their progress and learn of interrupts.
-
-The command line implements it.
-"""
+"""Defines the interface through which `app` shows progress and learns of interrupts; `sweep.terminal` implements it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,15 +13,15 @@ class Watched:
     """A group of trainings whose progress is shown together.
 
     Args:
-        metric, minimize: what trials are judged by.
-        total: trials of the study.
-        done: trials that ended before.
-        steps: updates completed at the end of a trial.
+        metric, minimize: the metric that ranks trials, and whether a smaller value is better.
+        total: number of trials of the study.
+        done: number of trials that have already ended.
+        steps: completed updates at the end of a trial.
         best: value and number of the best trial so far.
-        single: whether it is one training, without others to count or to compare with.
-        first: updates completed at the beginning of a trial.
-        finals: whether it is final runs, which differ in their seed alone; their number is their seed.
-        later: trainings that come after these, for the time left.
+        single: whether this is a single training.
+        first: completed updates at the start of a trial.
+        finals: whether these are final runs, which differ in their seeds only; their numbers are their seeds.
+        later: number of trainings that follow these, for the estimate of the remaining time.
     """
 
     metric: str
@@ -43,14 +40,14 @@ class Front(Protocol):
     """Shows messages and progress, and reports requests to interrupt the work."""
 
     def say(self, text: str) -> None:
-        """Show one or several lines."""
+        """Show a text of one or several lines."""
 
     def watch(self, watched: Watched) -> AbstractContextManager[Monitor]:
-        """Show the progress of trainings for as long as the context lasts."""
+        """Show the progress of trainings within the context."""
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Let a request to interrupt the work be answered by the work itself for as long as the context lasts.
+        """Within the context, note a request to interrupt the work instead of raising KeyboardInterrupt.
 
         Returns:
-            What tells whether it was requested.
+            A function that returns whether an interrupt was requested.
         """

@@ -1,4 +1,4 @@
-"""The plans of searches, trainings and comparisons: typed and checked, with their identities and names."""
+"""Defines the plans of searches, trainings and comparisons: typed and checked, with their identities and names."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from typing import Any
 
 from sweep.comparison import fresh_seeds
 from sweep.config import (
-    Choice,
     CompareConfig,
     EngineConfig,
+    NamedOptions,
     ReportConfig,
     RunConfig,
     SamplerConfig,
@@ -26,13 +26,13 @@ from sweep.space import Space
 
 @dataclass(frozen=True)
 class Plan:
-    """A search.
+    """The plan of a search.
 
     Args:
         first: the configuration of a trial of the first branch.
-        data: the data set that all trials share.
-        options: group -> chosen option, of the groups that a study has options of, where it is not the group's name.
-        command: the command line that says what is trained, quoted for a shell; it is recorded.
+        data: facts about the data set, which all trials share.
+        options: group -> chosen option, for the groups of a study that a single training does not have.
+        command: the recorded command line, quoted for a shell, which repeats the search.
     """
 
     study: StudyConfig
@@ -40,7 +40,7 @@ class Plan:
     report: ReportConfig
     engine: EngineConfig
     sampler: SamplerConfig
-    pruner: Choice
+    pruner: NamedOptions
     space: Space
     first: RunConfig
     data: Facts
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that changes results, flattened: configuration, space, sampler, pruner, objective, data."""
+        """Return everything that changes results, flattened: configuration, space, sampler, pruner, metric, data."""
         branches = {branch.label or "config": branch.base for branch in self.space.branches}
         parameters = {
             branch.parameter(d).replace(".", "/"): d.expression
@@ -69,18 +69,18 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """study.name, or dataset-model-optimizer-schedule-digest; of a loop of the user's loop-schedule-digest."""
+        """Return study.name, or dataset-model-optimizer-schedule-digest, with a user's loop loop-schedule-digest."""
         if self.study.name is not None:
             return self.study.name
-        return "-".join([*(self.label(group) for group in self.first.naming), digest(self.identity)])
+        return "-".join([*(self.label(group) for group in self.first.naming_groups), digest(self.identity)])
 
     def label(self, group: str) -> str:
-        """Return the option of a group; of a group that is searched, all options."""
+        """Return the chosen option of a group; if the group is searched, all its options."""
         return "+".join(self.space.groups.get(group, (self.first.label(group),)))
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What the study's own run records: its space, and the configuration where all trials share it."""
+        """Return the params of the study's run: its space, and the configuration if it is not conditional."""
         about = {
             k: v for k, v in self.identity.items() if k.partition(".")[0] in ("space", "sampler", "pruner", "study")
         }
@@ -92,11 +92,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A single training.
+    """The plan of a single training.
 
     Args:
-        study: what it is judged by, and how often it is retried.
-        data: the data set of its configuration.
+        study: its metric, and the number of retries.
+        data: facts about its data set.
     """
 
     run: RunConfig
@@ -108,7 +108,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Family:
-    """One schedule on one data set, and the search that tunes it."""
+    """One schedule on one data set, with the plan of the search that tunes it."""
 
     dataset: str
     schedule: str
@@ -121,11 +121,11 @@ class Family:
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """A comparison.
+    """The plan of a comparison.
 
     Args:
-        families: in the order asked for, data set by data set.
-        command: the command line that says what is trained, quoted for a shell; it is recorded.
+        families: the schedules in the order of the request, for one data set after another.
+        command: the recorded command line, quoted for a shell, which repeats the comparison.
     """
 
     name: str
@@ -135,24 +135,24 @@ class ComparisonPlan:
 
     @property
     def first(self) -> Plan:
-        """The search of the first family, with what all searches share: study, tracking, report."""
+        """Return the search of the first schedule; all searches have the same study, tracking and report options."""
         return self.families[0].plan
 
     @property
     def seeds(self) -> range:
-        """Of the final runs."""
+        """Return the seeds of the final runs."""
         return fresh_seeds(self.first.first.train.seed, self.compare.seeds)
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What the searches have in common: what the comparison's own run records."""
+        """Return the params that all searches have in common, which the comparison's run records."""
         first, *others = [family.plan.recorded for family in self.families]
         return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
 @contextmanager
 def refusals_of(schedule: str) -> Iterator[None]:
-    """Lets a refusal say which of the schedules it is about, where its key may be of one and not of another."""
+    """Within the context, add the name of the schedule to a refusal that may concern this schedule only."""
     try:
         yield
     except InvalidValueError as error:

@@ -1,4 +1,4 @@
-"""Compute the curves of configurations without training them."""
+"""Computes the curves of configurations without training."""
 
 import csv
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from sweep.schedules.family import Floats
 
 @dataclass(frozen=True)
 class PreviewPlan:
-    """A preview.
+    """The plan of a preview.
 
     Args:
-        runs: label -> configuration; all have the same horizon. A single one may have an empty label.
-        path: of the csv file, beside which a picture is written; None writes nothing.
+        runs: label -> configuration, all with the same horizon. A single configuration may have an empty label.
+        path: the csv file to write, with a picture beside it; None to write nothing.
     """
 
     runs: Mapping[str, RunConfig]
@@ -30,11 +30,10 @@ class PreviewResult:
     """The curves of a preview.
 
     Args:
-        curves: column -> the rates of the updates 0..T-1, float64 [T]. A column is named after the label of the
-            configuration, after the optimizer where a training has two, and after a group of parameters that has a
-            schedule of its own.
+        curves: column -> the rates of the updates 0..T-1, float64 [T]. The name of a column has the label of the
+            configuration, the optimizer if a training has two, and the group of parameters if it has its own schedule.
         figures: column -> the key figures of its curve.
-        picture: the file beside the csv file; None if nothing was written.
+        picture: the file of the picture; None if nothing was written.
     """
 
     curves: Mapping[str, Floats]
@@ -43,7 +42,7 @@ class PreviewResult:
 
 
 def preview(plan: PreviewPlan) -> PreviewResult:
-    """Compute the curves, and write them as csv (`step`, then a column for each curve) and as a picture."""
+    """Compute the curves; if the plan has a path, write them as csv (`step` and a column for each curve) and as PNG."""
     curves, figures = {}, {}
     for label, run in plan.runs.items():
         for series in run.series:
@@ -65,7 +64,7 @@ def _write(path: Path, curves: Mapping[str, Floats], figures: Mapping[str, KeyFi
 
 
 def picture(curves: Mapping[str, Floats], figures: Mapping[str, KeyFigures]) -> bytes:
-    """Return a PNG of the curves; of a single one, with the step at which it stalls."""
+    """Return a PNG of the curves; a single curve is drawn with its key figures."""
     if len(curves) == 1:
         ((column, curve),) = curves.items()
         return curve_picture(curve, figures[column])

@@ -1,6 +1,6 @@
-"""Make the report of a search or a comparison, and the numbers of a comparison, from what is recorded.
+"""Creates the report of a search or a comparison from the record, and the tables of a comparison.
 
-What draws them takes seconds to import. Who needs it at the end of a command imports it there.
+The libraries for drawing take seconds to import, so that this module is imported at the end of a command.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ from sweep.report.page import DRAWN, comparison_page, study_page
 
 
 def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, bytes]:
-    """report.html of a study.
+    """Return report.html of a study.
 
     Args:
-        storage: of Optuna, which tells what mattered.
+        storage: Optuna storage URI, from which the importances of parameters are computed.
     """
     drawn = _rows(reader, study.ranked[:DRAWN])
     return {"report.html": study_page(study, drawn, _importances(storage, study, study.trials)).encode()}
@@ -24,13 +24,13 @@ def study_files(reader: Reader, study: StudyRecord, storage: str) -> dict[str, b
 def comparison_files(
     reader: Reader, record: ComparisonRecord, comparisons: Sequence[Comparison], storage: str
 ) -> dict[str, bytes]:
-    """report.html, comparison.csv and comparison.json."""
+    """Return report.html, comparison.csv and comparison.json."""
 
-    def mattered(family: FamilyRecord) -> dict[str, dict[str, float]]:
+    def importances_of(family: FamilyRecord) -> dict[str, dict[str, float]]:
         return _importances(storage, family.study, counted(family.study, record.trials))
 
     finals = [final.run for comparison in comparisons for s in comparison.standings for final in s.finals]
-    shares = {(family.dataset, family.schedule): mattered(family) for family in record.families}
+    shares = {(family.dataset, family.schedule): importances_of(family) for family in record.families}
     return {
         "report.html": comparison_page(record, comparisons, _rows(reader, finals), shares).encode(),
         "comparison.csv": as_csv(comparisons).encode(),
@@ -43,5 +43,5 @@ def _importances(storage: str, study: StudyRecord, trials: Iterable[TrialRecord]
 
 
 def _rows(reader: Reader, runs: Iterable[TrialRecord]) -> dict[str, list[Rows]]:
-    """Return the recorded rows of each run, one entry for each of its optimizers."""
+    """Return run id -> the recorded rows, one entry for each optimizer."""
     return {run.run_id: [reader.rows(run.run_id, series) for series in run.series] for run in runs}

@@ -1,4 +1,4 @@
-"""Create the engine, the checkpoints and the store that a search or a training uses."""
+"""Creates the engine, the checkpoints and the store of a search or a training."""
 
 import hashlib
 import json
@@ -18,22 +18,21 @@ from sweep.pool import PooledEngine, Trainer
 from sweep.tracking import Hooks, Store, open_store
 from sweep.weights import WeightFiles
 
-SETTLING = 60.0
-"""Seconds that a tracking server may make no progress while it is waited for."""
+SETTLE_TIMEOUT = 60.0
+"""Longest wait for a tracking server that makes no progress, seconds."""
 
-
-OF_SPEED = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
-"""Keys of train that the speed of an update depends on."""
+SPEED_KEYS = ("batch_size", "accumulate", "drop_last", "precision", "compile", "workers", "device")
+"""Keys of train on which the speed of an update depends."""
 
 
 @dataclass
 class Engines:
-    """Starts the engines of one command. Each kind of training is measured once.
+    """Starts the engines of one command, and measures the speed of each kind of training once.
 
     Args:
-        trainer: the process that they train in.
-        say: told which engine is used, and why.
-        interrupted: asked while an engine is chosen.
+        trainer: the process in which they train.
+        say: shows which engine is used, and why.
+        interrupted: returns whether the command is interrupted; called while an engine is chosen.
     """
 
     trainer: Trainer
@@ -48,12 +47,12 @@ class Engines:
         retries: int,
         on_begun: Callable[[Trial], None] = lambda trial: None,
     ) -> PooledEngine:
-        """Return an engine.
+        """Return a started engine.
 
         Args:
-            work: what is to be trained.
-            retries: how often a trial is tried again whose process was lost, or for which the memory was too small.
-            on_begun: told each trial when its training begins.
+            work: the trainings.
+            retries: number of retries of a trial whose process was lost or ran out of memory.
+            on_begun: called with each trial when its training starts.
         """
         kind = self._kind(config, work)
 
@@ -75,11 +74,11 @@ class Engines:
         )
 
     def _kind(self, config: EngineConfig, work: Work) -> str:
-        """Return what the speed of a training depends on: data, models, optimizers and batches, but no rates."""
+        """Return a text of everything on which the speed of a training depends; rates are not part of it."""
         parts = {
             json.dumps(
                 [run.resolved["model"], run.optimizer.component.target, run.average.name]
-                + [getattr(run.train, key) for key in OF_SPEED]
+                + [getattr(run.train, key) for key in SPEED_KEYS]
             )
             for run in work.like
         }
@@ -94,14 +93,14 @@ def checkpoints_of(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> CheckpointFiles:
-    """Return where the checkpoints of a study or training are.
+    """Return the checkpoints of a study or training.
 
     Args:
-        trainer: knows how large they can be.
-        run: a configuration like those that are trained.
-        name: of the folder.
-        of: what they are of.
-        check: raises where this process may not write.
+        trainer: computes the largest size of a checkpoint.
+        run: one of the configurations.
+        name: name of the study or training, from which the name of the folder is derived.
+        of: owner that the checkpoints name.
+        check: raises an error if this process must not write any more.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name)
     return CheckpointFiles(folder, of, trainer.largest_checkpoint(run), say, check)
@@ -115,32 +114,33 @@ def weights_of(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> WeightFiles:
-    """Return where the weights of the best trial of a study, or of a training, are kept: beside its checkpoints.
+    """Return the files with the weights of the best trial of a study, or of a training, beside the checkpoints.
 
     Args:
-        name: of the folder.
-        ranking: with the best trial so far.
-        held: the file that has the weights of that trial, as recorded.
-        check: raises where this process may not write.
+        name: name of the study or training, from which the name of the folder is derived.
+        ranking: the ranking, with the best trial so far.
+        held: recorded path of the weights of that trial; None if they are not stored.
+        check: raises an error if this process must not write any more.
     """
     folder = Path(run.train.checkpoint_dir) / folder_name(name) / "weights"
     return WeightFiles(folder, ranking, held, say, check)
 
 
 def save_weights(trial: TrialRecord | None, path: str) -> str | None:
-    """Write the weights of a recorded trial to the file of train.save.
+    """Write the weights of a recorded trial to train.save.
 
     Args:
-        trial: None if no trial is complete.
+        trial: the trial; None if no trial is complete.
+        path: train.save.
 
     Returns:
-        The reason for which it cannot be written; None if it is.
+        Why the file cannot be written; None if it was written.
     """
     if trial is None or trial.status is not Status.COMPLETE:
         return f"{path} is not written: no training is complete"
     if trial.weights is None or not Path(trial.weights).is_file():
         of = "the training" if trial.number is None else f"trial {trial.number}"
-        return f"{path} is not written: the weights of {of} are not kept; mode=train trains it again, with train.save"
+        return f"{path} is not written: the weights of {of} are not stored; mode=train trains it again, with train.save"
     atomic.atomic_write(Path(path), [Path(trial.weights).read_bytes()])
     return None
 
@@ -164,16 +164,16 @@ def store_of(
     say: Callable[[str], None],
     interrupted: Callable[[], bool],
 ) -> Store:
-    """Open the store to record into, create it where there is none, and deliver what an earlier command could not.
+    """Open or create the store for the record, and deliver what an earlier command could not deliver.
 
     Args:
-        name: of the study, comparison or training; in its folder of checkpoints waits what a server does not take.
+        name: name of the study, comparison or training, whose folder of checkpoints has what is not yet delivered.
 
     Raises:
-        UnavailableError: if it does not take it now either.
+        UnavailableError: if it cannot be delivered now, either.
     """
     hooks = Hooks(say, interrupted)
-    # what waits is for this store alone
+    # undelivered changes are for this store only
     server = hashlib.sha256(f"{tracking.uri} {tracking.experiment}".encode()).hexdigest()[:8]
     folder = Path(checkpoint_dir) / folder_name(name) / "undelivered" / server
     store = open_store(tracking, spool=folder, hooks=hooks)
@@ -182,13 +182,13 @@ def store_of(
 
 
 def settle(store: Store, interrupted: Callable[[], bool]) -> None:
-    """Wait until the store has everything.
+    """Wait until everything is delivered to the store.
 
     Raises:
-        UnavailableError: if it does not take it.
-        KeyboardInterrupt: if it has not taken it when a signal comes.
+        UnavailableError: if the store makes no progress for SETTLE_TIMEOUT.
+        KeyboardInterrupt: if a signal interrupts the wait.
     """
-    left = store.settle(SETTLING, interrupted)
+    left = store.settle(SETTLE_TIMEOUT, interrupted)
     if left and interrupted():
         raise KeyboardInterrupt
     if left:

@@ -159,7 +159,7 @@ def check(plan: Plan, trainer: Trainer, silent: bool = False) -> None:
         raise InvalidValueError("train.test", True, rule)
     trainer.check_device(plan.first)
     for index, branch in enumerate(plan.space.branches):
-        plan.study.judging(trainer.with_directions(branch.first), plan.data.classification)
+        plan.study.with_direction(trainer.with_directions(branch.first), plan.data.classification)
         trainer.check(list(branch.extremes()), silent=silent or index > 0)
     if plan.engine.name == "fused":
         trainer.refuse_unstackable(extremes(plan))

@@ -1,4 +1,4 @@
-"""Carry out a single training, which is recorded as a run of its own."""
+"""Carries out a single training, which has its own run."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ class TrainingResult:
     """The result of a training.
 
     Args:
-        trial: what was trained.
-        store: where it is recorded.
-        run_id: of its run; None of one that was interrupted.
-        result: how it ended; None of one that was interrupted.
-        kept: updates completed in the checkpoint of one that was interrupted, 0 without one.
-        unsaved: the reason for which the file of train.save is not written; None if it is, or was not asked for.
+        trial: the training as a trial.
+        store: the store with its record.
+        run_id: id of its run; None if it was interrupted.
+        result: its result; None if it was interrupted.
+        kept: completed updates in the checkpoint of an interrupted training; 0 without a checkpoint.
+        unsaved: why train.save was not written; None if it was written or is not set.
     """
 
     trial: Trial
@@ -42,12 +42,12 @@ class TrainingResult:
 
 
 def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
-    """Train one configuration through the same loop as a search, and keep the state that it ends with.
+    """Train one configuration with the loop of a search, and save the final state.
 
-    A training that was interrupted, has not reached its horizon, or is asked for more steps, goes on from there.
+    A training resumes if it was interrupted, has not reached its horizon, or train.more_steps is set.
 
     Raises:
-        InvalidValueError: names what cannot be carried out; nothing is written then.
+        InvalidValueError: names an invalid key; nothing is written then.
     """
     run, data, tracking, judged = plan.run, plan.data, plan.tracking, plan.study
     trainer.check_device(run)
@@ -59,30 +59,30 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     name = training_name(trial, data.digest)
     checkpoints = checkpoints_of(trainer, run, name, name, front.say)
     with checkpoints.claimed(), front.interruptible() as interrupted:
-        trial, checkpoint = _going_on(trial, checkpoints)
-        goes_on = None if checkpoint is None else recorded_run(checkpoint.record)
-        if goes_on is not None and open_store(tracking, create=False, hooks=Hooks(front.say)) is None:
-            raise _not_held(tracking, goes_on)  # before anything is created
+        trial, checkpoint = _resumed(trial, checkpoints)
+        resumed_run_id = None if checkpoint is None else recorded_run(checkpoint.record)
+        if resumed_run_id is not None and open_store(tracking, create=False, hooks=Hooks(front.say)) is None:
+            raise _run_missing(tracking, resumed_run_id)  # before anything is created
         store = store_of(tracking, run.train.checkpoint_dir, name, front.say, interrupted)
-        if goes_on is not None and not store.holds(goes_on):
-            raise _not_held(tracking, goes_on)
+        if resumed_run_id is not None and not store.holds(resumed_run_id):
+            raise _run_missing(tracking, resumed_run_id)
         begun = _begin(trial, checkpoint, checkpoints)
         ended = checkpoints.final.latest(trial)
         if begun:
-            front.say(f"goes on from step {begun}, kept in {checkpoints.folder}")
+            front.say(f"resumes at step {begun}, from {checkpoints.folder}")
         elif ended is not None:
             checkpoints.clear(trial)
-            way = "trained anew, as a run of its own; train.more_steps trains on from there"
+            way = "trained again, as a new run; train.more_steps continues from there"
             front.say(f"has been trained to step {ended.state.step} before: {way}")
         for scaled in scaling(run):
             front.say(scaled)
-        training = TrainingRuns(store, _unique(name, checkpoints), goes_on)
+        training = TrainingRuns(store, _name_in_store(name, checkpoints), resumed_run_id)
         recorder = MlflowRecorder(store, describe, training, draw=samples_picture)
         proposer = study.FixedTrials([trial])
         watched = Watched(judged.metric, judged.minimize, 1, 0, trial.last, single=True, first=begun)
         ranking = Ranking(judged.metric, judged.minimize)
         weights = weights_of(run, name, ranking, None, front.say)
-        engine = _alone(plan.engine)
+        engine = _single_engine(plan.engine)
         work = Work([run], 1, False, judged.metric, str(checkpoints.own_files), ranking)
         with (
             Engines(trainer, front.say, interrupted).start(engine, work, judged.max_retries) as trains,
@@ -94,8 +94,8 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
             return TrainingResult(trial, store, None, None, 0 if kept is None else kept.state.step)
         settle(store, interrupted)
         (result,) = proposer.results
-        if result.status is Status.COMPLETE:  # and now everything else is done
-            last = checkpoints.latest(trial)  # a loop need not give the state that it ends with
+        if result.status is Status.COMPLETE:  # after everything else is done
+            last = checkpoints.latest(trial)  # a loop may not save its final state
             checkpoints.end(trial, last if last is not None and last.state.step == trial.last else None)
     run_id = recorder.run_id(trial)
     save = run.train.save
@@ -103,21 +103,21 @@ def train(plan: TrainingPlan, front: Front, trainer: Trainer) -> TrainingResult:
     return TrainingResult(trial, store, run_id, result, unsaved=unsaved)
 
 
-def _unique(name: str, checkpoints: CheckpointFiles) -> str:
-    """Return the name of a training in a store: of the same training in another folder it is another one."""
+def _name_in_store(name: str, checkpoints: CheckpointFiles) -> str:
+    """Return the name of a training in a store; it depends on the folder of its checkpoints."""
     return f"{name}.{hashlib.sha256(str(checkpoints.folder.resolve()).encode()).hexdigest()[:8]}"
 
 
-def _alone(config: EngineConfig) -> EngineConfig:
-    """Return the engine of a single training: the serial one, unless another is asked for."""
+def _single_engine(config: EngineConfig) -> EngineConfig:
+    """Return the engine of a single training: serial for engine=auto."""
     return EngineConfig("serial") if config.name == "auto" else config
 
 
-def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkpoint | None]:
-    """Return the training as it is asked for, and the checkpoint that it goes on from; None where it begins anew.
+def _resumed(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkpoint | None]:
+    """Return the requested training, and the checkpoint from which it resumes; None if it starts from the beginning.
 
     Raises:
-        InvalidValueError: names train.checkpoint_dir if there are checkpoints of it, and none is whole.
+        InvalidValueError: names train.checkpoint_dir if there are checkpoints of it, and all are damaged.
     """
     more, horizon = trial.config.train.more_steps, trial.config.train.steps
     interrupted, ended = checkpoints.latest(trial), checkpoints.final.latest(trial)
@@ -127,7 +127,7 @@ def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkp
         if ended is None or interrupted.state.step >= ended.state.step:
             ended = interrupted
     if ended is None and (checkpoints.holds(trial) or checkpoints.final.holds(trial)):
-        rule = "has no checkpoint of this training that is whole; delete it to begin the training anew"
+        rule = "has damaged checkpoints of this training only; delete it to start the training again"
         raise InvalidValueError("train.checkpoint_dir", checkpoints.folder, rule)
     if ended is None or (more is None and ended.state.step >= horizon):
         return trial, None
@@ -136,7 +136,7 @@ def _going_on(trial: Trial, checkpoints: CheckpointFiles) -> tuple[Trial, Checkp
 
 
 def _begin(trial: Trial, checkpoint: Checkpoint | None, checkpoints: CheckpointFiles) -> int:
-    """Keep only what the training goes on from and the states that it ended with; return the step it is at."""
+    """Delete all but the checkpoint from which the training resumes, and final states; return the current step."""
     interrupted = checkpoints.latest(trial)
     if interrupted is not None and interrupted != checkpoint:
         checkpoints.end(trial, interrupted)
@@ -147,6 +147,6 @@ def _begin(trial: Trial, checkpoint: Checkpoint | None, checkpoints: CheckpointF
     return 0 if checkpoint is None else checkpoint.state.step
 
 
-def _not_held(tracking: TrackingConfig, run_id: str) -> InvalidValueError:
-    rule = f"does not hold run {run_id} of the training that goes on: name the one that does, or another"
-    return InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to begin anew")
+def _run_missing(tracking: TrackingConfig, run_id: str) -> InvalidValueError:
+    rule = f"does not have run {run_id} of this training: name the URI that has it, or a different"
+    return InvalidValueError("tracking.uri", tracking.uri, f"{rule} train.checkpoint_dir to start again")

@@ -15,15 +15,15 @@ from sweep.cli.exits import DONE, INTERRUPTED, REFUSED
 from sweep.errors import InvalidValueError
 from sweep.output import protect
 from sweep.passwords import without_passwords
-from sweep.requests.asking import own_trainer
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
-from sweep.requests.expressions import OF_COMPARISONS, check_searchable, parse
+from sweep.requests.current_trainer import started_trainer
+from sweep.requests.expressions import COMPARISON_MODES, check_searchable, parse
 from sweep.requests.information import answer
 from sweep.requests.resolvers import register_resolvers
 from sweep.requests.spaces import check_alone
 from sweep.terminal.interrupt import ending_at_signals, ignore_signals
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 MODES = {
     "search": "trainings", "train": "trainings", "compare": "trainings", "preview": "preview", "report": "records",
@@ -57,7 +57,7 @@ def _main(arguments: list[str], ends_process: bool) -> int:
     try:
         _import_from_here(trusting=any(text.lstrip("+").startswith("trusted=") for text in overrides))
         composer = Composer(flags.config_dir, flags.config_name)
-        with own_trainer():
+        with started_trainer():
             if information:
                 return DONE if answer(information, composer, overrides) else REFUSED
             command = Command(composer, parse(overrides), _given(flags))
@@ -88,9 +88,9 @@ def _carry_out(command: Command) -> int:
 
 def _in_mode(command: Command) -> int:
     mode = command.compose().get("mode")
-    one_of("mode", mode, MODES)
+    check_one_of("mode", mode, MODES)
     datasets = command.request.datasets
-    if datasets and mode not in OF_COMPARISONS:
+    if datasets and mode not in COMPARISON_MODES:
         check_searchable("dataset", ",".join(datasets))
     check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
     if mode in ("search", "train", "compare"):

@@ -95,7 +95,7 @@ def _existing_store(command: Command) -> tuple[TrackingConfig, Store]:
     tracking = build.tracking_config(command.compose())
     store = open_store(tracking, create=False, hooks=Hooks(lambda text: say(console(), text)))
     if store is None:
-        raise InvalidValueError("tracking.uri", tracking.uri, f"holds no experiment {tracking.experiment} yet")
+        raise InvalidValueError("tracking.uri", tracking.uri, f"has no experiment {tracking.experiment} yet")
     return tracking, store
 
 

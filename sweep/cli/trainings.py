@@ -10,8 +10,8 @@ from sweep.cli.show import address, show_comparison, show_study, training_links,
 from sweep.core import Status
 from sweep.plurals import plural
 from sweep.report.text import figures_text
-from sweep.requests.asking import asked
 from sweep.requests.command import Command
+from sweep.requests.current_trainer import current_trainer
 from sweep.requests.plan import make_comparison, make_plan, make_training
 from sweep.schedules import key_figures
 from sweep.terminal.console import console
@@ -22,7 +22,7 @@ def search(command: Command) -> int:
     """Search, then show the table of the best and the report. The exit status is FAILED if all trials have failed."""
     plan, front = make_plan(command), Terminal(console())
     base = address(command, plan.tracking)
-    result = carry_out_search(plan, front, asked())
+    result = carry_out_search(plan, front, current_trainer())
     if result.record is None or result.report is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
         front.say(f"interrupted: {result.told} of {recorded}; the same command goes on")
@@ -37,9 +37,9 @@ def train(command: Command) -> int:
     """Train one configuration, then show the key figures of its curve, and why it has failed if it has."""
     plan, front = make_training(command), Terminal(console())
     base, run = address(command, plan.tracking), plan.run
-    ended = carry_out_training(plan, front, asked())
+    ended = carry_out_training(plan, front, current_trainer())
     if ended.result is None or ended.run_id is None:
-        front.say(f"interrupted: the same command goes on from step {ended.kept}")
+        front.say(f"interrupted: the same command resumes at step {ended.kept}")
         return INTERRUPTED
     assert front.display is not None
     for series in run.series:
@@ -70,7 +70,7 @@ def compare(command: Command) -> int:
     """Compare schedules, then show for each data set the table and the verdict."""
     plan, front = make_comparison(command), Terminal(console())
     base = address(command, plan.first.tracking)
-    result = carry_out_comparison(plan, front, asked())
+    result = carry_out_comparison(plan, front, current_trainer())
     if result.report is None:
         left = plural(result.left, "training is left", "trainings are left")
         front.say(f"interrupted: {left}; the same command goes on")

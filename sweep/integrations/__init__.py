@@ -1,1 +1,1 @@
-"""Callbacks with which the trainers of other libraries train a run. Each module needs its library."""
+"""Provides callbacks that let trainers of other libraries train a run. Each module requires its library."""

@@ -1,6 +1,6 @@
-"""A callback with which the Trainer of Hugging Face's transformers trains a run.
+"""Provides a callback that lets the Trainer of Hugging Face's transformers train a run.
 
-Private names of the library that are used: Trainer._save_checkpoint.
+It uses this private name of the library: Trainer._save_checkpoint.
 """
 
 import shutil
@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl
 
-from sweep.integrations.driver import Driver, metrics_of, packed, unpack
+from sweep.integrations.driver import Driver, metrics_of, packed_files, unpack
 from sweep.training.run import Run
 
 
 class SweepCallback(TrainerCallback):
-    """Lets a Trainer train a run: its rates, losses, evaluations, checkpoints, and its end.
+    """Lets a Trainer train a run: with the rates of the run, and with its evaluations, checkpoints and end.
 
     >>> def main(run):
     ...     arguments = TrainingArguments(run.folder, max_steps=run.horizon, seed=run.seed)
@@ -27,27 +27,27 @@ class SweepCallback(TrainerCallback):
     ...     if run.test:
     ...         trainer.evaluate(test, metric_key_prefix="test")
 
-    Every step of the optimizer is a step of the run. It uses the rate of the run in the first group of parameters, and
-    in the others the rate that keeps the ratio of their own rates to that of the first; the Trainer's scheduler sets
-    none. The loss is the Trainer's training loss of the step, over all its micro-batches. The Trainer evaluates where
-    the run does, and not where its arguments say: eval_<name> is recorded as val_<name>. Checkpoints are the Trainer's
-    own: model, optimizer, random generators, and position in the data. As with the Trainer alone, a data set that
-    draws in its __getitem__ without workers may draw other numbers after a resumption.
+    Each step of the optimizer is a step of the run. The first group of parameters has the rate of the run, and the
+    other groups keep the ratios of their rates to that of the first; the Trainer's scheduler has no effect. The loss is
+    the Trainer's training loss of the step, over all its micro-batches. The Trainer evaluates when the run does,
+    regardless of its own arguments, and eval_<name> is recorded as val_<name>. A checkpoint contains that of the
+    Trainer: model, optimizer, random generators and position in the data. As with the Trainer alone, a data set that
+    draws random numbers in its __getitem__ without workers may draw different ones after the training resumes.
 
     Args:
-        run: of the loop.
-        trainer: which is to call this callback.
+        run: the argument of the loop.
+        trainer: the Trainer that calls this callback.
 
     Raises:
-        InvalidValueError: if the arguments of the Trainer do not fit the run.
+        InvalidValueError: if an argument of the Trainer differs from that of the run.
     """
 
     def __init__(self, run: Run, trainer: Trainer) -> None:
         self._run, self._trainer, self._driver = run, trainer, Driver(run)
         self._losses: list[Tensor] = []
-        """Of the micro-batches of the current step."""
+        """Losses of the micro-batches of the current step."""
         self._evaluating = 0
-        """The evaluations that the current step waits for: one for each data set."""
+        """Number of evaluations that the current step still needs, one for each data set."""
         self._resumed: Path | None = None
         self._check_arguments()
         self._training_step = trainer.training_step
@@ -65,7 +65,7 @@ class SweepCallback(TrainerCallback):
             cpu = self._run.device.type == "cpu"
             raise self._refused("use_cpu", args.use_cpu, f"{cpu}, because the run trains on {self._run.device.type}")
         if args.world_size > 1 or args.n_gpu > 1:
-            rule = f"has a Trainer of {max(args.world_size, args.n_gpu)} processes or GPUs"
+            rule = f"has a Trainer with {max(args.world_size, args.n_gpu)} processes or GPUs"
             raise self._driver.refuse(f"{rule}: a run trains on one; CUDA_VISIBLE_DEVICES chooses it")
         if self._trainer.args.ignore_data_skip:
             raise self._refused("ignore_data_skip", True, "False: a resumed run continues with the next batch")
@@ -113,7 +113,7 @@ class SweepCallback(TrainerCallback):
             self._end_step(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **keys: Any) -> None:
-        control.should_evaluate = False  # it would draw from the generators after the step has ended
+        control.should_evaluate = False  # it would use the random generators after the step has ended
 
     def on_evaluate(self, args: Any, state: Any, control: TrainerControl, metrics: dict[str, Any], **keys: Any) -> None:
         if tested := metrics_of(metrics, "test", "test"):
@@ -133,7 +133,7 @@ class SweepCallback(TrainerCallback):
             control.should_training_stop = True
 
     def _state(self) -> dict[str, Any]:
-        """Return the Trainer's own checkpoint."""
+        """Return the state for a checkpoint, with the files of the Trainer's own checkpoint."""
         args = self._trainer.args
         with tempfile.TemporaryDirectory(dir=self._run.folder) as folder:
             own = {"output_dir": folder, "save_total_limit": None, "save_only_model": False, "push_to_hub": False}
@@ -144,14 +144,14 @@ class SweepCallback(TrainerCallback):
             finally:
                 vars(args).update(before)
             (saved,) = Path(folder).iterdir()
-            return {"ratios": self._driver.ratios, "files": packed(saved)}
+            return {"ratios": self._driver.ratios, "files": packed_files(saved)}
 
 
 class _RunScheduler:
-    """Stands in the place of the Trainer's scheduler: its steps change nothing.
+    """Replaces the Trainer's scheduler, and does not change any rate.
 
     Args:
-        replaced: whose state is stored, so that a Trainer can load it.
+        replaced: the original scheduler, whose state is stored so that a Trainer can load it.
     """
 
     def __init__(self, replaced: Any, optimizer: Any) -> None:

@@ -3,13 +3,13 @@
 import inspect
 from typing import Any, TypeVar
 
-from sweep.config import Choice
+from sweep.config import NamedOptions
 from sweep.errors import InvalidValueError
 
 T = TypeVar("T")
 
 
-def build(kind: str, config: Choice, cls: type[T], **fixed: Any) -> T:
+def build(kind: str, config: NamedOptions, cls: type[T], **fixed: Any) -> T:
     """An object of `cls` with the configured options and the `fixed` ones.
 
     Args:

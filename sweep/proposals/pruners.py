@@ -14,10 +14,10 @@ from optuna.pruners import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.config import Choice
+from sweep.config import NamedOptions
 from sweep.errors import InvalidValueError
 from sweep.proposals.options import build
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 CLASSES: Mapping[str, type[BasePruner]] = {
     "none": NopPruner,
@@ -28,13 +28,13 @@ CLASSES: Mapping[str, type[BasePruner]] = {
 }
 
 
-def pruner(config: Choice, horizon: int, conditional: bool) -> BasePruner:
+def pruner(config: NamedOptions, horizon: int, conditional: bool) -> BasePruner:
     """The pruner of a configuration; resources are updates, up to the horizon.
 
     Raises:
         InvalidValueError: if there is no such pruner or option, or it cannot keep to one branch.
     """
-    one_of("pruner.name", config.name, CLASSES)
+    check_one_of("pruner.name", config.name, CLASSES)
     if config.name == "hyperband" and conditional:
         rule = "compares trials of different groups with each other; median, percentile and asha keep to one"
         raise InvalidValueError("pruner", config.name, rule)

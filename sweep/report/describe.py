@@ -136,7 +136,7 @@ def _digest(content: bytes) -> str:
 
 def _name(trial: Trial) -> str:
     if trial.final and not trial.keeps_state:  # a final run of a comparison
-        return f"{trial.config.label(trial.config.naming[0])} {trial.config.label('schedule')} seed {trial.seed}"
+        return f"{trial.config.label(trial.config.naming_groups[0])} {trial.config.label('schedule')} seed {trial.seed}"
     if not trial.values:
         return _groups(trial)
     drawn = " ".join(short(key, value) for key, value in trial.values.items())
@@ -144,7 +144,7 @@ def _name(trial: Trial) -> str:
 
 
 def _groups(trial: Trial) -> str:
-    return "-".join(trial.config.label(group) for group in trial.config.naming)
+    return "-".join(trial.config.label(group) for group in trial.config.naming_groups)
 
 
 def short(key: str, value: Any) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 from sweep.config import RunConfig
 from sweep.core import Status, StudyRecord, TrialRecord
 from sweep.plurals import plural
 from sweep.schedules import KeyFigures, Plateau, key_figures
-from sweep.targets import PACKAGE, name_of
+from sweep.targets import GIVEN_PACKAGE, name_of
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
 """Whose a series is."""
@@ -160,7 +160,7 @@ def train_command(study: StudyRecord, trial: TrialRecord) -> str:
     else:
         recorded = {key: trial.param(key) for key in study.searched}
         drawn = [f"{key}={text}" for key, text in recorded.items() if text is not None]
-    if f"._target_={PACKAGE}." in study.command:
+    if f"._target_={GIVEN_PACKAGE}." in study.command:
         return _train_call([*shlex.split(study.command), *drawn])
     return " ".join(filter(None, ["python -m sweep mode=train", study.command, *map(shlex.quote, drawn)]))
 
@@ -171,8 +171,8 @@ def _train_call(texts: Sequence[str]) -> str:
     if texts[:1] == ["--config-dir"]:
         keywords.append(f"config_dir={texts[1]!r}")
         del texts[:2]
-    for group in ("loop", "schedule", AUGMENT, "task", "dataset", "model"):
-        for text in [text for text in texts if text.startswith(f"{group}._target_={PACKAGE}.")]:
+    for group in ("loop", "schedule", AUGMENT_KEY, "task", "dataset", "model"):
+        for text in [text for text in texts if text.startswith(f"{group}._target_={GIVEN_PACKAGE}.")]:
             texts.remove(text)
             keywords.insert(0, f"{group.rpartition('.')[2]}={name_of(text.partition('=')[2])}")
             if group == "dataset":

@@ -1,1 +1,1 @@
-"""Turn overrides, as on the command line, into plans. The only package that uses Hydra and OmegaConf."""
+"""Converts overrides, as on the command line, to plans. Only this package uses Hydra and OmegaConf."""

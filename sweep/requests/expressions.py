@@ -1,4 +1,4 @@
-"""Sweep expressions: told from plain overrides, and read as dimensions."""
+"""Separates sweep expressions from plain overrides, and converts them to dimensions."""
 
 import math
 import re
@@ -11,44 +11,48 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from sweep.augmentations import KEY as AUGMENT
+from sweep.augmentations import AUGMENT_KEY
 from sweep.errors import InvalidValueError
 from sweep.requests.scan import CRITIC_GROUPS, check_override
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.schedules.family import Count, element_of
+from sweep.schedules.family import UpdateCount, element_of
 from sweep.space import Dimension
-from sweep.validation import Whole, rule_of
+from sweep.validation import Integer, declared_rule
 
-GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
-"""Groups that a search may choose among, and whose keys it may draw."""
-KEYS = ("train.batch_size",)
-"""Further keys that a search may draw."""
-REASONS = {
-    "dataset": "a search works on one data set, mode=compare on several",
-    "task": "trials that differ in their loss cannot be compared by it",
-    "train.steps": "a schedule is judged at its own horizon, which is not searched",
+SEARCHABLE_GROUPS = ("model", "optimizer", "schedule", "warmup", "critic", "average")
+"""Groups whose options and keys can be searched."""
+SEARCHABLE_KEYS = ("train.batch_size",)
+"""Further keys that can be searched."""
+REASONS_NOT_SEARCHABLE = {
+    "dataset": "a search has one data set; mode=compare accepts several",
+    "task": "trials with different losses cannot be ranked",
+    "train.steps": "schedules are compared at the same horizon",
     "train.seed": "the trials of a search share their seed",
-    "loop": "a search works on one loop, whose keys can be searched",
-    "loop.command": "its {loop.<key>} takes what is searched",
-    "loop._target_": "a search works on one loop, whose keys can be searched",
-    "loop.examples": "it is what lengths in epochs are made of",
+    "loop": "a search has one loop, whose keys can be searched",
+    "loop.command": "it can use searched keys as {loop.<key>}",
+    "loop._target_": "a search has one loop, whose keys can be searched",
+    "loop.examples": "lengths in epochs are computed from it",
 }
-OF_COMPARISONS = ("compare", "report", "ui")
-"""Modes whose command line may be about a comparison."""
+"""Maps groups and keys that cannot be searched to the reason."""
+COMPARISON_MODES = ("compare", "report", "ui")
+"""Modes that accept several data sets and compare.schedules."""
 UNITS = ("fraction", "epochs")
-OF_ONE_FILE = "a file in the folder schedule of --config-dir names the function of one schedule among several"
+"""Tags for the unit of a dimension that counts updates."""
+ONE_SCHEDULE_FILE_HINT = (
+    "to give one of several schedules a function, write a file in the folder schedule of --config-dir"
+)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A command line, taken apart.
+    """The overrides of a command line, separated into plain ones and sweep expressions.
 
     Args:
-        plain: overrides that Hydra composes, as they were written.
-        pinned: the keys that plain overrides set.
-        groups: group -> options, of choices among groups.
-        sweeps: key -> override, of searched keys.
-        datasets: those that are compared on, where several are given.
+        plain: overrides that Hydra composes, as the user wrote them.
+        pinned: the keys that plain overrides fix.
+        groups: searched group -> options.
+        sweeps: searched key -> override.
+        datasets: the data sets of a comparison, if there are several.
     """
 
     plain: tuple[str, ...]
@@ -59,33 +63,33 @@ class Request:
 
     @property
     def first(self) -> tuple[str, ...]:
-        """The plain overrides, with the first option of each group that is chosen among, or of what is compared."""
+        """Return the plain overrides, with the first option of each searched or compared group."""
         chosen = self.groups | ({"dataset": self.datasets} if self.datasets else {})
-        if self.given("mode") in OF_COMPARISONS and self.schedules and not {"schedule"} & self.keys:
+        if self.given("mode") in COMPARISON_MODES and self.schedules and not {"schedule"} & self.keys:
             chosen |= {"schedule": self.schedules}
         return (*(f"{group}={options[0]}" for group, options in chosen.items()), *self.plain)
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """Those of compare.schedules, as far as they are a list of names."""
+        """Return compare.schedules if it is a list of names; otherwise an empty tuple."""
         given = self.given("compare.schedules")
-        value = read(f"compare.schedules={given}").value() if given else None
+        value = parse_override(f"compare.schedules={given}").value() if given else None
         return tuple(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else ()
 
     @property
     def searched(self) -> dict[str, str]:
-        """What is searched, as it was written."""
+        """Return the searched groups and keys with their expressions as the user wrote them."""
         groups = {group: ",".join(options) for group, options in self.groups.items()}
-        return groups | {key: written(override) for key, override in self.sweeps.items()}
+        return groups | {key: expression_text(override) for key, override in self.sweeps.items()}
 
     def given(self, key: str) -> str | None:
-        """The value of a key of the command line, as it was written last; None where it is not there."""
+        """Return the last value of a key as the user wrote it; None if it is not given."""
         plain = {text.partition("=")[0].lstrip("+"): text.partition("=")[2] for text in self.plain}
         return plain.get(key, self.searched.get(key))
 
     @property
     def keys(self) -> set[str]:
-        """All keys and groups of the command line."""
+        """Return all given keys and groups."""
         return set(self.pinned) | set(self.searched) | ({"dataset"} if self.datasets else set())
 
 
@@ -93,63 +97,70 @@ def parse(overrides: Sequence[str]) -> Request:
     """Split overrides into plain ones and sweep expressions.
 
     Raises:
-        InvalidValueError: names an override that cannot be read, or a key that cannot be searched.
+        InvalidValueError: names an override that cannot be parsed, or a key that cannot be searched.
     """
     plain, pinned = [], set()
     groups: dict[str, tuple[str, ...]] = {}
     sweeps: dict[str, Override] = {}
     datasets: tuple[str, ...] = ()
     for text in overrides:
-        override = read(text)
+        override = parse_override(text)
         check_override(override)
         key = override.get_key_element()
         if not override.is_sweep_override():
             plain.append(text)
             pinned.add(override.key_or_group)
-        elif key in GROUPS or key in CRITIC_GROUPS:
-            groups[key] = _options(override)
+        elif key in SEARCHABLE_GROUPS or key in CRITIC_GROUPS:
+            groups[key] = _listed_options(override)
         elif key == "dataset":
-            datasets = _options(override)
+            datasets = _listed_options(override)
         else:
-            check_searchable(key, written(override))
+            check_searchable(key, expression_text(override))
             sweeps[key] = override
     for key in sweeps:
         for element in sorted(pinned | sweeps.keys()):
             if is_element(element, key):
-                rule = f"is an element of {key}, which is searched: search one or the other"
-                raise InvalidValueError(element, "given twice", rule)
+                rule = f"must not be given, because {key}, which contains it, is searched"
+                raise InvalidValueError(element, "given", rule)
     for key in pinned & (groups.keys() | sweeps.keys() | ({"dataset"} if datasets else set())):
-        raise InvalidValueError(key, "given twice", "is either fixed or searched")
+        raise InvalidValueError(key, "given twice", "must be either fixed or searched")
     for group in groups:
         if group in ("schedule", "critic.schedule") and f"{group}._target_" in pinned:
-            rule = f"would be each of {', '.join(groups[group])}: {OF_ONE_FILE}"
+            rule = f"would apply to each of {', '.join(groups[group])}: {ONE_SCHEDULE_FILE_HINT}"
             raise InvalidValueError(f"{group}._target_", "given", rule)
     return Request(tuple(plain), frozenset(pinned), groups, sweeps, datasets)
 
 
 def check_searchable(key: str, expression: str) -> None:
-    """Refuse a key that no search may draw.
+    """Refuse a key that cannot be searched.
 
     Raises:
         InvalidValueError: names the key, with the reason.
     """
     whole = [part.rstrip("]") for part in re.split(r"[.\[]", key)]
-    of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS
-    of_augment = f"{key}.".startswith(f"{AUGMENT}.")
-    if key in KEYS or of_loop or of_augment or (whole[0] in GROUPS and "." in key):
+    of_loop = whole[0] == "loop" and len(whole) > 1 and f"loop.{whole[1]}" not in REASONS_NOT_SEARCHABLE
+    of_augment = f"{key}.".startswith(f"{AUGMENT_KEY}.")
+    if key in SEARCHABLE_KEYS or of_loop or of_augment or (whole[0] in SEARCHABLE_GROUPS and "." in key):
         return
-    reason = REASONS.get(".".join(whole[:2])) or REASONS.get(whole[0])
+    reason = REASONS_NOT_SEARCHABLE.get(".".join(whole[:2])) or REASONS_NOT_SEARCHABLE.get(whole[0])
     rule = f"{reason}; " if reason else ""
-    searchable = ", ".join((*GROUPS, *(f"{group}.<key>" for group in (*GROUPS, "loop", AUGMENT)), AUGMENT, *KEYS))
-    raise InvalidValueError(key, expression, f"cannot be searched: {rule}what can be is {searchable}")
+    searchable = ", ".join(
+        (
+            *SEARCHABLE_GROUPS,
+            *(f"{group}.<key>" for group in (*SEARCHABLE_GROUPS, "loop", AUGMENT_KEY)),
+            AUGMENT_KEY,
+            *SEARCHABLE_KEYS,
+        )
+    )
+    raise InvalidValueError(key, expression, f"cannot be searched: {rule}searchable are {searchable}")
 
 
-def read(text: str) -> Override:
+def parse_override(text: str) -> Override:
     """Parse one override.
 
     Raises:
-        InvalidValueError: if it is not of Hydra's grammar. The message shows the value in quotes, ready for a shell, if
-            it can be read then.
+        InvalidValueError: if Hydra's grammar does not accept it. If quotes would help, the message shows the override
+            in quotes for a shell.
     """
     try:
         return OverridesParser.create().parse_override(text)
@@ -157,17 +168,15 @@ def read(text: str) -> Override:
         key, equals, value = text.partition("=")
         if not equals or text != text.strip() or key != key.strip():
             raise InvalidValueError("override", text, "must be key=value, without spaces around =") from error
-        rule = f"is not an override that can be read: {str(error).splitlines()[0]}"
+        rule = f"cannot be parsed: {str(error).splitlines()[0]}"
         quoted = f"{key}={','.join(map(_quoted, value.split(',')))}"
         if not set("[](){}") & set(value) and _is_readable(quoted):
-            rule = (
-                f"is not an override that can be read; text with such characters must be quoted: {shlex.quote(quoted)}"
-            )
+            rule = f"cannot be parsed; text with such characters must be quoted: {shlex.quote(quoted)}"
         raise InvalidValueError(key, value, rule) from error
 
 
 def _quoted(element: str) -> str:
-    """Return an element of a list of values in quotes, unless it can be read without."""
+    """Return a value in quotes, unless it can be parsed without them."""
     return element if _is_readable(f"key={element}") else QuotedString(element, Quote.double).with_quotes()
 
 
@@ -179,50 +188,52 @@ def _is_readable(text: str) -> bool:
     return True
 
 
-def read_space(key: str, expression: Any) -> Override:
-    """A dimension of conf/space as an override.
+def space_override(key: str, expression: Any) -> Override:
+    """Return a dimension of conf/space as an override.
 
     Raises:
-        InvalidValueError: if it is no sweep expression.
+        InvalidValueError: if it is not a sweep expression.
     """
-    override = read(f"{key}={expression}")
-    check_override(override)  # once more: what an interpolation has made of it becomes configuration
+    override = parse_override(f"{key}={expression}")
+    check_override(override)  # again, because interpolations may have changed it
     if not override.is_sweep_override():
-        raise InvalidValueError(f"space.{key}", expression, "must be a sweep expression, such as interval(0.5,0.99)")
+        raise InvalidValueError(f"space.{key}", expression, "must be a sweep expression such as interval(0.5,0.99)")
     return override
 
 
 def dimension(override: Override, config_name: Callable[[str], str], unit: Callable[[str], float]) -> Dimension:
-    """The dimension of a sweep expression.
+    """Return the dimension of a sweep expression.
 
     Args:
-        config_name: `schedule`, `warmup` or a piece of joined ones -> name of its family, which tells the keys that
-            count updates.
-        unit: updates of the horizon ("fraction") or of an epoch ("epochs").
+        config_name: returns the name of the family at a key, `schedule`, `warmup` or a piece of joined schedules, whose
+            type determines which keys count updates.
+        unit: returns the updates of the horizon ("fraction") or of an epoch ("epochs").
 
     Raises:
-        InvalidValueError: names the key and the expression that cannot be right.
+        InvalidValueError: names the key and the invalid expression.
     """
-    key, expression, sweep = override.get_key_element(), written(override), override.value()
+    key, expression, sweep = override.get_key_element(), expression_text(override), override.value()
     if not isinstance(sweep, (ChoiceSweep, IntervalSweep, RangeSweep)) or getattr(sweep, "shuffle", False):
         raise InvalidValueError(key, expression, "must be interval(...), choice(...), range(...) or a list a,b,c")
     units = [name for name in UNITS if name in sweep.tags]
     unknown = sweep.tags - {"log", *UNITS}
     if unknown or len(units) > 1:
-        raise InvalidValueError(key, expression, "knows the tags log and, one of them, fraction and epochs")
+        raise InvalidValueError(key, expression, "must have no other tags than log and one of fraction and epochs")
     declared = _integer_rule(key, config_name)
     if units and declared is None and _is_of_custom(key, config_name):
-        declared = Count(at_least=0)  # a key of the user's counts updates if its expression says so
-    if units and not isinstance(declared, Count):
-        raise InvalidValueError(key, expression, f"the tag {units[0]} is for keys that count updates")
+        declared = UpdateCount(at_least=0)  # a user's key counts updates if its expression has a unit
+    if units and not isinstance(declared, UpdateCount):
+        raise InvalidValueError(
+            key, expression, f"must not have the tag {units[0]}, which is for keys that count updates"
+        )
     scale = unit(units[0]) if units else None
     part_of_horizon = units == ["fraction"]
     if isinstance(sweep, ChoiceSweep):
-        values = [_plain(value) for value in sweep.list or []]
+        values = [_unquoted(value) for value in sweep.list or []]
         if scale is not None:
             values = [_scaled(key, expression, value, scale, part_of_horizon) for value in values]
         if "log" in sweep.tags:
-            raise InvalidValueError(key, expression, "the tag log is for intervals")
+            raise InvalidValueError(key, expression, "must not have the tag log, which is for intervals")
         unique = dict.fromkeys((isinstance(v, bool), v) for v in values) if _hashable(values) else ()  # 1 is not true
         return Dimension(key, expression, choices=tuple(value for _, value in unique) or tuple(values))
     return _interval(key, expression, sweep, declared, scale, part_of_horizon)
@@ -232,27 +243,27 @@ def _interval(
     key: str,
     expression: str,
     sweep: IntervalSweep | RangeSweep,
-    declared: Whole | None,
+    declared: Integer | None,
     scale: float | None,
     part_of_horizon: bool,
 ) -> Dimension:
-    """Read interval(low, high), both ends included, or range(start, stop, step), stop excluded."""
+    """Return the dimension of interval(low, high), both ends included, or range(start, stop, step), stop excluded."""
     log = "log" in sweep.tags
     if isinstance(sweep, IntervalSweep):
         low, high, step = sweep.start, sweep.end, None
     else:
         low, step = sweep.start, sweep.step
         if step is None or sweep.stop is None or low is None or not step > 0:
-            raise InvalidValueError(key, expression, "the step of a range must be > 0")
+            raise InvalidValueError(key, expression, "must have a step > 0")
         if not low < sweep.stop:
-            raise InvalidValueError(key, expression, f"the range is empty: {low} is not below {sweep.stop}")
+            raise InvalidValueError(key, expression, f"must not be empty: {low} is not below {sweep.stop}")
         high = round(low + step * (math.ceil(round((sweep.stop - low) / step, 9)) - 1), 12)
         if log:
-            raise InvalidValueError(key, expression, "the tag log is for intervals")
+            raise InvalidValueError(key, expression, "must not have the tag log, which is for intervals")
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        raise InvalidValueError(key, expression, "both ends must be finite numbers")
+        raise InvalidValueError(key, expression, "must have finite numbers as ends")
     if not low < high and step is None:
-        raise InvalidValueError(key, expression, f"the low end {low:g} must be below the high end {high:g}")
+        raise InvalidValueError(key, expression, f"must have a low end, {low:g}, below the high end, {high:g}")
     whole_ends = isinstance(low, int) and isinstance(high, int) and isinstance(step, (int, type(None)))
     integer = declared is not None or whole_ends
     if scale is not None:
@@ -261,26 +272,26 @@ def _interval(
             updates = tuple(_scaled(key, expression, value, scale, part_of_horizon) for value in values)
             return Dimension(key, expression, choices=updates)
         if log and low <= 0:
-            raise InvalidValueError(key, expression, "a logarithmic interval must begin above 0")
-        least = math.ceil(round(low * scale, 9))  # within the parts asked for, unless they hold no whole update
+            raise InvalidValueError(key, expression, "must begin above 0, because the interval is logarithmic")
+        least = math.ceil(round(low * scale, 9))  # within the interval, unless it contains no whole number of updates
         if part_of_horizon and low < 1 and _is_warmup(key):
             least = min(least, int(scale) - 1)
         low, high = least, max(least, math.floor(round(high * scale, 9)))
         log = log and low > 0
     elif integer and not all(float(end).is_integer() for end in (low, high, step or 1)):
-        rule = "is an integer, and so must its ends be"
-        if isinstance(declared, Count):
-            rule = "counts updates: its ends must be integers; tag(fraction,...) gives parts of the horizon"
+        rule = "must have integers as ends, because the key is an integer"
+        if isinstance(declared, UpdateCount):
+            rule = "must have integers as ends, which count updates; tag(fraction,...) means fractions of the horizon"
         raise InvalidValueError(key, expression, rule)
     if integer:
         return Dimension(key, expression, int(low), int(high), integer=True, log=log, step=step and int(step))
     return Dimension(key, expression, float(low), float(high), log=log, step=step and float(step))
 
 
-def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
-    """Return the rule of a key that is an integer; None of any other key."""
-    if key in KEYS:
-        return Whole(at_least=1)
+def _integer_rule(key: str, config_name: Callable[[str], str]) -> Integer | None:
+    """Return the rule of a key that is an integer; None for any other key."""
+    if key in SEARCHABLE_KEYS:
+        return Integer(at_least=1)
     named, indexes = _without_indexes(key)
     part, _, leaf = named.rpartition(".")
     families: dict[str, Any] = {"schedule": DECAYS, "warmup": WARMUPS}
@@ -289,24 +300,24 @@ def _integer_rule(key: str, config_name: Callable[[str], str]) -> Whole | None:
     kind = None if family is None else {field.name: field.type for field in fields(family)}.get(leaf)
     for index in indexes:
         kind = element_of(kind, index)
-    rule = rule_of(kind)
-    return rule if isinstance(rule, Whole) else None
+    rule = declared_rule(kind)
+    return rule if isinstance(rule, Integer) else None
 
 
 def _group_of(key: str) -> str:
-    """Return the group that a key belongs to: `schedule` also below `critic` and `optimizer.groups.<name>`."""
+    """Return the group of a key; it is `schedule` also below `critic` and `optimizer.groups.<name>`."""
     own = key.removeprefix("critic.")
     within = re.match(r"optimizer\.groups\..+?\.(schedule|warmup)\.", own)
     return within[1] if within else own.partition(".")[0]
 
 
 def _is_of_custom(key: str, config_name: Callable[[str], str]) -> bool:
-    """Return whether a key is one of a schedule that is a function of the user's."""
+    """Return whether a key belongs to a schedule that is a user's function."""
     return _group_of(key) == "schedule" and config_name(_without_indexes(key)[0].rpartition(".")[0]) not in DECAYS
 
 
 def _without_indexes(key: str) -> tuple[str, tuple[int, ...]]:
-    """Split the key of an element of a list: `schedule.knots.1.0` -> (`schedule.knots`, (1, 0))."""
+    """Split the key of an element of a list: `schedule.knots.1.0` becomes (`schedule.knots`, (1, 0))."""
     named = re.sub(r"(\.\d+)+$", "", key)
     return named, tuple(int(index) for index in key.removeprefix(named).split(".")[1:])
 
@@ -316,41 +327,43 @@ def is_element(key: str, of: str) -> bool:
     return key.startswith(f"{of}.") and _without_indexes(key)[0] == _without_indexes(of)[0]
 
 
-def _options(override: Override) -> tuple[str, ...]:
+def _listed_options(override: Override) -> tuple[str, ...]:
     sweep = override.value()
     if not isinstance(sweep, ChoiceSweep) or not all(isinstance(option, str) for option in sweep.list or []):
-        raise InvalidValueError(override.get_key_element(), written(override), "must be a list of options: a,b,c")
+        raise InvalidValueError(
+            override.get_key_element(), expression_text(override), "must be a list of options: a,b,c"
+        )
     return tuple(dict.fromkeys(str(option) for option in sweep.list or []))
 
 
-def written(override: Override) -> str:
-    """The value of an override as the user wrote it."""
+def expression_text(override: Override) -> str:
+    """Return the value of an override as the user wrote it."""
     return str(override.input_line).partition("=")[2]
 
 
-def _plain(value: Any) -> Any:
+def _unquoted(value: Any) -> Any:
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, list):
-        return [_plain(element) for element in value]
+        return [_unquoted(element) for element in value]
     if isinstance(value, dict):
-        return {_plain(key): _plain(element) for key, element in value.items()}
+        return {_unquoted(key): _unquoted(element) for key, element in value.items()}
     return value
 
 
 def _scaled(key: str, expression: str, value: Any, scale: float, part_of_horizon: bool) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidValueError(key, expression, "the tags fraction and epochs need numbers")
+        raise InvalidValueError(key, expression, "must have numbers with the tags fraction and epochs")
     return whole_updates(key, value, scale, part_of_horizon=part_of_horizon)
 
 
 def whole_updates(key: str, count: float, unit: float, *, part_of_horizon: bool) -> int:
-    """Round count * unit updates to a whole number that is valid for the key if count is.
+    """Round count * unit to a whole number of updates that is valid for the key.
 
-    A length that must be at least 1 is at least 1, and a warmup of less than the horizon is shorter than the horizon.
+    A length that must be at least 1 becomes at least 1, and a warmup with count < 1 becomes shorter than the horizon.
 
     Args:
-        unit: updates, of the horizon (`part_of_horizon`) or of an epoch.
+        unit: updates of the horizon (`part_of_horizon`) or of an epoch.
     """
     updates = round(count * unit)
     if part_of_horizon and count < 1 and _is_warmup(key):

@@ -1,4 +1,4 @@
-"""Lengths in updates that follow from a composed configuration: the horizon, and what warmup leaves of it."""
+"""Computes lengths in updates from a composed configuration: the horizon, and its part after warmup."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,30 +6,30 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
-from sweep.validation import whole
+from sweep.validation import check_integer
 
 
 def horizon(config: DictConfig, key: str) -> int:
-    """Return the updates that a key counts in: T, below critic those that it makes meanwhile.
+    """Return the horizon in the updates that a key counts: T, or T * critic.updates for keys below critic.
 
     Raises:
         InvalidValueError: names train.steps or critic.updates.
     """
     steps, updates = config.train.steps, critic_updates(config)
-    whole("train.steps", steps, at_least=1)
+    check_integer("train.steps", steps, at_least=1)
     if not is_critics(key) or updates is None:
         return int(steps)
-    whole("critic.updates", updates, at_least=1)
+    check_integer("critic.updates", updates, at_least=1)
     return int(steps) * updates
 
 
 def remaining(horizon: int, warmup: Mapping[Any, Any], taken: int = 0, part: float = 1.0) -> int:
-    """Return a part of the steps that a decay has within the horizon, less those taken: T - W; T if it counts from 0.
+    """Return round(part * n) - taken, where n are the updates of a decay: T - W, or T if it counts from step 0.
 
-    If the warmup leaves no step, the result is a length that any decay accepts: the warmup is what is to be refused.
+    If n < 1, the result is a length that any decay accepts, so that the warmup is refused and not the decay.
 
     Args:
-        warmup: its keys; `steps` and `counting` are used.
+        warmup: its keys, of which `steps` and `counting` are used.
     """
     before = 0 if warmup.get("counting") == "overlap" else int(warmup.get("steps", 0))
     left = horizon - before
@@ -39,9 +39,9 @@ def remaining(horizon: int, warmup: Mapping[Any, Any], taken: int = 0, part: flo
 
 
 def warmup_above(node: BaseContainer) -> DictConfig:
-    """Return the warmup that a part of a schedule follows: of its group of parameters, of the critic, or of the model.
+    """Return the warmup that precedes a schedule: of its group of parameters, of the critic, or of the model.
 
-    It is the `warmup` of the innermost mapping that contains the schedule and has one.
+    It is the `warmup` of the innermost mapping that contains the schedule and has a warmup.
     """
     above = node._get_parent()
     while above is not None:
@@ -58,6 +58,6 @@ def is_critics(key: str) -> bool:
 
 
 def critic_updates(config: DictConfig) -> int | None:
-    """Return the updates of the critic for each of the generator; None where there is none."""
+    """Return the updates of the critic for each update of the generator; None without a critic."""
     critic = config.get("critic")
     return critic.updates if OmegaConf.is_dict(critic) and "updates" in critic else None

@@ -1,4 +1,4 @@
-"""Answer Hydra's flags that ask for information: --help, --cfg, --info and tab completion."""
+"""Answers Hydra's flags that print information: --help, --cfg, --info and tab completion."""
 
 import io
 import os
@@ -14,16 +14,16 @@ from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.scan import check_words
 
-ASKS = frozenset(
+INFORMATION_FLAGS = frozenset(
     ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 )
-"""Hydra's flags that ask for information. Its others run, read a pickle, or look for configuration elsewhere."""
-DETAILS = frozenset(("--resolve", "--package", "-p"))
-"""What may stand beside them."""
+"""Hydra's flags that print information. Other flags run a job, read a pickle, or change the configuration folder."""
+DETAIL_FLAGS = frozenset(("--resolve", "--package", "-p"))
+"""Flags that may accompany them."""
 
 
 def answer(information: Sequence[str], composer: Composer, overrides: Sequence[str]) -> bool:
-    """Let Hydra answer --help, --cfg, --info and tab completion. Sweep expressions are no part of a configuration.
+    """Let Hydra answer --help, --cfg, --info and tab completion, for a configuration without the sweep expressions.
 
     Args:
         information: the flags, with their values.
@@ -32,38 +32,38 @@ def answer(information: Sequence[str], composer: Composer, overrides: Sequence[s
         Whether Hydra could answer.
 
     Raises:
-        InvalidValueError: names a flag or an override that cannot be right.
+        InvalidValueError: names an invalid flag or override.
     """
     given = {flag.partition("=")[0] for flag in information if flag.startswith("-")}
-    if not ASKS & given or given - ASKS - DETAILS:
+    if not INFORMATION_FLAGS & given or given - INFORMATION_FLAGS - DETAIL_FLAGS:
         rule = "no such flag; sweep expressions search without --multirun, and Hydra's --help, --cfg, --info work"
         raise InvalidValueError(information[0], "given", rule)
     if {"--shell-completion", "-sc"} & set(information):
         plain = list(overrides)
-        check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # which Hydra composes as they are
+        check_words([*overrides, *os.environ.get("COMP_LINE", "").split()])  # Hydra composes these words unchanged
     elif not overrides and composer.config_dir is None and composer.config_name == "config":
-        plain = []  # our own configuration can be composed, and composing it to make sure would double the time
+        plain = []  # conf is valid, and to check that would double the time
     else:
         asked = parse(overrides).first
-        composer.compose(asked)  # refuses what Hydra would end with status 1
+        composer.compose(asked)  # refuses errors for which Hydra would exit with status 1
         plain = list(composer.for_hydra(asked))
     primary, search_path = composer.places
     sys.argv = ["sweep", *information, *search_path, *plain]
     try:
         with _shown_without_passwords():
-            hydra.main(config_path=primary, config_name=composer.config_name, version_base="1.3")(_nothing)()
+            hydra.main(config_path=primary, config_name=composer.config_name, version_base="1.3")(_do_nothing)()
     except SystemExit as end:
         return not end.code
     return True
 
 
-def _nothing(config: object) -> None:
-    """What Hydra would run; the flags given above never do."""
+def _do_nothing(config: object) -> None:
+    """Stand in for the job of Hydra, which these flags do not run."""
 
 
 @contextmanager
 def _shown_without_passwords() -> Iterator[None]:
-    """What Hydra prints of a configuration, with the passwords of URIs hidden."""
+    """Hide passwords in what Hydra prints within the context."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err):

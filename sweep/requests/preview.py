@@ -1,4 +1,4 @@
-"""Turn a command line with mode=preview into a plan."""
+"""Converts a command with mode=preview to a plan."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -9,15 +9,15 @@ from sweep.config import RunConfig
 from sweep.errors import InvalidValueError
 from sweep.report.text import heading
 from sweep.requests import build, spaces
-from sweep.requests.asking import asked
 from sweep.requests.command import Command
+from sweep.requests.current_trainer import current_trainer
 
 
 def make_preview(command: Command) -> PreviewPlan:
-    """Return the plan of a preview: one configuration for each combination of the lists (a,b,c) that are given.
+    """Return the plan of a preview, with one configuration for each combination of the listed values (a,b,c).
 
     Raises:
-        InvalidValueError: names what cannot be drawn: an interval, or curves of different lengths.
+        InvalidValueError: names an interval, or train.steps if the curves have different lengths.
     """
     config, request = command.compose(), command.request
     build.engine_config(config)
@@ -25,24 +25,24 @@ def make_preview(command: Command) -> PreviewPlan:
     lists: dict[str, Sequence[str]] = dict(request.groups)
     for key, override in request.sweeps.items():
         if override.is_interval_sweep():
-            rule = "mode=preview draws the values of a list (a,b,c) or range; an interval is for mode=search"
+            rule = "must be a list (a,b,c) or a range with mode=preview; an interval needs mode=search"
             raise InvalidValueError(key, request.searched[key], rule)
-        lists[key] = spaces.listed(config, override)
+        lists[key] = spaces.listed_values(config, override)
     runs: dict[str, RunConfig] = {}
     for values in product(*lists.values()):
         chosen = {key: f"{key}={value}" for key, value in zip(lists, values, strict=True)}
-        label = " ".join(_label(key, value) for key, value in zip(lists, values, strict=True))
+        label = " ".join(_legend_label(key, value) for key, value in zip(lists, values, strict=True))
         runs[label] = build.run_config(command.composer.compose([*chosen.values(), *request.plain]))
     if len(runs) == 1:
         runs = dict(zip([""], runs.values(), strict=True))
     for run in runs.values():
-        if command.names_code:  # others are known
-            asked().check_components(run.components)
+        if command.names_code:  # other code is known to be valid
+            current_trainer().check_components(run.components)
         if run.train.steps != next(iter(runs.values())).train.steps:
-            raise InvalidValueError("train.steps", run.train.steps, "must be the same for all that is drawn")
+            raise InvalidValueError("train.steps", run.train.steps, "must be the same for all curves")
     return PreviewPlan(runs, path)
 
 
-def _label(key: str, value: str) -> str:
-    """Return a choice as a legend shows it: a schedule by its name, anything else with its key."""
+def _legend_label(key: str, value: str) -> str:
+    """Return the label of a value in a legend: the name of a schedule, or any other value with its key."""
     return value if key == "schedule" else f"{heading(key)}={value}".replace("\\", "")  # Hydra escapes interpolations

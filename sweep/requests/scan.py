@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.errors import InvalidValueError
-from sweep.loops import COMMAND
+from sweep.loops import COMMAND_TARGET
 from sweep.passwords import hide
 
 LARGEST = 2**20
@@ -117,7 +117,7 @@ def check_command(config: DictConfig, given: Mapping[str, Any]) -> None:
     loop: Any = OmegaConf.to_container(OmegaConf.create({"loop": config._get_node("loop")}), resolve=False)
     keys = loop["loop"] if isinstance(loop["loop"], Mapping) else {}
     held, target = keys.get("command", "???"), keys.get("_target_")
-    if held == "???" or (isinstance(target, str) and "${" not in target and target != COMMAND):
+    if held == "???" or (isinstance(target, str) and "${" not in target and target != COMMAND_TARGET):
         return
     asked = _plain(given.get("loop.command"))
     if held != asked:

@@ -1,4 +1,4 @@
-"""The space of a command line: the dimensions of conf/space and of sweep expressions, without what is pinned."""
+"""Builds the space of a search from conf/space and sweep expressions, without the keys that are fixed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -21,23 +21,23 @@ from sweep.requests.build import (
     study_config,
     tracking_config,
 )
-from sweep.requests.compose import CUSTOM, OWN_KEYS, SCHEDULES, Composer, elements_of, resolved
-from sweep.requests.expressions import Request, check_searchable, dimension, is_element, read_space, written
+from sweep.requests.compose import CUSTOM_SCHEDULE, NON_ARGUMENT_KEYS, SCHEDULE_GROUPS, Composer, elements_of, resolved
+from sweep.requests.expressions import Request, check_searchable, dimension, expression_text, is_element, space_override
 from sweep.requests.horizon import horizon
 from sweep.requests.resolvers import epoch_length
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.space import Branch, Dimension, Space, selections
 from sweep.targets import is_given
 
-OF_ONE = (*DECAYS, "half_life")
-"""Spaces that are of one schedule; one of the user's own may name keys of several."""
+SINGLE_SCHEDULE_SPACES = (*DECAYS, "half_life")
+"""Spaces for a single schedule. A user's space may have keys of several."""
 
 
 def space(composer: Composer, request: Request) -> Space:
-    """The space of a request: conf/space without what is pinned, with what the command line sweeps.
+    """Return the space of a request: conf/space without fixed keys, and the sweep expressions of the request.
 
     Raises:
-        InvalidValueError: names a key that one of the choices does not have, or an expression that cannot be right.
+        InvalidValueError: names a key that a chosen option does not have, or an invalid expression.
     """
     branches = []
     for selection in selections(request.groups):
@@ -50,10 +50,10 @@ def space(composer: Composer, request: Request) -> Space:
 
 
 def check_alone(composer: Composer, request: Request, mode: str) -> None:
-    """Refuse what the configuration alone can refuse, without importing torch, Optuna or MLflow.
+    """Check the configuration without importing torch, Optuna or MLflow.
 
     Raises:
-        InvalidValueError: names what cannot be right.
+        InvalidValueError: names an invalid key.
     """
     config = composer.compose(request.first)
     for section in (study_config, tracking_config, report_config, engine_config, sampler_config, pruner_config):
@@ -64,12 +64,12 @@ def check_alone(composer: Composer, request: Request, mode: str) -> None:
         searched = space(composer, request)
         searched.check_sampler(sampler_config(config).name)
         for branch in searched.branches:
-            for _ in branch.extremes():  # each is built, and refused if it cannot be right
+            for _ in branch.extremes():  # each one is checked when it is created
                 pass
 
 
-def listed(config: DictConfig, override: Override) -> list[str]:
-    """The values of a list or range, as overrides have them; those in parts of the horizon or in epochs in updates."""
+def listed_values(config: DictConfig, override: Override) -> list[str]:
+    """Return the values of a list or range as texts; values in fractions or epochs are converted to updates."""
     key, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, ChoiceSweep) and not sweep.tags:
         return [str(text) for text in override.sweep_string_iterator()]
@@ -87,36 +87,39 @@ def _dimension(config: DictConfig, key: str, override: Override) -> Dimension:
 
     def name_of(part: str) -> str:
         schedule = OmegaConf.select(config, part) or {}
-        return CUSTOM if "_target_" in schedule else str(schedule.get("name"))
+        return CUSTOM_SCHEDULE if "_target_" in schedule else str(schedule.get("name"))
 
     return dimension(override, name_of, unit)
 
 
 def _with_values(config: DictConfig, request: Request) -> DictConfig:
-    """Return the configuration with a value of each searched key that has none.
+    """Return the configuration with a value for each searched key that has none.
 
-    It may be a value that the group cannot do without, or a key of an object that was given in Python or of a schedule
-    of the user's: the configuration of these has only those keys that are given.
+    Such a key may be required, or belong to an object that was given in Python or to a user's schedule, whose
+    configurations have only the given keys.
     """
     filled = config.copy()
-    targets = {group: OmegaConf.select(config, f"{group}._target_") for group in OWN_KEYS}
-    # the keys of a loop are those that are given, wherever its function is
-    free = ("loop", *SCHEDULES, *(group for group in OWN_KEYS if f"{group}._target_" in request.keys))
+    targets = {group: OmegaConf.select(config, f"{group}._target_") for group in NON_ARGUMENT_KEYS}
+    # a loop has only the given keys, wherever its function is
+    free = ("loop", *SCHEDULE_GROUPS, *(group for group in NON_ARGUMENT_KEYS if f"{group}._target_" in request.keys))
     open_groups = [group for group, target in targets.items() if is_given(target) or (target and group in free)]
     given = tuple(f"{group}." for group in open_groups)
     for key, override in request.sweeps.items():
-        if (_has(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:
+        if (_has_key(config, key) or key.startswith(given)) and OmegaConf.select(config, key) is None:
             OmegaConf.update(filled, key, _dimension(config, key, override).ends[0])
     return filled
 
 
 def _critic_dimensions(composer: Composer, config: DictConfig, request: Request) -> dict[str, Any]:
-    """What a search draws of the schedule and the warmup of a critic, unless it has a space of the user's own.
+    """Return the default dimensions of schedule and warmup of a critic; none if the user names a space.
 
-    It is what conf/space has for a generator with that schedule.
+    They are those that conf/space has for a generator with the same schedule.
     """
-    named = _space(request)
-    schedule, of_theirs = OmegaConf.select(config, "critic.schedule"), named is not None and named not in OF_ONE
+    named = _named_space(request)
+    schedule, of_theirs = (
+        OmegaConf.select(config, "critic.schedule"),
+        named is not None and named not in SINGLE_SCHEDULE_SPACES,
+    )
     if schedule is None or "space" not in config or of_theirs:
         return {}
     space = resolved(composer.compose([f"space={composer.space_of(schedule)}"]), "space")
@@ -124,10 +127,10 @@ def _critic_dimensions(composer: Composer, config: DictConfig, request: Request)
 
 
 def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, further: Mapping[str, Any]) -> Branch:
-    """A branch of the space.
+    """Return a branch of the space.
 
     Args:
-        further: dimensions beside those of the configuration.
+        further: dimensions in addition to those of the configuration.
     """
     config = _with_values(config, request)
     base = identity(*recorded_parts(config, run_options(config)))
@@ -135,31 +138,36 @@ def _branch(config: DictConfig, selection: Mapping[str, str], request: Request, 
     chosen = {}
     for key, expression in configured.items():
         check_searchable(key, expression)
-        if not request.groups and key.startswith("schedule.") and not _has(config, key) and _space(request) in OF_ONE:
+        if (
+            not request.groups
+            and key.startswith("schedule.")
+            and not _has_key(config, key)
+            and _named_space(request) in SINGLE_SCHEDULE_SPACES
+        ):
             rule = f"searches {key}, which schedule={config.schedule.name} does not have"
-            raise InvalidValueError("space", _space(request), rule)
+            raise InvalidValueError("space", _named_space(request), rule)
         if _replaced(key, request) or _unused(config, key):
             continue
-        if _has(config, key) or not _known_elsewhere(config, key):
-            chosen[key] = read_space(key, expression)
+        if _has_key(config, key) or not _known_elsewhere(config, key):
+            chosen[key] = space_override(key, expression)
     chosen |= request.sweeps
     for key, override in chosen.items():
-        if not _has(config, key):
+        if not _has_key(config, key):
             parent = key.rpartition(".")[0]
             if (elements := elements_of(config, parent)) is not None:
-                raise InvalidValueError(key, written(override), elements)
+                raise InvalidValueError(key, expression_text(override), elements)
             if not OmegaConf.is_dict(OmegaConf.select(config, parent)):
                 parent = key.partition(".")[0]
             part = OmegaConf.select(config, parent)
             rule = f"no such key; {parent}={part.get('name')} has {', '.join(k for k in part if k != 'name') or 'none'}"
-            raise InvalidValueError(key, written(override), rule)
+            raise InvalidValueError(key, expression_text(override), rule)
     dimensions = tuple(_dimension(config, key, override) for key, override in chosen.items())
     return Branch(selection, dimensions, _configurer(config, dimensions), base)
 
 
 def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callable[[Mapping[str, Any]], RunConfig]:
-    """What makes values the configuration of a trial."""
-    used_again = config.copy()  # where every dimension is given: a copy takes longer than all the rest
+    """Return a function that returns the configuration of a trial for drawn values."""
+    used_again = config.copy()  # if all dimensions are given, because a copy takes longer than all the rest
 
     def configured(values: Mapping[str, Any]) -> RunConfig:
         drawn = used_again if all(dim.key in values for dim in dimensions) else config.copy()
@@ -172,25 +180,25 @@ def _configurer(config: DictConfig, dimensions: tuple[Dimension, ...]) -> Callab
 
 
 def _known_elsewhere(config: DictConfig, key: str) -> bool:
-    """Return whether the key, or the list or mapping that it is part of, is one that only other families have.
+    """Return whether only other families have the key, or the list or mapping that contains it.
 
-    A space may name keys that the chosen schedule or warmup lacks.
+    A space may have keys that the chosen schedule or warmup lacks.
     """
     critic = "critic." if key.startswith("critic.") else ""
     group, _, rest = key.removeprefix(critic).partition(".")
     leaf = rest.partition(".")[0]
     families: Mapping[str, Mapping[str, type]] = {"schedule": DECAYS, "warmup": WARMUPS}
     known = any(leaf in {field.name for field in fields(f)} for f in families.get(group, {}).values())
-    return known and not _has(config, f"{critic}{group}.{leaf}")
+    return known and not _has_key(config, f"{critic}{group}.{leaf}")
 
 
 def _replaced(key: str, request: Request) -> bool:
-    """Return whether the command line fixes a key of the space, or fixes or searches a list that it is part of."""
+    """Return whether the request fixes a key of the space, or fixes or searches a list that contains it."""
     lists = [other for other in (*request.pinned, *request.sweeps) if is_element(key, other) or is_element(other, key)]
     return key in request.pinned or bool(lists)
 
 
-def _has(config: DictConfig, key: str) -> bool:
+def _has_key(config: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
     if OmegaConf.is_list(part):
@@ -198,16 +206,16 @@ def _has(config: DictConfig, key: str) -> bool:
     return OmegaConf.is_dict(part) and leaf in part.keys()  # noqa: SIM118  # a key that must be given is not "in"
 
 
-def _space(request: Request) -> str | None:
-    """The space that the command line names."""
+def _named_space(request: Request) -> str | None:
+    """Return the space that the request names; None without one."""
     named = [text.partition("=")[2] for text in request.plain if text.startswith("space=")]
     return named[-1] if named else None
 
 
 def _unused(config: DictConfig, key: str) -> bool:
-    """Whether a key resolves to null, because another says the same: decay_rate beside half_life."""
+    """Return whether a key resolves to null because another key replaces it, as half_life replaces decay_rate."""
     parent, _, leaf = key.rpartition(".")
     part = OmegaConf.select(config, parent)
-    if not _has(config, key) or not OmegaConf.is_dict(part):
+    if not _has_key(config, key) or not OmegaConf.is_dict(part):
         return False
     return OmegaConf.is_interpolation(part, leaf) and part[leaf] is None

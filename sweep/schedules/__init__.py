@@ -1,6 +1,6 @@
-"""Functions of the global step: decay families, warmups, their composition, and reactions.
+"""Learning-rate schedules, which are functions of the global step: decay families, warmups and reactions.
 
-Each family registers itself under the name that it has in conf. Importing this package imports all its modules.
+Each family registers itself under its name in conf. Importing this package imports all its modules.
 """
 
 from importlib import import_module
@@ -19,10 +19,10 @@ from sweep.schedules.warmup import Warmup
 for module in iter_modules(__path__):
     import_module(f"{__name__}.{module.name}")
 
-DECAYS: dict[str, type[Decay]] = dict(sorted(decay.FAMILIES.items()))
-"""The decay families by their names in conf/schedule."""
-WARMUPS: dict[str, type[Warmup]] = dict(sorted(warmup.FAMILIES.items()))
-"""The warmups by their names in conf/warmup."""
+DECAYS: dict[str, type[Decay]] = dict(sorted(decay.REGISTERED_DECAYS.items()))
+"""Maps the names in conf/schedule to the decay families."""
+WARMUPS: dict[str, type[Warmup]] = dict(sorted(warmup.REGISTERED_WARMUPS.items()))
+"""Maps the names in conf/warmup to the warmups."""
 
 __all__ = [
     "DECAYS",

@@ -1,4 +1,4 @@
-"""The constant schedule."""
+"""Defines the constant schedule."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from sweep.schedules.family import Floats
 
 @dataclass(frozen=True)
 class Constant(Factor, name="constant"):
-    """Factor 1 at every step."""
+    """Keeps the base rate: the factor is 1 at every step."""
 
     def factor(self, s: Floats) -> Floats:
         return np.ones_like(s)

@@ -1,4 +1,4 @@
-"""Cycles between two rates."""
+"""Defines the cyclic schedule, which rises and falls between two rates."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,30 +7,31 @@ import numpy as np
 
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import OneOf, Part, PositivePart
+from sweep.validation import Fraction, OneOf, PositiveFraction
 
 
 @dataclass(frozen=True)
 class Cyclic(Factor, name="cyclic"):
-    """Straight up from base_factor to 1 in step_size_up updates, down in step_size_down, and again.
+    """Rises linearly from base_factor to 1 in step_size_up updates, falls in step_size_down updates, and repeats.
 
-    torch's `CyclicLR` without its momentum cycle, max_lr being the base rate (1506.01186). The height above base_factor
-    is whole (`triangular`), halves with every cycle (`triangular2`), or is multiplied by gamma ** s (`exp_range`).
+    It equals torch's `CyclicLR` without its momentum cycle; max_lr is the base rate (1506.01186). The height above
+    base_factor is constant (`triangular`), halves with every cycle (`triangular2`), or is multiplied by gamma ** s
+    (`exp_range`).
 
     Args:
-        base_factor: 0 <= base_factor <= 1.
+        base_factor: smallest factor, 0 <= base_factor <= 1.
         step_size_up, step_size_down: updates, >= 1.
         mode: "triangular", "triangular2" or "exp_range".
-        gamma: of exp_range, 0 < gamma <= 1.
+        gamma: used by exp_range only, 0 < gamma <= 1.
     """
 
     warms_up = True
 
-    base_factor: Part
+    base_factor: Fraction
     step_size_up: Updates
     step_size_down: Updates
     mode: Annotated[str, OneOf(("triangular", "triangular2", "exp_range"))] = "triangular"
-    gamma: PositivePart = 1.0
+    gamma: PositiveFraction = 1.0
 
     @property
     def rises_for(self) -> int:

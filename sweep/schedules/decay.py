@@ -1,4 +1,4 @@
-"""What a decay family is: a frozen dataclass whose fields are its keys in conf/schedule."""
+"""Defines the base classes of decay families: frozen dataclasses whose fields are their keys in conf/schedule."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,55 +9,56 @@ import numpy as np
 
 from sweep.components import Component
 from sweep.errors import InvalidValueError
-from sweep.schedules.family import Count, Floats, element_of
-from sweep.validation import check_keys, rule_of
+from sweep.schedules.family import Floats, UpdateCount, element_of
+from sweep.validation import check_keys, declared_rule
 
-FAMILIES: dict[str, type["Decay"]] = {}
-"""The families by their names in conf/schedule: each registers itself."""
+REGISTERED_DECAYS: dict[str, type["Decay"]] = {}
+"""Maps the names in conf/schedule to the families, each of which registers itself."""
 
 
 class Decay(ABC):
-    """A decay family. It equals its original at every step, not only at the ends."""
+    """A decay family. It equals the library function that its docstring names at every step, not only at the ends."""
 
     warms_up: ClassVar[bool] = False
-    """Whether the family warms up by itself, so that it has no warmup unless one is asked for."""
+    """Whether the family warms up by itself; it then has no other warmup by default."""
 
     def __init_subclass__(cls, name: str | None = None, **options: Any) -> None:
         """Register a family under its name in conf/schedule; one without a name cannot be chosen."""
         super().__init_subclass__(**options)
         if name is not None:
-            FAMILIES[name] = cls
+            REGISTERED_DECAYS[name] = cls
 
     def __post_init__(self) -> None:
         check_keys(self)
 
     @abstractmethod
     def rate(self, s: Floats, lr: float) -> Floats:
-        """Return the learning rate of the base rate lr at the steps s.
+        """Return the learning rates at the steps s, an array of the same shape.
 
         Args:
             s: float64, any shape, >= 0, counted from the start of the decay.
+            lr: the base rate.
         """
 
     def per_worker(self, workers: int) -> Self:
-        """Return the decay in updates of `workers` workers together, where its keys count those of one worker.
+        """Convert keys that count updates of one worker to updates of all `workers` workers together.
 
-        Each key that counts updates is floor-divided, whether it was given or computed: `DECAY_STEP // num_gpu`.
+        Each key that counts updates is floor-divided by `workers`, whether it was given or computed.
 
         Raises:
-            InvalidValueError: names a key that becomes 0, or that no longer rises from one element to the next.
+            InvalidValueError: names a key that becomes 0, or whose elements are no longer increasing.
         """
         divided: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
-            if isinstance(rule_of(field.type), Count) and value is not None:
-                divided[name] = shared(name, value, workers)
-            elif isinstance(rule_of(element_of(field.type, 0)), Count):
-                divided[name] = tuple(shared(name, step, workers) for step in value)
+            if isinstance(declared_rule(field.type), UpdateCount) and value is not None:
+                divided[name] = divided_by_workers(name, value, workers)
+            elif isinstance(declared_rule(element_of(field.type, 0)), UpdateCount):
+                divided[name] = tuple(divided_by_workers(name, step, workers) for step in value)
         return self._divided(workers, **divided)
 
     def _divided(self, workers: int, **steps: Any) -> Self:
-        """Return the decay with these values in place of what was given."""
+        """Return the decay with these divided values of its keys."""
         try:
             return replace(self, **steps)  # type: ignore[type-var]
         except InvalidValueError as error:
@@ -74,43 +75,43 @@ class Decay(ABC):
 
     @property
     def functions(self) -> Sequence[Component]:
-        """Return the functions of the user's that it calls."""
+        """Return the user's functions that the decay calls."""
         return ()
 
     @property
     def rises_for(self) -> int:
-        """The updates before the first peak of a decay that warms up by itself; 0 of any other."""
+        """Return the number of updates before the first peak of a decay that warms up by itself; 0 for any other."""
         return 0
 
     @property
     def constant_half_life(self) -> float | None:
-        """The updates in which the rate halves, where that is the same everywhere; else None."""
+        """Return the number of updates in which the rate halves; None if it is not the same at all steps."""
         return None
 
 
 class Factor(Decay):
-    """A family that is a factor on the base rate."""
+    """A family that multiplies the base rate by a factor, a function of the step."""
 
     @abstractmethod
     def factor(self, s: Floats) -> Floats:
-        """Return the factor on the base rate at the steps s."""
+        """Return the factors at the steps s, an array of the same shape."""
 
     def rate(self, s: Floats, lr: float) -> Floats:
         return lr * self.factor(s)
 
 
 def progress(s: Floats, span: float | Floats) -> Floats:
-    """Return u = min(s, span) / span: how much of a decay of `span` updates is done, 0 <= u <= 1."""
+    """Return u = min(s, span) / span, the completed fraction of a decay of `span` updates, 0 <= u <= 1."""
     return np.minimum(s, span) / span
 
 
-def shared(key: str, steps: int, workers: int) -> int:
+def divided_by_workers(key: str, steps: int, workers: int) -> int:
     """Return steps // workers.
 
     Raises:
-        InvalidValueError: if that is 0, and steps are not.
+        InvalidValueError: names the key if the result is 0 and `steps` is not.
     """
     if 0 < steps < workers:
-        rule = f"is no whole update when divided by train.workers={workers} (schedule.per_worker)"
+        rule = f"is less than one update when divided by train.workers={workers} (schedule.per_worker)"
         raise InvalidValueError(key, steps, rule)
     return steps // workers

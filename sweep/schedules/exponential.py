@@ -1,4 +1,4 @@
-"""Decays in time constants: exponential, natural exponential, inverse time; each with an optional lower bound."""
+"""Defines exponential, natural exponential and inverse time decay, each with an optional lower bound."""
 
 import math
 from abc import abstractmethod
@@ -9,7 +9,7 @@ import numpy as np
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import Part, Positive, PositivePart, real, whole
+from sweep.validation import Fraction, Positive, PositiveFraction, check_integer, check_number
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class _Bounded(Factor):
 
     Args:
         end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound. The curve above the bound does
-            not depend on it (optax's `exponential_decay` with end_value = end_factor * lr).
+            not depend on the bound (optax's `exponential_decay` with end_value = end_factor * lr).
     """
 
-    end_factor: Part | None = field(default=None, kw_only=True)
+    end_factor: Fraction | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def unbounded(self, s: Floats) -> Floats:
@@ -34,20 +34,20 @@ class _Bounded(Factor):
 
 @dataclass(frozen=True)
 class Exponential(_Bounded, name="exponential"):
-    """decay_rate ** (s / decay_steps); with `staircase`, decay_rate ** floor(s / decay_steps).
+    """The factor is decay_rate ** (s / decay_steps); with `staircase`, decay_rate ** floor(s / decay_steps).
 
-    TensorFlow's `exponential_decay`. decay_rate and decay_steps enter the smooth curve only as
-    decay_rate ** (1 / decay_steps), that is as its half-life; it can be given in their place.
+    It equals TensorFlow's `exponential_decay`. The smooth curve depends on decay_rate ** (1 / decay_steps) only, and
+    therefore on the half-life, which can be given instead of the two.
 
     Args:
-        decay_rate: factor per decay_steps, 0 < decay_rate <= 1; None with half_life.
+        decay_rate: factor per decay_steps updates, 0 < decay_rate <= 1; None with half_life.
         decay_steps: updates, >= 1; None with half_life.
         staircase: whether the rate drops once every decay_steps (first at s = decay_steps).
-        half_life: updates, >= 1, in which the smooth curve halves: 0.5 ** (s / half_life).
+        half_life: updates in which the smooth curve halves, >= 1: the factor is 0.5 ** (s / half_life).
         end_factor: lower bound of the factor, 0 <= end_factor <= 1; None for no bound.
     """
 
-    decay_rate: PositivePart | None = None
+    decay_rate: PositiveFraction | None = None
     decay_steps: Updates | None = None
     staircase: bool = False
     half_life: Updates | None = None
@@ -55,14 +55,18 @@ class Exponential(_Bounded, name="exponential"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.half_life is None:
-            real("decay_rate", self.decay_rate, above=0, at_most=1)
-            whole("decay_steps", self.decay_steps, at_least=1)
+            check_number("decay_rate", self.decay_rate, above=0, at_most=1)
+            check_integer("decay_steps", self.decay_steps, at_least=1)
             return
         for key in ("decay_rate", "decay_steps"):
             if getattr(self, key) is not None:
-                raise InvalidValueError(key, getattr(self, key), "says the same as half_life: give one or the other")
+                raise InvalidValueError(
+                    key, getattr(self, key), "must be null if half_life is given, which determines the same curve"
+                )
         if self.staircase:
-            raise InvalidValueError("half_life", self.half_life, "is of the smooth curve: staircase must be false")
+            raise InvalidValueError(
+                "half_life", self.half_life, "is defined for the smooth curve only: staircase must be false"
+            )
 
     def unbounded(self, s: Floats) -> Floats:
         if self.half_life is not None:
@@ -73,7 +77,7 @@ class Exponential(_Bounded, name="exponential"):
 
     @property
     def constant_half_life(self) -> float | None:
-        """half_life, or decay_steps * ln(1/2) / ln(decay_rate), in updates; None with a bound or a constant rate."""
+        """Return the half-life, decay_steps * ln(1/2) / ln(decay_rate) updates; None with a bound or constant rate."""
         if self.end_factor:
             return None
         if self.half_life is not None:
@@ -85,23 +89,23 @@ class Exponential(_Bounded, name="exponential"):
 
 @dataclass(frozen=True)
 class _Timed(_Bounded):
-    """A function of the time decay_rate * s / decay_steps; with `staircase`, s / decay_steps is rounded down."""
+    """A decay that is a function of decay_rate * s / decay_steps; `staircase` rounds s / decay_steps down."""
 
     decay_rate: Positive
     decay_steps: Updates
     staircase: bool = False
 
     def time(self, s: Floats) -> Floats:
-        """The time at the steps s."""
+        """Return decay_rate * s / decay_steps, with `staircase` decay_rate * floor(s / decay_steps)."""
         intervals = s / self.decay_steps
         return self.decay_rate * (np.floor(intervals) if self.staircase else intervals)
 
 
 @dataclass(frozen=True)
 class NaturalExponential(_Timed, name="natural_exponential"):
-    """exp(-decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
+    """The factor is exp(-decay_rate * s / decay_steps); `staircase` rounds s / decay_steps down.
 
-    TensorFlow's `natural_exp_decay`.
+    It equals TensorFlow's `natural_exp_decay`.
 
     Args:
         decay_rate: > 0.
@@ -115,15 +119,15 @@ class NaturalExponential(_Timed, name="natural_exponential"):
 
     @property
     def constant_half_life(self) -> float | None:
-        """decay_steps * ln(2) / decay_rate, in updates; None with a bound."""
+        """Return decay_steps * ln(2) / decay_rate, in updates; None with a bound."""
         return None if self.end_factor else self.decay_steps * math.log(2) / self.decay_rate
 
 
 @dataclass(frozen=True)
 class InverseTime(_Timed, name="inverse_time"):
-    """1 / (1 + decay_rate * s / decay_steps); with `staircase`, s / decay_steps is rounded down.
+    """The factor is 1 / (1 + decay_rate * s / decay_steps); `staircase` rounds s / decay_steps down.
 
-    TensorFlow's `inverse_time_decay`.
+    It equals TensorFlow's `inverse_time_decay`.
 
     Args:
         decay_rate: > 0.

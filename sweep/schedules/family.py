@@ -1,4 +1,4 @@
-"""Defines the types of keys that count updates, and checks lists, for decays and warmups."""
+"""Defines the types of keys that count updates, and the checks of lists, for decays and warmups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.errors import InvalidValueError
-from sweep.validation import Whole, whole
+from sweep.validation import Integer, check_integer
 
 Floats = NDArray[np.float64]
-"""A float64 array of any shape."""
+"""The type of a float64 array of any shape."""
 
 
 @dataclass(frozen=True)
-class Count(Whole):
+class UpdateCount(Integer):
     """The rule of a key that counts updates.
 
-    Such a key can be given in parts of the horizon and in epochs, and `schedule.per_worker` divides it. Other integers,
-    such as the number of evaluations that a plateau waits for, have the rule `Whole`.
+    Such a key can be given as a fraction of the horizon or in epochs, and `schedule.per_worker` divides it. Other
+    integers, such as the number of evaluations that a plateau waits for, have the rule `Integer`.
     """
 
 
-Updates = Annotated[int, Count(at_least=1)]
-"""Updates, at least one."""
-UpdatesFromZero = Annotated[int, Count(at_least=0)]
-"""Updates, possibly none."""
+Updates = Annotated[int, UpdateCount(at_least=1)]
+"""A number of updates, >= 1."""
+UpdatesFromZero = Annotated[int, UpdateCount(at_least=0)]
+"""A number of updates, >= 0."""
 
 
 def element_of(kind: Any, index: int) -> Any:
-    """Return the type of an element of tuple[int, ...] or tuple[int, float]; None of other types."""
+    """Return the type of an element of a type tuple[int, ...] or tuple[int, float]; None for other types."""
     kinds = get_args(kind) if get_origin(kind) is tuple else ()
     if kinds[-1:] == (...,):
         return kinds[0]
@@ -42,7 +42,7 @@ def as_tuples(family: Any, *keys: str) -> None:
     """Replace the lists under these keys of a frozen dataclass by tuples.
 
     Raises:
-        InvalidValueError: names a key whose value is no list.
+        InvalidValueError: names a key whose value is not a list.
     """
     for key in keys:
         if not isinstance(getattr(family, key), (list, tuple)):
@@ -51,14 +51,17 @@ def as_tuples(family: Any, *keys: str) -> None:
 
 
 def check_rising(key: str, steps: Sequence[int], at_least: int = 0, equal_allowed: bool = False) -> None:
-    """Refuse steps that are not whole numbers >= at_least, or that do not rise from one to the next.
+    """Refuse steps that are not integers >= at_least, or that are not increasing.
+
+    Args:
+        equal_allowed: whether a step may equal the previous one.
 
     Raises:
         InvalidValueError: names the key.
     """
     for step in steps:
-        whole(key, step, at_least=at_least)
+        check_integer(key, step, at_least=at_least)
     for before, after in pairwise(steps):
         if after < before or (after == before and not equal_allowed):
-            rule = "must not fall" if equal_allowed else "must rise"
-            raise InvalidValueError(key, list(steps), f"{rule} from one to the next")
+            rule = "must not decrease" if equal_allowed else "must increase"
+            raise InvalidValueError(key, list(steps), f"{rule} from one element to the next")

@@ -1,4 +1,4 @@
-"""Decays through given knots."""
+"""Defines the schedule that interpolates between given knots."""
 
 import math
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from typing import Annotated, Self
 import numpy as np
 
 from sweep.errors import InvalidValueError
-from sweep.schedules.decay import Factor, shared
+from sweep.schedules.decay import Factor, divided_by_workers
 from sweep.schedules.family import Floats, UpdatesFromZero, as_tuples, check_rising
-from sweep.validation import OneOf, real
+from sweep.validation import OneOf, check_number
 
 
 @dataclass(frozen=True)
 class Interpolate(Factor, name="interpolate"):
-    """Through the knots (step, factor), and at the last factor beyond the last knot.
+    """Interpolates between knots (step, factor), and keeps the last factor after the last knot.
 
-    Between two knots, with x from 0 to 1: `linear` a straight line, `cosine` (1 - cos(pi x)) / 2 of the way
-    (optax's `piecewise_interpolate_schedule`); `pchip` the monotone cubic of Fritsch and Butland (SciPy's
-    `PchipInterpolator`), which never leaves the range of its two knots.
+    Between two knots (x from 0 to 1) with the factors a and b, the factor is a + (b - a) * x (`linear`),
+    a + (b - a) * (1 - cos(pi x)) / 2 (`cosine`), both as in optax's `piecewise_interpolate_schedule`, or the monotone
+    cubic of Fritsch and Butland, which stays between a and b (`pchip`, as SciPy's `PchipInterpolator`).
 
     Args:
-        knots: pairs of an update (rising, the first 0) and a factor >= 0; at least two.
+        knots: at least two pairs of a step and a factor >= 0; the steps increase, and the first is 0.
         kind: "linear", "cosine" or "pchip".
     """
 
@@ -35,14 +35,18 @@ class Interpolate(Factor, name="interpolate"):
         for knot in self.knots:
             if not isinstance(knot, (list, tuple)) or len(knot) != 2:
                 raise InvalidValueError("knots", knot, "must be a pair [step, factor]")
-            real("knots", knot[1], at_least=0)
+            check_number("knots", knot[1], at_least=0)
         object.__setattr__(self, "knots", tuple(tuple(knot) for knot in self.knots))
         check_rising("knots", [step for step, _ in self.knots])
         if len(self.knots) < 2 or self.knots[0][0] != 0:
-            raise InvalidValueError("knots", [list(knot) for knot in self.knots], "must be two or more, the first at 0")
+            raise InvalidValueError(
+                "knots", [list(knot) for knot in self.knots], "must be at least two, and the first must be at step 0"
+            )
 
     def per_worker(self, workers: int) -> Self:
-        return self._divided(workers, knots=tuple((shared("knots", s, workers), factor) for s, factor in self.knots))
+        return self._divided(
+            workers, knots=tuple((divided_by_workers("knots", s, workers), factor) for s, factor in self.knots)
+        )
 
     def factor(self, s: Floats) -> Floats:
         factor = np.zeros_like(s) + self.knots[-1][1]
@@ -59,7 +63,10 @@ class Interpolate(Factor, name="interpolate"):
         return factor
 
     def _slopes(self) -> list[float]:
-        """Return the slope at each knot: a weighted harmonic mean of those beside it if their signs agree, else 0."""
+        """Return the slope at each knot.
+
+        At an inner knot it is a weighted harmonic mean of the slopes of the two intervals, or 0 if their signs differ.
+        """
         lengths = [end - begin for (begin, _), (end, _) in pairwise(self.knots)]
         rises = [after - before for (_, before), (_, after) in pairwise(self.knots)]
         slopes = [rise / length for rise, length in zip(rises, lengths, strict=True)]
@@ -74,7 +81,7 @@ class Interpolate(Factor, name="interpolate"):
 
 
 def _end_slope(h: float, k: float, a: float, b: float) -> float:
-    """Return the slope at an end of a PCHIP: that of a parabola through three knots, limited to stay monotone."""
+    """Return the slope at the first or last knot: that of a parabola through three knots, limited to stay monotone."""
     slope = ((2 * h + k) * a - h * b) / (h + k)
     if a * b < 0 and abs(slope) > abs(3 * a):
         slope = 3 * a

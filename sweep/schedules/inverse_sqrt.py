@@ -1,4 +1,4 @@
-"""Inverse square root decays: Hugging Face's and Noam's."""
+"""Defines inverse square root decay and the Noam schedule."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from sweep.schedules.family import Floats, Updates
 
 @dataclass(frozen=True)
 class InverseSqrt(Factor, name="inverse_sqrt"):
-    """sqrt(timescale / (s + timescale)), s counted from the end of warmup.
+    """The factor is sqrt(timescale / (s + timescale)), s counted from the end of warmup.
 
-    Equal to Hugging Face's `get_inverse_sqrt_schedule` with the timescale at its default, the length of warmup.
+    With the default timescale, the length of the warmup, it equals Hugging Face's `get_inverse_sqrt_schedule`.
 
     Args:
-        timescale: updates, >= 1; at s = 3 * timescale the rate has halved.
+        timescale: updates, >= 1; at s = 3 * timescale the factor is 1/2.
     """
 
     timescale: Updates
@@ -26,12 +26,13 @@ class InverseSqrt(Factor, name="inverse_sqrt"):
 
 @dataclass(frozen=True)
 class Noam(Factor, name="noam"):
-    """sqrt(N) * min((s + 1) ** -0.5, (s + 1) * N ** -1.5), N = noam_steps.
+    """The factor is sqrt(N) * min((s + 1) ** -0.5, (s + 1) * N ** -1.5), N = noam_steps.
 
-    "Attention is all you need" (1706.03762), scaled to its peak: 1 at s = N - 1. It warms up by itself.
+    It is the schedule of "Attention is all you need" (1706.03762) divided by its peak: the factor is 1 at s = N - 1. It
+    warms up by itself.
 
     Args:
-        noam_steps: updates, >= 1.
+        noam_steps: updates of its warmup, >= 1.
     """
 
     warms_up = True

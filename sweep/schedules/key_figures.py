@@ -1,4 +1,4 @@
-"""What a person asks of a curve before training."""
+"""Computes the key figures of a curve: peak, end, half-life, and the step from which on it is too small."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from sweep.schedules.family import Floats
 
-STALLED = 2.0**-24
-"""Below this part of its peak a rate no longer changes a float32 weight of its own size."""
+STALLED_FACTOR = 2.0**-24
+"""A rate below this fraction of the peak is stalled: float32 rounds its updates away."""
 
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """What a person asks of a curve before training.
+    """The key figures of a curve, known before training.
 
     Args:
-        peak, peak_step: the largest rate and the first step that uses it.
+        peak, peak_step: the largest rate, and the first step that has it.
         end: the rate of the last update.
-        half_life: updates; closed form where there is one, else counted from peak_step until the curve is at half
-            of its peak; None where it never is.
-        stalled_at: first step from which on the curve is below 2**-24 of its peak; None where it never is.
-        horizon: updates.
+        half_life: updates, from a closed form or counted from peak_step to the first step at or below half of the peak;
+            None if there is no such step.
+        stalled_at: the first step from which on the curve stays below 2**-24 of its peak; None if there is none.
+        horizon: T, updates.
     """
 
     peak: float
@@ -32,7 +32,7 @@ class KeyFigures:
 
     @property
     def wasted(self) -> bool:
-        """Whether more than a hundredth of the horizon is trained at a stalled rate."""
+        """Return whether the rate is stalled for more than 1 % of the horizon."""
         return self.stalled_at is not None and self.stalled_at < 0.99 * self.horizon
 
 
@@ -41,10 +41,10 @@ def key_figures(curve: Floats, half_life: float | None = None) -> KeyFigures:
 
     Args:
         curve: float64 [T], the rates of the updates 0..T-1.
-        half_life: `Schedule.constant_half_life`, updates; None where there is no closed form and it is counted.
+        half_life: `Schedule.constant_half_life`, updates; None to count it, where there is no closed form.
     """
     peak = float(curve.max())
-    alive = np.flatnonzero(curve >= STALLED * peak)
+    alive = np.flatnonzero(curve >= STALLED_FACTOR * peak)
     stalled_at = int(alive[-1]) + 1
     return KeyFigures(
         peak=peak,
@@ -57,6 +57,6 @@ def key_figures(curve: Floats, half_life: float | None = None) -> KeyFigures:
 
 
 def _half_life(curve: Floats) -> float | None:
-    """Return the updates from the first use of the peak to the first step after it at or below half of it."""
+    """Return the number of updates from the first step at the peak to the first later step at or below half of it."""
     halved = np.flatnonzero(curve[curve.argmax() :] <= curve.max() / 2 * (1 + 1e-12))
     return float(halved[0]) if halved.size else None

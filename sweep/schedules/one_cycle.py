@@ -1,4 +1,4 @@
-"""One cycle: up, then down."""
+"""Defines the one-cycle schedule."""
 
 import math
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ import numpy as np
 
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import OneOf, Real
+from sweep.validation import Number, OneOf
 
 
 @dataclass(frozen=True)
 class OneCycle(Factor, name="one_cycle"):
-    """Up from 1 / div_factor to 1, then down to 1 / (div_factor * final_div_factor), which it keeps.
+    """Rises from 1 / div_factor to 1, then falls to 1 / (div_factor * final_div_factor) and keeps that.
 
-    torch's `OneCycleLR` without its momentum cycle, total_steps being T: 1 is reached at s = pct_start * T - 1 (between
-    two steps where that is no whole number) and the end at s = T - 1. It warms up by itself.
+    It equals torch's `OneCycleLR` without its momentum cycle. The peak is at s = pct_start * T - 1 (between two steps
+    if that is not an integer), and the end is reached at s = T - 1, T = total_steps. It warms up by itself.
 
     Args:
         total_steps: T, updates, >= 1.
-        pct_start: part of T that goes up, 0 <= pct_start < 1.
-        div_factor: >= 1.
-        final_div_factor: >= 1.
-        anneal: "cosine" or "linear", both ways.
+        pct_start: fraction of T in which the rate rises, 0 <= pct_start < 1.
+        div_factor: peak divided by the first rate, >= 1.
+        final_div_factor: first rate divided by the last one, >= 1.
+        anneal: "cosine" or "linear", for the rise and the fall.
     """
 
     warms_up = True
 
     total_steps: Updates
-    pct_start: Annotated[float, Real(at_least=0, below=1)] = 0.3
-    div_factor: Annotated[float, Real(at_least=1)] = 25.0
-    final_div_factor: Annotated[float, Real(at_least=1)] = 1e4
+    pct_start: Annotated[float, Number(at_least=0, below=1)] = 0.3
+    div_factor: Annotated[float, Number(at_least=1)] = 25.0
+    final_div_factor: Annotated[float, Number(at_least=1)] = 1e4
     anneal: Annotated[str, OneOf(("cosine", "linear"))] = "cosine"
 
     @property

@@ -1,4 +1,4 @@
-"""Decays that jump at given updates: TensorFlow's piecewise constant, torch's multistep."""
+"""Defines the decays that change at given steps: TensorFlow's piecewise constant and torch's multistep."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,18 +8,18 @@ import numpy as np
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, UpdatesFromZero, as_tuples, check_rising
-from sweep.validation import OneOf, PositivePart, real
+from sweep.validation import OneOf, PositiveFraction, check_number
 
 
 @dataclass(frozen=True)
 class Piecewise(Factor, name="piecewise"):
-    """values[i] between boundaries[i-1] and boundaries[i].
+    """The factor between boundaries[i-1] and boundaries[i] is values[i].
 
-    A boundary belongs to the piece before it with `side="right"` (TensorFlow's `piecewise_constant`: the
-    value changes at boundary + 1) and to the piece after it with `side="left"` (optax: changes at it).
+    With `side="right"` the value changes at s = boundary + 1 (TensorFlow's `piecewise_constant`), with `side="left"` at
+    s = boundary (optax).
 
     Args:
-        boundaries: updates, rising, >= 0.
+        boundaries: steps, increasing, >= 0.
         values: factors >= 0, one more than boundaries.
         side: "right" or "left".
     """
@@ -33,7 +33,7 @@ class Piecewise(Factor, name="piecewise"):
         as_tuples(self, "boundaries", "values")
         check_rising("boundaries", self.boundaries)
         for value in self.values:
-            real("values", value, at_least=0)
+            check_number("values", value, at_least=0)
         if len(self.values) != len(self.boundaries) + 1:
             rule = f"must have one more entry than boundaries, which has {len(self.boundaries)}"
             raise InvalidValueError("values", list(self.values), rule)
@@ -47,15 +47,15 @@ class Piecewise(Factor, name="piecewise"):
 
 @dataclass(frozen=True)
 class Multistep(Factor, name="multistep"):
-    """gamma ** (number of milestones <= s): torch's `MultiStepLR`.
+    """The factor is gamma ** (number of milestones <= s), as in torch's `MultiStepLR`.
 
     Args:
-        milestones: updates, >= 0, none below the one before it.
-        gamma: 0 < gamma <= 1.
+        milestones: steps, >= 0, not decreasing; equal ones count separately.
+        gamma: factor of each milestone, 0 < gamma <= 1.
     """
 
     milestones: tuple[UpdatesFromZero, ...]
-    gamma: PositivePart = 0.1
+    gamma: PositiveFraction = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

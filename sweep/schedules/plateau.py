@@ -1,4 +1,4 @@
-"""Reduce the rate when a metric no longer improves."""
+"""Defines the schedule that reduces the rate when a metric no longer improves."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from sweep.schedules.decay import Decay
 from sweep.schedules.family import Floats
 from sweep.schedules.reaction import Memory, Reaction
-from sweep.validation import NotNegative, OneOf, Real, Text, Whole, whole
+from sweep.validation import Integer, NonNegative, Number, OneOf, Text, check_integer
 
 METRIC = Text(r"val_[A-Za-z]\w*", "must be val_loss, val_accuracy or another metric of the task, val_<name>")
 
@@ -18,32 +18,32 @@ METRIC = Text(r"val_[A-Za-z]\w*", "must be val_loss, val_accuracy or another met
 class Plateau(Decay, Reaction, name="plateau"):
     """Multiplies the rate by `factor` when the watched metric has not improved for `patience` evaluations.
 
-    torch's `ReduceLROnPlateau` and optax's `reduce_on_plateau`. An evaluation improves on the best so far if it is
-    below best * (1 - threshold), or below best - threshold with threshold_mode "abs"; for a metric that is to be large,
-    such as val_accuracy, if it is above best * (1 + threshold) or best + threshold. Evaluations during warmup do not
-    count.
+    It equals torch's `ReduceLROnPlateau`, or optax's `reduce_on_plateau`. An evaluation improves on the best value if
+    it is below best * (1 - threshold), or below best - threshold with threshold_mode "abs". For a metric that is
+    maximized, such as val_accuracy, it must be above best * (1 + threshold) or best + threshold. Evaluations during
+    warmup are ignored.
 
     Args:
-        factor: 0 < factor < 1.
+        factor: factor of each cut, 0 < factor < 1.
         patience: evaluations, >= 0 (>= 1 with `cut: optax`).
         threshold: smallest improvement that counts, >= 0.
-        cooldown: evaluations after a cut that are not counted, >= 0.
-        min_lr: a rate, >= 0; no cut goes below it.
-        cut: "torch" at the evaluation patience + 1 without improvement, "optax" at the evaluation patience.
+        cooldown: evaluations after a cut that do not count as evaluations without improvement, >= 0.
+        min_lr: lower bound of the rate, >= 0.
+        cut: "torch" cuts at evaluation number patience + 1 without improvement, "optax" at number patience.
         metric: "val_loss", "val_accuracy" or another metric of the task, "val_<name>".
-        eps: a cut by no more than this is not made, >= 0 (torch's; optax has none).
-        threshold_mode: "rel": threshold is relative to the best value; "abs": it is a difference of the metric.
-        direction: "minimize" or "maximize"; None for what the metric is for.
+        eps: a cut that lowers the rate by no more than this is skipped, >= 0 (as in torch; optax has no eps).
+        threshold_mode: "rel" if threshold is relative to the best value, "abs" if it is a difference of the metric.
+        direction: "minimize" or "maximize"; None for the direction that the metric declares.
     """
 
-    factor: Annotated[float, Real(above=0, below=1)] = 0.1
-    patience: Annotated[int, Whole(at_least=0)] = 10
-    threshold: NotNegative = 1e-4
-    cooldown: Annotated[int, Whole(at_least=0)] = 0
-    min_lr: NotNegative = 0.0
+    factor: Annotated[float, Number(above=0, below=1)] = 0.1
+    patience: Annotated[int, Integer(at_least=0)] = 10
+    threshold: NonNegative = 1e-4
+    cooldown: Annotated[int, Integer(at_least=0)] = 0
+    min_lr: NonNegative = 0.0
     cut: Annotated[str, OneOf(("torch", "optax"))] = "torch"
     metric: Annotated[str, METRIC] = "val_loss"
-    eps: NotNegative = 1e-8
+    eps: NonNegative = 1e-8
     threshold_mode: Annotated[str, OneOf(("rel", "abs"))] = "rel"
     direction: Annotated[str, OneOf(("minimize", "maximize"))] | None = None
 
@@ -53,7 +53,7 @@ class Plateau(Decay, Reaction, name="plateau"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cut == "optax":
-            whole("patience", self.patience, at_least=1)
+            check_integer("patience", self.patience, at_least=1)
 
     @property
     def watches(self) -> str:
@@ -68,11 +68,11 @@ class Plateau(Decay, Reaction, name="plateau"):
 
     @property
     def evaluations_needed(self) -> int:
-        """Evaluations before the first cut can be made: the one that sets the best, and those without improvement."""
+        """Return the number of the first evaluation that can cause a cut, counted from 1."""
         return 1 + self.patience + (1 if self.cut == "torch" else 0)
 
     def memory(self) -> Memory:
-        """(best so far, evaluations without improvement, evaluations of cooldown left)."""
+        """Return (best value, evaluations without improvement, remaining evaluations of the cooldown)."""
         return (-math.inf if self.maximizes else math.inf, 0, 0)
 
     def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
@@ -89,17 +89,17 @@ class Plateau(Decay, Reaction, name="plateau"):
         return (best, bad, 0), False
 
     def rate(self, s: Floats, lr: float) -> Floats:
-        """The base rate: no cut yet."""
+        """Return the base rate: a plateau without events has no cuts."""
         return lr + np.zeros_like(s)
 
     def after(self, cuts: tuple[int, ...]) -> Decay:
-        """The decay with cuts at these steps, counted as the decay counts."""
+        """Return the decay with cuts at these steps, counted from the start of the decay."""
         return _Cuts(self.factor, self.min_lr, self.eps, cuts)
 
 
 @dataclass(frozen=True)
 class _Cuts(Decay):
-    """The rate is multiplied by `factor` at each of the steps `cuts`, as far as min_lr and eps allow."""
+    """Multiplies the rate by `factor` at each of the steps `cuts`, within the limits of min_lr and eps."""
 
     factor: float
     min_lr: float

@@ -1,4 +1,4 @@
-"""Polynomial and linear decay."""
+"""Defines polynomial and linear decay."""
 
 from dataclasses import dataclass
 
@@ -6,26 +6,26 @@ import numpy as np
 
 from sweep.schedules.decay import Factor, progress
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import Part, Positive
+from sweep.validation import Fraction, Positive
 
 
 @dataclass(frozen=True)
 class Polynomial(Factor, name="polynomial"):
-    """(1 - end_factor) * (1 - u) ** power + end_factor, u = min(s, D) / D, D = decay_steps.
+    """The factor is (1 - end_factor) * (1 - u) ** power + end_factor, u = min(s, D) / D, D = decay_steps.
 
-    TensorFlow's `polynomial_decay` with end_learning_rate = end_factor * lr. With `cycle`, D is
-    decay_steps * ceil(s / decay_steps), and decay_steps at s = 0: the rate goes up again at each multiple.
+    It equals TensorFlow's `polynomial_decay` with end_learning_rate = end_factor * lr. With `cycle`, D is
+    decay_steps * ceil(s / decay_steps), and decay_steps at s = 0: the rate rises again after each multiple.
 
     Args:
-        decay_steps: updates, >= 1; at s = decay_steps the end is reached.
-        power: > 0.
+        decay_steps: updates until end_factor is reached, >= 1.
+        power: exponent, > 0.
         end_factor: 0 <= end_factor <= 1.
-        cycle: whether to start again beyond decay_steps.
+        cycle: whether to extend the decay beyond decay_steps as above; if not, the factor stays at end_factor.
     """
 
     decay_steps: Updates
     power: Positive = 1.0
-    end_factor: Part = 0.0
+    end_factor: Fraction = 0.0
     cycle: bool = False
 
     def factor(self, s: Floats) -> Floats:
@@ -37,15 +37,15 @@ class Polynomial(Factor, name="polynomial"):
 
 @dataclass(frozen=True)
 class Linear(Factor, name="linear"):
-    """(1 - end_factor) * (1 - u) + end_factor, u = min(s, D) / D, D = decay_steps: `Polynomial` of power 1.
+    """The factor is (1 - end_factor) * (1 - u) + end_factor, u = min(s, D) / D, D = decay_steps.
 
     Args:
-        decay_steps: updates, >= 1; at s = decay_steps the end is reached.
+        decay_steps: updates until end_factor is reached, >= 1.
         end_factor: 0 <= end_factor <= 1.
     """
 
     decay_steps: Updates
-    end_factor: Part = 0.0
+    end_factor: Fraction = 0.0
 
     def factor(self, s: Floats) -> Floats:
         return (1 - self.end_factor) * (1 - progress(s, self.decay_steps)) + self.end_factor

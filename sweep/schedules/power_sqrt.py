@@ -1,4 +1,4 @@
-"""A power of a quarter circle."""
+"""Defines the power-of-square-root decay."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from sweep.validation import Positive
 
 @dataclass(frozen=True)
 class PowerSqrt(Factor, name="power_sqrt"):
-    """sqrt(1 - v^2) ** alpha, v = min(s, D) / D, D = decay_steps (2603.10301): a quarter circle to a power.
+    """The factor is sqrt(1 - v^2) ** alpha, v = min(s, D) / D, D = decay_steps (2603.10301).
 
     Args:
-        decay_steps: updates, >= 1; at s = decay_steps zero is reached.
-        alpha: > 0; more falls earlier.
+        decay_steps: updates until 0 is reached, >= 1.
+        alpha: exponent, > 0; with a larger one the factor falls earlier.
     """
 
     decay_steps: Updates

@@ -1,15 +1,14 @@
-"""Parts of a schedule that wait for something to happen, and are no pure functions of the step.
+"""Defines reactions: the parts of a schedule that depend on evaluations, and not on the step alone.
 
-A reaction is a pure function (memory, evaluation) -> (memory, whether its event happened). Given the steps at which its
-event happened, the part of the schedule is a pure function of the step again.
+A reaction is a pure function (memory, evaluation) -> (memory, whether its event happened). Given the steps of its
+events, the part of the schedule is a pure function of the step again.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 Memory = tuple[float, ...]
-"""What a reaction remembers from one evaluation to the next; numbers, so that it can be kept in a file."""
-
+"""The state of a reaction between evaluations: numbers, so that a checkpoint can store them."""
 
 NEVER = 2**53
 """A step that no training reaches."""
@@ -17,11 +16,11 @@ NEVER = 2**53
 
 @dataclass(frozen=True)
 class Event:
-    """What a schedule waited for has happened, at an evaluation.
+    """A change of the schedule that an evaluation caused.
 
     Args:
-        step: updates completed then; update `step` is the first with the new rate.
-        name: of what happened.
+        step: completed updates at the evaluation; update `step` is the first with the new rate.
+        name: the reaction's name.
     """
 
     step: int
@@ -32,28 +31,28 @@ class Event:
 
     @classmethod
     def parse(cls, text: str) -> "Event":
-        """Return the event of a text `name@step`."""
+        """Return the event that a text `name@step` describes."""
         name, _, step = text.rpartition("@")
         return cls(int(step), name)
 
 
 class Reaction(ABC):
-    """A part of a schedule that waits for something."""
+    """A part of a schedule that depends on evaluations."""
 
     name: str
-    """Of its events."""
+    """The name of its events."""
     condition: str
-    """The key that says what it waits for."""
+    """The configuration key of the condition for its events."""
 
     @property
     @abstractmethod
     def watches(self) -> str:
-        """The entry of the evaluation that it is given."""
+        """Return the name of the evaluated value that `react` gets."""
 
     @abstractmethod
     def memory(self) -> Memory:
-        """What it remembers before the first evaluation."""
+        """Return its memory before the first evaluation."""
 
     @abstractmethod
     def react(self, memory: Memory, value: float) -> tuple[Memory, bool]:
-        """Take an evaluation; what to remember, and whether the event happened."""
+        """Return its memory after an evaluation, and whether the event happened."""

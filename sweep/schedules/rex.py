@@ -1,25 +1,25 @@
-"""REX, the reflected exponential."""
+"""Defines REX, the reflected exponential decay."""
 
 from dataclasses import dataclass
 
 from sweep.schedules.decay import Factor, progress
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import PositivePart
+from sweep.validation import PositiveFraction
 
 
 @dataclass(frozen=True)
 class Rex(Factor, name="rex"):
-    """(1 - v) / (1 - v * (1 - beta)), v = min(s, D) / D, D = decay_steps.
+    """The factor is (1 - v) / (1 - v * (1 - beta)), v = min(s, D) / D, D = decay_steps.
 
-    Reflected exponential (Chen, Wolfe and Kyrillidis, 2107.04197): with beta 0.5, (1 - v) / (1/2 + (1 - v)/2).
+    It is the reflected exponential of Chen, Wolfe and Kyrillidis (2107.04197), which have beta = 0.5.
 
     Args:
-        decay_steps: updates, >= 1; at s = decay_steps zero is reached.
-        beta: 0 < beta <= 1; 1 is linear, less stays high for longer.
+        decay_steps: updates until 0 is reached, >= 1.
+        beta: 0 < beta <= 1; 1 is linear decay, and with a smaller one the factor stays high for longer.
     """
 
     decay_steps: Updates
-    beta: PositivePart = 0.5
+    beta: PositiveFraction = 0.5
 
     def factor(self, s: Floats) -> Floats:
         v = progress(s, self.decay_steps)

@@ -1,4 +1,4 @@
-"""A schedule: base rate, warmup and decay in one function of the global step."""
+"""Combines a base rate, a warmup and a decay into one function of the global step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,20 +13,20 @@ from sweep.schedules.plateau import Plateau
 from sweep.schedules.reaction import NEVER, Event, Memory, Reaction
 from sweep.schedules.until_error import UntilError
 from sweep.schedules.warmup import NoWarmup, Warmup
-from sweep.validation import real
+from sweep.validation import check_number
 
 NO_WARMUP = NoWarmup()
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of update s: lr * warmup factor while warming up, the decay's rate after.
+    """The learning rate as a function of the global step: lr * warmup factor during warmup, then the decay's rate.
 
     Args:
         lr: base rate, > 0.
-        decay: counted from the end of warmup or from step 0, as `warmup.counting` says.
-        warmup: what the first updates use.
-        events: what its reactions have seen so far. Given them, it is a pure function of the step.
+        decay: the decay; `warmup.counting` decides whether it counts from the end of warmup or from step 0.
+        warmup: the warmup, which determines the rates of the first updates.
+        events: events of its reactions so far; given these, the schedule is a pure function of the step.
     """
 
     lr: float
@@ -35,7 +35,7 @@ class Schedule:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
-        real("lr", self.lr, above=0)
+        check_number("lr", self.lr, above=0)
         self.decay.check_rate(self.lr)
 
     @overload
@@ -51,7 +51,7 @@ class Schedule:
         return float(self._rate(np.asarray(step, dtype=np.float64)))
 
     def _rate(self, s: Floats) -> Floats:
-        pure = self._settled()
+        pure = self._without_reactions()
         warmup, decay = pure.warmup, pure.decay
         counted = np.maximum(s - warmup.steps, 0.0) if warmup.counting == "prefix" else s
         return np.where(warmup.replaces(s), pure.lr * warmup.factor(s), decay.rate(counted, pure.lr))
@@ -62,51 +62,53 @@ class Schedule:
 
     @property
     def warm_at(self) -> int:
-        """The step from which on the rate no longer warms up: W, or the first peak of a decay that warms up itself."""
-        warmup, decay = self._settled().warmup, self.decay
+        """Return the first step after warmup: W, or the step of the first peak of a decay that warms up by itself."""
+        warmup, decay = self._without_reactions().warmup, self.decay
         return max(warmup.steps, (warmup.steps if warmup.counting == "prefix" else 0) + decay.rises_for)
 
     @property
     def constant_half_life(self) -> float | None:
-        """Updates in which the decay halves the rate, where that is the same everywhere; else None."""
+        """Return the number of updates in which the decay halves the rate; None if it is not the same at all steps."""
         return None if self.warm_at >= NEVER else self.decay.constant_half_life
 
     @property
     def reactions(self) -> tuple[Reaction, ...]:
-        """The parts that wait for something; none where the schedule is a pure function of the step."""
+        """Return the parts that depend on evaluations; none if the schedule is a pure function of the step."""
         return tuple(part for part in (self.warmup, self.decay) if isinstance(part, Reaction))
 
     def react(
         self, memories: Mapping[str, Memory], step: int, metrics: Mapping[str, float]
     ) -> tuple[dict[str, Memory], tuple[Event, ...]]:
-        """Ask the reactions after `step` completed updates; return what they remember now, and what happened.
+        """Pass an evaluation to the reactions; return their new memories, and the events that happened.
 
         Args:
-            memories: by the reaction's name; none before the first evaluation.
+            memories: reaction's name -> memory; empty before the first evaluation.
+            step: completed updates at the evaluation.
+            metrics: name -> evaluated value.
         """
         remembered, happened = dict(memories), []
         for reaction in self.reactions:
-            if not self._awaits(reaction, step):
+            if not self._needs_evaluation(reaction, step):
                 continue
             memory = memories.get(reaction.name, reaction.memory())
             remembered[reaction.name], seen = reaction.react(memory, metrics[reaction.watches])
             event = Event(step, reaction.name)
             if seen and not (isinstance(reaction, Plateau) and self.after(event)(step) == self(step)):
-                happened.append(event)  # a cut that min_lr or eps forbids is none
+                happened.append(event)  # a cut that min_lr or eps prevents is not an event
         return remembered, tuple(happened)
 
     def after(self, *events: Event) -> "Schedule":
-        """Return the schedule once these have happened too."""
+        """Return the schedule with further events."""
         return replace(self, events=(*self.events, *events))
 
-    def _awaits(self, reaction: Reaction, step: int) -> bool:
-        """Return whether a reaction still waits: a warmup ends once; a decay waits until warmup has ended."""
+    def _needs_evaluation(self, reaction: Reaction, step: int) -> bool:
+        """Return whether a reaction gets this evaluation: a warmup until it ends, a decay after the end of warmup."""
         if isinstance(reaction, UntilError):
             return not any(event.name == reaction.name for event in self.events)
-        return step > self._settled().warmup.steps
+        return step > self._without_reactions().warmup.steps
 
-    def _settled(self) -> "Schedule":
-        """Return the schedule without reactions: what has happened, as pure functions."""
+    def _without_reactions(self) -> "Schedule":
+        """Return the schedule with its reactions replaced by what their events made of them: a pure function."""
         warmup, decay = self.warmup, self.decay
         if isinstance(warmup, UntilError):
             warmup = warmup.after(self._steps(warmup))

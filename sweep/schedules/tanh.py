@@ -1,4 +1,4 @@
-"""timm's hyperbolic tangent decay."""
+"""Defines timm's hyperbolic tangent decay."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,26 +8,26 @@ import numpy as np
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor, progress
 from sweep.schedules.family import Floats, Updates
-from sweep.validation import Part, Real
+from sweep.validation import Fraction, Number
 
 
 @dataclass(frozen=True)
 class Tanh(Factor, name="tanh"):
-    """end_factor + (1 - end_factor) * (1 - tanh(lb * (1 - v) + ub * v)) / 2, v = min(s, D) / D, D = decay_steps.
+    """The factor is end_factor + (1 - end_factor) * (1 - tanh(lb * (1 - v) + ub * v)) / 2, v = min(s, D) / D.
 
-    timm's `TanhLRScheduler` (Hsueh et al., 1806.01593). With the default bounds it starts within 1e-6 of 1 and ends
-    0.25 % above end_factor.
+    D is decay_steps. It equals timm's `TanhLRScheduler` (Hsueh et al., 1806.01593). With the default bounds the first
+    factor is within 1e-6 of 1, and the last one is end_factor + 0.0025 * (1 - end_factor).
 
     Args:
-        decay_steps: updates, >= 1.
-        lb, ub: where on the tanh it begins and ends, lb < ub.
+        decay_steps: updates until the end is reached, >= 1.
+        lb, ub: first and last argument of the tanh, lb < ub.
         end_factor: 0 <= end_factor <= 1.
     """
 
     decay_steps: Updates
-    lb: Annotated[float, Real()] = -7.0
-    ub: Annotated[float, Real()] = 3.0
-    end_factor: Part = 0.0
+    lb: Annotated[float, Number()] = -7.0
+    ub: Annotated[float, Number()] = 3.0
+    end_factor: Fraction = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
-"""Warmups: what the first updates use instead of the decay.
+"""Defines the warmups, which replace the decay during the first updates.
 
-The factor on the base rate is f0 + (1 - f0) * shape(s / W) for the steps s < W, W = `steps`,
-f0 = `start_factor`; each warmup is its shape.
+The factor on the base rate is f0 + (1 - f0) * shape(s / W) at the steps s < W, W = `steps`, f0 = `start_factor`. Each
+warmup has its own shape.
 """
 
 import math
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from sweep.errors import InvalidValueError
 from sweep.schedules.family import Floats, UpdatesFromZero
-from sweep.validation import OneOf, Part, Positive, check_keys
+from sweep.validation import Fraction, OneOf, Positive, check_keys
 
 Counting = Annotated[str, OneOf(("prefix", "overlap"))]
 
-FAMILIES: dict[str, type["Warmup"]] = {}
-"""The warmups by their names in conf/warmup: each registers itself."""
+REGISTERED_WARMUPS: dict[str, type["Warmup"]] = {}
+"""Maps the names in conf/warmup to the warmups, each of which registers itself."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Warmup(ABC):
     """A warmup of `steps` updates.
 
     Args:
-        steps: W, updates, >= 0; 0 is no warmup.
+        steps: W, updates, >= 0; 0 for no warmup.
         start_factor: f0, the factor at step 0, 0 <= f0 <= 1.
-        counting: "prefix": the decay counts from step W (optax, Hugging Face). "overlap": the decay counts
-            from step 0 and warmup replaces its first W values (BERT's create_optimizer).
-        inclusive: whether the warmup formula holds at s = W too.
+        counting: "prefix" if the decay counts from step W (optax, Hugging Face), "overlap" if it counts from step 0 and
+            warmup replaces its first W values (BERT's create_optimizer).
+        inclusive: whether the warmup also determines the rate at s = W.
     """
 
     steps: UpdatesFromZero
-    start_factor: Part = 0.0
+    start_factor: Fraction = 0.0
     counting: Counting = "prefix"
     inclusive: bool = False
 
@@ -43,29 +43,29 @@ class Warmup(ABC):
         """Register a warmup under its name in conf/warmup; one without a name cannot be chosen."""
         super().__init_subclass__(**options)
         if name is not None:
-            FAMILIES[name] = cls
+            REGISTERED_WARMUPS[name] = cls
 
     def __post_init__(self) -> None:
         check_keys(self)
 
     @abstractmethod
     def shape(self, x: Floats) -> Floats:
-        """How far the factor has risen at x = s / W, 0 <= x <= 1: 0 at the start, 1 when done."""
+        """Return the shape at x = s / W, 0 <= x <= 1: from 0 at x = 0 to 1 at x = 1, except for a constant warmup."""
 
     def replaces(self, s: Floats) -> NDArray[np.bool_]:
-        """Which of the steps s use the warmup's factor."""
+        """Return a mask of the steps s at which the warmup determines the rate."""
         return (s < self.steps) | ((s == self.steps) & (self.steps > 0)) if self.inclusive else s < self.steps
 
     def factor(self, s: Floats) -> Floats:
-        """The factor on the base rate at the steps s (float64, any shape); it stays at its end from s = W on."""
-        steps = np.maximum(self.steps, np.ones_like(s))  # no step uses a warmup of none
+        """Return the factor at the steps s (float64, any shape); from s = W on it is constant."""
+        steps = np.maximum(self.steps, np.ones_like(s))  # avoids 0 / 0; no step uses the result
         x = np.minimum(s / steps, np.ones_like(s))
         return self.start_factor + (1 - self.start_factor) * self.shape(x)
 
 
 @dataclass(frozen=True)
 class ConstantWarmup(Warmup, name="constant"):
-    """Holds start_factor and jumps to 1 at s = W (at W + 1 if inclusive)."""
+    """Keeps the factor start_factor; at s = W (W + 1 if inclusive) it becomes 1."""
 
     def shape(self, x: Floats) -> Floats:
         return np.zeros_like(x)
@@ -73,7 +73,7 @@ class ConstantWarmup(Warmup, name="constant"):
 
 @dataclass(frozen=True)
 class LinearWarmup(Warmup, name="linear"):
-    """Rises in equal steps, shape x: gradual warmup (Goyal et al., 1706.02677)."""
+    """Rises linearly, with the shape x: the gradual warmup of Goyal et al. (1706.02677)."""
 
     def shape(self, x: Floats) -> Floats:
         return x
@@ -81,10 +81,10 @@ class LinearWarmup(Warmup, name="linear"):
 
 @dataclass(frozen=True)
 class PolynomialWarmup(Warmup, name="polynomial"):
-    """Shape x ** power.
+    """Rises with the shape x ** power.
 
     Args:
-        power: > 0; above 1 it rises late, below 1 early.
+        power: exponent, > 0; above 1 the factor rises late, below 1 early.
     """
 
     power: Positive = 2.0
@@ -95,7 +95,7 @@ class PolynomialWarmup(Warmup, name="polynomial"):
 
 @dataclass(frozen=True)
 class CosineWarmup(Warmup, name="cosine"):
-    """Shape (1 - cos(pi x)) / 2: leaves and arrives level."""
+    """Rises with the shape (1 - cos(pi x)) / 2, whose slope is 0 at both ends."""
 
     def shape(self, x: Floats) -> Floats:
         return 0.5 * (1 - np.cos(math.pi * x))
@@ -103,10 +103,10 @@ class CosineWarmup(Warmup, name="cosine"):
 
 @dataclass(frozen=True)
 class ExponentialWarmup(Warmup, name="exponential"):
-    """Shape (1 - exp(-k x)) / (1 - exp(-k)): rises fast, arrives slowly.
+    """Rises with the shape (1 - exp(-k x)) / (1 - exp(-k)), fast at first and then slowly.
 
     Args:
-        k: time constants in the warmup, > 0.
+        k: number of time constants in the warmup, > 0.
     """
 
     k: Positive = 5.0
@@ -117,7 +117,7 @@ class ExponentialWarmup(Warmup, name="exponential"):
 
 @dataclass(frozen=True)
 class SqrtWarmup(Warmup, name="sqrt"):
-    """Shape 1 - sqrt(1 - x): rises ever faster."""
+    """Rises with the shape 1 - sqrt(1 - x), slowly at first and then fast."""
 
     def shape(self, x: Floats) -> Floats:
         return 1 - np.sqrt(1 - x)
@@ -125,11 +125,11 @@ class SqrtWarmup(Warmup, name="sqrt"):
 
 @dataclass(frozen=True)
 class NoWarmup(LinearWarmup, name="none"):
-    """No warmup: no steps."""
+    """A warmup of no updates."""
 
     steps: UpdatesFromZero = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps != 0:
-            raise InvalidValueError("steps", self.steps, "there are none without a warmup")
+            raise InvalidValueError("steps", self.steps, "must be 0 with warmup=none")

@@ -1,4 +1,4 @@
-"""Warmup-stable-decay."""
+"""Defines the warmup-stable-decay schedule."""
 
 import math
 from dataclasses import dataclass
@@ -9,37 +9,36 @@ import numpy as np
 from sweep.errors import InvalidValueError
 from sweep.schedules.decay import Factor
 from sweep.schedules.family import Floats, Updates, UpdatesFromZero
-from sweep.validation import OneOf, Part, Positive, Whole
+from sweep.validation import Fraction, Integer, OneOf, Positive
 
 
 @dataclass(frozen=True)
 class WarmupStableDecay(Factor, name="wsd"):
-    """1 for stable_steps updates, then end_factor + (1 - end_factor) * h(u), u from 0 to 1 in decay_steps updates.
+    """The factor is 1 for stable_steps updates, then end_factor + (1 - end_factor) * h(u).
 
-    h(u) is 1 - u (`linear`), (1 + cos(pi u)) / 2 (`cosine`), 1 - sqrt(u) (`sqrt`) or 0.5 ** (u * k) (`exponential`);
-    beyond the decay it stays. With t = s - stable_steps >= 0, u = min(1, t / decay_steps) with `count_from` 0 (Hugging
-    Face's `get_wsd_schedule`, whose warmup also starts at end_factor) and min(1, (t + 1) / (decay_steps + 1)) with 1
-    (torchtitan).
+    h(u) is 1 - u (`linear`), (1 + cos(pi u)) / 2 (`cosine`), 1 - sqrt(u) (`sqrt`) or 0.5 ** (u * k) (`exponential`).
+    With t = s - stable_steps, u is min(1, t / decay_steps) if `count_from` is 0 (Hugging Face's `get_wsd_schedule`,
+    whose warmup also starts at end_factor), and min(1, (t + 1) / (decay_steps + 1)) if it is 1 (torchtitan).
 
     Args:
         stable_steps: updates at the base rate, counted from the end of warmup, >= 0.
-        decay_steps: updates, >= 1.
+        decay_steps: updates of the decay, >= 1.
         shape: "linear", "cosine", "sqrt" or "exponential".
-        end_factor: 0 <= end_factor <= 1.
-        k: half-lives of the exponential shape, > 0.
-        count_from: 0 or 1.
+        end_factor: factor after the decay, 0 <= end_factor <= 1.
+        k: number of half-lives of the exponential shape, > 0.
+        count_from: 0 or 1, as above.
     """
 
     stable_steps: UpdatesFromZero
     decay_steps: Updates
     shape: Annotated[str, OneOf(("linear", "cosine", "sqrt", "exponential"))] = "linear"
-    end_factor: Part = 0.0
+    end_factor: Fraction = 0.0
     k: Positive = 10.0
-    count_from: Annotated[int, Whole(at_least=0, at_most=1)] = 0
+    count_from: Annotated[int, Integer(at_least=0, at_most=1)] = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stable_steps, int) and self.stable_steps < 0:
-            rule = "must be >= 0: what decay_steps and warmup leave of the horizon, unless it is given"
+            rule = "must be >= 0; the default is the horizon minus warmup.steps and decay_steps"
             raise InvalidValueError("stable_steps", self.stable_steps, rule)
         super().__post_init__()
 

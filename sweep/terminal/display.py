@@ -75,7 +75,7 @@ class Display:
     def started(self, trial: Trial) -> None:
         self._begun[trial.number] = self._first if trial.state is None else trial.state.step
         if trial.state is not None and not self._single:
-            self.say(f"{self._noun} {trial.number:3d}  goes on from step {trial.state.step}")
+            self.say(f"{self._noun} {trial.number:3d}  resumes at step {trial.state.step}")
         for warning in warnings(trial.config):
             self.say(f"warning: {warning}" if self._single else f"{self._noun} {trial.number:3d}  warning: {warning}")
         self._losses = {}

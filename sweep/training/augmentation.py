@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sweep.augmentations import Augment, CropFlip, NoAugment, named
+from sweep.augmentations import Augment, CropFlip, NoAugment, key_and_value
 from sweep.data.batch import inputs_of, leaves, mapped, replaced, size, target_of
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
@@ -166,7 +166,7 @@ def augmentation_of(augment: Augment, dtype: torch.dtype) -> Augmentation | None
     """
     if isinstance(augment, NoAugment):
         return None
-    name = named(augment)
+    name = key_and_value(augment)
     function: Any = RandomCropFlip(augment) if isinstance(augment, CropFlip) else augment.function()
     own = function.func if isinstance(function, functools.partial) else function  # a function with its keys
     n_draws = getattr(own, "n_draws", None)

@@ -76,7 +76,7 @@ class _Slot:
         loop = trial.config.loop
         assert loop is not None
         self.trial, self._device = trial, device
-        self._main, self._arguments = loop.component.prepared()
+        self._main, self._arguments = loop.component.target_and_arguments()
         self._default = torch.get_default_dtype()
         self.turns = _Turns(self._call)
         self.session = Session(trial, loop_name(trial.config), device, work.metric, pause, self.turns.give_back)

@@ -12,7 +12,7 @@ from sweep.data.loading import LABEL_PADDING
 from sweep.errors import InvalidValueError
 from sweep.tasks import (
     ACCURACY,
-    BITS,
+    BITS_PER_CHARACTER,
     LOSS,
     PERPLEXITY,
     RMSE,
@@ -136,7 +136,7 @@ class Labels:
         if isinstance(self.task, LanguageModelConfig):
             with np.errstate(over="ignore"):
                 found[PERPLEXITY] = float(np.exp(means[LOSS]))
-            found[BITS] = means[LOSS] / float(np.log(2)) / self.task.characters_per_token
+            found[BITS_PER_CHARACTER] = means[LOSS] / float(np.log(2)) / self.task.characters_per_token
         return found
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -290,4 +290,4 @@ def loss_of(task: TaskConfig, targets: Tensor, n_outputs: int, device: torch.dev
         rule = "labels must be [examples]; task=language_model, segmentation or classification takes several of each"
         raise InvalidValueError("dataset.y", f"labels {list(targets.shape[1:])} of an example", rule)
     padded = LABEL_PADDING if targets.ndim > 1 else None  # with which labels of several lengths are padded
-    return Labels(task, n_outputs, padded if task.left_out is None else task.left_out, device, dtype)
+    return Labels(task, n_outputs, padded if task.ignored_label is None else task.ignored_label, device, dtype)

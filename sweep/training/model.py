@@ -35,7 +35,7 @@ def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
         InvalidValueError: names model._target_ if it does not give a module, or gives one that cannot be trained.
     """
     seed_generators(seed)
-    if not data.n_outputs and config.model.accepts("n_outputs") and "n_outputs" not in config.model.arguments:
+    if not data.n_outputs and config.model.has_parameter("n_outputs") and "n_outputs" not in config.model.arguments:
         rule = f"must be given: {config.model.target} needs the number of classes, which the data set does not tell"
         raise InvalidValueError("dataset.n_classes", None, rule)
     known = {"n_outputs": data.n_outputs} if data.n_outputs else {}

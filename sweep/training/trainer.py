@@ -107,7 +107,7 @@ class _Trainer:
             None if the user's code raises an error when it is imported: it raises it again where it is used.
         """
         try:
-            return [name for name in names if component.takes(name)]
+            return [name for name in names if component.accepts(name)]
         except InvalidValueError:
             raise
         except Exception:

@@ -1,4 +1,4 @@
-"""The functions of the library as a user's script or notebook calls them."""
+"""Tests the public functions as a script or notebook calls them."""
 
 import html
 import importlib.util
@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
 
 class Raising(Linear):
-    """A model whose own code fails while it is trained."""
+    """A model whose code fails during training."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen = getattr(self, "seen", 0) + self.training
@@ -54,7 +54,7 @@ class Raising(Linear):
 
 
 class Fragile(Linear):
-    """A model some of whose trials fail."""
+    """A model with which some trials fail."""
 
     def __init__(self, input_shape: tuple[int, ...], n_outputs: int, fails: bool = False) -> None:
         super().__init__(input_shape, n_outputs)
@@ -150,7 +150,7 @@ def test_a_training_gives_its_rows_and_metrics(capsys: pytest.CaptureFixture[str
 
 
 def test_a_model_and_arrays_of_a_script_are_searched() -> None:
-    """The class has a key that is searched; the best trial can be trained again."""
+    """A key of the class is searched, and the best trial can be trained again."""
     given = {**QUICK, "sampler": "random", "engine": "serial"}
     searched = {"model.width": sweep.choice(4, 8), "optimizer.lr": sweep.loguniform(1e-3, 1)}
     study = sweep.search(
@@ -262,15 +262,15 @@ def test_code_of_the_model_that_fails_shows_its_own_frames() -> None:
     [
         (lambda: sweep.search({"train.steps": 0}), "train.steps=0: must be an integer >= 1"),
         (lambda: sweep.search(["train.stepz=5"]), "train.stepz=5: no such key"),
-        (lambda: sweep.train({"optimizer.lr": sweep.interval(0.1, 1)}), "mode=train trains one configuration"),
-        (lambda: sweep.search(["mode=train"]), "mode=train: is for the command line"),
+        (lambda: sweep.train({"optimizer.lr": sweep.interval(0.1, 1)}), "must be a plain value with mode=train"),
+        (lambda: sweep.search(["mode=train"]), "mode=train: must not be given in Python"),
         (lambda: sweep.search(model=Linear(input_shape=(4,), n_outputs=2)), "because each trial trains its own"),
         (lambda: sweep.search(model=3), "model=3: must be a class or function"),
         (lambda: sweep.search(dataset=[1, 2, 3]), "dataset=list: must be arrays"),
         (lambda: sweep.search({"model.depth": 3}, model=Linear), "model.depth=3: is not a key of"),
-        (lambda: sweep.search(model="resnet200"), "model=resnet200: is not there"),
+        (lambda: sweep.search(model="resnet200"), "model=resnet200: is not an option"),
         (lambda: sweep.search(dataset={"y": [1.0]}), "must give x and y"),
-        (lambda: sweep.load("nothing"), "holds no experiment sweep yet"),
+        (lambda: sweep.load("nothing"), "has no experiment sweep yet"),
         (lambda: sweep.train(["dataset=digits,breast_cancer"]), "dataset=digits,breast_cancer: cannot be searched"),
     ],
 )
@@ -282,7 +282,7 @@ def test_what_cannot_be_carried_out_is_refused_and_writes_nothing(call, message:
 
 
 def test_a_script_without_a_guard_defines_its_model_and_calls_twice(folder: Path) -> None:
-    """Nothing of the script runs twice; its progress is on standard error, in plain lines."""
+    """The script runs once, and its progress is printed as plain lines on standard error."""
     source = """
         import torch, sweep
         print("the script begins")
@@ -366,12 +366,12 @@ def test_an_interrupted_search_resumes_with_the_same_call(folder: Path) -> None:
     again = run_script(folder, source)
     assert again.stdout.strip() == "[1200.0, 1200.0, 1200.0]", again.stderr
     assert "trial   0" not in again.stderr
-    assert "trial   1  goes on from step" in again.stderr
+    assert "trial   1  resumes at step" in again.stderr
 
 
 @pytest.mark.parametrize("interface", ["command", "library"])
 def test_each_process_imports_only_what_it_needs_in_a_whole_search(folder: Path, interface: str) -> None:
-    """The coordinator never imports torch, and the training process nothing of configurations, searches and records."""
+    """The coordinator does not import torch, and the trainer does not import Hydra, Optuna and MLflow."""
     (folder / "listing.py").write_text(
         textwrap.dedent("""
             import os, sys, torch
@@ -407,7 +407,7 @@ def test_each_process_imports_only_what_it_needs_in_a_whole_search(folder: Path,
 
 
 def test_a_call_leaves_the_state_of_the_program_as_it_was() -> None:
-    """Generators, signal handlers, the environment, and the resolvers and the state of Hydra."""
+    """A call does not change generators, signal handlers, the environment, and Hydra's resolvers and state."""
 
     def handler(number: int, frame: object) -> None:
         pass
@@ -445,7 +445,7 @@ def test_calls_in_threads_do_not_disturb_each_other() -> None:
     "overrides", [{"model": "cnn"}, {"model": "cnn,mlp"}, {"model._target_": "models.mlp.MLP"}, {"dataset": "digits"}]
 )
 def test_what_is_given_as_an_object_and_as_an_override_is_refused(overrides: dict[str, str]) -> None:
-    with pytest.raises(InvalidValueError, match="is given twice: as an override, and as"):
+    with pytest.raises(InvalidValueError, match="must not be given twice, as an override and as"):
         sweep.search(overrides, model=Linear, dataset=points)
 
 

@@ -1,4 +1,4 @@
-"""The errors of the library as a notebook shows them: a few lines that name what the user has given."""
+"""Tests errors as a notebook shows them: a few lines that name the user's argument."""
 
 import traceback
 from collections.abc import Callable
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.usefixtures("folder", "copied_database")
         (lambda: sweep.search({"optimzer.lr": 0.1}), "optimzer.lr=0.1: no such key (did you mean optimizer.lr?)"),
         (lambda: sweep.search({"train.steps": -5}), "train.steps=-5: must be an integer >= 1"),
         (lambda: sweep.train({"warmup": "none", "warmup.steps": 3}), "warmup.steps=3: no such key"),
-        (lambda: sweep.compare({"compare.schedules": ["cosine", "foo"]}), "compare.schedules=foo: is not there"),
+        (lambda: sweep.compare({"compare.schedules": ["cosine", "foo"]}), "compare.schedules=foo: is not an option"),
         (lambda: sweep.preview({"train.steps": "${epochs:-1}"}), "train.steps="),
         (lambda: sweep.load(overrides={"tracking.urii": "x"}), "tracking.urii=x: no such key"),
         (lambda: sweep.schedule("wsd", lr=0.1, steps=100, foo=3), "schedule.foo=3: no such key"),
-        (lambda: sweep.schedule("cosin", lr=0.1, steps=100), "schedule=cosin: is not there (did you mean cosine?)"),
+        (lambda: sweep.schedule("cosin", lr=0.1, steps=100), "schedule=cosin: is not an option (did you mean cosine?)"),
         (lambda: sweep.interval(2, 1), "high=1: must be > low=2"),
         (
             lambda: sweep.train(
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("folder", "copied_database")
             ),
             "overrides=",
         ),
-        (lambda: sweep.train({"task.loss._target_": points}), "task.loss._target_=points: code is named by its import"),
+        (lambda: sweep.train({"task.loss._target_": points}), "task.loss._target_=points: must be the import path of"),
     ],
 )
 def test_a_refusal_shows_no_frames_of_libraries(call: Callable[[], object], message: str) -> None:
@@ -60,7 +60,7 @@ class Headless(nn.Module):
 
 
 class Narrow(Linear):
-    """A model that takes other examples than those of the digits."""
+    """A model that does not accept the examples of the digits."""
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__((3,), n_outputs)
@@ -105,9 +105,7 @@ def test_a_message_names_an_object_as_the_user_does(
 def test_other_code_under_the_name_of_a_study_is_said_without_digests() -> None:
     named = {**QUICK, "study.name": "mine", "study.n_trials": 1}
     sweep.search(named, model=lambda n_outputs: Linear((64,), n_outputs), progress=False)
-    with pytest.raises(
-        InvalidValueError, match="model: function has other code or contents than in the study"
-    ) as error:
+    with pytest.raises(InvalidValueError, match="model: function has different code or contents in the study") as error:
         sweep.search(named, model=lambda n_outputs: Linear((64,), n_outputs, 4), progress=False)
     assert "python." not in str(error.value)
 

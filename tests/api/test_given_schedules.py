@@ -1,4 +1,4 @@
-"""Schedules that are functions of a script or notebook."""
+"""Tests schedules that are functions of a script or notebook."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ QUICK = {"train.steps": 20, "train.eval_every": 10, "train.device": "cpu", "mode
 
 
 def knee(steps, horizon, knee=0.5):
-    """Hold 1 until a part of the horizon is done, then fall to 0 at its end."""
+    """Return 1 until a fraction of the horizon, then factors that fall linearly to 0 at its end."""
     return np.clip((1 - steps / horizon) / (1 - knee), 0, 1)
 
 
@@ -57,7 +57,7 @@ def test_the_keys_of_a_function_are_searched_and_its_code_is_part_of_the_study_s
 
 
 def test_a_training_with_a_function_goes_on_beyond_its_horizon() -> None:
-    """The trainer has the function too."""
+    """The trainer gets the function, too."""
     for _ in range(2):
         trial = sweep.train(QUICK | {"train.more_steps": 15, "warmup": "none"}, schedule=knee, progress=False)
     assert trial.rows()["lr"].tolist() == pytest.approx(0.05 * knee(np.arange(30), 20))
@@ -66,11 +66,11 @@ def test_a_training_with_a_function_goes_on_beyond_its_horizon() -> None:
 @pytest.mark.parametrize(
     ("overrides", "schedule", "said"),
     [
-        ({"schedule": "cosine"}, knee, r"schedule=cosine: is given twice"),
+        ({"schedule": "cosine"}, knee, r"schedule=cosine: must not be given twice"),
         ({}, 0.5, r"schedule=0\.5: must be a function \(steps, horizon, \*\*keys\), or a name"),
         ({}, lambda steps: steps, r"schedule=function: raised TypeError"),
         ({}, lambda steps, horizon: -steps, r"schedule=function: must return finite factors >= 0; it returned -1 for"),
-        ({}, "cosin", r"schedule=cosin: is not there \(did you mean cosine\?\)"),
+        ({}, "cosin", r"schedule=cosin: is not an option \(did you mean cosine\?\)"),
     ],
 )
 def test_what_is_no_schedule_is_refused(overrides: dict[str, str], schedule: object, said: str) -> None:

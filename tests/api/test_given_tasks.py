@@ -1,4 +1,4 @@
-"""Tasks and map-style data sets that are given in Python."""
+"""Tests tasks and map-style data sets that are given in Python."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""A schedule by its name: the formula of its family, and what a training uses."""
+"""Tests `sweep.schedule` against the formulas of the families, and the rates of a training."""
 
 import numpy as np
 import pytest

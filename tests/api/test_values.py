@@ -1,4 +1,4 @@
-"""Overrides in Python: the same texts as on the command line."""
+"""Tests overrides in Python, which become the texts of the command line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 import sweep
 from sweep.api.values import as_texts
 from sweep.errors import InvalidValueError
-from sweep.requests.expressions import parse, read
+from sweep.requests.expressions import parse, parse_override
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ from sweep.requests.expressions import parse, read
 )
 def test_a_value_becomes_the_text_of_the_command_line(key: str, value: object, text: str) -> None:
     assert as_texts({key: value}) == [text]
-    read(text)
+    parse_override(text)
 
 
 def test_a_mapping_of_a_group_is_that_of_its_keys() -> None:

@@ -1,21 +1,21 @@
-"""Sweep expressions as dimensions."""
+"""Tests the conversion of sweep expressions to dimensions."""
 
 import shlex
 
 import pytest
 
 from sweep.errors import InvalidValueError
-from sweep.requests.expressions import dimension, parse, read
+from sweep.requests.expressions import dimension, parse, parse_override
 from sweep.space import Dimension
 
 OF_LISTS = {"milestones": "multistep", "values": "piecewise", "knots": "interpolate"}
-"""Keys that are lists -> the schedule that has them."""
+"""Maps keys that are lists to a schedule that has them."""
 
 
 def made(text: str, horizon: int = 200, epoch: int = 10) -> Dimension:
     of_schedule = next((name for key, name in OF_LISTS.items() if key in text), "exponential")
     names = {"schedule": of_schedule, "warmup": "linear"}
-    return dimension(read(text), names.__getitem__, {"fraction": horizon, "epochs": epoch}.__getitem__)
+    return dimension(parse_override(text), names.__getitem__, {"fraction": horizon, "epochs": epoch}.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_an_interval(text: str, low: float, high: float, integer: bool, log: boo
     ],
 )
 def test_parts_of_a_short_horizon_are_lengths_that_it_has(text: str, low: int, high: float, horizon: int) -> None:
-    """A length that must be at least 1 is; a warmup of a part of the horizon ends before it."""
+    """A length that must be at least 1 is rounded up, and a warmup of a fraction of the horizon is shorter than it."""
     updates = made(text, horizon).ends
     assert all(isinstance(steps, int) for steps in updates)
     assert min(updates) >= low
@@ -83,7 +83,9 @@ def test_a_part_that_is_nothing_stays_nothing() -> None:
     ],
 )
 def test_a_list_is_searched_whole_or_by_its_elements(given: list[str]) -> None:
-    with pytest.raises(InvalidValueError, match=r"is an element of optimizer\.betas, which is searched"):
+    with pytest.raises(
+        InvalidValueError, match=r"must not be given, because optimizer\.betas, which contains it, is searched"
+    ):
         parse(given)
 
 
@@ -129,7 +131,7 @@ def test_a_command_line_is_taken_apart() -> None:
 
 
 def test_bounds_that_are_no_whole_updates_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="its ends must be integers"):
+    with pytest.raises(InvalidValueError, match="must have integers as ends"):
         made("schedule.decay_steps=interval(0.1,10)")
 
 
@@ -144,13 +146,13 @@ def test_bounds_that_are_no_whole_updates_are_refused() -> None:
 )
 def test_a_value_that_must_be_quoted_is_shown_quoted_for_a_shell(text: str, quoted: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        read(text)
+        parse_override(text)
     assert str(refused.value).endswith(f"must be quoted: {quoted}")
-    read(shlex.split(quoted)[0])
+    parse_override(shlex.split(quoted)[0])
 
 
 @pytest.mark.parametrize("text", ["schedule.boundaries=[1,2", "optimizer.groups={a:1", "warmup.steps=interval(1,2"])
 def test_quotes_are_no_remedy_for_a_bracket_that_is_missing(text: str) -> None:
-    with pytest.raises(InvalidValueError, match="is not an override that can be read") as refused:
-        read(text)
+    with pytest.raises(InvalidValueError, match="cannot be parsed") as refused:
+        parse_override(text)
     assert "quoted" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Configuration from someone who means harm: nothing of it runs, nothing is written outside the working directory.
+"""Tests malicious configurations: their code does not run, and nothing is written outside the working directory.
 
 Every payload would leave a canary if it were executed, or the environment changed; that payloads of these kinds do what
 they promise where nothing stops them is a test of its own.
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "trust by a package": ({"x/evil": "# @package trusted\na: 1\n"}, ("+x=evil",)),
     "trust by interpolation": ({"x/evil": "# @package _global_\ntrusted: ${model.hidden}\n"}, ("+x=evil",)),
 }  # fmt: skip
-"""What it is -> files by their path without .yaml, and the arguments that use them. CANARY and OUTSIDE are paths."""
+"""Maps descriptions to files (path without .yaml -> text) and arguments. CANARY and OUTSIDE stand for paths."""
 
 TARGETS = [
     "os.system", "builtins.open", "builtins.exec", "subprocess.run", "canary_module.Model", "shutil.rmtree",
@@ -267,7 +267,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder beside the working directory, with what a payload would reach; a module that marks its import."""
+    """Create a folder beside the working directory with targets of a payload, and a module that records its import."""
     outside = folder / "outside"
     work = folder / "work"
     outside.mkdir()
@@ -289,7 +289,7 @@ def said(text: str, outside: Path) -> str:
 
 
 def refused(sweep: Callable[..., Answer], outside: Path, *arguments: str) -> str:
-    """The command line is refused with one message; nothing ran, and nothing was written anywhere."""
+    """Assert that the command line is refused with one message, that no code ran, and that nothing was written."""
     before, environment = listing(outside.parent), dict(os.environ)
     given = [said(argument, outside) for argument in arguments]
     flags = given[0].startswith("-") and given[0] not in ("-cn", "--config-name", "--config-dir")
@@ -422,7 +422,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 def test_no_module_of_the_working_directory_is_imported(elsewhere: Path) -> None:
-    """Python begins with the working directory before all else that is searched, for -c as for -m."""
+    """Python searches modules in the working directory first, with -c and -m."""
     shutil.copy("canary_module.py", "schedulefree.py")
     code = "from sweep.cli import main; main(['--cfg', 'job']); from sweep.components import locate\n"
     for target in ("schedulefree.AdamWScheduleFree", "hydra_plugins.evil.X", "canary_module.X"):
@@ -454,7 +454,7 @@ NODES_THAT_FIRE = {
     "pkg searchpath": "searchpath: ['pkg://canary_module']",
     "plugins": "{}",
 }
-"""Of the nodes refused above: what Hydra does with them where nobody looks at them first."""
+"""Maps some of the refused nodes to what Hydra would do with them without the check."""
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

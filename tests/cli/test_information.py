@@ -1,4 +1,4 @@
-"""--help, --cfg and the like: Hydra's answers, within a second."""
+"""Tests --help, --cfg and other flags that Hydra answers, within a second."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The chosen options of groups: how they are printed, recorded and repeated, and which keys of their files count."""
+"""Tests how chosen options of groups are printed, recorded and repeated, and which keys of their files apply."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from sweep.core import Trial
 from sweep.errors import InvalidValueError
 from sweep.report.describe import describe
 from sweep.requests import build
-from sweep.requests.command import Command, repeating
+from sweep.requests.command import Command, repeating_command
 from sweep.requests.compose import Composer
 from sweep.requests.expressions import parse
 from sweep.requests.plan import Plan, make_comparison, make_plan
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture
 def theirs(folder: Path) -> Path:
-    """A --config-dir with FILES."""
+    """Create a --config-dir with FILES."""
     place = folder / "theirs"
     for name, text in FILES.items():
         path = place / f"{name}.yaml"
@@ -66,7 +66,7 @@ def plan(place: Path, *overrides: str) -> Plan:
 
 
 def keys(place: Path, *overrides: str) -> set[str]:
-    """The keys that a search draws."""
+    """Return the searched keys."""
     return set(plan(place, *overrides).space.keys)
 
 
@@ -172,9 +172,9 @@ def test_the_curves_of_a_preview_have_the_names_of_the_options(
 
 def test_what_is_repeated_is_what_changes_a_training(theirs: Path) -> None:
     given = ["mode=search", "study.n_trials=3", "space=just_lr", "+experiment=a", "~model.dropout", "sampler=plain"]
-    assert repeating(command(theirs, *given)) == "--config-dir theirs +experiment=a '~model.dropout'"
+    assert repeating_command(command(theirs, *given)) == "--config-dir theirs +experiment=a '~model.dropout'"
     given = ["study.n_trials=3", "sampler=with_rate", "space=none", "schedule.decay_rate=0.5,0.6"]
-    assert repeating(command(theirs, *given)) == "--config-dir theirs sampler=with_rate"
+    assert repeating_command(command(theirs, *given)) == "--config-dir theirs sampler=with_rate"
 
 
 @pytest.mark.parametrize("options", ["text", "[a]", "{schedule: /etc/x}", "{schedule: ../x}"])
@@ -221,7 +221,7 @@ def test_no_experiment_may_be_chosen(theirs: Path, written: str) -> None:
 
 
 def test_an_experiment_that_is_not_there_is_named_as_it_was_typed(theirs: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"^experiment=zz: is not there; experiment has a, b, "):
+    with pytest.raises(InvalidValueError, match=r"^experiment=zz: is not an option; experiment has a, b, "):
         plan(theirs, "experiment=zz")
 
 

@@ -1,4 +1,4 @@
-"""mode=preview: one curve, or several side by side; nothing is trained or recorded."""
+"""Tests mode=preview, which draws one or several curves without training or recording."""
 
 import csv
 
@@ -18,7 +18,7 @@ def table(folder):
 
 
 def size(path):
-    """Width and height of a PNG."""
+    """Return width and height of a PNG."""
     header = path.read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
@@ -140,7 +140,7 @@ def test_a_stalling_schedule_among_several_is_named(sweep):
     ("arguments", "message"),
     [
         (["schedule.decay_rate=interval(0.1,0.2)"], "schedule.decay_rate=interval(0.1,0.2): mode=preview draws"),
-        (["schedule=cosine,cosin"], "schedule=cosin: is not there"),
+        (["schedule=cosine,cosin"], "schedule=cosin: is not an option"),
         (["schedule=exponential,cosine", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: no such key"),
         (["train.batch_size=64,1079", "train.steps=${epochs:3}"], "train.steps=3: must be the same for all"),
     ],

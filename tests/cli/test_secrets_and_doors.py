@@ -1,4 +1,4 @@
-"""Passwords stay where they are, files are their owner's, and nothing listens."""
+"""Tests that passwords are hidden, files are readable by their owner only, and no port is open to the network."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ SECRET = "hunter2-in-the-uri"
 
 
 def written(folder: Path) -> bytes:
-    """Names and contents of all that is in a folder."""
+    """Return the names and contents of all files in a folder."""
     return b"".join(path.name.encode() + (path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*"))
 
 
@@ -131,12 +131,12 @@ class Noted(socket.socket):
         super().listen(*backlog)
 socket.socket = Noted
 """
-"""Imported by every Python process as it begins: notes the addresses on which it listens, but for local ones."""
+"""Code that every Python process imports; it records the addresses on which the process listens, except local ones."""
 
 
 @pytest.fixture
 def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the addresses are noted on which processes listen, from here on."""
+    """Record the addresses on which new processes listen; return the file with them."""
     addresses, hooks = tmp_path / "addresses", tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(HOOK.format(path=str(addresses)))

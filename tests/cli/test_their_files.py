@@ -1,4 +1,4 @@
-"""What configuration files from elsewhere may say, and what they may not."""
+"""Tests what the configuration files of a user may contain."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.test_main_job import runs
 
 
 def write(folder: Path, **files: str) -> Path:
-    """A folder of configuration; `a__b` is the file a/b.yaml."""
+    """Create a configuration folder; `a__b` is the file a/b.yaml."""
     place = folder / "theirs"
     for name, text in files.items():
         path = place / (name.replace("__", "/") + ".yaml")
@@ -38,7 +38,7 @@ def test_trust_on_the_command_line_does_not_cover_what_a_file_adds(sweep: Callab
     ("space", "said"),
     [
         ("train.seed: range(0,5)", "train.seed=range(0,5): cannot be searched: the trials of a search share"),
-        ("train.steps: range(10,20)", "train.steps=range(10,20): cannot be searched: a schedule is judged"),
+        ("train.steps: range(10,20)", "train.steps=range(10,20): cannot be searched: schedules are"),
         ("schedule.decay_rat: interval(0.1,0.2)", "schedule.decay_rat=interval(0.1,0.2): no such key"),
         ("optimizer.lr: 0.1", "space.optimizer.lr=0.1: must be a sweep expression"),
         ("optimizer.lr: [", "theirs/space/mine.yaml: is no plain YAML: while parsing"),

@@ -15,7 +15,7 @@ from sweep.config import DatasetConfig
 from sweep.data import dataset, dataset_of, load
 from sweep.data.dataset import _load
 from sweep.errors import InvalidValueError
-from sweep.tasks import AUTO
+from sweep.tasks import AUTO_TASK
 from sweep.training.objectives import objective_of
 
 CALLS: list[int] = []
@@ -508,7 +508,7 @@ def test_several_labels_of_an_example_are_refused_by_the_task_that_is_chosen_by_
     data = load_arrays(tmp_path, x=numbers(20), y=np.eye(2, dtype=int)[labels(20)])
     assert (data.n_outputs, data.classification) == (2, True)
     with refused("dataset.y"):
-        objective_of(AUTO, data.train.example, data.n_outputs, torch.device("cpu"), torch.float32)
+        objective_of(AUTO_TASK, data.train.example, data.n_outputs, torch.device("cpu"), torch.float32)
 
 
 def test_unequal_lengths_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""A script that trains a BERT classifier with the Trainer of transformers, and what makes a loop of it."""
+"""Defines a script that trains a BERT classifier with the Trainer of transformers, and the corresponding loop."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def classifier(dropout=0.0, problem_type=None):
 
 
 class Sentences(Dataset):
-    """Tokens of several lengths, and a class."""
+    """Examples with token sequences of different lengths, and a class."""
 
     def __init__(self, n=60, seed=0):
         generator = np.random.default_rng(seed)
@@ -34,7 +34,7 @@ class Sentences(Dataset):
 
 
 def padded(examples):
-    """Return a batch: what DataCollatorWithPadding makes with a tokenizer."""
+    """Return a batch as DataCollatorWithPadding returns it with a tokenizer."""
     length = max(len(example["input_ids"]) for example in examples)
     rows = [example["input_ids"] + [0] * (length - len(example["input_ids"])) for example in examples]
     ids = torch.tensor(rows)
@@ -43,12 +43,12 @@ def padded(examples):
 
 
 def sentences():
-    """Return a data set of the project's, with the collate function of the script."""
+    """Return a data set of this project with the collate function of the script."""
     return {"train": Sentences(), "val": Sentences(24, seed=1), "collate": padded}
 
 
 def padded_sentences():
-    """Return the same as arrays, all padded to one length."""
+    """Return the same examples as arrays, padded to one length."""
     return {split: padded([*sentences()[split]]) for split in ("train", "val")}
 
 
@@ -57,7 +57,7 @@ def accuracy(predictions):
 
 
 def trainer_of(folder, steps, seed, accumulate=1, **further):
-    """The script: a Trainer of a model, with dropout, weight decay and its default scheduler."""
+    """Return the Trainer of the script, with dropout, weight decay and the default scheduler."""
     arguments = TrainingArguments(
         str(folder), max_steps=steps, seed=seed, use_cpu=True, per_device_train_batch_size=8 // accumulate,
         gradient_accumulation_steps=accumulate, weight_decay=0.01, logging_steps=1, save_strategy="no",
@@ -70,7 +70,7 @@ def trainer_of(folder, steps, seed, accumulate=1, **further):
 
 
 def script(folder, curve, seed, every, accumulate=1):
-    """Run the script at the rates of a curve; return the Trainer."""
+    """Run the script with the rates of a curve; return the Trainer."""
     torch.manual_seed(seed)
     keys = {"learning_rate": 1.0, "eval_strategy": "steps", "eval_steps": every}
     trainer = trainer_of(folder, len(curve), seed, accumulate, **keys)
@@ -81,7 +81,7 @@ def script(folder, curve, seed, every, accumulate=1):
 
 
 def main(run, accumulate=1, given=None):
-    """The script as a loop."""
+    """Train as a loop."""
     trainer = trainer_of(run.folder, run.horizon, run.seed, accumulate)
     callback = SweepCallback(run, trainer)
     trainer.add_callback(callback)
@@ -93,7 +93,7 @@ def main(run, accumulate=1, given=None):
 
 
 def careless(run, do):
-    """A loop that does something wrong, or otherwise than `main`."""
+    """Train as a loop that makes a mistake or differs from `main`."""
     keys = {"seed": {"seed": run.seed + 1}, "skip": {"ignore_data_skip": True}}.get(do, {})
     steps = run.horizon + (do == "max_steps")
     trainer = trainer_of(run.folder, **{"steps": steps, "seed": run.seed} | keys)
@@ -108,7 +108,7 @@ def careless(run, do):
 
 
 class Growing(TrainerCallback):
-    """Adds a group of parameters in training."""
+    """Adds a group of parameters during training."""
 
     def on_step_begin(self, args, state, control, optimizer=None, **keys):
         if state.global_step == 2:

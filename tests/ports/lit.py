@@ -1,4 +1,4 @@
-"""A script that trains a LightningModule, and what makes a loop of it."""
+"""Defines a script that trains a LightningModule, and the corresponding loop."""
 
 import lightning.pytorch as pl
 import torch
@@ -9,7 +9,7 @@ from sweep.integrations.lightning import SweepCallback
 
 
 class Module(pl.LightningModule):
-    """A classifier with dropout, two groups of parameters and a scheduler of its own."""
+    """A classifier with dropout, two groups of parameters and its own scheduler."""
 
     def __init__(self, lr=0.1, curve=None):
         super().__init__()
@@ -64,7 +64,7 @@ QUIET = {
 
 
 class Losses(pl.Callback):
-    """Keeps the losses of the updates, and of the validations."""
+    """Stores the losses of updates and validations."""
 
     def __init__(self):
         self.losses, self.validated, self._parts = [], {}, []
@@ -81,7 +81,7 @@ class Losses(pl.Callback):
 
 
 def script(curve, seed, every, accumulate=1):
-    """Run the script at the rates of a curve; return its module, its losses, and those of the validations."""
+    """Run the script with the rates of a curve; return module, losses and validation losses."""
     torch.manual_seed(seed)
     module, kept = Module(lr=1.0, curve=list(curve)), Losses()
     trainer = pl.Trainer(
@@ -93,7 +93,7 @@ def script(curve, seed, every, accumulate=1):
 
 
 def main(run, accumulate=1, given=None):
-    """The script as a loop."""
+    """Train as a loop."""
     module, callback = Module(), SweepCallback(run)
     trainer = pl.Trainer(max_steps=run.horizon, callbacks=[callback], accumulate_grad_batches=accumulate, **QUIET)
     trainer.fit(module, loader(shuffle=True), loader(24, seed=1), ckpt_path=callback.checkpoint)
@@ -104,7 +104,7 @@ def main(run, accumulate=1, given=None):
 
 
 class Adversarial(Module):
-    """Two optimizers."""
+    """A module with two optimizers."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ class Adversarial(Module):
 
 
 class Setting(Module):
-    """Sets a rate of its own while the optimizer makes its step."""
+    """Sets a rate during the step of the optimizer."""
 
     def training_step(self, batch, batch_idx):
         self.trainer.optimizers[0].param_groups[1]["lr"] = 0.3
@@ -123,7 +123,7 @@ class Setting(Module):
 
 
 def careless(run, do):
-    """A loop that does something wrong."""
+    """Train as a loop that makes a mistake."""
     module = {"two optimizers": Adversarial, "sets": Setting}.get(do, Module)()
     keys = {"min_steps": {"min_steps": 5}}.get(do, {})
     callback, steps = SweepCallback(run), run.horizon + (do == "max_steps")

@@ -1,4 +1,4 @@
-"""Models and data sets as they stand in training scripts: plain torch, which knows nothing of this project."""
+"""Defines models and data sets as in training scripts, in plain torch without this project."""
 
 import math
 
@@ -51,7 +51,7 @@ class GPT(nn.Module):
 
 
 def text(n=4000, vocabulary=17, seed=0):
-    """Return tokens [n] that follow one another by a rule with noise."""
+    """Return tokens [n] from a noisy rule."""
     generator = np.random.default_rng(seed)
     tokens = np.zeros(n, dtype=np.uint16)
     for place in range(2, n):
@@ -60,7 +60,7 @@ def text(n=4000, vocabulary=17, seed=0):
 
 
 def windows(n=120, block=12, seed=0):
-    """Return tokens idx [n, block] and the tokens that follow them, under the names of nanoGPT's forward."""
+    """Return tokens idx [n, block] and the next tokens as targets, the names of nanoGPT's forward."""
     tokens = text(n * block + 1, seed=seed).astype(np.int64)
     return {"idx": tokens[:-1].reshape(n, block), "targets": tokens[1:].reshape(n, block)}
 
@@ -94,7 +94,7 @@ class UNet(nn.Module):
 
 
 def shapes(n=48, size=8, seed=0):
-    """Return pictures x [n, 1, size, size] and the class of each of their pixels y [n, size, size]."""
+    """Return images x [n, 1, size, size] and the class of each pixel, y [n, size, size]."""
     generator = np.random.default_rng(seed)
     y = np.zeros((n, size, size), dtype=np.uint8)
     for picture in y:
@@ -104,7 +104,7 @@ def shapes(n=48, size=8, seed=0):
 
 
 def dice_loss(logits, target):
-    """Return 1 - the soft Dice of a batch, as its mean over pictures and classes."""
+    """Return 1 - the soft Dice of a batch, averaged over images and classes."""
     probabilities = logits.softmax(1)
     expected = torch.stack([(target == label).to(logits.dtype) for label in range(logits.shape[1])], dim=1)
     both = (probabilities * expected).sum((2, 3))
@@ -112,7 +112,7 @@ def dice_loss(logits, target):
 
 
 class VAE(nn.Module):
-    """The variational autoencoder of pytorch/examples, which draws in its forward pass."""
+    """The variational autoencoder of pytorch/examples, which draws random numbers in its forward pass."""
 
     def __init__(self, width=64, hidden=16, latent=4):
         super().__init__()
@@ -128,7 +128,7 @@ class VAE(nn.Module):
 
 
 def loss_function(recon_x, x, mu, logvar):
-    """Return the loss of pytorch/examples, a sum over the batch."""
+    """Return the loss of pytorch/examples, which is a sum over the batch."""
     bce = functional.binary_cross_entropy(recon_x, x.view(-1, recon_x.shape[1]), reduction="sum")
     return bce - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
 
@@ -157,7 +157,7 @@ class GraphNet(nn.Module):
 
 
 def signals(n=60, nodes=10, seed=0):
-    """Return signals x [n, nodes, 3] on a graph, and a number y [n] of each."""
+    """Return signals x [n, nodes, 3] on a graph, and a number y [n] for each."""
     x = np.random.default_rng(seed).normal(size=(n, nodes, 3))
     return {"x": x, "y": np.sin(x[:, :, 0]).mean(1) + x[:, :, 1].mean(1)}
 

@@ -1,4 +1,4 @@
-"""What a user adds to a training script, so that sweep trains it: a task."""
+"""Defines the tasks that a user adds to a training script."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from tests.ports.scripts import dice_loss
 
 
 class AutoEncoding(sweep.Task):
-    """The loss of the variational autoencoder, for each example, and one of its parts as a metric."""
+    """The loss of the variational autoencoder for each example, with one of its terms as a metric."""
 
     directions: ClassVar = {"kl": "minimize"}
 
@@ -27,7 +27,7 @@ def kl(mu, logvar):
 
 
 class Segmenting:
-    """Cross entropy and soft Dice of a batch, as one number."""
+    """The mean of cross entropy and soft Dice over a batch."""
 
     def loss(self, model, batch):
         logits = model(batch["x"])
@@ -35,7 +35,7 @@ class Segmenting:
 
 
 class Weighted:
-    """A regression whose examples count by the size of their target."""
+    """A regression whose examples are weighted by the size of their targets."""
 
     directions: ClassVar = {"error": "minimize"}
 

@@ -1,4 +1,4 @@
-"""Training scripts of other people, trained by every engine, against a plain loop over the same batches."""
+"""Compares ported training scripts with every engine to a plain loop over the same batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -249,7 +249,7 @@ def test_micro_batches_give_the_same_where_the_loss_is_a_mean_over_examples(port
 
 
 def test_many_at_once_give_what_they_give_alone(port, trial_of, train):  # noqa: F811
-    """Over 200 updates of two seeds and rates, in float64."""
+    """This compares 200 updates of two seeds and rates in float64."""
     keys = {"steps": 200, "eval_every": 90} | ({"drop_last": True} if port.scalar else {})
     trials = [
         Trial(number, trial_of(port, lr=port.lr * (0.5 + number / 4), **keys).config, seed=number)

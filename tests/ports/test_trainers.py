@@ -1,5 +1,5 @@
 # ruff: noqa: F811
-"""The Trainer of transformers and a LightningModule as loops, against themselves without a run."""
+"""Compares the Trainer of transformers and a LightningModule as loops with themselves without a run."""
 
 from dataclasses import replace
 from typing import Any
@@ -48,7 +48,7 @@ def make_engine(tmp_path):
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates; return all progress, the last with the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:
@@ -173,13 +173,13 @@ def test_every_data_set_of_a_trainer_is_evaluated(make_loop, make_engine, train)
         ("bert", "seed", "has TrainingArguments(seed=4): it must be seed=run.seed"),
         ("bert", "skip", "has TrainingArguments(ignore_data_skip=True): it must be ignore_data_skip=False"),
         ("bert", "no callback", "returns after 0 of 20 updates"),
-        ("bert", "group", "has an optimizer of 3 groups of parameters in step 2, and of 2 at the beginning"),
+        ("bert", "group", "has an optimizer with 3 groups of parameters in step 2, but had 2 at the start"),
         ("lit", "max_steps", "has Trainer(max_steps=21): it must be max_steps=run.horizon"),
-        ("lit", "min_steps", "has Trainer(min_steps=5): a run may be pruned before that"),
-        ("lit", "two optimizers", "has a module of 2 optimizers"),
+        ("lit", "min_steps", "has Trainer(min_steps=5): the run may be pruned before that"),
+        ("lit", "two optimizers", "has a module with 2 optimizers"),
         ("lit", "no callback", "returns after 0 of 20 updates"),
         ("lit", "no validation", "has a Trainer that does not validate"),
-        ("lit", "sets", "used the rate 0.3 in step 0, where the callback has set 0.1"),
+        ("lit", "sets", "used the rate 0.3 in step 0, but the callback has set 0.1"),
     ],
 )
 def test_what_a_loop_does_wrong_is_refused_in_one_line(make_loop, make_engine, train, module, do, said):
@@ -198,5 +198,7 @@ def test_a_trainer_that_begins_again_is_refused(make_loop, make_engine, train, m
     (*_, last) = paused_after(engine, 3)
     engine.close()
     careless = replace(make_loop(module, name="careless", do="no checkpoint"), state=last.state)
-    with pytest.raises(InvalidValueError, match="begins after 0 updates, and the run after 3: the trainer must resume"):
+    with pytest.raises(
+        InvalidValueError, match="starts after 0 updates, but the run resumes after 3: the trainer must resume"
+    ):
         train(make_engine(careless), careless)

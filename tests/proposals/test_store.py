@@ -62,9 +62,9 @@ def test_another_configuration_under_a_given_name_is_refused_with_the_difference
     with pytest.raises(InvalidValueError) as refused:
         proposer(plan(tmp_path, "study.name=mine", "train.seed=3", "schedule.decay_rate=interval(0.6,0.9)"))
     text = str(refused.value)
-    assert text.startswith("study.name=mine: is a study of another configuration")
-    assert "config.train.seed: 0 in the study, 3 asked for" in text
-    assert "space.schedule/decay_rate: interval(0.5,0.99) in the study, interval(0.6,0.9) asked for" in text
+    assert text.startswith("study.name=mine: is a study of a different configuration")
+    assert "config.train.seed: 0 in the study, 3 requested" in text
+    assert "space.schedule/decay_rate: interval(0.5,0.99) in the study, interval(0.6,0.9) requested" in text
 
 
 def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from sweep.report.text import (
 )
 from sweep.requests import build
 from sweep.requests.compose import Composer
-from sweep.requests.expressions import dimension, read
+from sweep.requests.expressions import dimension, parse_override
 from sweep.requests.resolvers import register_resolvers
 from sweep.schedules import Event, key_figures
 
@@ -216,7 +216,7 @@ def test_a_picture_is_drawn_of_any_curve() -> None:
     ids=repr,
 )  # fmt: skip
 def test_a_value_in_a_command_is_read_as_the_value_that_it_was(value: object) -> None:
-    read_again = dimension(read(f"model.key=[{as_override(value)}],[]"), str, float).choices
+    read_again = dimension(parse_override(f"model.key=[{as_override(value)}],[]"), str, float).choices
     assert repr(read_again[0]) == repr([value])
 
 

@@ -1,4 +1,4 @@
-"""One schedule of every family and warmup within 100 steps: with its keys in conf, unless others show more."""
+"""Defines a schedule of every family and warmup within 100 steps, with the keys of conf where these are informative."""
 
 from dataclasses import fields
 from typing import Any

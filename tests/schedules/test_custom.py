@@ -1,4 +1,4 @@
-"""Schedules that are functions of the user's: what they are called with, and what is refused."""
+"""Tests schedules that are user functions: their arguments, and what is refused."""
 
 import pickle
 
@@ -14,7 +14,7 @@ CALLS = []
 
 
 def knee(steps, horizon, knee=0.5):
-    """Hold 1 until a part of the horizon is done, then fall to 0 at its end."""
+    """Return 1 until a fraction of the horizon, then factors that fall linearly to 0 at its end."""
     return np.minimum(1.0, (1 - steps / horizon) / (1 - knee))
 
 

@@ -1,4 +1,4 @@
-"""Decay families against their formulas, written out in plain Python, and against torch's own schedulers."""
+"""Compares decay families with their formulas in plain Python, and with torch's schedulers."""
 
 import math
 from fractions import Fraction
@@ -24,7 +24,7 @@ def close(expected):
 
 
 def torch_rates(scheduler_of, updates):
-    """The rates that a torch scheduler gives the updates 0..updates-1."""
+    """Return the rates of a torch scheduler for the updates 0..updates-1."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
     scheduler, rates = scheduler_of(optimizer), []
     for _ in range(updates):

@@ -1,4 +1,4 @@
-"""Defaults are part of the contract: those of the classes, and those of conf where they are no part of the horizon."""
+"""Tests the defaults of the classes, and those of conf that do not depend on the horizon."""
 
 from dataclasses import MISSING
 
@@ -39,14 +39,14 @@ WARMING = {
     "until_error": {"start_factor": 0.1, "counting": "overlap", "inclusive": False, "until_error": 0.8},
 }
 UNLESS_GIVEN = {"exponential": {"decay_rate": None, "decay_steps": None, "half_life": None}}
-"""Keys of which one or the other is given."""
+"""Keys that exclude each other."""
 CONF = {"plateau": {"patience": 2}}
-"""Where conf/schedule differs: the default horizon has six evaluations."""
+"""Defaults that differ in conf/schedule, because the default horizon has six evaluations."""
 CONF_WARMING = {"constant": {"start_factor": 0.1}}
 
 
 def defaults(cls):
-    """The fields of a class that have a default."""
+    """Return the fields of a class that have a default."""
     return {key: field.default for key, field in cls.__dataclass_fields__.items() if field.default is not MISSING}
 
 

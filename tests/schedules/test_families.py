@@ -1,4 +1,4 @@
-"""Each family at the steps that tell its convention from its neighbours', by values written out by hand."""
+"""Tests each family at the steps that determine its convention, with values computed by hand."""
 
 import math
 from dataclasses import fields
@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from sweep.errors import InvalidValueError
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule
 from sweep.schedules.cosine import standard_normal
-from sweep.validation import OneOf, Real, Whole, rule_of
+from sweep.validation import Integer, Number, OneOf, declared_rule
 from tests.schedules.examples import FAMILIES, figures_of
 from tests.schedules.test_decay import torch_rates
 
@@ -88,7 +88,7 @@ def test_inverse_time_falls_as_one_over_one_plus_time():
     ],
 )
 def test_end_factor_is_a_lower_bound_of_a_decay_in_time_constants(name, keys):
-    """As end_value of optax's exponential_decay: the curve above it is the same, it does not approach it slowly."""
+    """As with end_value of optax's exponential_decay, the curve above the bound does not depend on it."""
     unbounded = factors(name, range(60), **keys)
     bounded = factors(name, range(60), **keys, end_factor=0.3)
     assert bounded == [max(factor, 0.3) for factor in unbounded]
@@ -202,7 +202,7 @@ def test_the_noise_is_added_to_the_line_with_a_variance_that_falls_with_the_step
 
 @pytest.mark.parametrize("step", [40, 41, 55])
 def test_beyond_decay_steps_the_variance_of_the_noise_stays(step):
-    """After a whole period the wave is at 1 and shows the noise; after half a period it is at 0 and hides it."""
+    """The noise is multiplied by the wave, which is 1 after a whole period and 0 after half a period."""
     z = float(standard_normal(5, np.asarray(step)))
     keys = {"decay_steps": 40, "num_periods": 1.0, "alpha": 0.1, "beta": 0.01, "v": 0.3, "d": 0.8, "noise_seed": 5}
     assert factors("noisy_linear_cosine", [step], **keys) == close([0.1 + z * math.sqrt(0.3 / 41**0.8) + 0.01])
@@ -446,18 +446,18 @@ SOUND = {
 
 
 def wrong(kind):
-    """Yield values that the type of a key declares to be wrong: those just beyond its bounds, and of other types."""
-    rule = rule_of(kind)
+    """Yield values that the type of a key forbids: those just beyond its bounds, and values of other types."""
+    rule = declared_rule(kind)
     if type(None) not in get_args(kind):
         yield None
     if kind is bool:
         yield from (1, "yes")
     elif isinstance(rule, OneOf):
         yield from ("no such name", 1)
-    elif isinstance(rule, Whole):
+    elif isinstance(rule, Integer):
         yield from (rule.at_least - 1, rule.at_least + 0.5, True, "1")
         yield from () if rule.at_most is None else (rule.at_most + 1,)
-    elif isinstance(rule, Real):
+    elif isinstance(rule, Number):
         yield from (math.nan, math.inf, -math.inf, True, "1")
         yield from (bound for bound in (rule.above, rule.below) if bound is not None)
         yield from (math.nextafter(bound, -math.inf) for bound in (rule.at_least,) if bound is not None)
@@ -472,7 +472,7 @@ def test_every_key_declares_what_is_right_and_refuses_what_is_wrong(families, na
     sound = {"steps": 0} if families is WARMUPS else {**FAMILIES.get(name, {})}
     family(**sound)
     for field in fields(family):
-        assert field.type is bool or rule_of(field.type) or get_origin(field.type) is tuple, field
+        assert field.type is bool or declared_rule(field.type) or get_origin(field.type) is tuple, field
         for value in wrong(field.type):
             with pytest.raises(InvalidValueError) as refused:
                 family(**sound | {field.name: value})
@@ -493,5 +493,5 @@ def test_what_cannot_be_right_is_refused_by_its_name(name, key, value):
 
 
 def test_a_schedule_that_reacts_is_no_piece():
-    with pytest.raises(InvalidValueError, match="can be no piece"):
+    with pytest.raises(InvalidValueError, match="cannot be a piece"):
         Piece(DECAYS["plateau"]())

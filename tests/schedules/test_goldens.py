@@ -1,4 +1,4 @@
-"""Curves equal to those of the original implementations: TensorFlow, optax, Hugging Face, torch, and plain formulas.
+"""Compares curves with those of the original implementations: TensorFlow, optax, Hugging Face, torch, plain formulas.
 
 `goldens/make.py` has made `goldens/goldens.json` from them, once.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.requests.expressions import read
+from sweep.requests.expressions import parse_override
 from sweep.schedules import DECAYS, WARMUPS, Piece, Schedule, cosine
 from tests.schedules.test_reactions import replay
 
@@ -25,7 +25,7 @@ THROUGH_THE_COMMAND = (
     "warmup-polynomial-20-0.1-overlap",
     "joined-sgdr-warmups-optax",
 )
-"""One of each kind: a factor, a rate, noise, a warmup, joined pieces."""
+"""One case of each kind: a factor, a rate, noise, a warmup, joined pieces."""
 
 
 def option(case, group):
@@ -45,7 +45,7 @@ def decay_of(name, pieces=None, **keys):
 def schedule_of(case):
     """Build the schedule that the overrides of a case describe; they give every key."""
     groups = {"schedule": {}, "warmup": {}, "optimizer": {}, "train": {}}
-    for override in map(read, case["overrides"]):
+    for override in map(parse_override, case["overrides"]):
         group, _, key = override.key_or_group.partition(".")
         groups[group][key or "name"] = override.value()
     warmup = WARMUPS[groups["warmup"].pop("name")](**groups["warmup"])

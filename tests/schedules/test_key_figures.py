@@ -1,4 +1,4 @@
-"""What a person asks of a curve before training."""
+"""Tests the key figures of curves."""
 
 import math
 

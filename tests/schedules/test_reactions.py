@@ -1,4 +1,4 @@
-"""Schedules that wait for something: when the event is seen, and what the curve is after it."""
+"""Tests schedules that depend on evaluations: when events happen, and the curve after them."""
 
 import math
 
@@ -14,7 +14,7 @@ LR = 0.4
 
 
 def replay(schedule, evaluations):
-    """The schedule after evaluations of {step: metrics}, and the rate of the update after each."""
+    """Return the schedule after evaluations {step: metrics}, and the rate of the update after each evaluation."""
     memories, rates = {}, []
     for step, metrics in evaluations.items():
         memories, happened = schedule.react(memories, step, metrics)
@@ -76,14 +76,14 @@ def test_an_accuracy_improves_upwards():
 
 
 def test_an_accuracy_improves_by_more_than_a_part_of_the_best():
-    """Of 0.5, 0.1: 0.55 is none, 0.56 is one; of 0.56: 0.61 is none."""
+    """With threshold 0.1, 0.55 does not improve on 0.5 but 0.56 does, and 0.61 does not improve on 0.56."""
     evaluations = {10 * (i + 1): {"val_accuracy": a} for i, a in enumerate([0.5, 0.54, 0.55, 0.56, 0.61])}
     _, rates = replay(plateau(metric="val_accuracy", patience=0, threshold=0.1), evaluations)
     assert rates == [LR, LR / 2, LR / 4, LR / 4, LR / 8]
 
 
 def test_an_absolute_threshold_is_a_difference_of_the_metric():
-    """Of 0.5 relative 0.1 is 0.05, absolute 0.1 is 0.1: only relatively 0.44 is an improvement, and 0.56."""
+    """A relative threshold of 0.1 is 0.05 at 0.5: 0.44 and 0.56 improve on 0.5, unlike with an absolute one."""
     values = [0.5, 0.44, 0.39]
     assert replay(plateau(patience=0, threshold=0.1), losses(values))[1] == [LR, LR, LR]
     assert replay(plateau(patience=0, threshold=0.1, threshold_mode="abs"), losses(values))[1] == [LR, LR / 2, LR / 2]
@@ -209,7 +209,7 @@ def test_plateau_is_torch_s(seed):
 
 
 def resnet(**keys):
-    """The ResNet-110 recipe: 0.1 of the rate until the training error is below 0.8, then piecewise."""
+    """ResNet-110 uses 0.1 of the rate until the training error is below 0.8, then a piecewise schedule."""
     decay = DECAYS["piecewise"](boundaries=[100, 200], values=[1, 0.1, 0.01])
     return Schedule(LR, decay, WARMUPS["until_error"](**keys))
 
@@ -244,7 +244,7 @@ def test_inclusive_holds_the_warmup_for_one_step_more():
 
 
 def test_both_reactions_in_one_schedule():
-    """The plateau is not counted before the warmup has ended."""
+    """The plateau ignores evaluations before the warmup has ended."""
     schedule = Schedule(LR, DECAYS["plateau"](patience=0, factor=0.5), WARMUPS["until_error"](until_error=0.5))
     evaluations = {
         10: {"train_error": 0.9, "val_loss": 1.0},

@@ -1,4 +1,4 @@
-"""A schedule as a function: it gives the same rate at an int and in an array."""
+"""Tests schedules as functions, which return the same rates for integers and arrays."""
 
 import math
 
@@ -20,7 +20,7 @@ def build(family, warmup):
 
 
 def assert_same(rates, expected):
-    """To a few units in the last place: NumPy has other kernels of cos and pow for arrays than for numbers."""
+    """The last digits may differ, because NumPy has different kernels of cos and pow for arrays and scalars."""
     np.testing.assert_allclose(rates, expected, rtol=1e-14, atol=1e-16)
 
 

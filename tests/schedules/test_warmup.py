@@ -1,4 +1,4 @@
-"""Warmups: their values, and what the decay does meanwhile."""
+"""Tests the values of warmups, and the steps that the decay counts."""
 
 import math
 
@@ -13,7 +13,7 @@ HALVING = DECAYS["exponential"](decay_rate=0.5, decay_steps=1)  # factor 2 ** -s
 
 
 def factors(name, updates, **keys):
-    """The factors on the base rate of the first updates, with a decay that halves at every step."""
+    """Return the factors of the first updates, with a decay that halves at every step."""
     return Schedule(LR, HALVING, WARMUPS[name](**keys)).curve(updates) / LR
 
 
@@ -92,7 +92,7 @@ def test_a_warmup_of_one_step_is_the_first_update_alone(name):
 
 
 def test_none_has_no_steps():
-    """warmup=none with steps would warm up: "a value that cannot be right is refused where it is built"."""
+    """warmup=none with steps would warm up, so that it is refused."""
     with pytest.raises(InvalidValueError, match=r"^steps="):
         WARMUPS["none"](steps=5)
 

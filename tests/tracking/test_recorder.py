@@ -391,7 +391,7 @@ def test_an_experiment_that_was_removed_is_named(database: Store) -> None:
     recorder = MlflowRecorder(database, describe, study_run(database))
     database.client.delete_experiment(database.experiment_id)
     database.client._tracking_client.store._hard_delete_experiment(database.experiment_id)
-    with pytest.raises(RemovedError, match="was removed from MLflow for good"):
+    with pytest.raises(RemovedError, match="was removed from MLflow permanently"):
         recorder.open(trial(0))
 
 

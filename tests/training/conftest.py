@@ -19,7 +19,7 @@ from sweep.config import AverageConfig, DatasetConfig, OptimizerConfig, RunConfi
 from sweep.core import Engine, Evaluation, Status, Trial
 from sweep.data import Dataset, Split, load
 from sweep.schedules import DECAYS, WARMUPS
-from sweep.tasks import AUTO
+from sweep.tasks import AUTO_TASK
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
 from tests.training.workers import SHARED_WORKERS
 
@@ -139,7 +139,7 @@ def make_trial(optimizers):
         workers=1,
         drop_last=False,
         eval_batch_size=None,
-        task=AUTO,
+        task=AUTO_TASK,
         schedules=None,
         augment=NO_AUGMENT,
     ) -> Trial:

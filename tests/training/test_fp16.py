@@ -236,5 +236,5 @@ def test_a_search_trains_one_trial_at_a_time_and_says_why(make_half, digits):
 def test_a_gan_refuses_it(make_half, optimizers):
     config, own = make_half().config, optimizers["momentum"]
     critic = CriticConfig(own, DECAYS["constant"](), WARMUPS["none"]())
-    with pytest.raises(InvalidValueError, match=r"^train\.precision=fp16: is not offered for a GAN"):
+    with pytest.raises(InvalidValueError, match=r"^train\.precision=fp16: is not supported for a GAN"):
         replace(config, critic=critic)

@@ -150,8 +150,11 @@ def test_a_critic_counts_its_own_updates(make_trial):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ((DECAYS["plateau"](),), r"schedule\.name=plateau: waits for val_loss, which only the schedule of all"),
-        ((DECAYS["constant"](), WARMUPS["until_error"]()), r"warmup\.name=until_error: waits for train_error"),
+        (
+            (DECAYS["plateau"](),),
+            r"schedule\.name=plateau: depends on val_loss, which is possible for the schedule of all",
+        ),
+        ((DECAYS["constant"](), WARMUPS["until_error"]()), r"warmup\.name=until_error: depends on train_error"),
     ],
 )
 def test_a_group_waits_for_no_evaluation(parts, said):
@@ -165,7 +168,7 @@ def test_a_group_waits_for_no_evaluation(parts, said):
         (
             GroupSchedule(DECAYS["constant"](), WARMUPS["linear"](steps=36)),
             0.05,
-            r"optimizer\.groups\.layers\.3\.\*\.warmup\.steps=36: must be below the horizon, which is 36 updates",
+            r"optimizer\.groups\.layers\.3\.\*\.warmup\.steps=36: must be less than the horizon of 36 updates",
         ),
         (
             GroupSchedule(DECAYS["power"]()),

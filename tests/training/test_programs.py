@@ -13,7 +13,7 @@ import pytest
 from sweep.components import Component
 from sweep.core import Progress, Status, Trial
 from sweep.errors import InvalidValueError
-from sweep.loops import COMMAND, LoopConfig
+from sweep.loops import COMMAND_TARGET, LoopConfig
 from sweep.messages import Work
 from sweep.schedules import DECAYS
 from sweep.tracebacks import summary, user_traceback
@@ -43,7 +43,7 @@ def make_program(make_trial):
         decay = DECAYS["exponential"](decay_rate=0.95, decay_steps=1)
         trial = make_trial(number, 0, lr=LR, decay=decay, steps=STEPS, eval_every=EVERY)
         words = [*WORDS, what, str(seconds)] if command is None else command
-        loop = LoopConfig(Component("loop", COMMAND, {"command": words, "width": 3, **further}))
+        loop = LoopConfig(Component("loop", COMMAND_TARGET, {"command": words, "width": 3, **further}))
         resolved = {"train": {"eval_every": EVERY}, "optimizer": {"lr": LR}, "loop": {"width": 3}}
         return replace(trial, config=replace(trial.config, loop=loop, resolved=resolved))
 
@@ -230,7 +230,7 @@ def test_what_a_program_leaves_gets_sigterm_first(tmp_path):
 
 
 def paused_after(engine, updates: int) -> list[Progress]:
-    """Trains until a pause after so many updates; all that was given, the last with the state."""
+    """Train until a pause after a number of updates; return all progress, the last with the state."""
     engine.pause = lambda: engine._slot.session.step >= updates
     given: list[Progress] = []
     while engine._slot.session.step < updates:

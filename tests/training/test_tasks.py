@@ -278,7 +278,7 @@ def test_a_metric_named_as_that_of_another_task_is_the_user_s(make_trial, train,
     ("data", "task", "refusal"),
     [
         ("line", ClassificationConfig(), r"^task=classification: needs integer labels as targets"),
-        ("digits", RegressionConfig(), r"^task=regression: needs numbers as targets, and dataset.y holds integers"),
+        ("digits", RegressionConfig(), r"^task=regression: needs numbers as targets, and dataset.y has integers"),
         (
             "digits",
             ClassificationConfig(class_weights=[1.0]),

@@ -76,7 +76,8 @@ def test_small_calls_and_short_trainings_are_not_tried(digits, make_trial, speed
 
 
 def test_trying_threads_does_not_change_the_training(digits, make_trial, train, monkeypatch):
-    trial = make_trial(model=Component("model", "tests.training.user_models.Drawing", {}), **LONG)
+    drawing = Component("model", "tests.training.user_models.Drawing", {}, trusted=("tests",))
+    trial = make_trial(model=drawing, **LONG)
     (expected,) = train(engine(digits), trial).values()
     monkeypatch.setattr(serial, "ALL_THREADS", 2)
     monkeypatch.setattr(serial, "THREADS_GAIN", 1e9)  # threads are tried, and one is used

@@ -13,7 +13,7 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 SHAPE = (3, 32, 32)
 
@@ -50,7 +50,7 @@ def cifar100(path: str, labels: str = "fine") -> dict[str, np.ndarray]:
         InvalidValueError: names `labels`, or `path` and the file that is missing or damaged.
     """
     names = ("coarse", "fine")
-    one_of("labels", labels, names)
+    check_one_of("labels", labels, names)
     return _read(path, CIFAR100, classes=(20, 100), chosen=names.index(labels))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
-from sweep.validation import whole
+from sweep.validation import check_integer
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read. Pillow has others, some of which (EPS) it reads by running a program."""
@@ -40,7 +40,7 @@ def image_folder(path: str, size: Sequence[int] | None = None, channels: int = 3
         if not isinstance(size, list | tuple) or len(size) != 2:
             raise InvalidValueError("size", size, "must be [height, width], or null for images of one size")
         for number in size:
-            whole("size", number, at_least=1)
+            check_integer("size", number, at_least=1)
     folder = Path(expanduser(path))
     if not folder.is_dir():
         raise InvalidValueError("path", path, "is no folder")

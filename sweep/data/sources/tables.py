@@ -9,7 +9,7 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 from sweep.tracebacks import refusal
-from sweep.validation import boolean
+from sweep.validation import check_boolean
 
 
 def table(
@@ -31,7 +31,7 @@ def table(
         InvalidValueError: names `path` if it cannot be read; `target` or `columns` if there is no such column, a value
             is missing or infinite, or a feature is no number.
     """
-    boolean("regression", regression)
+    check_boolean("regression", regression)
     frame = _frame(path)
     names = list(map(str, frame.columns))
     frame.columns = names

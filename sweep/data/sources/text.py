@@ -8,7 +8,7 @@ import numpy as np
 
 from sweep.arrays import SPLITS, WHOLE, Source
 from sweep.errors import InvalidValueError
-from sweep.validation import one_of
+from sweep.validation import check_one_of
 
 CODE_POINTS = 0x110000
 """The number of code points of Unicode."""
@@ -29,7 +29,7 @@ def text(path: str | None = None, unit: str = "characters") -> Source:
     Raises:
         InvalidValueError: names `path` if the file cannot be read, is empty, or is not UTF-8; or `unit`.
     """
-    one_of("unit", unit, ("characters", "bytes"))
+    check_one_of("unit", unit, ("characters", "bytes"))
     content = _language_reference() if path is None else _content(path)
     if unit == "bytes":
         return Source({WHOLE: {"x": np.frombuffer(content, np.uint8)}}, n_classes=256)
@@ -75,7 +75,7 @@ def tokens(path: str, dtype: str = "uint16") -> Source:
     Raises:
         InvalidValueError: names `dtype`, or `path` and the file that cannot be right.
     """
-    one_of("dtype", dtype, TOKEN_TYPES)
+    check_one_of("dtype", dtype, TOKEN_TYPES)
     place = Path(expanduser(path))
     if not place.is_dir():
         return Source({WHOLE: {"x": _mapped(place, dtype)}})

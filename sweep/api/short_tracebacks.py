@@ -1,4 +1,4 @@
-"""Errors of the library as its caller sees them."""
+"""Shortens the tracebacks of errors that public functions raise."""
 
 import functools
 from collections.abc import Callable
@@ -10,12 +10,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def plainly(call: Callable[P, R]) -> Callable[P, R]:
-    """Let the errors of `sweep.errors` leave a public function without the frames and causes below it.
+def short_tracebacks(call: Callable[P, R]) -> Callable[P, R]:
+    """Remove the traceback and the causes from errors of `sweep.errors` that a public function raises.
 
-    Those are of Hydra, OmegaConf, SQLAlchemy and of this package, hundreds of lines in a notebook. Where code of the
-    user's has raised an error, its frames are in the text. Any other error is a mistake of this package, and keeps all
-    its frames.
+    They would be hundreds of lines about Hydra, OmegaConf, SQLAlchemy and this package. The text has the stack frames
+    of the user's code, if that raised the error. Any other error is a bug of this package, and keeps its traceback.
     """
 
     @functools.wraps(call)
