@@ -15,8 +15,8 @@ TIMEOUT = 300
 FIRST_UPDATE = "engine: "
 """Beginning of the line that a command prints when its engine is ready for the first update."""
 
-STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from here on the updates are compiled"
-"""Beginnings of the lines printed before an engine is chosen, when it is chosen, and when updates are compiled."""
+STUDY, FUSED, COMPILED = "study ", "engine: fused", "engine: from now on updates are compiled"
+"""Beginnings of the lines printed before an engine is chosen, when it is, and when compiled updates have taken over."""
 
 
 def imports() -> float:

@@ -1,4 +1,4 @@
-"""Small convolutional network."""
+"""A small convolutional network."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """3 x 3 convolutions with ReLU, each followed by 2 x 2 max pooling; one hidden layer.
+    """A network of 3 x 3 convolutions with ReLU and 2 x 2 max pooling, followed by one hidden layer.
 
     Args:
         input_shape: [channels, height, width].
-        n_outputs: logits or targets.
-        channels: of each convolution.
-        hidden: units of the hidden layer.
+        n_outputs: number of logits or targets.
+        channels: number of channels of each convolution.
+        hidden: number of units of the hidden layer.
         dropout: probability of dropping a hidden unit.
 
     Raises:
-        ValueError: names what cannot be right.
+        ValueError: names the invalid argument.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
-            raise ValueError(f"a picture [channels, height, width] is needed, an example has shape {list(input_shape)}")
+            raise ValueError(f"needs images [channels, height, width], but an example has shape {list(input_shape)}")
         listed = isinstance(channels, Sequence) and len(channels) > 0
         if not listed or not all(isinstance(width, int) and width > 0 for width in channels):
             raise ValueError(f"channels={channels} must be a list of integers > 0")
@@ -39,7 +39,7 @@ class CNN(nn.Module):
             raise ValueError(f"dropout={dropout} must be >= 0 and < 1")
         depth, height, width = input_shape
         if min(height, width) < 2 ** len(channels):
-            raise ValueError(f"{len(channels)} poolings need a picture of at least {2 ** len(channels)} pixels a side")
+            raise ValueError(f"{len(channels)} poolings need images of at least {2 ** len(channels)} pixels per side")
         layers: list[nn.Module] = []
         for features in channels:
             layers += [nn.Conv2d(depth, features, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -49,6 +49,6 @@ class CNN(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, n_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, height, width] -> [n, n_outputs]."""
+        """Map images [n, channels, height, width] to outputs [n, n_outputs]."""
         outputs: Tensor = self.layers(x)
         return outputs

@@ -1,4 +1,4 @@
-"""Decoder-only transformer for language modelling, after nanoGPT."""
+"""A decoder-only transformer for language modelling, after nanoGPT."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ STD = 0.02
 
 
 class GPT(nn.Module):
-    """Pre-norm transformer with causal attention, learned positions, and one matrix for embedding and output.
+    """A pre-norm transformer with causal attention, learned positions, and one matrix for embedding and output.
 
-    Weights are initialised as in nanoGPT: normal with deviation 0.02; those that project back into the residual stream
-    with 0.02 / sqrt(2 * layers), because that many of them are added up; biases 0.
+    Weights are initialized as in nanoGPT, from a normal distribution with standard deviation 0.02. For the 2 * layers
+    projections that are added to the residual stream it is 0.02 / sqrt(2 * layers). Biases are 0.
 
     Args:
-        input_shape: [tokens] of one example.
+        input_shape: [number of tokens of one example].
         n_outputs: size of the vocabulary.
         layers: number of blocks of attention and MLP.
-        heads: attention heads; they divide `width`.
-        width: features of a token.
-        block: positions, the most tokens that the model reads; None for those of an example.
+        heads: number of attention heads, a divisor of `width`.
+        width: number of features of a token.
+        block: number of positions, the largest number of tokens of an input; None for the tokens of an example.
         dropout: probability of dropping a feature of the embedding, of an attention output, and of an MLP output.
 
     Raises:
-        ValueError: names what cannot be right.
+        ValueError: names the invalid argument.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 1:
-            raise ValueError(f"tokens [n] are needed, an example has shape {list(input_shape)}")
+            raise ValueError(f"needs tokens [n], but an example has shape {list(input_shape)}")
         sizes = {"layers": layers, "heads": heads, "width": width, "block": input_shape[0] if block is None else block}
         for name, size in sizes.items():
             if not (isinstance(size, int) and size > 0):
@@ -49,7 +49,7 @@ class GPT(nn.Module):
         if width % heads:
             raise ValueError(f"width={width} must be a multiple of heads={heads}")
         if sizes["block"] < input_shape[0]:
-            raise ValueError(f"block={block} must be at least the tokens of an example, {input_shape[0]}")
+            raise ValueError(f"block={block} must be at least {input_shape[0]}, the number of tokens of an example")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must be >= 0 and < 1")
         self.tokens = nn.Embedding(n_outputs, width)
@@ -65,14 +65,14 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of each following token, [n, t, n_outputs], for tokens [n, t]; t is at most `block`."""
+        """Map tokens [n, t], t <= block, to the logits of the following tokens, [n, t, n_outputs]."""
         positions = self.positions(torch.arange(x.shape[1], device=x.device))
         hidden = self.norm(self.blocks(self.dropout(self.tokens(x) + positions)))
         return functional.linear(hidden, self.tokens.weight)
 
 
 class Block(nn.Module):
-    """Adds the outputs of an attention and of an MLP to the residual stream, each computed of its normalized values."""
+    """Adds the outputs of attention and MLP, each computed from normalized values, to the residual stream."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -81,14 +81,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, t, width] -> [n, t, width]."""
+        """Map features [n, t, width] to [n, t, width]."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         hidden: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return hidden
 
 
 class Attention(nn.Module):
-    """Causal self-attention with several heads."""
+    """Computes causal self-attention with several heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, t, width] -> [n, t, width]: each position attends to itself and to those before it."""
+        """Map features [n, t, width] to [n, t, width]. Each position attends to itself and to earlier positions."""
         n, t, width = x.shape
         parts = self.queries_keys_values(x).view(n, t, 3, self.heads, width // self.heads)
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
@@ -107,13 +107,13 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """One hidden layer of four times the width, with GELU."""
+    """A network with one hidden layer of four times the width, and GELU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.expand, self.project = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, t, width] -> [n, t, width]."""
+        """Map features [n, t, width] to [n, t, width]."""
         projected: Tensor = self.project(functional.gelu(self.expand(x)))
         return projected

@@ -1,4 +1,4 @@
-"""Multilayer perceptron."""
+"""A multilayer perceptron."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Flattens the input; ReLU and dropout after each hidden layer.
+    """A multilayer perceptron on the flattened input, with ReLU and dropout after each hidden layer.
 
     Args:
-        input_shape: of one example.
-        n_outputs: logits or targets.
-        hidden: units of each hidden layer; none for a linear model.
+        input_shape: shape of one example.
+        n_outputs: number of logits or targets.
+        hidden: number of units of each hidden layer; an empty list for a linear model.
         dropout: probability of dropping a hidden unit.
 
     Raises:
@@ -36,6 +36,6 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, n_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, *input_shape] -> [n, n_outputs]."""
+        """Map inputs [n, *input_shape] to outputs [n, n_outputs]."""
         outputs: Tensor = self.layers(x)
         return outputs

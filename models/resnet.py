@@ -11,11 +11,11 @@ SHORTCUTS = ("A", "B")
 
 
 class ResNet(nn.Module):
-    """The residual networks of He et al. (https://arxiv.org/abs/1512.03385, section 4.2) for CIFAR-10.
+    """The residual network of He et al. (https://arxiv.org/abs/1512.03385, section 4.2) for CIFAR-10.
 
-    A 3 x 3 convolution is followed by three stages of n blocks with two 3 x 3 convolutions each, by global average
-    pooling and by a linear layer: 6n + 2 layers with weights. The stages have `width`, 2 `width` and 4 `width`
-    channels; the first block of the second and of the third stage halves height and width. Batch normalization follows
+    It consists of a 3 x 3 convolution, three stages of n blocks with two 3 x 3 convolutions each, global average
+    pooling and a linear layer: 6n + 2 layers with weights. The stages have `width`, 2 `width` and 4 `width`
+    channels; the first blocks of the second and third stage halve height and width. Batch normalization follows
     each convolution. Weights of convolutions are drawn from a normal distribution with standard deviation
     sqrt(2 / (9 * outputs)), as in https://github.com/facebookarchive/fb.resnet.torch.
 
@@ -27,11 +27,11 @@ class ResNet(nn.Module):
         n_outputs: number of logits or targets.
         depth: number of layers with weights, 6n + 2 with n >= 1.
         width: number of channels of the first stage.
-        shortcut: of a block that changes the shape. "A": every second pixel of its input, and zeros in the channels
-            that are new; it has no parameters. "B": a 1 x 1 convolution with batch normalization.
+        shortcut: kind of shortcut of a block that changes the shape. "A": every second pixel of the input, and zeros in
+            the new channels, without parameters. "B": a 1 x 1 convolution with batch normalization.
 
     Raises:
-        ValueError: names the argument that cannot be right.
+        ValueError: names the invalid argument.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
-            raise ValueError(f"an image [channels, height, width] is needed, an example has shape {list(input_shape)}")
+            raise ValueError(f"needs images [channels, height, width], but an example has shape {list(input_shape)}")
         if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth} must be 6n + 2 with an integer n >= 1: 8, 14, 20, ...")
         if not (isinstance(width, int) and width > 0):
@@ -62,20 +62,20 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, height, width] -> [n, n_outputs]."""
+        """Map images [n, channels, height, width] to outputs [n, n_outputs]."""
         features: Tensor = self.blocks(functional.relu(self.first(x)))
         outputs: Tensor = self.last(features.mean(dim=(2, 3)))
         return outputs
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions, whose output is added to that of a shortcut.
+    """Adds the output of two 3 x 3 convolutions to the output of a shortcut.
 
     Args:
         inputs: number of input channels.
         outputs: number of output channels, at least `inputs`.
-        stride: of the first convolution and of the shortcut.
-        shortcut: "A" or "B", where inputs and outputs differ in shape; the identity elsewhere.
+        stride: stride of the first convolution and of the shortcut.
+        shortcut: "A" or "B", used if input and output differ in shape; otherwise the shortcut is the identity.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
@@ -88,16 +88,16 @@ class Block(nn.Module):
             self.shortcut = padded if shortcut == "A" else _normalized(inputs, outputs, size=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, ceil(h / stride), ceil(w / stride)]."""
+        """Map features [n, inputs, h, w] to [n, outputs, ceil(h / stride), ceil(w / stride)]."""
         return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
 
 
 class Padded(nn.Module):
-    """Every stride-th pixel of each row and column, with channels of zeros after those of the input.
+    """Selects every stride-th pixel of each row and column, and appends channels of zeros.
 
     Args:
-        channels: number of channels of zeros.
-        stride: distance of the pixels that are taken; the first is taken.
+        channels: number of appended channels.
+        stride: distance of the selected pixels, which include the first one.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -105,11 +105,11 @@ class Padded(nn.Module):
         self.channels, self.stride = channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, c, h, w] -> [n, c + channels, ceil(h / stride), ceil(w / stride)]."""
+        """Map features [n, c, h, w] to [n, c + channels, ceil(h / stride), ceil(w / stride)]."""
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.channels))
 
 
 def _normalized(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Return a convolution of size x size pixels and its norm. It keeps height and width at stride 1."""
+    """Return a convolution of size x size pixels with a norm. Height and width stay the same if stride is 1."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs)))

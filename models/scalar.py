@@ -1,4 +1,4 @@
-"""A single weight."""
+"""A model with a single weight."""
 
 from math import isfinite
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Scalar(nn.Module):
-    """The input times one weight w; with dataset=quadratic its loss is (w + 1)^2.
+    """Multiplies the input by one weight w. With dataset=quadratic the loss is (w + 1)^2.
 
     Args:
-        start: w before the first update.
+        start: value of w before the first update.
 
     Raises:
         ValueError: names `start`.
@@ -23,5 +23,5 @@ class Scalar(nn.Module):
         self.weight = nn.Parameter(torch.tensor(float(start)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, *shape] -> [n, *shape]."""
+        """Map inputs [n, *shape] to [n, *shape]."""
         return x * self.weight

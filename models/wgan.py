@@ -1,4 +1,4 @@
-"""Wasserstein generative adversarial network: a generator and a critic."""
+"""A Wasserstein generative adversarial network: a generator and a critic."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 class WGAN(nn.Module):
-    """Two multilayer perceptrons: `generator` makes examples out of noise, `critic` scores examples.
+    """Two multilayer perceptrons: `generator` generates examples from noise, and `critic` scores examples.
 
-    The critic normalizes nothing: a score is of one example, whatever others are in its batch, so that the norm of
-    its gradient at an example can be penalized (https://arxiv.org/abs/1704.00028). The generator normalizes within
-    an example, which lets a clipped critic (https://arxiv.org/abs/1701.07875) teach it in fewer updates.
+    The critic has no normalization, so that a score depends on one example only and the norm of its gradient can be
+    penalized (https://arxiv.org/abs/1704.00028). The generator uses layer normalization, with which it trains in fewer
+    updates against a clipped critic (https://arxiv.org/abs/1701.07875).
 
     Args:
-        input_shape: of one example, whose values are between 0 and 1.
-        latent: normal random numbers an example is made of.
-        generator_hidden: units of each hidden layer of the generator: layer normalization and ReLU after each.
-        critic_hidden: units of each hidden layer of the critic: leaky ReLU after each.
+        input_shape: shape of one example, whose values are between 0 and 1.
+        latent: number of normal random numbers from which an example is generated.
+        generator_hidden: number of units of each hidden layer of the generator, with layer normalization and ReLU.
+        critic_hidden: number of units of each hidden layer of the critic, with leaky ReLU.
 
     Raises:
         ValueError: names `latent`, `generator_hidden` or `critic_hidden`.
@@ -42,7 +42,7 @@ class WGAN(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise [n, latent] -> examples [n, *output_shape] between 0 and 1."""
+    """Generates examples with values between 0 and 1 from noise."""
 
     def __init__(self, latent: int, hidden: Sequence[int], output_shape: Sequence[int]) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """[n, latent] -> [n, *output_shape]."""
+        """Map noise [n, latent] to examples [n, *output_shape]."""
         examples: Tensor = self.layers(z)
         return examples
 
 
 class Critic(nn.Module):
-    """Examples [n, *input_shape] -> scores [n], unbounded: the higher, the more like real ones."""
+    """Computes unbounded scores of examples, which are higher for examples that look real."""
 
     def __init__(self, input_shape: Sequence[int], hidden: Sequence[int]) -> None:
         super().__init__()
@@ -73,6 +73,6 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1), nn.Flatten(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, *input_shape] -> [n]."""
+        """Map examples [n, *input_shape] to scores [n]."""
         scores: Tensor = self.layers(x)
         return scores

@@ -810,9 +810,21 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class UiConfig:
-    """The port on which MLflow is served, 1 to 65535."""
+    """How pages of MLflow are served and shown.
+
+    Args:
+        port: on which mode=ui serves MLflow.
+        links: "auto" prints the titles of pages as hyperlinks if the terminal supports them, "plain" always prints
+            their addresses.
+        open: whether mode=ui opens the first page in a browser; "auto" if a person can see it.
+    """
 
     port: int
+    links: str = "auto"
+    open: bool | str = "auto"
 
     def __post_init__(self) -> None:
         check_integer("port", self.port, at_least=1, at_most=65535)
+        check_one_of("links", self.links, ("auto", "plain"))
+        if self.open != "auto" and not isinstance(self.open, bool):
+            raise InvalidValueError("open", self.open, "must be auto, true or false")

@@ -74,7 +74,7 @@ class EngineLostError(EngineError):
 
     Args:
         kind: "ended" if its process ended, "memory" if memory ran out, "worker" if a data-parallel worker was lost,
-            "shared" if an update of several trials raised an error, "spent" if a trial has failed and the next one
+            "shared" if an update of several trials raised an error, "unusable" if a trial has failed and the next one
             needs a new process.
     """
 

@@ -1,4 +1,4 @@
-"""The server that processes for training are forked from: it imports once what each of them needs."""
+"""Start training processes from a fork server, which imports once what each of them needs."""
 
 import multiprocessing
 import os
@@ -11,30 +11,31 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = "sweep.training.preloaded"
-"""The module that the server imports."""
+"""The module that the fork server imports."""
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
-"""Signals that interrupt a command, which ends its processes itself. A batch system sends SIGUSR1 as a warning, and a
-terminal that is closed sends SIGHUP."""
+"""Signals that interrupt a command. The command then ends its processes itself.
 
+Batch systems send SIGUSR1 as a warning, and terminals send SIGHUP when they are closed.
+"""
 
-OURS = "sweep-"
-"""Prefix of the names of our processes."""
+PROCESS_PREFIX = "sweep-"
+"""Prefix of the names of the processes that this module starts."""
 
-SET_HERE = "set by sweep"
-"""The value of PYTHONSAFEPATH where this module has set it. Python only asks whether it has a value."""
+SET_BY_SWEEP = "set by sweep"
+"""The value that this module gives to PYTHONSAFEPATH. Python only checks that the variable is not empty."""
 
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Keep the server from importing files of the working directory, which may be called sweep, torch or signal.
+    """Prevent the fork server from importing files of the working directory, which may be named sweep, torch or signal.
 
-    A clone of ours is an exception, because it may not be installed. Other programs that this process starts are not
-    affected.
+    A clone of this project is an exception, because the package need not be installed there. Other programs that this
+    process starts are not affected.
     """
     added = "PYTHONSAFEPATH" not in os.environ and Path.cwd() != Path(__file__).absolute().parents[1]
     if added:
-        os.environ["PYTHONSAFEPATH"] = SET_HERE
+        os.environ["PYTHONSAFEPATH"] = SET_BY_SWEEP
     try:
         yield
     finally:
@@ -42,15 +43,17 @@ def _environment() -> Iterator[None]:
             os.environ.pop("PYTHONSAFEPATH", None)
 
 
-def restore_environment() -> None:
-    """Undo in a process for training what was set for the server alone: what a user's code starts is not affected."""
-    if os.environ.get("PYTHONSAFEPATH") == SET_HERE:
-        del os.environ["PYTHONSAFEPATH"]
+def set_up_process() -> None:
+    """Set up the environment and the signals of a training process."""
+    if os.environ.get("PYTHONSAFEPATH") == SET_BY_SWEEP:
+        del os.environ["PYTHONSAFEPATH"]  # set for the fork server, and not for programs that user code starts
+    for name in SIGNALS:
+        signal.signal(name, signal.SIG_IGN)  # terminals and batch systems send them to all processes of a command
 
 
 @_environment()
 def prepare() -> None:
-    """Start the server unless it runs; it imports in the background."""
+    """Start the fork server unless it is running. It imports its modules in the background."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing import forkserver, resource_tracker
 
@@ -65,10 +68,10 @@ def prepare() -> None:
 
 
 def begin(target: Callable[..., None], args: Sequence[Any], name: str) -> BaseProcess:
-    """Start a process for training, which ends with this one.
+    """Start a training process, which ends when this process ends.
 
     Args:
-        name: of the process; it begins with OURS.
+        name: name of the process, which must start with PROCESS_PREFIX.
     """
     process: BaseProcess = context().Process(target=target, args=args, name=name, daemon=True)
     with _without_main_script():
@@ -78,16 +81,18 @@ def begin(target: Callable[..., None], args: Sequence[Any], name: str) -> BasePr
 
 @contextmanager
 def _without_main_script() -> Iterator[None]:
-    """Let our processes that are started meanwhile not run the main script of this one.
+    """Prevent training processes that are started within the context from running the main script of this process.
 
-    `multiprocessing` has a process run it, and a script that calls this library outside of
-    `if __name__ == "__main__"` would call it again there. What is sent to our processes needs no script.
+    `multiprocessing` makes new processes run it, and a script that calls this library outside of
+    `if __name__ == "__main__"` would call it again there. The messages to training processes do not need the script.
     """
     prepared = spawn.get_preparation_data
 
     def without_main(name: str) -> dict[str, Any]:
         data = prepared(name)
-        return {key: value for key, value in data.items() if not (name.startswith(OURS) and "init_main" in key)}
+        return {
+            key: value for key, value in data.items() if not (name.startswith(PROCESS_PREFIX) and "init_main" in key)
+        }
 
     spawn.get_preparation_data = without_main
     try:
@@ -97,7 +102,7 @@ def _without_main_script() -> Iterator[None]:
 
 
 def context() -> Any:
-    """What processes are made with. Not fork: one that has computed with threads, or on a GPU, cannot be forked."""
+    """Return the multiprocessing context. It does not use fork, which is unsafe after using threads or a GPU."""
     prepare()
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

@@ -1,4 +1,4 @@
-"""The values that a coordinator and a trainer exchange, beside trials and what is reached of them."""
+"""The values that a coordinator and a trainer exchange, except trials and their progress."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,10 +7,10 @@ from typing import Any
 from sweep.config import RunConfig
 from sweep.loops import LoopConfig
 
-SHARE = 8
-"""With a sampler that learns, at most one in so many of the remaining trials is trained at once.
+TRIALS_PER_SLOT = 8
+"""Smallest number of remaining trials per slot if the sampler learns from results.
 
-As many again are proposed ahead.
+The same number of trials as there are slots is proposed ahead.
 """
 
 
@@ -19,13 +19,13 @@ class Facts:
     """Describes a data set to a process that has not loaded it.
 
     Args:
-        n_train, n_test: number of examples in these splits.
+        n_train, n_test: numbers of examples in these splits.
         n_outputs: number of classes, or width of the target of a regression; 0 if it is not known.
         classification: whether targets are labels.
-        input_shape: of one example; of several inputs a mapping or a tuple of shapes.
-        digest: of the arrays before they are split.
-        example: the structure of a batch, with arrays of no example.
-        label_like: whether the target is numbers that look like labels: 0.0, 1.0, ..., C-1.0, with C <= 20.
+        input_shape: shape of the input of one example; a mapping or a tuple of shapes if it has several inputs.
+        digest: digest of the arrays before they are split.
+        example: a batch with 0 examples, as arrays.
+        label_like: whether the targets are floats that look like labels: 0.0, 1.0, ..., C-1.0, with C <= 20.
     """
 
     n_train: int
@@ -43,9 +43,9 @@ class Ranking:
     """The metric that ranks trials, and the best trial so far. On a tie, the trial with the smaller number is better.
 
     Args:
-        metric, minimize: of the study.
-        best: value and number of the best trial that is complete; None without one.
-        prunes: whether trials are pruned: a trial that the trainer has trained to its end may have been.
+        metric, minimize: metric and direction of the study.
+        best: value and number of the best complete trial; None if there is none.
+        prunes: whether the study prunes trials. A trial that a trainer has completed may have been pruned meanwhile.
     """
 
     metric: str
@@ -62,21 +62,22 @@ class Ranking:
 
 
 def facts_of_loop(loop: LoopConfig) -> Facts:
-    """Return what is known of the data of a loop, which loads them itself. It may have a test split."""
+    """Return the facts about the data of a loop, which loads them itself. A test split is assumed to exist."""
     return Facts(loop.examples or 0, n_test=1, n_outputs=0, classification=False, input_shape=(), digest="loop")
 
 
 @dataclass(frozen=True)
 class Work:
-    """The trials that an engine is chosen for.
+    """Describes the trials for which an engine is chosen.
 
     Args:
-        like: configurations at the ends of all that is searched.
-        trials: still to be trained.
+        like: configurations at the bounds of the search space.
+        trials: number of trials that remain to be trained.
         learns: whether the sampler uses results to propose further trials.
-        metric: of the validation split, by which they are judged.
-        folder: path of the folder where the loop of a trial may keep files, below the trial's number; "" without one.
-        ranking: what says which trials the engine gives the weights of; None for none.
+        metric: the metric of the study, on the validation split.
+        folder: path of a folder in which each loop gets a subfolder, named after the number of its trial, for its
+            files; "" if there is none.
+        ranking: decides which trials return their weights; None if no trial does.
     """
 
     like: Sequence[RunConfig]
@@ -88,16 +89,16 @@ class Work:
 
     @property
     def updates(self) -> int:
-        """Return the updates of all trials together."""
+        """Return the total number of updates of all trials."""
         return self.trials * self.like[0].train.steps
 
     @property
     def fair_slots(self) -> int:
-        """Return the most slots with which a sampler that learns still has results to learn from."""
-        return max(self.trials // SHARE if self.learns else self.trials, 1)
+        """Return the largest number of slots that leaves a learning sampler enough results before each proposal."""
+        return max(self.trials // TRIALS_PER_SLOT if self.learns else self.trials, 1)
 
     def filled(self, slots: int) -> float:
-        """Return the share of slots in use when trials of equal length are trained in rounds, the last one not full."""
+        """Return the mean share of slots in use if trials of equal length are trained in rounds."""
         return self.trials / (slots * -(-self.trials // slots))
 
 
@@ -107,9 +108,9 @@ class Measured:
 
     Args:
         alone: updates per second of the serial engine.
-        together: updates per second of the fused engine; 0 if it cannot train these trials.
-        slots, threads, compiled: of the fused engine that was fastest.
-        why: the reason for the choice, for the user.
+        together: updates per second of the fused engine over all slots; 0 if it cannot train these trials.
+        slots, threads, compiled: settings of the fastest fused engine.
+        why: reason for the choice, for the user.
         worth: smallest ratio of the fused engine's speed to the serial engine's for which trials are fused.
     """
 
@@ -124,24 +125,23 @@ class Measured:
 
 @dataclass
 class EngineStats:
-    """The choice of an engine, and the work that it did until its last trial was started.
+    """Describes an engine, and measures its work.
 
     Args:
         name: serial, fused or data_parallel.
-        slots: trials at once.
-        workers: processes that share each batch.
+        slots: number of trials that are trained at once.
+        workers: number of processes that share each batch.
         compiled: whether updates are compiled.
-        compiles: whether another process is to compile the update, after which compiled updates take over.
-        uncompiled: why compiled updates that had taken over were given up.
-        threads: that compute an update.
-        why: of the choice.
-        prepared: seconds of building, trying and compiling.
-        updates: recorded ones.
-        seconds: from the first update to when everything was recorded.
-        busy: share of the slots' updates that were made for a trial, while there were trials to start.
-        waited: seconds in which the device had nothing to do, or a part of its slots had, times that part, before the
-            last trial was started.
-        measured: what was measured to choose the engine.
+        compiles: whether another process has to compile the update, which then replaces the uncompiled one.
+        uncompiled: why compiled updates were abandoned; "" if they were not.
+        threads: number of threads that compute an update.
+        why: reason for the choice of the engine.
+        prepared: seconds to build, measure and compile.
+        updates: number of recorded updates.
+        seconds: time from the first update until everything was recorded.
+        busy: share of the slots' updates that were made for a trial, until the last trial was started.
+        waited: seconds for which slots were idle, divided by the number of slots, until the last trial was started.
+        measured: the measurements with which the engine was chosen; None if there were none.
     """
 
     name: str = ""
@@ -160,7 +160,7 @@ class EngineStats:
     measured: Measured | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is recorded of it."""
+        """Return the values that are recorded."""
         return {
             key: value
             for key, value in asdict(self).items()

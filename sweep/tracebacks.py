@@ -1,4 +1,4 @@
-"""Errors that the user's code raises: described in one line, or with the frames of the traceback that are the user's.
+"""Describe errors that the user's code raises, in one line or with those frames of the traceback that are the user's.
 
 A frame is the user's unless its file belongs to this package, to torch, to numpy or to Python's standard library.
 """
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-OTHERS = ("torch", "numpy")
-"""Packages of other projects whose frames say little about an error in the user's code."""
+LIBRARIES = ("torch", "numpy")
+"""Packages whose frames are not shown, because they do not help to find an error in the user's code."""
 
-LONGEST_LINE, LONGEST_MESSAGE = 300, 3000
-"""Characters of an error's message that are shown in one line, and in several."""
+MAX_LINE_CHARACTERS, MAX_MESSAGE_CHARACTERS = 300, 3000
+"""Number of characters of a message that are shown in a summary of one line, and in one of several lines."""
 
-MOST_FRAMES = 10
-"""Frames of one error that are shown: half of them from the beginning, half from the end."""
+MAX_FRAMES = 10
+"""Number of frames of one error that are shown: half of them from the beginning, half from the end."""
 
 _PACKAGE = Path(__file__).parent
-_LIBRARY = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+_STANDARD_LIBRARY = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -32,46 +32,51 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
 def summary(error: BaseException) -> str:
     """Describe an error in one line: its type, its message, and the innermost frame that is the user's.
 
-    An example is `ZeroDivisionError: division by zero (mylab/nets.py:13 in forward)`. Of a message with several lines
-    the first is taken; characters that cannot be printed or encoded are escaped.
+    An example is `ZeroDivisionError: division by zero (mylab/nets.py:13 in forward)`. Only the first line of a message
+    is used. Characters that cannot be printed or encoded are escaped.
     """
-    text = _named(error, LONGEST_LINE, lines=1)
+    text = _named(error, MAX_LINE_CHARACTERS, lines=1)
     frame = innermost(error)
-    where = None if frame is None else _where(frame)
+    where = None if frame is None else _location(frame)
     return text if where is None or where in text else f"{text} ({where})"
 
 
 def place(error: BaseException) -> str | None:
-    """Return where the user's code raised an error: `mylab/nets.py:13 in forward: y = x.item()`; None if it did not."""
+    """Return the location and the source of the innermost user frame; None if there is no user frame.
+
+    An example is `mylab/nets.py:13 in forward: y = x.item()`.
+    """
     frame = innermost(error)
-    return None if frame is None else _printable(f"{_where(frame)}: {(frame.line or '').strip()}")
+    return None if frame is None else _printable(f"{_location(frame)}: {(frame.line or '').strip()}")
 
 
 def innermost(error: BaseException) -> traceback.FrameSummary | None:
-    """Return the innermost frame that is the user's, of an error or of the first of its causes that has one."""
+    """Return the innermost user frame of an error, or of the first of its causes that has a user frame."""
     return next((frames[-1] for one in _chain(error) if (frames := user_frames(one))), None)
 
 
 def refusal(error: BaseException) -> str:
-    """Describe an error as `summary` does, without the type where it is ValueError, which its message explains."""
+    """Describe an error as `summary` does, but omit the type ValueError, which adds nothing to a refusal."""
     return summary(error).removeprefix("ValueError: ")
 
 
 def user_traceback(error: BaseException) -> str:
-    """Describe an error in several lines: its type and message, the user's frames, and the same of its causes.
+    """Describe an error in several lines: type, message and user frames of the error and of its causes.
 
-    Where none of the frames is the user's, the whole traceback is returned, or the message of an error of this package.
+    If there are no user frames, return the whole traceback; for an error of this package return only the message.
     """
     chain = list(_chain(error))
     if not any(map(user_frames, chain)):
-        if type(error).__module__.startswith("sweep."):  # its message says everything
-            return _named(error, LONGEST_MESSAGE)
+        if type(error).__module__.startswith("sweep."):  # its message is complete
+            return _named(error, MAX_MESSAGE_CHARACTERS)
         return _printable("".join(traceback.format_exception(error)).rstrip())
-    return "\ncaused by ".join("\n".join([_named(one, LONGEST_MESSAGE), *_lines(user_frames(one))]) for one in chain)
+    return "\ncaused by ".join(
+        "\n".join([_named(one, MAX_MESSAGE_CHARACTERS), *_lines(user_frames(one))]) for one in chain
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, its cause, the cause of that, and so on."""
+    """Yield an error and the chain of its causes."""
     seen: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and all(following is not one for one in seen):
@@ -83,41 +88,41 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _is_users(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
-    if file.startswith("<") or str(frame.f_globals.get("__name__")).partition(".")[0] in OTHERS:
+    if file.startswith("<") or str(frame.f_globals.get("__name__")).partition(".")[0] in LIBRARIES:
         return False
     path = Path(file).absolute()
     if path.is_relative_to(_PACKAGE):
         return False
-    installed = any(part in _INSTALLED for part in path.parts)  # on some systems below the standard library
-    return installed or not any(path.is_relative_to(library) for library in _LIBRARY)
+    installed = any(part in _INSTALLED for part in path.parts)  # a subfolder of the standard library on some systems
+    return installed or not any(path.is_relative_to(library) for library in _STANDARD_LIBRARY)
 
 
 def _named(error: BaseException, longest: int, lines: int | None = None) -> str:
-    """Return the type and the message of an error, cut to so many characters and lines."""
+    """Return the type and the message of an error, truncated to a number of characters and lines."""
     try:
         message = str(error).strip()
     except Exception:  # the user's class may define it
         message = ""
     kept = "\n".join(message.splitlines()[:lines])
     text = _printable(kept if len(kept) <= longest else f"{kept[:longest].rstrip()} ...")
-    if type(error).__module__.startswith("sweep.") and text:  # its message says everything
+    if type(error).__module__.startswith("sweep.") and text:  # its message is complete
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _lines(frames: list[traceback.FrameSummary]) -> list[str]:
-    """Return the lines that show frames: where each is, and its source."""
-    half = MOST_FRAMES // 2
-    cut = len(frames) > MOST_FRAMES
+    """Return the lines that show frames: the location and the source of each."""
+    half = MAX_FRAMES // 2
+    cut = len(frames) > MAX_FRAMES
     kept = [*frames[:half], *frames[-half:]] if cut else frames
-    shown = [f"  {_where(frame)}" + (f"\n    {frame.line}" if frame.line else "") for frame in kept]
+    shown = [f"  {_location(frame)}" + (f"\n    {frame.line}" if frame.line else "") for frame in kept]
     if cut:
         shown.insert(half, f"  ... {len(frames) - len(kept)} more frames ...")
     return [_printable(text) for text in shown]
 
 
-def _where(frame: traceback.FrameSummary) -> str:
-    """Return `file:line in function`; a file below the working directory is shown relative to it."""
+def _location(frame: traceback.FrameSummary) -> str:
+    """Return `file:line in function`. Files in the working directory are shown relative to it."""
     path = Path(frame.filename).absolute()
     here = Path.cwd()
     shown = path.relative_to(here) if path.is_relative_to(here) else path
@@ -125,6 +130,6 @@ def _where(frame: traceback.FrameSummary) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what cannot be printed or encoded, except for line breaks."""
+    """Escape characters that cannot be printed or encoded, except line breaks."""
     shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4))
     return "".join(shown)

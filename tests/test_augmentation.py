@@ -286,7 +286,7 @@ def test_a_function_a_class_an_object_or_a_name_is_given_in_python(folder: Path)
     [
         ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function .*, or a name, whose keys are overrides"),
         ({}, lambda x, y, d: (x, y), InvalidValueError, r"^dataset\.augment=function: .*n_draws.*; it has none"),
-        ({}, halves, InvalidValueError, r"it gives \[64, 10\], and dataset\.augment returns targets \[64, 2\]"),
+        ({}, halves, InvalidValueError, r"it returns \[64, 10\], and dataset\.augment returns targets \[64, 2\]"),
         ({"dataset.augment": "none"}, darker, InvalidValueError, r"given twice, as an override and as augment=\.\.\."),
         ({"dataset.augment.lots": 1}, darker, InvalidValueError, r"^dataset\.augment\.lots=1: is not a key of darker"),
         ({}, Sometimes, TrainingFailedError, r"(?s)^ArithmeticError: too much noise.*\.py:\d+ in __call__"),

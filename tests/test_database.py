@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -197,10 +196,10 @@ def test_a_signal_ends_the_wait_for_a_locked_database(locked_study: Locked) -> N
 def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: Locked) -> None:
     """This imitates a database that has committed a transaction and reports that it has not."""
     cached = locked_study.cached
-    create, tries = cached._storage.create_new_trial, []
+    insert, tries = cached._tables.insert, []
 
-    def written_yet_failed(*args: Any, **kwargs: Any) -> int:
-        tries.append(create(*args, **kwargs))
+    def written_yet_failed(trial: FrozenTrial) -> int:
+        tries.append(insert(trial))
         locked_study.lock()
         try:
             locked_study.study.set_user_attr("one", 1)
@@ -208,7 +207,7 @@ def test_a_trial_that_was_written_after_all_is_not_written_again(locked_study: L
             locked_study.other.rollback()
         return 0
 
-    cached._storage.create_new_trial = written_yet_failed  # type: ignore[method-assign]
+    cached._tables.insert = written_yet_failed  # type: ignore[method-assign]
     number = cached.study.ask().number
     cached.keep(number)
     assert len(tries) == len(locked_study.stored()) == 1

@@ -190,7 +190,7 @@ def test_a_comparison_of_loops_reports_the_test_split(sweep: Callable[..., Answe
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ([], "gives no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)"),
+        ([], "reports no test_loss at the end of a final run: if run.test: run.evaluate(test_loss=...)"),
         (["loop.early=true"], "ArithmeticError: not mended"),
     ],
 )
@@ -248,7 +248,7 @@ def test_an_interrupted_search_with_a_loop_equals_an_uninterrupted_one(
     if killed == "trainer":
         os.kill(pid, signal.SIGKILL)
         assert command.wait(120) == 0, command.said
-        assert "trial 1 is tried again" in command.said
+        assert "retrying trial 1" in command.said
     else:
         command.signal(signal.SIGINT if killed == "interrupt" else signal.SIGKILL)
         assert command.wait(60) == (130 if killed == "interrupt" else -signal.SIGKILL), command.said
@@ -316,7 +316,7 @@ def test_a_program_that_fails_fails_its_trial(sweep: Callable[..., Answer]) -> N
     assert answer.status == 1
     assert answer.err.splitlines() == [
         f"sweep: the training failed: the program {sys.executable} ended with status 3: cannot go on",
-        "its last lines:",
+        "the last lines of its output:",
         "  starts at step 0",
         "  cannot go on",
     ]

@@ -140,7 +140,7 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
         (["schedule=plateau", "schedule.metric=val_f1"], "schedule.metric=val_f1: has no known direction"),
         (
             ["schedule=plateau", "schedule.metric=val_f1", "schedule.direction=maximize"],
-            "schedule.metric=val_f1: waits for val_f1; such a training has val_loss, val_accuracy, train_error",
+            "schedule.metric=val_f1: waits for val_f1; this training has val_loss, val_accuracy, train_error",
         ),
         (
             ["task.label_smoothing=0,0.1", "task=classification"],

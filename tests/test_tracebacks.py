@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sweep.errors import InvalidValueError
-from sweep.tracebacks import LONGEST_LINE, MOST_FRAMES, refusal, summary, user_frames, user_traceback
+from sweep.tracebacks import MAX_FRAMES, MAX_LINE_CHARACTERS, refusal, summary, user_frames, user_traceback
 
 SOURCE = """
     import json
@@ -134,7 +134,7 @@ def test_frames_of_this_package_are_left_out(mylab):
         (SystemExit(3), "SystemExit: 3"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (ValueError("\n one\ntwo"), "ValueError: one"),
-        (ValueError("x" * 10_000), f"ValueError: {'x' * LONGEST_LINE} ..."),
+        (ValueError("x" * 10_000), f"ValueError: {'x' * MAX_LINE_CHARACTERS} ..."),
         (ValueError("Größe \u2603 \ud83d \x1b[31m\0"), "ValueError: Größe \u2603 \\ud83d \\x1b[31m\\x00"),
         (InvalidValueError("model.width", 3, "must be even"), "model.width=3: must be even"),
     ],
@@ -158,7 +158,7 @@ def test_a_refusal_names_the_type_only_where_the_message_needs_it(mylab):
 def test_of_endless_recursion_few_frames_are_shown(mylab):
     shown = user_traceback(raised(mylab.endless, 0))
     assert shown.startswith("RecursionError: ")
-    assert shown.count("return endless(n + 1)") == MOST_FRAMES
+    assert shown.count("return endless(n + 1)") == MAX_FRAMES
     assert " more frames ..." in shown
 
 

@@ -30,6 +30,7 @@ def test_it_serves_until_interrupted_with_links_into_the_record(
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     best = min(runs(folder, "trial"), key=lambda run: run.data.metrics["val_loss"])
+    assert next(iter(best.data.metrics)) == "val_loss"  # MLflow's page that compares runs begins with it
     for wanted in (r"metric=%22lr%22", r"metric=%22loss%22", r"compare-runs", best.info.run_id):
         assert re.search(wanted, command.said)
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in command.said
@@ -51,4 +52,4 @@ def test_a_port_that_is_taken_is_refused(sweep: Callable[..., Answer], folder: P
         port = taken.getsockname()[1]
         answer = sweep("mode=ui", f"ui.port={port}")
     assert answer.status == 2
-    assert f"ui.port={port}: cannot be listened on" in answer.err
+    assert f"ui.port={port}: cannot be used" in answer.err

@@ -255,7 +255,7 @@ def test_weights_of_a_comparisons_studies_are_kept(folder: Path) -> None:
 @pytest.mark.parametrize(("model", "reason"), [(OneWay, "Missing key"), (Unsavable, "")])
 def test_weights_that_could_not_be_loaded_are_refused(model: type[nn.Module], reason: str) -> None:
     with pytest.raises(
-        InvalidValueError, match=rf"^train\.save=best\.pt: cannot hold the state dict of {model.__name__}"
+        InvalidValueError, match=rf"^train\.save=best\.pt: cannot save the state dict of {model.__name__}"
     ):
         library.train({**QUICK, "train.save": "best.pt"}, model=model, dataset=points(), progress=False)
     assert not Path("mlflow.db").exists()

@@ -249,7 +249,8 @@ def _train_finals(
         recorder = MlflowRecorder(run.store, describe, parent, draw=samples_picture, retrains_failed=True)
         later = sum(len(others.trials) for others in left[index + 1 :])
         watched = Watched(judged, config.minimize, total, 0, horizon, finals=True, later=later)
-        front.say(f"final runs of {family.label}, as its trial {of_family.of}: {total}")
+        seeds = plural(total, "seed")
+        front.say(f"final runs of {family.label}, with the configuration of trial {of_family.of}: {seeds}")
         plan, like = family.plan, of_family.trials[0].config
         name = f"{plan.name}.finals-{of_family.of}"
         checkpoints = checkpoints_of(engines.trainer, like, name, study_run, front.say, search.lease.check)

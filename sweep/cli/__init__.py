@@ -1,4 +1,4 @@
-"""The command line: read arguments, carry out the mode, show results and errors."""
+"""The command line: read arguments, run the mode, show results and errors."""
 
 from sweep.cli.main import main
 

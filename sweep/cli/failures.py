@@ -1,4 +1,4 @@
-"""What ends a command though nothing was wrong with the request, in a line or two."""
+"""Explain in a line or two the errors that end a command although the request was valid."""
 
 import errno
 
@@ -15,20 +15,20 @@ from sweep.errors import (
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a disk without room says, and a quota."""
+"""Errors of a full disk and of an exhausted quota."""
 EXPLAINED = (EngineError, HopelessError, RemovedError, SpoolInUseError, StorageFullError, UnavailableError)
-GOES_ON = "what is recorded stays; the same command goes on"
+RESUMES = "recorded results are kept; the same command resumes"
 
 
 def explained(error: Exception) -> tuple[str, int] | None:
-    """What to tell of an error, and the exit status; None of one that is a mistake of this program."""
+    """Return the message for an error and the exit status; None if the error is a bug of this program."""
     lost = lost_lease(error)
     if lost is not None:
         return str(lost), FAILED
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in FULL:
             where = f"{cause.filename} cannot be written: " if cause.filename else ""
-            return f"{where}{cause.strerror}; make room\nsweep: {GOES_ON}", FAILED
+            return f"{where}{cause.strerror}; free some space\nsweep: {RESUMES}", FAILED
         if isinstance(cause, EXPLAINED):
-            return f"{cause}\nsweep: {GOES_ON}", INTERRUPTED if isinstance(cause, GivenUpError) else FAILED
+            return f"{cause}\nsweep: {RESUMES}", INTERRUPTED if isinstance(cause, GivenUpError) else FAILED
     return None

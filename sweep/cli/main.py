@@ -1,4 +1,4 @@
-"""From arguments to an exit status."""
+"""Run a command line."""
 
 import argparse
 import gc
@@ -33,24 +33,24 @@ MODES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line; the exit status.
+    """Run a command line and return its exit status.
 
-    0: done. 1: failed. 2: a request that cannot be carried out. 130: interrupted, the work saved.
-    Output that cannot be written changes none of them.
+    0: done. 1: failed. 2: the request cannot be carried out. 130: interrupted, with the work saved. Output that cannot
+    be written does not change the status.
     """
     protect()
     if argv is None:
-        gc.set_threshold(10_000)  # imports create hardly any garbage, and looking for it takes a fifth of their time
+        gc.set_threshold(10_000)  # imports create hardly any garbage; collecting it takes a fifth of their time
     try:
         return _main(list(sys.argv[1:] if argv is None else argv), ends_process=argv is None)
     finally:
         if argv is None:
-            ignore_signals()  # nothing is left to be interrupted, and the status is to say so
-            gc.freeze()  # otherwise Python looks for garbage among all modules for a second before it exits
+            ignore_signals()  # all work is done; a signal must not change the exit status
+            gc.freeze()  # otherwise Python spends a second on a garbage collection before it exits
 
 
 def _main(arguments: list[str], ends_process: bool) -> int:
-    os.umask(0o077)  # records, checkpoints and reports are their owner's alone
+    os.umask(0o077)  # only their owner can read records, checkpoints and reports
     sys.excepthook = _without_passwords
     register_resolvers()
     flags, overrides, information = _split(arguments)
@@ -67,7 +67,7 @@ def _main(arguments: list[str], ends_process: bool) -> int:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("sweep: interrupted; the same command goes on", file=sys.stderr)
+        print("sweep: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -92,7 +92,7 @@ def _in_mode(command: Command) -> int:
     datasets = command.request.datasets
     if datasets and mode not in COMPARISON_MODES:
         check_searchable("dataset", ",".join(datasets))
-    check_alone(command.composer, command.request, mode)  # before processes and imports that take seconds
+    check_alone(command.composer, command.request, mode)  # before starting processes and imports that take seconds
     if mode in ("search", "train", "compare"):
         forking.prepare()
     if sys.stdout.isatty():
@@ -101,7 +101,7 @@ def _in_mode(command: Command) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """Where configuration is found, the overrides, and Hydra's flags that ask for information."""
+    """Split arguments into flags that name configuration files, overrides, and Hydra's flags for information."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--config-name", "-cn", default="config")
@@ -118,7 +118,7 @@ def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str], list[st
 
 
 def _without_passwords(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody expected, as Python does."""
+    """Print an unexpected error as Python does, without passwords."""
     sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
 
 
@@ -128,12 +128,12 @@ def _given(flags: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _import_from_here(trusting: bool) -> None:
-    """A user's packages are found in the working directory, by the console script as by `python -m sweep`.
+    """Let packages of the user be imported from the working directory, if the command line trusts a package.
 
-    Behind all others, so that a folder named models replaces none; and only where the command line trusts a package:
-    otherwise a module beside a configuration could pass for one that is not installed.
+    The directory comes last in sys.path, so that a folder named models replaces no installed package. Without trust it
+    is left out: otherwise a module beside a configuration could replace one that is not installed.
     """
-    sys.modules.setdefault("hydra_plugins", None)  # type: ignore[arg-type]  # Hydra would import all it finds there
+    sys.modules.setdefault("hydra_plugins", None)  # type: ignore[arg-type]  # Hydra would import all plug-ins
     here = os.getcwd()
     if here == str(Path(__file__).parents[2]):
         return  # a clone, whose own packages are here

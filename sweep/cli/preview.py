@@ -1,4 +1,4 @@
-"""mode=preview: compute curves without training, and show their key figures."""
+"""mode=preview: compute curves without training, and print their key figures."""
 
 from sweep.app.preview import preview as compute
 from sweep.cli.exits import DONE
@@ -9,7 +9,7 @@ from sweep.terminal.console import console, say
 
 
 def preview(command: Command) -> int:
-    """Write the curves as csv and picture, and show their key figures."""
+    """Write the curves as csv and picture, and print their key figures."""
     plan = make_preview(command)
     result = compute(plan)
     out = console()
@@ -24,6 +24,6 @@ def preview(command: Command) -> int:
         for warning in warnings(run):
             say(out, f"warning: {of}{warning}")
         for reaction in run.schedule.reactions:
-            say(out, f"{of}drawn before any event: {reaction.name} waits for {reaction.watches} at the evaluations")
+            say(out, f"{of}drawn without events: {reaction.name} depends on {reaction.watches} at the evaluations")
     say(out, f"written to {plan.path} and {result.picture}")
     return DONE

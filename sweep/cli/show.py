@@ -1,7 +1,8 @@
-"""What is recorded, shown: the table, the command line of the best, the links into MLflow."""
+"""Print what is recorded: tables, the command line of the best trial, the pages in MLflow."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -11,11 +12,12 @@ from sweep.config import ENERGY_DISTANCE, TrackingConfig
 from sweep.core import ComparisonRecord, StudyRecord, TrialRecord
 from sweep.errors import InvalidValueError
 from sweep.passwords import without_passwords
-from sweep.report.standings import comparison_table
-from sweep.report.text import counts, failures, study_table, train_command
+from sweep.report.standings import comparison_table, explanation
+from sweep.report.text import counts, failures, train_command
+from sweep.report.trials import study_table
 from sweep.requests.build import ui_config
 from sweep.requests.command import Command
-from sweep.terminal.console import say
+from sweep.terminal.console import has_hyperlinks, say, say_pages
 from sweep.tracking import (
     HOST,
     Store,
@@ -29,128 +31,162 @@ from sweep.tracking import (
 )
 
 BEST = 10
-"""Trials in the table."""
-COMPARED = 4
-"""Trials that the links compare: as many as the legend of MLflow's charts has room for."""
+"""Trials in the table, and on the page that compares trials."""
+DRAWN = 4
+"""Runs whose curves a page shows: the legend of MLflow's charts has no space for more."""
 
 
-def show_study(out: Console, study: StudyRecord, base: str, serve: str) -> None:
-    """Print the links into MLflow, the best trials, the reasons of failed trials, and the command of the best trial.
+@dataclass(frozen=True)
+class MlflowUi:
+    """The MLflow UI that has the record of a command.
 
     Args:
-        base: address of the MLflow UI.
-        serve: the command that serves it.
+        address: of its first page.
+        where: the command that starts it, or the address of the tracking server.
+        linked: whether the titles of its pages are printed as hyperlinks; otherwise their addresses are printed.
+    """
+
+    address: str
+    where: str
+    linked: bool
+
+    @classmethod
+    def of(cls, command: Command, tracking: TrackingConfig, out: Console) -> "MlflowUi":
+        """Return the UI on the tracking server, or that on this machine; addresses contain no user or password."""
+        config = ui_config(command.compose())
+        linked = config.links == "auto" and has_hyperlinks(out)
+        if tracking.uri.startswith("http"):
+            parts = urlsplit(tracking.uri)
+            address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+            return cls(address, address, linked)
+        given = [text for text in command.request.plain if text.startswith(("tracking.uri", "tracking.exp", "ui.port"))]
+        kept = [text for text in given if without_passwords(text) == text]
+        start = shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
+        return cls(f"http://{HOST}:{config.port}", f"start it with: {start}", linked)
+
+
+def show_study(out: Console, study: StudyRecord, ui: MlflowUi) -> None:
+    """Print the best trials, the reasons of failed trials, the command of the best trial, and the pages in MLflow.
+
+    Addresses are printed first, because they fill the screen.
     """
     best = study.ranked[:1]
-    say(out, f"\nin MLflow ({serve} serves it):")  # first, so that the long addresses do not push the table away
-    say(out, "\n".join(links(study, base)))
+    if not ui.linked:
+        show_pages(out, study_pages(study, ui.address), ui)
+    say(out, "")
     if best:
-        say(out, "")
         out.print(study_table(study, BEST, out.width))
     say(out, "\n".join([counts(study.trials), *failures(_numbered(study))]))
     if best:
         say(out, f"\ntrain the best again:\n  {train_command(study, best[0])}")
+    if ui.linked:
+        show_pages(out, study_pages(study, ui.address), ui)
 
 
-def show_comparison(
-    out: Console, record: ComparisonRecord, comparisons: Sequence[Comparison], base: str, serve: str
-) -> None:
-    """Where to look, then for each data set the table, the verdict, and why trials and final runs failed.
+def show_comparison(out: Console, record: ComparisonRecord, comparisons: Sequence[Comparison], ui: MlflowUi) -> None:
+    """Print for each data set the table, the verdict and the reasons of failures, and the pages in MLflow.
 
-    Args:
-        base: address of the MLflow UI.
-        serve: the command that serves it.
+    Addresses are printed first, because they fill the screen.
     """
-    say(out, f"\nin MLflow ({serve} serves it):")
-    say(out, "\n".join(comparison_links(record, comparisons, base)))
+    pages = comparison_pages(record, comparisons, ui.address)
+    if not ui.linked:
+        show_pages(out, pages, ui)
     for comparison in comparisons:
         say(out, "")
         out.print(comparison_table(comparison, out.width))
-        say(out, f"{comparison.dataset}: {comparison.verdict}")
+        say(out, explanation(comparison, record.metric))
+        say(out, f"\n{comparison.dataset}: {comparison.verdict}")
         for standing in comparison.standings:
             finals = {final.seed: final.run for final in standing.finals}
             lines = [*failures(_numbered(standing.family.study)), *failures(finals, "seed")]
             for line in lines:
                 say(out, f"{standing.schedule}: {line}")
+    if ui.linked:
+        show_pages(out, pages, ui)
+
+
+def show_pages(out: Console, pages: Mapping[str, str], ui: MlflowUi) -> None:
+    """Print the pages in MLflow below a heading that says where MLflow is."""
+    hint = "; ui.links=plain prints addresses" if ui.linked else ""
+    say(out, f"\nin MLflow ({ui.where}{hint}):")
+    say_pages(out, pages, ui.linked)
 
 
 def _numbered(study: StudyRecord) -> dict[int, TrialRecord]:
     return {trial.number: trial for trial in study.trials if trial.number is not None}
 
 
-def comparison_links(record: ComparisonRecord, comparisons: Sequence[Comparison], base: str) -> list[str]:
-    """Addresses of pages about a comparison: one final run of each family stands for its others."""
-    standings = [standing for comparison in comparisons for standing in comparison.standings]
-    one_each = [standing.finals[0].run.run_id for standing in standings if standing.finals]
-    experiment = record.experiment_id
-    pages = {
-        "the report": artifact_page(base, experiment, record.run_id, "report.html"),
-        "results of the final runs, seed by seed": run_page(base, experiment, record.run_id),
-        "all final runs": finals_page(base, experiment, record.run_id, comparisons[0].metric, record.minimize),
-    }
-    series = [name for standing in standings for final in standing.finals for name in final.run.series]
-    return _lines(pages | _comparison(one_each, series, experiment, base, "of the final runs, one seed each"))
-
-
-def links(study: StudyRecord, base: str) -> list[str]:
-    """Addresses of pages about a study."""
-    runs = [trial.run_id for trial in study.ranked[:COMPARED]]
-    series = [name for trial in study.ranked[:COMPARED] for name in trial.series]
-    pages = {
-        "its trials": trials_page(base, study.experiment_id, study.run_id, study.metric, study.minimize),
-        "the best so far, trial by trial": run_page(base, study.experiment_id, study.run_id),
-        "the report": artifact_page(base, study.experiment_id, study.run_id, "report.html"),
-    }
-    which = "of the best trial" if len(runs) == 1 else f"of the best {len(runs)}"
-    return _lines(pages | _comparison(runs, series, study.experiment_id, base, which))
-
-
-def training_links(store: Store, runs: Sequence[str], series: Sequence[str], base: str) -> list[str]:
-    """Addresses of pages about single trainings, the newest first.
+def comparison_pages(record: ComparisonRecord, comparisons: Sequence[Comparison], base: str) -> dict[str, str]:
+    """Return the pages about a comparison, title -> address; one final run represents each family.
 
     Args:
-        series: those of the newest.
+        base: address of the MLflow UI.
+    """
+    standings = [standing for comparison in comparisons for standing in comparison.standings]
+    one_each = [standing.finals[0].run.run_id for standing in standings if standing.finals]
+    series = [name for standing in standings for final in standing.finals for name in final.run.series]
+    experiment = record.experiment_id
+    return {
+        "the report": artifact_page(base, experiment, record.run_id, "report.html"),
+        "results of the final runs, seed by seed": run_page(base, experiment, record.run_id),
+        "all final runs, best first": finals_page(
+            base, experiment, record.run_id, comparisons[0].metric, record.minimize
+        ),
+        **_curves(one_each, series, experiment, base, "of the final runs, one seed each"),
+        **_compared(one_each, experiment, base, "the final runs, one seed each"),
+    }
+
+
+def study_pages(study: StudyRecord, base: str) -> dict[str, str]:
+    """Return the pages about a study, title -> address.
+
+    Args:
+        base: address of the MLflow UI.
+    """
+    experiment, best = study.experiment_id, study.ranked[:BEST]
+    drawn, runs = best[:DRAWN], [trial.run_id for trial in best]
+    series = [name for trial in drawn for name in trial.series]
+    which = "of the best trial" if len(drawn) == 1 else f"of the best {len(drawn)} trials"
+    return {
+        "all trials, best first": trials_page(base, experiment, study.run_id, study.metric, study.minimize),
+        f"{study.metric} of each trial, and the best so far": run_page(base, experiment, study.run_id),
+        "the report": artifact_page(base, experiment, study.run_id, "report.html"),
+        **_curves(runs[:DRAWN], series, experiment, base, which),
+        **_compared(runs, experiment, base, f"the best {len(runs)} trials"),
+    }
+
+
+def training_pages(store: Store, runs: Sequence[str], series: Sequence[str], base: str) -> dict[str, str]:
+    """Return the pages about single trainings, title -> address.
+
+    Args:
+        runs: of the trainings, the latest first.
+        series: those of the latest.
+        base: address of the MLflow UI.
 
     Raises:
         InvalidValueError: names tracking.experiment if there is none.
     """
     if not runs:
         raise InvalidValueError("tracking.experiment", store.experiment, "holds no run yet")
-    metric = ENERGY_DISTANCE if "D_" in series else "val_loss"
+    metric, experiment = ENERGY_DISTANCE if "D_" in series else "val_loss", store.experiment_id
     pages = {
-        "the latest training": run_page(base, store.experiment_id, runs[0]),
-        "single trainings": trainings_page(base, store.experiment_id, metric),
+        "the latest training": run_page(base, experiment, runs[0]),
+        "all single trainings, best first": trainings_page(base, experiment, metric),
     }
-    latest = list(runs[:COMPARED])
+    latest = list(runs[:DRAWN])
     if len(latest) > 1:
-        pages |= _comparison(latest, series, store.experiment_id, base, f"of the latest {len(latest)}")
-    return _lines(pages)
-
-
-def _comparison(runs: list[str], series: Sequence[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
-    if not runs:
-        return {}
-    metrics = [f"{name}{metric}" for name in dict.fromkeys(series) for metric in ("lr", "loss")]
-    pages = {f"{metric} {which}": metric_page(base, experiment_id, runs, metric) for metric in metrics}
-    if len(runs) > 1:
-        pages[f"comparison {which}"] = compare_page(base, experiment_id, runs)
+        pages |= _curves(latest, series, experiment, base, f"of the latest {len(latest)} trainings")
+        pages |= _compared(latest, experiment, base, f"the latest {len(latest)} trainings")
     return pages
 
 
-def _lines(pages: dict[str, str]) -> list[str]:
-    return [f"  {title}\n    {page}" for title, page in pages.items()]
+def _curves(runs: list[str], series: Sequence[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
+    """Return a page for the rates and one for the losses of each optimizer."""
+    metrics = [f"{name}{metric}" for name in dict.fromkeys(series) for metric in ("lr", "loss")] if runs else []
+    return {f"{metric} {which}": metric_page(base, experiment_id, runs, metric) for metric in metrics}
 
 
-def address(command: Command, tracking: TrackingConfig) -> str:
-    """Where the MLflow UI is: the tracking server itself, or this machine. No user or password is repeated."""
-    if not tracking.uri.startswith("http"):
-        return f"http://{HOST}:{ui_config(command.compose()).port}"
-    parts = urlsplit(tracking.uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-
-
-def ui_command(command: Command) -> str:
-    """The command that serves the record of this one. A URI with a password is not repeated."""
-    given = [text for text in command.request.plain if text.startswith(("tracking.uri", "tracking.exp", "ui."))]
-    kept = [text for text in given if without_passwords(text) == text]
-    return shlex.join(["python", "-m", "sweep", "mode=ui", *kept])
+def _compared(runs: list[str], experiment_id: str, base: str, which: str) -> dict[str, str]:
+    """Return the page that compares runs, if there is more than one."""
+    return {f"comparison of {which}": compare_page(base, experiment_id, runs)} if len(runs) > 1 else {}

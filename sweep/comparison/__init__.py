@@ -1,4 +1,4 @@
-"""The comparison of schedules: its protocol, and its statistics. Knows nothing of Optuna, MLflow or tensors."""
+"""Compare schedules: protocol and statistics, independent of Optuna, MLflow and torch."""
 
 from sweep.comparison.files import as_csv, as_json, as_rows, best_parameters
 from sweep.comparison.protocol import counted, final_trials, finals, fresh_seeds, judged_by, winner

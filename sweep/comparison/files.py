@@ -1,4 +1,4 @@
-"""A comparison as numbers in files: comparison.csv, a row for each family on each data set, and comparison.json."""
+"""Write the numbers of a comparison: comparison.csv, a row for each family on each data set, and comparison.json."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from sweep.core import ComparisonRecord, FinalRecord, Status
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """A row for each family; numbers in full precision, inf for never, empty where there is none."""
+    """Return comparison.csv: a row for each family, with numbers in full precision, inf for never, empty for none."""
     rows = as_rows(comparisons)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -28,10 +28,10 @@ def as_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def as_json(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> str:
-    """What was asked, and for each data set the verdict and its families with what the csv has and more.
+    """Return comparison.json: the settings, and for each data set the verdict and the rows of its families.
 
-    `best_of_k` is the expected best validation metric after 1, 2, ... trials. Null stands for never and for what there
-    is none of.
+    The rows have more entries than those of the csv: `best_of_k` is the expected best validation metric after 1, 2, ...
+    trials. Null means never, or that there is no value.
     """
     asked = {
         "name": record.name,
@@ -64,7 +64,7 @@ def _with_more(comparison: Comparison, standing: Standing) -> dict[str, Any]:
 
 
 def _measured(final: FinalRecord) -> dict[str, float]:
-    """What was evaluated at the end of a final run that ended as complete."""
+    """Return the metrics at the end of a final run; none if it did not end as complete."""
     if final.run.status is not Status.COMPLETE:
         return {}
     return {key: value for key, value in final.run.metrics.items() if key.startswith(("val_", "test_"))}
@@ -98,14 +98,14 @@ def _row(comparison: Comparison, standing: Standing) -> dict[str, Any]:
 
 
 def best_parameters(standing: Standing) -> dict[str, Any]:
-    """What was searched -> the winner's value; empty without a winner."""
+    """Return searched key -> value of the winner; empty without a winner."""
     best = standing.winner
     texts = {} if best is None else {key: best.param(key) for key in standing.family.study.searched}
     return {key: _read(text) for key, text in texts.items() if text is not None}
 
 
 def _read(text: str) -> Any:
-    """A param's value; text that is no JSON stands for itself."""
+    """Return the value of a param; a text that is not JSON is returned unchanged."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -113,12 +113,12 @@ def _read(text: str) -> Any:
 
 
 def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """A mean and the ends of its interval."""
+    """Return the columns of a mean and the ends of its interval."""
     if estimate is None:
         return {f"{name}_mean": None, f"{name}_ci_low": None, f"{name}_ci_high": None}
     return {f"{name}_mean": estimate.mean, f"{name}_ci_low": estimate.low, f"{name}_ci_high": estimate.high}
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
+    """Replace infinity by None, because JSON has no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

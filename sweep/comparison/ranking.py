@@ -1,4 +1,4 @@
-"""Which family is best, and what has been shown: ranks, differences to the best, a verdict in plain words."""
+"""Rank families: differences to the best, what has been shown, and a verdict in plain words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sweep.comparison.statistics import (
 from sweep.plurals import plural
 
 POWER = 0.85
-"""Of the t test with one seed left out; with each in turn, it then finds a difference four times out of five."""
+"""Power of the t test with one seed left out; leaving out each seed in turn, the power is then about 0.8."""
 
 Finals = Mapping[int, float | None]
 """Seed -> the metric at the end; None where the training diverged or failed."""
@@ -31,18 +31,18 @@ Values = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """A family less the best, over the seeds where both have a number.
+    """The difference of a family to the best, over the seeds for which both have a result.
 
     Args:
-        mean, low, high: with its interval.
-        p: of the paired test on its own.
-        p_holm: corrected for all pairs of families. The best is chosen by the same data: corrected for its own pairs
-            alone, one among equals would too often seem better than the worst.
-        n_pairs: seeds.
-        shown: whether p_holm is below the level with all seeds, and also with any one of them left out: what hangs on a
-            single seed is not shown. Needs three seeds.
-        seeds_needed: to show a difference of this size and spread four times out of five, at the strictest level of the
-            correction; None where one is shown or hangs on a single seed, and above MOST_SEEDS.
+        mean, low, high: the mean and its interval.
+        p: of the paired test, uncorrected.
+        p_holm: corrected for all pairs of families. The pairs with the best are not enough: it is chosen by the same
+            data, and one of several equal families would seem better than the worst too often.
+        n_pairs: number of seeds.
+        shown: whether p_holm is below the level with all seeds, and also with any one of them left out: a difference
+            that depends on a single seed is not shown. Needs three seeds.
+        seeds_needed: to show a difference of this size and spread with a probability of 80 %, at the strictest level of
+            the correction; None if it is shown, if it depends on a single seed, or above MOST_SEEDS.
     """
 
     mean: float
@@ -57,15 +57,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A family in its rank.
+    """The rank of a family.
 
     Args:
         rank: from 1.
-        estimate: the mean over the finals with a number; None without any.
-        n: finals with a number.
-        diverged: finals that diverged.
-        difference: to the best; None for the best itself, and without two seeds in common.
-        failed: finals that failed.
+        estimate: the mean over the final runs with a result; None without any.
+        n: number of final runs with a result.
+        diverged: number of final runs that diverged.
+        difference: to the best; None for the best itself, and if fewer than two seeds are in common.
+        failed: number of final runs that failed.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Ranking:
     """Families, best first.
 
     Args:
-        shown: those that the best was shown to be better than, in the order of their ranks.
+        shown: families that are shown to be worse than the best, in the order of their ranks.
         verdict: what has been shown and what has not, in plain words.
     """
 
@@ -98,15 +98,15 @@ def rank(
     test: str,
     failed: Mapping[str, int] = MappingProxyType({}),
 ) -> Ranking:
-    """Rank families by the mean over their finals.
+    """Rank families by the mean over their final runs.
 
-    A family with diverged or failed finals stands behind those that have none, one without numbers last.
+    Families with diverged or failed final runs come after those without any, and families without results come last.
 
     Args:
-        finals: family -> its final metrics; a family may lack seeds.
+        finals: family -> its final metrics; seeds may be missing.
         confidence: of the intervals; 1 - confidence is the level of the tests.
         test: "t" or "wilcoxon".
-        failed: family -> how many of its finals without a number failed; the others diverged.
+        failed: family -> how many of its final runs without a result failed; the others diverged.
     """
     values = {name: {seed: v for seed, v in of.items() if v is not None} for name, of in finals.items()}
     sign = 1 if minimize else -1
@@ -129,14 +129,14 @@ def rank(
         )
         for index, name in enumerate(order)
     )
-    # One that is ranked first because others diverged or failed need not be better than they are.
+    # A family that is first because others diverged or failed need not be better than these.
     shown = tuple(name for name, of in differences.items() if of.shown and sign * of.mean > 0)
     verdict = _verdict(ranked, shown, 1 - confidence) + _too_few(ranked, len(order), 1 - confidence, test)
     return Ranking(ranked, shown, verdict)
 
 
 def _to_the_best(order: Sequence[str], values: Values, confidence: float, test: str) -> dict[str, Difference]:
-    """The difference of each family to the best, in the order of their ranks."""
+    """Return the difference of each family to the best, in the order of their ranks."""
     level = 1 - confidence
     tested = _tested(order, values, test)
     seeds = sorted({seed for of in values.values() for seed in of})
@@ -156,7 +156,7 @@ def _to_the_best(order: Sequence[str], values: Values, confidence: float, test: 
 
 
 def _seeds_needed(differences: np.ndarray, level: float, test: str) -> int | None:
-    """As many as leave enough with any one of them left out, for the power and for the test to show anything at all."""
+    """Return the number of seeds that, less one, is enough for the power and for the test to show any difference."""
     left = seeds_needed(differences, level, POWER)
     if left is None:
         return None
@@ -164,7 +164,7 @@ def _seeds_needed(differences: np.ndarray, level: float, test: str) -> int | Non
 
 
 def _tested(order: Sequence[str], values: Values, test: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Of each pair of families with two seeds in common, p, and p corrected for all pairs."""
+    """Return p, and p corrected for all pairs, of each pair of families with at least two seeds in common."""
     between = {pair: _between(values, *pair) for pair in combinations(order, 2)}
     p = {pair: paired_p(differences, test) for pair, differences in between.items() if len(differences) > 1}
     return {pair: (p[pair], corrected) for pair, corrected in zip(p, holm(list(p.values())), strict=True)}
@@ -175,13 +175,13 @@ def _without(values: Values, seed: int) -> Values:
 
 
 def _between(values: Values, best: str, name: str) -> np.ndarray:
-    """The differences of a family to a better one, on the seeds in common."""
+    """Return the differences of a family to a better one, on the seeds in common."""
     ours, others = values[name], values[best]
     return np.array([ours[seed] - others[seed] for seed in ours if seed in others])
 
 
 def _verdict(ranked: Sequence[Ranked], shown: Sequence[str], level: float) -> str:
-    """What has been shown, what has not and what it would take, and what went wrong."""
+    """Say what has been shown, what has not and how many seeds it needs, and what went wrong."""
     numbered = [family for family in ranked if family.estimate is not None]
     if not numbered:
         return "No schedule has a result: no trial, or no final run, ended as complete."
@@ -206,7 +206,7 @@ def _verdict(ranked: Sequence[Ranked], shown: Sequence[str], level: float) -> st
 
 
 def _shown_text(best: str, rest: Sequence[Ranked], shown: Sequence[str], unclear: Sequence[Ranked]) -> list[str]:
-    """Who is better than whom, and between whom there is no difference shown."""
+    """Say which families are worse than the best, and which differences are not shown."""
     if not rest:
         return [f"Only {best} has a result."]
     open_ = _listed([family.name for family in unclear])
@@ -218,9 +218,9 @@ def _shown_text(best: str, rest: Sequence[Ranked], shown: Sequence[str], unclear
 
 
 def _needed_text(best: str, unclear: Sequence[Ranked], level: float) -> list[str]:
-    """What it would take for those without a difference shown: of the nearest, how many seeds."""
+    """Say how many seeds the nearest family without a shown difference needs."""
     said = [
-        f"The difference to {family.name} hangs on a single seed."
+        f"The difference to {family.name} depends on a single seed."
         for family in unclear
         if family.difference is not None and family.difference.p_holm < level
     ]
@@ -235,7 +235,7 @@ def _needed_text(best: str, unclear: Sequence[Ranked], level: float) -> list[str
 
 
 def _too_few(ranked: Sequence[Ranked], families: int, level: float, test: str) -> str:
-    """What to say where the test could not have shown anything: one seed left out, corrected for all pairs."""
+    """Say if the test cannot show any difference: with one seed left out, corrected for all pairs."""
     n_pairs = max((family.difference.n_pairs for family in ranked if family.difference), default=0)
     if n_pairs < 2 or smallest_p(n_pairs - 1, test) * comb(families, 2) < level:
         return ""
@@ -243,5 +243,5 @@ def _too_few(ranked: Sequence[Ranked], families: int, level: float, test: str) -
 
 
 def _listed(names: Sequence[str]) -> str:
-    """a, b and c."""
+    """Join names: `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

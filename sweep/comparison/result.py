@@ -1,4 +1,4 @@
-"""A comparison computed from its record: winners, their finals, ranking, targets."""
+"""Compute a comparison from its record: winners, their final runs, ranking, targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +11,27 @@ from sweep.comparison.statistics import Estimate, expected_best, first_reached, 
 from sweep.core import ComparisonRecord, FamilyRecord, FinalRecord, Status, TrialRecord
 from sweep.plurals import plural
 
+FEW_TRIALS = 10
+"""With fewer tuning trials of each schedule the verdict says so: sampler=tpe draws its first 10 at random."""
+
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a family stands among the others on one data set.
+    """The result of a family on one data set.
 
     Args:
-        family: what is recorded of it.
-        n_trials: tuning trials that count.
-        winner: the best of them; None where none ended as complete.
-        finals: of the winner, of the seeds asked for, in their order; diverged and failed ones among them.
+        family: its record.
+        n_trials: number of tuning trials that count.
+        winner: the best of them; None if none ended as complete.
+        finals: final runs of the winner, in the order of their seeds, including those that diverged or failed.
         ranked: rank, interval and difference to the best in the judged metric.
-        val, test: of the study's metric over the finals that ended as complete; None without any, or (test) without a
-            test split.
-        steps, seconds: float64 [finals], from the start to the first evaluation at the target; inf for never, NaN where
+        val, test: of the study's metric over the final runs that ended as complete; None without any, or (test) without
+            a test split.
+        steps, seconds: float64 [finals], from the start to the first evaluation at the target; inf for never, NaN if
             there is no target.
-        missing: trials and final runs that were asked for and have not ended.
-        best_of_k: float64 [n_trials], expected best validation metric after k = 1..n_trials trials; empty where no
-            trial ended as complete.
+        missing: number of requested trials and final runs that have not ended.
+        best_of_k: float64 [n_trials], expected best validation metric after k = 1..n_trials trials; empty if no trial
+            ended as complete.
     """
 
     family: FamilyRecord
@@ -49,17 +52,17 @@ class Standing:
 
     @property
     def reached(self) -> int:
-        """Finals that reached the target."""
+        """Return how many final runs reached the target."""
         return int(np.isfinite(self.steps).sum())
 
     @property
     def steps_to_target(self) -> float | None:
-        """Median over the finals, inf for never; None without finals or target."""
+        """Return the median over the final runs, inf for never; None without final runs or target."""
         return _median_or_none(self.steps)
 
     @property
     def seconds_to_target(self) -> float | None:
-        """Median over the finals, inf for never; None without finals or target."""
+        """Return the median over the final runs, inf for never; None without final runs or target."""
         return _median_or_none(self.seconds)
 
 
@@ -68,10 +71,10 @@ class Comparison:
     """The families compared on one data set, best first.
 
     Args:
-        metric: what the finals are judged by: the study's metric, on the test split where there is one.
+        metric: that the final runs are judged by: the study's metric, on the test split if there is one.
         minimize: its direction.
         confidence: of the intervals.
-        target: validation metric to which steps and seconds are counted; None where there is none.
+        target: validation metric to which steps and seconds are counted; None if there is none.
         standings: in the order of their ranks.
     """
 
@@ -85,14 +88,20 @@ class Comparison:
 
     @property
     def missing(self) -> int:
-        """Trials and final runs that were asked for and have not ended."""
+        """Return the number of requested trials and final runs that have not ended."""
         return sum(standing.missing for standing in self.standings)
 
     @property
     def verdict(self) -> str:
-        """What has been shown, and what has not, in plain words."""
-        missing = plural(self.missing, "training is missing", "trainings are missing")
-        return (f"Unfinished: {missing}. " if self.missing else "") + self.ranking.verdict
+        """Say what has been shown and what has not, and if trainings are missing or the tuning trials are few."""
+        if self.missing:
+            missing = plural(self.missing, "training is missing", "trainings are missing")
+            return f"Unfinished: {missing}. {self.ranking.verdict}"
+        trials = min(standing.n_trials for standing in self.standings)
+        if trials >= FEW_TRIALS:
+            return self.ranking.verdict
+        tuned = f"Each schedule was tuned with only {plural(trials, 'trial')}: more trials may change the ranking."
+        return f"{self.ranking.verdict} {tuned}"
 
 
 def _median_or_none(values: np.ndarray) -> float | None:
@@ -104,9 +113,9 @@ class Profile:
     """Performance profile over several data sets (Dolan and Moré 2002); a problem is one data set with one seed.
 
     Args:
-        schedules: in the order asked for.
-        tau: float64 [m], from 1: so many times the fewest updates to the target of a problem.
-        share: float64 [schedules, m], the part of the problems solved within tau times the fewest updates.
+        schedules: in the order of the request.
+        tau: float64 [m], from 1: multiples of the fewest updates to the target of a problem.
+        share: float64 [schedules, m], the share of the problems solved within tau times the fewest updates.
     """
 
     schedules: Sequence[str]
@@ -115,15 +124,15 @@ class Profile:
 
 
 def compare(record: ComparisonRecord) -> list[Comparison]:
-    """The comparison on each data set, in the order asked for."""
+    """Return the comparison on each data set, in the order of the request."""
     datasets = dict.fromkeys(family.dataset for family in record.families)
     return [_on([family for family in record.families if family.dataset == dataset], record) for dataset in datasets]
 
 
 def profile(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> Profile | None:
-    """How often each schedule is among the fastest to the target; None for one data set.
+    """Return how often each schedule is among the fastest to the target; None for one data set.
 
-    A final that is missing or has not reached the target has not solved its problem.
+    A final run that is missing or did not reach the target has not solved its problem.
     """
     if len(comparisons) < 2:
         return None
@@ -139,7 +148,7 @@ def profile(record: ComparisonRecord, comparisons: Sequence[Comparison]) -> Prof
 
 
 def _on(families: Sequence[FamilyRecord], record: ComparisonRecord) -> Comparison:
-    """The comparison of the families on their data set."""
+    """Return the comparison of families on one data set."""
     ended = {family.schedule: finals(family, record.trials, record.seeds) for family in families}
     test_metric = judged_by(record.metric, tested=True)
     tested = any(test_metric in final.run.metrics for of_family in ended.values() for final in of_family)
@@ -186,7 +195,7 @@ def _standing(
 
 
 def _reached(final: FinalRecord, target: float | None, record: ComparisonRecord) -> tuple[float, float]:
-    """Updates and seconds to the first evaluation at the target; never for a run that diverged or failed."""
+    """Return updates and seconds to the first evaluation at the target; inf for a run that diverged or failed."""
     if target is None:
         return np.nan, np.nan
     if final.run.status is not Status.COMPLETE:
@@ -201,7 +210,7 @@ def _reached(final: FinalRecord, target: float | None, record: ComparisonRecord)
 
 
 def _value(final: FinalRecord, metric: str) -> float | None:
-    """The metric at the end; None of a run that did not end as complete."""
+    """Return the metric at the end; None if the run did not end as complete."""
     return final.run.metrics.get(metric) if final.run.status is Status.COMPLETE else None
 
 
@@ -215,6 +224,6 @@ def _estimate(ended: Sequence[FinalRecord], metric: str, confidence: float) -> E
 
 
 def _median(ended: Sequence[FinalRecord], record: ComparisonRecord) -> float | None:
-    """The median of the study's metric; of the middle two the worse, so that more than half are at it or better."""
+    """Return the median of the study's metric: the worse of the middle two, so that more than half reach it."""
     values = _values(ended, record.metric)
     return float(np.quantile(values, 0.5, method="higher" if record.minimize else "lower")) if len(values) else None

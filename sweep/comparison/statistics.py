@@ -1,4 +1,4 @@
-"""The statistics of a comparison: means and differences with intervals, corrections, what tuning costs, targets."""
+"""The statistics of a comparison: means and differences with intervals, corrections, expected best, targets."""
 
 import warnings
 from bisect import bisect_left
@@ -10,14 +10,14 @@ import numpy as np
 import scipy  # its subpackages are imported when they are used: it takes a second
 
 RESAMPLES = 9999
-"""Of a bootstrap."""
+"""Resamples of a bootstrap."""
 MOST_SEEDS = 10_000
-"""Above this many, a number of seeds is as good as none."""
+"""Larger numbers of seeds are not computed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and the ends of its interval; None where one value gives none."""
+    """A mean and the ends of its interval, which are None if there is only one value."""
 
     mean: float
     low: float | None
@@ -25,10 +25,10 @@ class Estimate:
 
 
 def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
-    """The mean of values [n], n >= 1, and its bootstrap interval: bias-corrected and accelerated (Efron 1987).
+    """Return the mean of values [n], n >= 1, and its bootstrap interval: bias-corrected and accelerated (Efron 1987).
 
-    Equal values have an interval of no width. Where the acceleration cannot be had, the interval is of percentiles. The
-    same values give the same interval.
+    The interval of equal values has no width. If the acceleration cannot be computed, percentiles are used. The same
+    values give the same interval.
     """
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -47,13 +47,13 @@ def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
 
 
 def paired_p(differences: np.ndarray, test: str) -> float:
-    """The two-sided p of no difference, of differences [n] over pairs, n >= 2.
+    """Return the two-sided p of no difference, for differences [n] over pairs, n >= 2.
 
     Args:
         test: "t", Student's paired test, or "wilcoxon", signed ranks.
 
     Returns:
-        1 where all differences are 0; 0 by "t" where they are all the same but not 0.
+        1 if all differences are 0; 0 with "t" if they are all equal but not 0.
     """
     if not differences.any():
         return 1.0
@@ -63,7 +63,7 @@ def paired_p(differences: np.ndarray, test: str) -> float:
 
 
 def difference_estimate(differences: np.ndarray, confidence: float, test: str) -> Estimate:
-    """The mean of differences [n] over pairs, n >= 2, with the interval that goes with the test: of t, or bootstrap."""
+    """Return the mean of differences [n] over pairs, n >= 2, with the interval of the test: of t, or bootstrap."""
     if test == "wilcoxon" or np.ptp(differences) == 0:
         return mean_estimate(differences, confidence)
     interval = _t_test(differences).confidence_interval(confidence)
@@ -71,21 +71,21 @@ def difference_estimate(differences: np.ndarray, confidence: float, test: str) -
 
 
 def _t_test(differences: np.ndarray) -> Any:
-    """SciPy's; of differences that are the same but for rounding it would warn."""
+    """Carry out SciPy's t test without its warning about differences that are equal except for rounding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return scipy.stats.ttest_1samp(differences, 0.0)
 
 
 def smallest_p(n_pairs: int, test: str) -> float:
-    """The smallest p that so many pairs can have: of signed ranks where all have one sign, of t where none is left."""
+    """Return the smallest p that n pairs can have: of signed ranks if all have the same sign; of t it is 0."""
     if n_pairs < 2:
         return 1.0
     return 2 / 2**n_pairs if test == "wilcoxon" else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979), in the order given: adjusted p <= level rejects at that family-wise level."""
+    """Apply Holm's step-down correction (1979): adjusted p <= level rejects at that family-wise level."""
     adjusted, highest = [0.0] * len(p), 0.0
     for place, index in enumerate(np.argsort(p, kind="stable").tolist()):
         highest = max(highest, min(1.0, (len(p) - place) * p[index]))
@@ -94,14 +94,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(differences: np.ndarray, level: float, power: float) -> int | None:
-    """The fewest pairs at which a two-sided paired t test finds a difference of the size and spread seen.
+    """Return the fewest pairs with which a two-sided paired t test finds a difference of this size and spread.
 
     Power by the noncentral t distribution with n - 1 degrees of freedom and noncentrality sqrt(n) |mean| / deviation.
 
     Args:
         differences: float64 [n], n >= 2.
         level: of the test, between 0 and 1.
-        power: how often it is to be found, between 0 and 1.
+        power: probability that it is found, between 0 and 1.
 
     Returns:
         At least 2; None above MOST_SEEDS.
@@ -117,24 +117,24 @@ def seeds_needed(differences: np.ndarray, level: float, power: float) -> int | N
 
 
 def _power(n: int, effect: float, level: float) -> float:
-    """How often a two-sided t test of n differences with this mean / deviation rejects that their mean is 0."""
+    """Return the power of a two-sided t test of n differences whose mean / deviation is `effect`."""
     bound, shift = scipy.stats.t.isf(level / 2, n - 1), np.sqrt(n) * effect
-    other_tail = np.nan_to_num(scipy.stats.nct.cdf(-bound, n - 1, shift))  # far from 0 SciPy has no number for it
+    other_tail = np.nan_to_num(scipy.stats.nct.cdf(-bound, n - 1, shift))  # far from 0 SciPy returns NaN
     return float(scipy.stats.nct.sf(bound, n - 1, shift) + other_tail)
 
 
 def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarray:
-    """The expected best of k trials drawn from those of a search, for k = 1..n, n = len(values) + missing; float64 [n].
+    """Return the expected best of k trials drawn from those of a search, float64 [n], n = len(values) + missing.
 
-    Drawn without replacement: the i-th best of n (i = 0 the best) is the best of k in C(n-i-1, k-1) of C(n, k) draws
-    (Dodge et al. 2019, with replacement there).
+    For k = 1..n trials drawn without replacement: the i-th best of n (i = 0 the best) is the best of k in
+    C(n-i-1, k-1) of C(n, k) draws (Dodge et al. 2019, with replacement there).
 
     Args:
         values: of the trials that ended as complete.
-        missing: trials without a value, diverged or pruned. The expectation is over the draws that hold a value.
+        missing: trials without a value, diverged or pruned. The expectation is over the draws that contain a value.
 
     Returns:
-        Empty where there are no values.
+        Empty if there are no values.
     """
     n = len(values) + missing
     if not len(values):
@@ -152,20 +152,20 @@ def expected_best(values: np.ndarray, missing: int, minimize: bool) -> np.ndarra
 
 
 def first_reached(marks: np.ndarray, values: np.ndarray, target: float, minimize: bool) -> float:
-    """The first of the marks (steps or seconds, ascending) whose value is the target or better; inf for never."""
+    """Return the first of the marks (steps or seconds, ascending) whose value reaches the target; inf for never."""
     hit = values <= target if minimize else values >= target
     return float(marks[hit.argmax()]) if hit.any() else float("inf")
 
 
 def performance_profile(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dolan and Moré's profile (2002): how many problems each solves at tau times the lowest cost.
+    """Return the performance profile (Dolan and Moré 2002): the share of problems solved at tau times the lowest cost.
 
     Args:
-        costs: float64 [families, problems], > 0, inf where not solved.
+        costs: float64 [families, problems], > 0, inf if not solved.
 
     Returns:
         tau: float64 [m], the ratios that occur, from 1.
-        rho: float64 [families, m], the share of all problems, those that nobody solved among them, at ratio <= tau.
+        rho: float64 [families, m], the share of all problems, including those that none solved, at ratio <= tau.
     """
     best = costs.min(axis=0)
     ratios = np.full_like(costs, np.inf)

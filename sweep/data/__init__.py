@@ -1,4 +1,4 @@
-"""A data set becomes tensors, on the device where they fit."""
+"""Load data sets, split and standardize them, and convert them to tensors on a device."""
 
 from sweep.data.dataset import Dataset, Examples, dataset_of, load
 from sweep.data.splits import LoadedSplit, Split, StoredSplit

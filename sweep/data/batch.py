@@ -1,14 +1,14 @@
-"""Batches: tensors in a nested structure, whose first axis counts examples."""
+"""Functions of batches: nested structures of tensors whose first axis counts examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 TARGETS = ("labels", "label", "y")
-"""Names of the target in a mapping. If a mapping has several, the first one is the target, but y beside x."""
+"""Names of the target in a mapping, in order of precedence. In a mapping with both x and y, y is the target."""
 
 
 def mapped(function: Callable[[Any], Any], batch: Any) -> Any:
-    """Return a batch of the same structure, with the function applied to each of its tensors or arrays."""
+    """Apply a function to each tensor or array of a batch, and return the results in the same structure."""
     if isinstance(batch, Mapping):
         return {name: mapped(function, inner) for name, inner in batch.items()}
     if isinstance(batch, tuple | list):
@@ -26,19 +26,19 @@ def leaves(batch: Any) -> list[Any]:
 
 
 def size(batch: Any) -> int:
-    """Return the number of examples in a batch: that of its target if it has one, because a model may change inputs."""
+    """Return the number of examples in a batch. If possible use the target, because a model may change its inputs."""
     target = target_of(batch)
     return len(leaves(batch if target is None else target)[0])
 
 
 def rebuilt(structure: Any, values: Sequence[Any]) -> Any:
-    """Return a batch of the same structure as another one, with these tensors or arrays: the reverse of `leaves`."""
+    """Return tensors or arrays in the structure of a batch. This is the inverse of `leaves`."""
     following = iter(values)
     return mapped(lambda _: next(following), structure)
 
 
 def divided(batch: Any, parts: int) -> list[Any]:
-    """Divide a batch into so many batches along the first axis, as torch.Tensor.tensor_split does."""
+    """Divide a batch into `parts` batches along the first axis, as torch.Tensor.tensor_split does."""
     columns = [leaf.tensor_split(parts) for leaf in leaves(batch)]
     return [rebuilt(batch, part) for part in zip(*columns, strict=True)]
 
@@ -59,7 +59,7 @@ def target_of(batch: Any) -> Any:
 
 
 def inputs_of(batch: Any) -> Any:
-    """Return the batch without its target; of a mapping with one other name, or a pair, what is left alone."""
+    """Return the batch without its target. If one entry of a mapping or tuple remains, return that entry itself."""
     if isinstance(batch, Mapping):
         target = target_name(list(batch))
         names = [name for name in batch if name != target]
@@ -70,7 +70,7 @@ def inputs_of(batch: Any) -> Any:
 
 
 def replaced(batch: Any, inputs: Any, target: Any) -> Any:
-    """Return the batch with other inputs and another target: the reverse of `inputs_of` and `target_of`."""
+    """Return the batch with new inputs and a new target. This is the inverse of `inputs_of` and `target_of`."""
     if isinstance(batch, Mapping):
         name = target_name(list(batch))
         names = [other for other in batch if other != name]

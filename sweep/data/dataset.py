@@ -1,4 +1,4 @@
-"""From what a data set gives to splits that training can use: checked, split, standardized, on a device."""
+"""Check, split and standardize the data of a source, and place them on a device."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,8 +12,8 @@ import torch
 from sweep.arrays import WHOLE, Ragged, Rows, Source, as_source
 from sweep.config import DatasetConfig
 from sweep.data.batch import leaves, mapped, target_name, target_of
-from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_as_labels
-from sweep.data.splits import BLOCK, LoadedSplit, Split, StoredSplit
+from sweep.data.loading import LABEL_PADDING, Loader, collated, collated_with_labels
+from sweep.data.splits import BLOCK_NUMBERS, LoadedSplit, Split, StoredSplit
 from sweep.data.windows import DrawnWindows, divided_into_windows, tokens_of, vocabulary_size
 from sweep.errors import InvalidValueError
 from sweep.messages import Facts
@@ -22,26 +22,27 @@ from sweep.tracebacks import refusal
 
 Examples = Split | StoredSplit | LoadedSplit | DrawnWindows
 
-CONVERTED = 2**28
-"""Bytes of tensors up to which a data set is converted as a whole. A larger one is converted batch by batch."""
+MAX_CONVERTED_BYTES = 2**28
+"""Largest size of a data set, as tensors, that is converted at once. A larger one is converted batch by batch."""
 
-SAMPLED = 64
-"""Examples of a data set that loads them one by one which its digest is made of."""
+DIGEST_EXAMPLES = 64
+"""Number of examples that the digest covers if a data set loads its examples individually."""
 
-MOST_LABELS = 20
-"""Largest number of classes of which a target of floating-point numbers is thought to be labels."""
+MAX_LABEL_CLASSES = 20
+"""Largest number of classes for which a target of floats may be labels."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready for training.
+    """A data set that is ready for training.
 
     Args:
-        train, val, test: its splits; test is empty if the data set gives none.
+        train, val, test: the splits. test is empty if the data set has no test split.
         n_outputs: number of classes, or width of the target of a regression; 0 if it is not known.
         classification: whether targets are labels.
-        digest: of the arrays before splitting: other data, other digest.
-        label_like: whether the target is numbers that look like labels: 0.0, 1.0, ..., C-1.0, with C <= MOST_LABELS.
+        digest: digest of the arrays before splitting.
+        label_like: whether the targets are floats that look like labels: 0.0, 1.0, ..., C-1.0, with
+            C <= MAX_LABEL_CLASSES.
     """
 
     train: Examples
@@ -57,12 +58,12 @@ class Dataset:
 
     @property
     def input_shape(self) -> Any:
-        """Return the shape of the inputs of one example; of several inputs a mapping or a tuple of shapes."""
+        """Return the shape of the input of one example; a mapping or a tuple of shapes if it has several inputs."""
         return mapped(lambda tensor: tuple(tensor.shape[1:]), self.train[:1].inputs)
 
     @property
     def facts(self) -> Facts:
-        """Return what others are told of it."""
+        """Return the facts about the data set for a process that has not loaded it."""
         example = mapped(lambda tensor: np.asarray(tensor), self.train.example)
         sizes = len(self.train), len(self.test)
         return Facts(
@@ -71,17 +72,17 @@ class Dataset:
 
     @property
     def loads_examples(self) -> bool:
-        """Return whether examples are loaded one by one."""
+        """Return whether examples are loaded individually, by the user's code."""
         return isinstance(self.train, LoadedSplit)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
-        """Return the data set in a floating type, on the device if it takes less than half of the memory free there.
+        """Return the data set in a floating type, on the device if it fits into half of the free memory there.
 
-        The last one that was placed is kept: engines that follow one another share it.
+        The last result is cached, so that successive engines share it.
         """
         if (device, dtype) not in self._placed:
             splits = [split.in_type(dtype) for split in (self.train, self.val, self.test)]
-            if sum(split.nbytes for split in splits if isinstance(split, StoredSplit)) <= CONVERTED:
+            if sum(split.nbytes for split in splits if isinstance(split, StoredSplit)) <= MAX_CONVERTED_BYTES:
                 splits = [split.tensors() if isinstance(split, StoredSplit) else split for split in splits]
             movable = [split for split in splits if isinstance(split, Split | DrawnWindows)]
             if len(movable) == len(splits):
@@ -94,7 +95,7 @@ class Dataset:
         return self._placed[device, dtype]
 
     def forget_placed(self) -> None:
-        """Let go of the copy that `place` has kept."""
+        """Clear the cache of `place`."""
         self._placed.clear()
 
 
@@ -102,13 +103,13 @@ def load(config: DatasetConfig) -> Dataset:
     """Load, check, split and standardize a data set. The same configuration is loaded once.
 
     Raises:
-        InvalidValueError: names the key of `dataset` or the array that cannot be right.
+        InvalidValueError: names the key of `dataset` or the array that is invalid.
     """
     return _load(_Hashable(config))
 
 
 class _Hashable:
-    """A configuration as a cache key: compared by what it says."""
+    """Makes a configuration usable as a cache key, which is compared by its text."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config, self.text = config, repr(config)
@@ -126,10 +127,10 @@ def _load(key: _Hashable) -> Dataset:
 
 
 def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
-    """Check, split and standardize what a data set gave.
+    """Check, split and standardize the data of a source.
 
     Raises:
-        InvalidValueError: names the key of `dataset` or the array that cannot be right.
+        InvalidValueError: names the key of `dataset` or the array that is invalid.
     """
     if config.block is not None:
         return _of_tokens(source, config, config.block)
@@ -159,8 +160,8 @@ def dataset_of(source: Source, config: DatasetConfig) -> Dataset:
 
 
 def _are_label_like(target: np.ndarray) -> bool:
-    """Return whether numbers of a target [n] or [n, 1] are 0.0, 1.0, ..., C-1.0, with 2 <= C <= MOST_LABELS."""
-    if target.size != len(target) or target.max() >= MOST_LABELS:
+    """Return whether a target [n] or [n, 1] contains exactly 0.0, 1.0, ..., C-1.0, with 2 <= C <= MAX_LABEL_CLASSES."""
+    if target.size != len(target) or target.max() >= MAX_LABEL_CLASSES:
         return False
     values = np.unique(target)
     return len(values) > 1 and np.array_equal(values, np.arange(len(values)))
@@ -169,11 +170,11 @@ def _are_label_like(target: np.ndarray) -> bool:
 def _of_tokens(source: Source, config: DatasetConfig, block: int) -> Dataset:
     """Return a data set whose examples are windows of tokens.
 
-    Windows of the training split are drawn if `dataset.windows` says so; those of the other splits never overlap.
+    With dataset.windows=drawn the windows of the training split overlap. Those of other splits never do.
     """
     drawn, texts = config.windows == "drawn", {split: tokens_of(part, block) for split, part in source.parts.items()}
     if "val" not in texts and drawn and config.split_seed is not None:
-        rule = "must be null where dataset.windows=drawn: windows that overlap are of one split, cut in order"
+        rule = "must be null with dataset.windows=drawn: a text with overlapping windows can only be split in order"
         raise InvalidValueError("dataset.split_seed", config.split_seed, rule)
     if config.split_seed is None and (found := _sizes({split: len(text) for split, text in texts.items()}, config)):
         part, of_each = found
@@ -185,7 +186,7 @@ def _of_tokens(source: Source, config: DatasetConfig, block: int) -> Dataset:
     if drawn:
         splits["train"] = DrawnWindows.of(texts["train"], block)
         digest = _digest({split: {"x": tokens} for split, tokens in texts.items()}, {})
-    else:  # tokens behind the last window are not used
+    else:  # tokens after the last window are not used
         digest = _digest(windows, {})
         texts = {split: tokens[: windows[split]["y"].size + 1] for split, tokens in texts.items()}
     n_outputs = vocabulary_size(texts, config.n_classes or source.n_classes, config.ignore_index)
@@ -193,7 +194,7 @@ def _of_tokens(source: Source, config: DatasetConfig, block: int) -> Dataset:
 
 
 def _columns(part: Mapping[str, Any], suffix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Yield name, name in messages, and array of each column of a part, also of those that are nested."""
+    """Yield the name, the name in messages, and the array of each column of a part, including nested columns."""
 
     def within(label: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping | tuple):
@@ -208,7 +209,7 @@ def _columns(part: Mapping[str, Any], suffix: str = "") -> Iterator[tuple[str, s
 
 
 def _check_arrays(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse arrays that are not numeric and finite, of one length in a split, and of one shape in all splits."""
+    """Refuse arrays that are not numeric and finite, or whose lengths or shapes differ within or between splits."""
     first: dict[str, np.ndarray] = {}
     for split, part in parts.items():
         columns = list(_columns(part, "" if split == WHOLE else f"_{split}"))
@@ -221,7 +222,7 @@ def _check_arrays(parts: Mapping[str, Mapping[str, Any]]) -> None:
             key = label.removesuffix(f"_{split}")
             other, of_other = others[0]
             if len(array) != len(of_other):
-                rule = f"must be as many as {other}, which has {len(of_other)}"
+                rule = f"must have as many examples as {other}, which has {len(of_other)}"
                 raise InvalidValueError(f"dataset.{label}", plural(len(array), "example"), rule)
             if isinstance(array, Ragged):
                 continue
@@ -239,7 +240,7 @@ def _check_arrays(parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _check_numbers(name: str, label: str, array: np.ndarray, ragged: bool) -> None:
-    """Refuse an array, or one example of a ragged one, that does not hold finite numbers."""
+    """Refuse an array, or one example of a ragged array, that does not contain finite numbers."""
     if array.dtype.kind not in "iufb":
         raise InvalidValueError(f"dataset.{label}", array.dtype, "must hold numbers")
     if not ragged and (array.ndim == 0 or len(array) == 0):
@@ -249,7 +250,7 @@ def _check_numbers(name: str, label: str, array: np.ndarray, ragged: bool) -> No
         raise InvalidValueError(f"dataset.{label}", f"shape {array.shape}", f"must be [examples, features...]{tokens}")
     if array.dtype.kind != "f":
         return
-    step = max(BLOCK // max(int(np.prod(array.shape[1:])), 1), 1)
+    step = max(BLOCK_NUMBERS // max(int(np.prod(array.shape[1:])), 1), 1)
     for begin in range(0, len(array), step):
         finite = np.isfinite(array[begin : begin + step])
         if not finite.all():
@@ -262,9 +263,10 @@ def _is_ragged(part: Mapping[str, Any]) -> bool:
 
 
 def _sizes(sizes: Mapping[str, int], config: DatasetConfig) -> tuple[str, dict[str, int]] | None:
-    """Return the part that splits are cut from, and the number of its examples in each of them.
+    """Return the part that has to be divided into splits, and the number of examples of each of these splits.
 
-    All splits are cut from WHOLE; if there is no val, it is cut from train. Return None if there is nothing to cut.
+    WHOLE is divided into all splits. If there is no val, train is divided into train and val. Return None if no part
+    has to be divided.
 
     Args:
         sizes: part -> number of its examples.
@@ -278,22 +280,22 @@ def _sizes(sizes: Mapping[str, int], config: DatasetConfig) -> tuple[str, dict[s
     n = sizes[part]
     n_val, n_test = round(n * config.val_fraction), round(n * config.test_fraction) if part == WHOLE else 0
     if n_val == 0 or n - n_val - n_test <= 0:
-        rule = f"leaves {n_val} of {n} examples to validate and {max(n - n_val - n_test, 0)} to train"
+        rule = f"leaves {n_val} of {n} examples for validation and {max(n - n_val - n_test, 0)} for training"
         raise InvalidValueError("dataset.val_fraction", config.val_fraction, rule)
     of_each = {"train": n - n_val - n_test, "val": n_val, "test": n_test}
     return part, of_each if part == WHOLE else {split: of_each[split] for split in ("train", "val")}
 
 
 def _divided(values: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Divide values [n] in their order into parts of these sizes, whose sum is n."""
+    """Divide values [n], in order, into parts of the given sizes, whose sum is n."""
     parts = np.split(values, np.cumsum(list(sizes.values()))[:-1])
     return dict(zip(sizes, parts, strict=True))
 
 
 def _cut(sizes: Mapping[str, int], config: DatasetConfig) -> dict[str, tuple[str, np.ndarray | None]]:
-    """Return for each split the part that its examples are in, and their rows there; None stands for all rows.
+    """Return the part that contains each split, and the rows of the split in it; None stands for all rows.
 
-    The rows of a part that is divided come from one permutation; without a split_seed, from their order.
+    A part is divided after a random permutation; without a split_seed it is divided in order.
 
     Args:
         sizes: part -> number of its examples.
@@ -312,7 +314,7 @@ def _cut(sizes: Mapping[str, int], config: DatasetConfig) -> dict[str, tuple[str
 
 
 def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig) -> dict[str, StoredSplit]:
-    """Return the splits: as given, or cut from a part."""
+    """Return the splits, of which some may be cut from one part."""
     cut = _cut({part: len(leaves(arrays)[0]) for part, arrays in parts.items()}, config)
     return {
         split: StoredSplit(parts[part], slice(None) if rows is None else rows) for split, (part, rows) in cut.items()
@@ -322,12 +324,12 @@ def _stored_splits(parts: Mapping[str, Mapping[str, Any]], config: DatasetConfig
 def _loaded(
     parts: Mapping[str, Any], collate: Callable[[list[Any]], Any] | None, config: DatasetConfig, digest: str
 ) -> Dataset:
-    """Return a data set whose examples are loaded one by one."""
+    """Return a data set whose examples are loaded individually."""
     if config.standardize == "channels":
-        rule = "is for images in an array [n, C, H, W], not for examples that are loaded one by one"
+        rule = "is for images in an array [n, C, H, W], not for examples that are loaded individually"
         raise InvalidValueError("dataset.standardize", "channels", rule)
     if config.standardize and any(isinstance(part, Mapping) and "x" in part for part in parts.values()):
-        rule = "cannot be done: the examples of x have several lengths; dataset.standardize=false pads them with 0"
+        rule = "is not possible: the examples of x have different lengths; dataset.standardize=false pads them with 0"
         raise InvalidValueError("dataset.standardize", True, rule)
     sources = {split: Rows(part) if isinstance(part, Mapping) else part for split, part in parts.items()}
     for part, source in sources.items():
@@ -338,7 +340,7 @@ def _loaded(
     train = sources[cut["train"][0]]
     if config.collate is not None:
         collate = config.collate.function()
-    collate = collate or (collated_as_labels if _names_label(train) else collated)
+    collate = collate or (collated_with_labels if _names_label(train) else collated)
     splits = {
         split: LoadedSplit(Loader(sources[part], rows, collate, config.num_workers))
         for split, (part, rows) in cut.items()
@@ -348,7 +350,7 @@ def _loaded(
     except InvalidValueError:
         raise
     except Exception as error:  # raised by the code of the data set or of its collate function
-        rule = f"cannot be made into a batch: {refusal(error)}"
+        rule = f"cannot be collated into a batch: {refusal(error)}"
         raise InvalidValueError("dataset", "the first example", rule) from error
     labels = isinstance(target, torch.Tensor) and not target.is_floating_point()
     n_outputs = config.n_classes or _classes_of(train, sources.values(), config) if labels else 0
@@ -358,17 +360,17 @@ def _loaded(
 
 
 def _names_label(source: Any) -> bool:
-    """Return whether the target of a data set has the name that it has in those of Hugging Face, `label`."""
+    """Return whether a data set is of Hugging Face and its target is named `label`."""
     features = getattr(source, "features", None)
     return isinstance(features, Mapping) and "label" in features and "labels" not in features
 
 
 def _classes_of(source: Any, sources: Collection[Any], config: DatasetConfig) -> int:
-    """Return the number of classes that map-style data sets tell; 0 if they tell none.
+    """Return the number of classes of map-style data sets; 0 if it cannot be determined.
 
     Args:
-        source: of the training split.
-        sources: of all splits.
+        source: the training split.
+        sources: all splits.
 
     Raises:
         InvalidValueError: names the labels if one is negative, other than LABEL_PADDING and `ignore_index`.
@@ -382,24 +384,25 @@ def _classes_of(source: Any, sources: Collection[Any], config: DatasetConfig) ->
         if labels.size and labels.min() < 0:
             raise InvalidValueError(f"dataset.{name}", f"label {labels.min()}", "labels must be 0..C-1")
         return int(labels.max()) + 1 if labels.size else 0
-    if hasattr(source, "classes"):  # of torchvision
+    if hasattr(source, "classes"):  # a data set of torchvision
         return len(source.classes)
-    features = getattr(source, "features", None)  # of Hugging Face
+    features = getattr(source, "features", None)  # a data set of Hugging Face
     if isinstance(features, Mapping):
         label = features.get("labels", features.get("label"))
-        one = getattr(label, "feature", label)  # of a list of labels
+        one = getattr(label, "feature", label)  # a list of labels has the feature of its elements
         return int(getattr(one, "num_classes", 0) or 0)
     return 0
 
 
 def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each feature over the training split, with which (x - mean) / deviation is 0 for a
-    constant one.
+    """Return the mean and the standard deviation of each feature over the training split.
+
+    The deviation of a constant feature is 1, so that (x - mean) / deviation is 0.
     """
     x = train.arrays["x"]
     flat = x.reshape(len(x), int(np.prod(x.shape[1:])))
     mean, deviation = np.empty(flat.shape[1]), np.empty(flat.shape[1])
-    step = max(BLOCK // max(len(train), 1), 2)  # the sum over a single column would be formed in another order
+    step = max(BLOCK_NUMBERS // max(len(train), 1), 2)  # NumPy would sum a single column in a different order
     for first in range(0, flat.shape[1], step):
         begin = max(min(first, flat.shape[1] - 2), 0)
         some = slice(begin, first + step)
@@ -411,17 +414,17 @@ def _scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _channel_scaling(train: StoredSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each channel of images over the training split, each [C, 1, 1].
+    """Return the mean and the standard deviation of each channel of images over the training split, both [C, 1, 1].
 
-    As with `_scaling`, (x - mean) / deviation is 0 for a constant channel.
+    The deviation of a constant channel is 1, so that (x - mean) / deviation is 0.
     """
     x, rows = train.arrays["x"], train.rows
     rows = np.arange(len(x))[rows] if isinstance(rows, slice) else rows
     _, channels, height, width = x.shape
-    step = max(BLOCK // (channels * height * width), 1)
+    step = max(BLOCK_NUMBERS // (channels * height * width), 1)
     blocks = [rows[first : first + step] for first in range(0, len(rows), step)]
     count = len(rows) * height * width
-    # the sums are of differences from one pixel, so that those of a constant channel are exactly 0
+    # sum differences from one pixel, so that the sums of a constant channel are exactly 0
     first_pixel = x[rows[0], :, :1, :1].astype(np.float64)
     sums = sum((x[block] - first_pixel).sum(axis=(0, 2, 3), keepdims=True)[0] for block in blocks)
     mean = first_pixel + sums / count
@@ -435,9 +438,7 @@ def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetC
     columns = [(split.arrays[name], split.rows) for split in splits.values()]
     blocks = [labels for column in columns for labels in _label_blocks(*column, config.ignore_index)]
     if not blocks:
-        raise InvalidValueError(
-            f"dataset.{name}", f"label {config.ignore_index}", "is the only label, and does not count"
-        )
+        raise InvalidValueError(f"dataset.{name}", f"label {config.ignore_index}", "is the only label and is ignored")
     low, high = min(low for low, _, _ in blocks), max(high for _, high, _ in blocks)
     n_classes = config.n_classes or high + 1
     if low < 0 or high >= n_classes:
@@ -449,7 +450,7 @@ def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetC
         and one_each
         and (len(set().union(*(d for *_, d in blocks))) != n_classes or n_classes < 2)
     ):
-        rule = "labels must be 0..C-1, each in use; dataset.n_classes allows classes without examples"
+        rule = "labels must be 0..C-1 without gaps; dataset.n_classes allows classes without examples"
         raise InvalidValueError(f"dataset.{name}", f"labels {low}..{high}", rule)
     return n_classes
 
@@ -457,10 +458,10 @@ def _check_labels(splits: Mapping[str, StoredSplit], name: str, config: DatasetC
 def _label_blocks(
     labels: np.ndarray, rows: np.ndarray | slice, ignored: int | None
 ) -> Iterator[tuple[int, int, set[int]]]:
-    """Yield the smallest and the largest label of each block of some examples; of labels [n] also the distinct ones."""
+    """Yield the smallest and the largest label of each block of examples; for labels [n] also the distinct labels."""
     if isinstance(rows, slice):
         labels, rows = labels[rows], np.arange(len(labels[rows]))
-    step = max(BLOCK // max(int(np.prod(labels.shape[1:])), 1), 1)
+    step = max(BLOCK_NUMBERS // max(int(np.prod(labels.shape[1:])), 1), 1)
     for first in range(0, len(rows), step):
         block = labels[rows[first : first + step]]
         block = block if ignored is None else block[block != ignored]
@@ -471,7 +472,7 @@ def _label_blocks(
 def _digest(stored: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Any]) -> str:
     """Return a digest of names, shapes, types and contents, before standardizing.
 
-    Of a data set that loads its examples one by one, it covers their number and some of them.
+    For a data set that loads its examples individually, it covers their number and DIGEST_EXAMPLES of them.
     """
     digest = hashlib.sha256()
     columns = {
@@ -484,20 +485,20 @@ def _digest(stored: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Any]) 
         for array in column.arrays if isinstance(column, Ragged) else [column]:
             known = array.astype(np.int64) if array.dtype.kind == "b" and name in ("x", "y") else array
             digest.update(f"{label} {known.dtype.str} {known.shape};".encode())
-            step = max(BLOCK // max(int(np.prod(known.shape[1:])), 1), 1)
+            step = max(BLOCK_NUMBERS // max(int(np.prod(known.shape[1:])), 1), 1)
             for first in range(0, len(known), step):
                 block = np.ascontiguousarray(known[first : first + step])
                 digest.update(block.reshape(-1).view(np.uint8).data)
     for split, source in sorted(loaded.items()):
         digest.update(f"{split} {len(source)};".encode())
         loader = Loader(source, None, list, 0)
-        for index in np.unique(np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int)):
+        for index in np.unique(np.linspace(0, len(source) - 1, min(DIGEST_EXAMPLES, len(source))).astype(int)):
             digest.update(_text(loader.examples([int(index)])).encode())
     return digest.hexdigest()[:16]
 
 
 def _text(value: Any) -> str:
-    """Return a text that tells an example from another one."""
+    """Return a text that identifies the content of an example, for the digest."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}:{_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
@@ -506,7 +507,7 @@ def _text(value: Any) -> str:
         value = value.detach().cpu().float().numpy() if value.dtype == torch.bfloat16 else value.detach().cpu().numpy()
     if isinstance(value, np.generic):
         return repr(value)
-    if hasattr(value, "__array_interface__"):  # an image of PIL
+    if hasattr(value, "__array_interface__"):  # a PIL image
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
         return f"{value.dtype.str}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"

@@ -1,7 +1,7 @@
-"""Loads batches of a map-style data set: an object with `__len__` and `__getitem__`, such as a torch Dataset.
+"""Load batches of a map-style data set: an object with `__len__` and `__getitem__`, such as a torch Dataset.
 
-The order of the examples is the project's own, a function of (seed, epoch). What `__getitem__` draws from the
-generators of torch, NumPy and Python is a function of (seed, epoch, index), whatever process loads the example.
+The order of the examples depends on (seed, epoch) only. The numbers that `__getitem__` draws from the generators of
+torch, NumPy and Python depend on (seed, epoch, index) only, whichever process loads the example.
 """
 
 import random
@@ -23,19 +23,19 @@ from sweep.data.batch import TARGETS
 from sweep.errors import InvalidValueError
 
 LABEL_PADDING = -100
-"""The value that pads ragged targets. The cross entropy of torch ignores this label by default."""
+"""The value that pads targets of different lengths. The cross entropy of torch ignores this label by default."""
 
-EVALUATED = 2**63 - 1
-"""The seed of what is drawn where examples are evaluated: it is the same in every evaluation of every training."""
+EVALUATION_SEED = 2**63 - 1
+"""The seed of random numbers in evaluations. It is the same in every evaluation of every training."""
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of the examples in an epoch of a training with that seed: int64 [n], on the CPU."""
+    """Return the order of the examples in an epoch of a training with this seed: int64 [n], on the CPU."""
     return torch.randperm(n, generator=generator_of(seed, epoch))
 
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:
-    """Return the generator, on the CPU, that an epoch of a training with that seed is drawn with."""
+    """Return the random generator, on the CPU, of an epoch of a training with this seed."""
     return torch.Generator().manual_seed(_mixed(seed, epoch))
 
 
@@ -56,11 +56,10 @@ class Loader:
     """Loads batches of a map-style data set, in this process or in worker processes.
 
     Args:
-        source: the data set: `len(source)` examples, `source[i]` a tensor, an array, a number, or a tuple or mapping of
-            such.
-        rows: int64 [n], the examples of it that are used; None for all.
+        source: the data set. source[i] is a tensor, an array, a number, or a tuple or mapping of these.
+        rows: indices of the examples that are used, int64 [n]; None for all.
         collate: takes a list of examples and returns a batch.
-        num_workers: processes that load examples; 0 for this one.
+        num_workers: number of processes that load examples; 0 to load them in this process.
     """
 
     def __init__(
@@ -68,9 +67,9 @@ class Loader:
     ) -> None:
         self.source, self.rows, self.collate, self.num_workers = source, rows, collate, num_workers
         self._ahead: tuple[tuple[int, int, bool, int], Iterator[Any]] | None = None
-        """Seed, batch size, drop_last and next update of the batches that workers are loading."""
+        """(Seed, batch size, drop_last, next update), and the iterator over the batches that workers load ahead."""
         self._unused: tuple[int, Any] | None = None
-        """The update and the batch that was loaded last, if it was not used because the training paused before it."""
+        """The update and the batch that was loaded last and not used, because the training paused before it."""
         self._evaluating: dict[int, DataLoader[Any]] = {}
         _loaders.add(self)
 
@@ -90,16 +89,16 @@ class Loader:
         _loaders.add(self)
 
     def examples(self, rows: Sequence[int]) -> Any:
-        """Return the batch of some examples, as they are evaluated."""
-        with generators_as_they_were():
-            return self._collated(self._seeded(), [(EVALUATED, 0, index) for index in rows])
+        """Return a batch of some examples for an evaluation."""
+        with generators_restored():
+            return self._collated(self._seeded(), [(EVALUATION_SEED, 0, index) for index in rows])
 
     def batches(self, seed: int, batch_size: int, drop_last: bool, begin: int, end: int) -> Iterator[Any]:
         """Yield the batches of the updates begin..end-1. Workers load further ones ahead."""
         keys, unused, self._unused = (seed, batch_size, drop_last), self._unused, None
-        follows = unused is not None and unused[0] == begin  # then workers have loaded that batch, too
+        follows = unused is not None and unused[0] == begin  # then the workers have loaded that batch already
         if self._ahead is None or self._ahead[0] != (*keys, begin + follows):
-            self._ahead, follows = None, False  # which ends its workers
+            self._ahead, follows = None, False  # dropping the iterator ends its workers
             order = self._order(seed, batch_size, drop_last, begin)
             self._ahead = (*keys, begin), self._loaded(order, persistent=False)
         for step in range(begin, end):
@@ -107,25 +106,31 @@ class Loader:
                 batch, follows = unused[1], False
             else:
                 loaded = self._ahead[1]
-                with generators_as_they_were():
+                with generators_restored():
                     batch = next(loaded)
                 self._ahead = (*keys, step + 1), loaded
             self._unused = step, batch
             yield batch
-            self._unused = None  # the next one is asked for, so that this one was used
+            self._unused = None  # the caller asks for the next batch, so it has used this one
 
     def in_order(self, at_once: int) -> Iterator[Any]:
-        """Yield all examples in order, at most so many at a time."""
+        """Yield all examples in order, in batches of at most `at_once`."""
         parts = [range(first, min(first + at_once, len(self))) for first in range(0, len(self), at_once)]
-        order = [[(EVALUATED, 0, index) for index in part] for part in parts]
+        order = [[(EVALUATION_SEED, 0, index) for index in part] for part in parts]
         loaded = self._loaded(order, persistent=True, key=at_once)
         for _ in order:
-            with generators_as_they_were():
+            with generators_restored():
                 batch = next(loaded)
             yield batch
 
     def _loaded(self, order: Any, persistent: bool, key: int = 0) -> Iterator[Any]:
-        """Return an iterator over the batches of an order of (seed, epoch, index)."""
+        """Return an iterator over the batches whose examples have these (seed, epoch, index).
+
+        Args:
+            order: yields a list of (seed, epoch, index) for each batch.
+            persistent: whether to keep the worker processes for the next iterator.
+            key: identifies persistent workers.
+        """
         seeded = self._seeded()
         if not self.num_workers:
             return (self._collated(seeded, keys) for keys in order)
@@ -136,10 +141,10 @@ class Loader:
             batch_sampler=order,
             num_workers=self.num_workers,
             collate_fn=self.collate,
-            worker_init_fn=_let_it_be_ended,
-            multiprocessing_context="fork" if sys.platform == "linux" else None,  # workers then end with this process
+            worker_init_fn=_restore_sigterm,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # forked workers end with this process
             persistent_workers=persistent,
-            generator=torch.Generator(),  # it would draw from the generator of the training
+            generator=torch.Generator(),  # otherwise it uses the generator of the training
         )
         if persistent:
             self._evaluating[key] = loader
@@ -163,13 +168,13 @@ class Loader:
             step += per_epoch - first
 
 
-def _let_it_be_ended(worker: int) -> None:
-    """Let SIGTERM, with which a DataLoader ends its workers, end this one: the process that trains ignores it."""
+def _restore_sigterm(worker: int) -> None:
+    """Let SIGTERM end a worker. A DataLoader sends it to its workers, which inherit that the trainer ignores it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose examples are drawn by (seed, epoch, index)."""
+    """Seeds the global generators with (seed, epoch, index) before it loads an example."""
 
     def __init__(self, source: Any, rows: np.ndarray | None) -> None:
         self.source, self.rows = source, rows
@@ -180,15 +185,15 @@ class _Seeded(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         seed, epoch, index = key
         mixed = _mixed(seed, epoch, index)
-        torch.default_generator.manual_seed(mixed)  # those of GPUs are the training's
+        torch.default_generator.manual_seed(mixed)  # not those of GPUs, which the training uses
         random.seed(mixed)
         np.random.seed(mixed % 2**32)
         return self.source[index if self.rows is None else int(self.rows[index])]
 
 
 @contextmanager
-def generators_as_they_were() -> Iterator[None]:
-    """Give the generators of torch (of the CPU), NumPy and Python back the states that they had before the context."""
+def generators_restored() -> Iterator[None]:
+    """Restore the global generators of torch (for the CPU), NumPy and Python after a context."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -199,21 +204,21 @@ def generators_as_they_were() -> Iterator[None]:
 
 
 def collated(examples: list[Any]) -> Any:
-    """Return the batch of a list of examples: the collate function of a data set without one of its own.
+    """Collate a list of examples into a batch. This is the default collate function.
 
     Tensors, arrays, numbers and lists of numbers are stacked along a new first axis. If their shapes differ, they are
-    padded at the end of each axis: with 0, and with -100 where they are integers and the target, which is `labels`,
-    `label` or `y` of a mapping and the last entry of a tuple. Tuples and mappings keep their structure. Texts, and
-    lists of texts, in a mapping are left out.
+    padded at the end of each axis: integer targets with -100, other values with 0. The target is `labels`, `label` or
+    `y` of a mapping, or the last entry of a tuple. Tuples and mappings keep their structure. Texts and lists of texts
+    in a mapping are omitted.
 
     Raises:
-        InvalidValueError: names dataset.collate if examples cannot be put together.
+        InvalidValueError: names dataset.collate if the examples cannot be collated.
     """
     return _collated(examples, "")
 
 
 def _has_fields(example: Any) -> bool:
-    """Return whether an example is a list of fields, as a tuple is, and not a list of numbers."""
+    """Return whether an example is a list of fields, like a tuple, and not a list of numbers."""
     return isinstance(example, list) and any(isinstance(value, Tensor | np.ndarray | Mapping) for value in example)
 
 
@@ -223,8 +228,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str | bytes)
 
 
-def collated_as_labels(examples: list[Any]) -> Any:
-    """Return what `collated` does, with the column `label` as `labels`: so do the collators of Hugging Face."""
+def collated_with_labels(examples: list[Any]) -> Any:
+    """Collate as `collated` does, and rename the column `label` to `labels`, as the collators of Hugging Face do."""
     renamed = [{"labels" if name == "label" else name: value for name, value in one.items()} for one in examples]
     return collated(renamed)
 
@@ -243,7 +248,7 @@ def _collated(examples: list[Any], name: str) -> Any:
         tensors = [torch.as_tensor(array) for array in arrays]
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"{type(first).__name__}" + (f" at {name}" if name else "")
-        rule = f"is needed: the data set gives {kind}, of which no tensor can be made"
+        rule = f"is needed: the data set returns {kind}, which cannot be converted to a tensor"
         raise InvalidValueError("dataset.collate", None, rule) from error
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     tensors = [tensor.to(dtype) for tensor in tensors]

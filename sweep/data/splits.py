@@ -1,5 +1,6 @@
-"""The examples of one split of a data set: tensors in memory, arrays that are converted when they are used, or examples
-that a data set of the user's loads one by one.
+"""The examples of one split of a data set.
+
+They are tensors in memory, arrays that are converted when they are used, or examples that the user's code loads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ from torch import Tensor
 from sweep.data.batch import inputs_of, leaves, mapped, rebuilt, size, target_name, target_of
 from sweep.data.loading import Loader
 
-BLOCK = 2**21
-"""Numbers that are converted at once: a data set in float64 takes eight times as much memory as one in bytes."""
+BLOCK_NUMBERS = 2**21
+"""Count of numbers that are converted at once, because float64 takes eight times as much memory as bytes."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Split:
     """Examples as tensors on one device.
 
     Args:
-        batch: all examples: inputs `x` [n, *input_shape] and targets `y`, int64 labels [n, ...] or numbers [n, ...]; or
-            tensors [n, ...] in another structure.
+        batch: all examples as one batch: inputs `x` [n, *input_shape] and targets `y`, which are int64 labels [n, ...]
+            or floats [n, ...]; or tensors [n, ...] in a different structure.
     """
 
     batch: Any
@@ -47,7 +48,7 @@ class Split:
 
     @property
     def example(self) -> Any:
-        """Return the structure of a batch, with tensors of no example."""
+        """Return a batch with 0 examples."""
         return mapped(lambda tensor: tensor[:0], self.batch)
 
     @property
@@ -61,13 +62,13 @@ class Split:
         return sum(tensor.nbytes for tensor in leaves(self.batch))
 
     def take(self, rows: Tensor) -> Any:
-        """Return the examples of an index of any shape: tensors [*rows.shape, ...]."""
+        """Return the examples at indices of any shape: tensors [*rows.shape, ...]."""
         return mapped(lambda tensor: _chosen(tensor, rows), self.batch)
 
     def each(self, rows: Tensor) -> Iterator[Any]:
-        """Yield `take(r)` for each r of rows, which is [m, ...].
+        """Yield `take(r)` for each r of rows [m, ...].
 
-        Tensors with one number for an example are gathered for all m at once.
+        Tensors with one number per example are gathered for all m at once.
         """
         columns = []
         for tensor in leaves(self.batch):
@@ -77,28 +78,28 @@ class Split:
             yield rebuilt(self.batch, column)
 
     def to(self, device: torch.device) -> "Split":
-        """Return the examples on another device."""
+        """Return the examples on a device."""
         return Split(mapped(lambda tensor: tensor.to(device), self.batch))
 
     def in_type(self, dtype: torch.dtype) -> "Split":
-        """Return the examples with floating tensors of another type."""
+        """Return the examples with their floating tensors converted to a type."""
         return Split(in_precision(self.batch, dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class StoredSplit:
-    """Examples in the types in which they were loaded. Tensors are made of them when they are asked for.
+    """Examples as arrays in their original types, which are converted to tensors when they are used.
 
     Numbers of x are made floating point, unless they are integers of more than eight bits. Targets that are integers
     become int64. Every other array keeps its type, except that integers of more than eight bits become int64 and that
     floating-point numbers are rounded to `dtype`.
 
     Args:
-        arrays: name -> array [N, ...], or a structure of arrays, of this split and perhaps of others.
-        rows: of the examples of this split; all of them if it is a slice.
-        scaling: mean and deviation, each [*input_shape] or [C, 1, 1] for channels, with which x is standardized.
-        dtype: of tensors with floating-point numbers.
-        tokens: whether x holds tokens, which stay integers of any size.
+        arrays: name -> array [N, ...], or a structure of arrays, which may include examples of other splits.
+        rows: indices of the examples of this split, or a slice.
+        scaling: mean and deviation with which x is standardized, both [*input_shape], or [C, 1, 1] for channels.
+        dtype: type of tensors of floats.
+        tokens: whether x contains tokens, which stay integers whatever their type is.
     """
 
     arrays: Mapping[str, Any]
@@ -116,7 +117,7 @@ class StoredSplit:
         return self._selected(rows).tensors()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Send arrays to another process as tensors, which torch puts into shared memory."""
+        """Convert the arrays to tensors, which torch sends to other processes in shared memory."""
         chosen = mapped(lambda array: torch.from_numpy(np.ascontiguousarray(array[self.rows])), self.arrays)
         return {**vars(self), "arrays": chosen, "rows": slice(None)}
 
@@ -142,31 +143,31 @@ class StoredSplit:
 
     @property
     def example(self) -> Any:
-        """Return the structure of a batch, with tensors of no example."""
+        """Return a batch with 0 examples."""
         return self[:0].batch
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of all examples as tensors."""
+        """Return the size of all examples as tensors, in bytes."""
         return len(self) * self[:1].nbytes
 
     def take(self, rows: Tensor) -> Any:
-        """Return the examples of an index of any shape: tensors [*rows.shape, ...]."""
+        """Return the examples at indices of any shape: tensors [*rows.shape, ...]."""
         flat = rows.reshape(-1).numpy()
         chosen = flat if isinstance(self.rows, slice) else self.rows[flat]
         batch = {name: self._converted(name, arrays, chosen) for name, arrays in self.arrays.items()}
         return mapped(lambda tensor: tensor.reshape(*rows.shape, *tensor.shape[1:]), batch)
 
     def each(self, rows: Tensor) -> Iterator[Any]:
-        """Yield `take(r)` for each r of rows, which is [m, ...]."""
+        """Yield `take(r)` for each r of rows [m, ...]."""
         return map(self.take, rows)
 
     def in_type(self, dtype: torch.dtype) -> "StoredSplit":
-        """Return the examples, whose tensors are to have floating-point numbers of another type."""
+        """Return the examples with tensors of floats of a type."""
         return replace(self, dtype=dtype)
 
     def tensors(self) -> Split:
-        """Return all examples as tensors. Each number is computed in float64 and then rounded."""
+        """Return all examples as tensors. Floats are computed in float64 and then rounded."""
         return Split({name: self._converted(name, arrays, self.rows) for name, arrays in self.arrays.items()})
 
     def _converted(self, name: str, arrays: Any, rows: np.ndarray | slice) -> Any:
@@ -179,7 +180,7 @@ class StoredSplit:
             array, rows = array[rows], np.arange(len(array[rows]))
         scaling = self.scaling if name == "x" else None
         values = torch.empty((len(rows), *array.shape[1:]), dtype=dtype)
-        step = max(BLOCK // max(int(np.prod(array.shape[1:])), 1), 1)
+        step = max(BLOCK_NUMBERS // max(int(np.prod(array.shape[1:])), 1), 1)
         for first in range(0, len(rows), step):
             block = array[rows[first : first + step]]
             if dtype.is_floating_point:
@@ -187,7 +188,7 @@ class StoredSplit:
             if scaling is not None:
                 mean, deviation = scaling
                 block = (block - mean) / deviation
-            values[first : first + step] = torch.from_numpy(_known(block))
+            values[first : first + step] = torch.from_numpy(_readable(block))
         return values
 
     def _type(self, name: str, array: np.ndarray) -> torch.dtype:
@@ -211,11 +212,11 @@ class StoredSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoadedSplit:
-    """Examples that a data set of the user's loads one by one, when they are used.
+    """Examples that the user's data set loads individually when they are used.
 
     Args:
-        loader: loads batches of them.
-        dtype: of tensors with floating-point numbers.
+        loader: loads the batches.
+        dtype: type of tensors of floats.
     """
 
     loader: Loader
@@ -247,19 +248,19 @@ class LoadedSplit:
 
     @property
     def example(self) -> Any:
-        """Return the structure of a batch, with tensors of no example."""
+        """Return a batch with 0 examples."""
         return mapped(lambda tensor: tensor[:0], self[:1].batch)
 
     def in_type(self, dtype: torch.dtype) -> "LoadedSplit":
-        """Return the examples, whose tensors are to have floating-point numbers of another type."""
+        """Return the examples with tensors of floats of a type."""
         return replace(self, dtype=dtype)
 
     def batches(self, seed: int, batch_size: int, drop_last: bool, begin: int, end: int) -> Iterator[Any]:
-        """Yield the batches of the updates begin..end-1 of a training with that seed."""
+        """Yield the batches of the updates begin..end-1 of a training with this seed."""
         return map(self._typed, self.loader.batches(seed, batch_size, drop_last, begin, end))
 
     def in_order(self, at_once: int) -> Iterator[Any]:
-        """Yield all examples in order, at most so many at a time."""
+        """Yield all examples in order, in batches of at most `at_once`."""
         return map(self._typed, self.loader.in_order(at_once))
 
     def _typed(self, batch: Any) -> Any:
@@ -267,28 +268,28 @@ class LoadedSplit:
 
 
 def in_precision(batch: Any, dtype: torch.dtype) -> Any:
-    """Return a batch with floating-point tensors of a type, and with int64 for a target of integers."""
+    """Convert the floating tensors of a batch to a type, and a target of integers to int64."""
     target = target_of(batch)
     of_target = {id(tensor) for tensor in leaves(target)} if target is not None else set()
 
     def typed(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             return tensor.to(dtype)
-        unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)  # no layer takes them
+        unsigned = tensor.dtype in (torch.uint16, torch.uint32, torch.uint64)  # layers do not support them
         return tensor.long() if unsigned or id(tensor) in of_target else tensor
 
     return mapped(typed, batch)
 
 
 def _chosen(tensor: Tensor, rows: Tensor) -> Tensor:
-    """Return tensor[rows], [*rows.shape, ...]: several times as fast as by index on a CPU."""
+    """Return tensor[rows], [*rows.shape, ...]. On a CPU, index_select is several times as fast as indexing."""
     if rows.ndim == 1:
         return tensor.index_select(0, rows)
     return tensor.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *tensor.shape[1:])
 
 
-def _known(block: np.ndarray) -> np.ndarray:
-    """Return an array in a type that torch can read: big-endian and unsigned integers are converted."""
+def _readable(block: np.ndarray) -> np.ndarray:
+    """Return an array in a type that torch supports: convert big-endian numbers and unsigned integers."""
     if block.dtype.kind in "iu" and block.dtype.itemsize > 1:
         return block.astype(np.int64)
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))

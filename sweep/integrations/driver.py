@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sweep.errors import InvalidValueError
-from sweep.training.run import RTOL, Run
+from sweep.training.run import RATE_RTOL, Run
 
 TIME_AND_MEMORY = re.compile(r"_(runtime|per_second|preparation_time)$|_mem_")
 """Names of times and memory sizes in the results of Hugging Face's Trainer; they are not metrics."""
@@ -99,7 +99,7 @@ class Driver:
             raise self.refuse(f"makes two updates in step {self.step}: each update must be one step of the run")
         used = [float(group["lr"]) for group in optimizer.param_groups]
         for rate, expected in zip(used, self._rates(optimizer), strict=True):
-            if not math.isclose(rate, expected, rel_tol=RTOL):
+            if not math.isclose(rate, expected, rel_tol=RATE_RTOL):
                 rule = f"used the rate {rate!r} in step {self.step}, but the callback has set {expected!r}"
                 raise self.refuse(f"{rule}: nothing else may set the rates")
         self._used = used[0]

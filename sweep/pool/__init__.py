@@ -1,4 +1,4 @@
-"""The coordinator's view of the processes that train. Does not import torch."""
+"""Control training processes from the coordinator. This package does not import torch."""
 
 from sweep.pool.engine import PooledEngine
 from sweep.pool.trainer import Trainer, begin_workers

@@ -1,7 +1,7 @@
-"""An engine in a training process, so that neither it nor the record waits for the other's turn at the interpreter.
+"""Control an engine in a training process, so that training and recording do not compete for one interpreter lock.
 
-The coordinator hands over trials, more than there are slots, and takes what was reached. When the training process ends
-by itself, another takes its place.
+The coordinator sends trials, more than there are slots, and receives their progress. If the training process dies, it
+is replaced.
 """
 
 import time
@@ -14,23 +14,23 @@ from sweep.core import Failure, Progress, Status, Trial
 from sweep.errors import EngineLostError
 from sweep.messages import EngineStats, Measured, Work
 from sweep.passwords import without_passwords
-from sweep.pool.trainer import GRACE, Trainer, Worker, begin_compiling, begin_workers
+from sweep.pool.trainer import EXIT_SECONDS, Trainer, Worker, begin_compiling, begin_workers
 
-PATIENCE = 0.5
-"""Seconds after which `advance` returns, so that its caller can look for a signal."""
+ADVANCE_SECONDS = 0.5
+"""Seconds after which `advance` returns at the latest, so that its caller can check for signals."""
 
-HALT = 4.0
-"""Seconds in which all trainings have to stop and give their states."""
+HALT_SECONDS = 4.0
+"""Seconds within which all trials must stop and send their states."""
 
 
 @dataclass
 class InFlight:
-    """A trial that was handed over.
+    """A trial that was sent to an engine.
 
     Args:
-        taken: updates of each of its optimizers that were taken, by series.
-        evaluated: those of the horizon at its last evaluation that was.
-        begun: whether an engine has begun to train it.
+        taken: series -> number of updates whose rows were received.
+        evaluated: step of the last evaluation that was received.
+        begun: whether an engine has started to train the trial.
     """
 
     trial: Trial
@@ -40,11 +40,15 @@ class InFlight:
 
     @classmethod
     def of(cls, trial: Trial) -> "InFlight":
+        """Return a trial from which nothing was received since its stored state."""
         done = 0 if trial.state is None else trial.state.step
         return cls(trial, {series.name: done * series.updates for series in trial.config.series}, done)
 
-    def beyond(self, progress: Progress) -> Progress | None:
-        """What is new of it: a trial that was handed over again repeats what was taken before. None if nothing is."""
+    def new_part(self, progress: Progress) -> Progress | None:
+        """Return the part of a progress that was not received before; None if there is none.
+
+        A trial that was sent again repeats updates and evaluations.
+        """
         evaluation = progress.evaluation
         if evaluation is not None and evaluation.step <= self.evaluated:
             evaluation = None
@@ -53,7 +57,7 @@ class InFlight:
         return new if new.rows or evaluation or new.status or new.state else None
 
     def take(self, progress: Progress) -> None:
-        """It is the owner's from here on."""
+        """Mark a progress as received, and keep its state for a restart."""
         for part in progress.rows:
             self.taken[part.series] = part.first + len(part.lr)
         if progress.evaluation is not None:
@@ -63,25 +67,25 @@ class InFlight:
 
 
 class PooledEngine:
-    """An engine in a training process. A context: the engine is released with it.
+    """An engine in a training process. As a context manager, it releases the engine at the end.
 
-    Where the memory was too small, or the process has ended, another one trains fewer trials at once, each from its
-    last state. If the process had only one slot, its trial is tried again, and has failed if that does not help.
+    If memory is exhausted or the process has died, a new engine trains fewer trials at once, each from its last state.
+    If the engine had only one slot, its trial is retried, and fails after too many attempts.
 
-    An error that is raised by the code of a trial is the failure of that trial, which is not tried again. Where several
-    trials are trained in one update it is not known whose error it is: from there on a serial engine trains them one
-    at a time, each from its last state, and the one that raises the error fails alone.
+    An error in the code of a trial fails that trial, which is not retried. If several trials are trained in one update,
+    it is unknown which of them caused the error. Then a serial engine trains them one at a time, each from its last
+    state, and only the trial that raises the error fails.
 
     Args:
-        trainer: the process.
-        config: which engine.
-        work: what is to be trained, on which data and device; how often states are kept.
-        on_chosen: told the account as soon as an engine is chosen.
-        on_begun: told each trial when an engine begins to train it, once.
-        interrupted: asked while that is waited for.
-        retries: how often a trial is tried again.
-        say: told why an engine takes the place of another.
-        known: what was measured when an engine was chosen for other work with the same model and data.
+        trainer: the training process.
+        config: the configuration of the engine.
+        work: the trials for which the engine is chosen.
+        on_chosen: called with the statistics of an engine as soon as it is chosen.
+        on_begun: called once with each trial when an engine starts to train it.
+        interrupted: called while the choice is awaited; returns whether to stop waiting.
+        retries: how often a trial is retried.
+        say: called with the reason, as one line, when an engine is replaced.
+        known: measurements of an earlier choice for the same model and data.
     """
 
     def __init__(
@@ -102,18 +106,18 @@ class PooledEngine:
         self._on_chosen, self._on_begun = on_chosen, on_begun
         self._live: dict[int, InFlight] = {}
         self._failures: dict[int, int] = {}
-        self._given_up: list[Progress] = []
+        self._abandoned: list[Progress] = []
         self._tickets = 0
         self._first: float | None = None
         self._compiler: Worker | None = None
         self._begin(config)
 
     def _begin(self, config: EngineConfig) -> None:
-        """Begin an engine, with nothing handed over."""
+        """Start an engine without trials."""
         self._config, self._sent = config, set[int]()
         self._account: EngineStats | None = None
         self._halted = False
-        self._reached: list[tuple[int, Progress]] = []
+        self._received: list[tuple[int, Progress]] = []
         train, data = self._work.like[0].train, self._work.like[0].dataset
         facts = self._trainer.facts_of(self._work.like[0])
         self._trainer.begin()
@@ -121,7 +125,7 @@ class PooledEngine:
         self._workers: list[Worker] = begin_workers(train.workers)
         pipes = [other.pipe for other in self._workers]
         self._trainer.send("begin", 0, (config, self._work, facts.digest, pipes, self._known))
-        for pipe in pipes:  # the engine's from now on: when it ends, so do they
+        for pipe in pipes:  # only the engine keeps the pipes, so that the workers exit when it exits
             pipe.close()
 
     def __enter__(self) -> "PooledEngine":
@@ -132,7 +136,7 @@ class PooledEngine:
 
     @property
     def free(self) -> int:
-        """Trials that can be handed over: those that are asked ahead included. None once the search is interrupted."""
+        """Return how many trials can be sent, including those that are proposed ahead; 0 after an interruption."""
         while not self._ready():
             if self._interrupted():
                 return 0
@@ -142,15 +146,15 @@ class PooledEngine:
 
     @property
     def account(self) -> EngineStats:
-        """What the engine did so far; waits until it is chosen."""
-        while not self._chosen(PATIENCE):
+        """Return the statistics of the engine. Wait until it is chosen."""
+        while not self._chosen(ADVANCE_SECONDS):
             pass
         assert self._account is not None
         return self._account
 
-    def _chosen(self, patience: float) -> bool:
-        """Whether the engine is chosen; waits that many seconds for it."""
-        if self._account is None and self._trainer.poll(patience):
+    def _chosen(self, timeout: float) -> bool:
+        """Wait for the choice of the engine, and return whether it is chosen."""
+        if self._account is None and self._trainer.poll(timeout):
             _, self._account = self._receive()
             self._on_chosen(self._account)
             if self._account.compiles:
@@ -159,18 +163,18 @@ class PooledEngine:
         return self._account is not None
 
     def _ready(self) -> bool:
-        """Whether an engine is chosen, and has what was handed over; waits PATIENCE seconds for it."""
+        """Wait ADVANCE_SECONDS for the choice of an engine, and send waiting trials. Return whether it is chosen."""
         try:
-            if not self._chosen(PATIENCE):
+            if not self._chosen(ADVANCE_SECONDS):
                 return False
         except EngineLostError as error:
             self._replace(error)
             return False
         for ticket in [ticket for ticket in self._live if ticket not in self._sent]:
-            self._hand(ticket)
+            self._send_trial(ticket)
         return True
 
-    def _hand(self, ticket: int) -> None:
+    def _send_trial(self, ticket: int) -> None:
         self._sent.add(ticket)
         self._trainer.send("start", ticket, self._live[ticket].trial)
 
@@ -178,7 +182,7 @@ class PooledEngine:
         self._tickets += 1
         self._live[self._tickets] = InFlight.of(trial)
         if self._account is not None:
-            self._hand(self._tickets)
+            self._send_trial(self._tickets)
 
     def stop(self, trial: Trial) -> None:
         for ticket in [ticket for ticket, live in self._live.items() if live.trial.number == trial.number]:
@@ -187,40 +191,41 @@ class PooledEngine:
                 self._trainer.send("stop", ticket, trial)
 
     def advance(self) -> list[Progress]:
-        """What was reached since, in its order, one boundary of a trial at a time; nothing after PATIENCE seconds.
+        """Return the next progress, in order, at most one boundary per trial; an empty list after ADVANCE_SECONDS.
 
-        What the engine reaches meanwhile stays in the pipe.
+        Further progress stays in the pipe.
         """
         if self._live and self._ready():
             self._check_compiler()
             try:
-                while not (reached := self._taken()) and self._trainer.poll(PATIENCE):
-                    self._hear()
-                if not reached:
+                while not (progress := self._next_progress()) and self._trainer.poll(ADVANCE_SECONDS):
+                    self._handle_message()
+                if not progress:
                     self._check_workers()
             except EngineLostError as error:
                 self._replace(error)
             else:
-                return reached
-        given_up, self._given_up = self._given_up, []
-        return given_up
+                return progress
+        abandoned, self._abandoned = self._abandoned, []
+        return abandoned
 
     def snapshots(self) -> list[Progress]:
-        """What was reached until all trials have stopped, and their states; without those that take too long."""
-        reached: list[Progress] = []
-        deadline = time.monotonic() + HALT
+        """Stop all trials, and return their remaining progress and their states, as far as HALT_SECONDS suffice."""
+        progress: list[Progress] = []
+        deadline = time.monotonic() + HALT_SECONDS
         try:
             if self._chosen(0) and self._live:
                 self._trainer.send("halt", 0, None)
                 while not self._halted and self._trainer.poll(max(0.0, deadline - time.monotonic())):
-                    self._hear()
+                    self._handle_message()
         except EngineLostError:
-            pass  # what it has given until then is all there is
-        while taken := self._taken():
-            reached += taken
-        return reached
+            pass  # return what was received before
+        while following := self._next_progress():
+            progress += following
+        return progress
 
-    def _hear(self) -> None:
+    def _handle_message(self) -> None:
+        """Receive and handle one message of the engine."""
         kind, content = self._receive()
         if kind == "halted":
             self._halted = True
@@ -232,14 +237,14 @@ class PooledEngine:
         else:
             compiled = self._account is not None and self._account.compiled
             events, self._account, self._first = content
-            self._reached += events
+            self._received += events
             if self._account.compiled and not compiled:
-                self._say("engine: from here on the updates are compiled")
+                self._say("engine: from now on updates are compiled")
             elif compiled and not self._account.compiled:
-                self._say(f"engine: from here on the updates are not compiled: {self._account.uncompiled}")
+                self._say(f"engine: from now on updates are not compiled: {self._account.uncompiled}")
 
     def _check_compiler(self) -> None:
-        """Let compiled updates take over when they are in the cache."""
+        """Tell the engine to use compiled updates when another process has compiled them."""
         compiler = self._compiler
         if compiler is not None and (compiler.pipe.poll(0) or not compiler.process.is_alive()):
             self._compiler = None
@@ -252,58 +257,58 @@ class PooledEngine:
             else:
                 self._say(f"engine: the updates could not be compiled ({reason})")
 
-    def _taken(self) -> list[Progress]:
-        """The next of what was reached, up to the second boundary of one trial."""
+    def _next_progress(self) -> list[Progress]:
+        """Return the next progress, up to but excluding the second boundary of a trial."""
         taken: dict[int, Progress] = {}
-        while self._reached and self._reached[0][0] not in taken:
-            ticket, progress = self._reached.pop(0)
-            if ticket not in self._live:  # it was stopped, and went on for a while
+        while self._received and self._received[0][0] not in taken:
+            ticket, progress = self._received.pop(0)
+            if ticket not in self._live:  # the trial was stopped, and the engine continued for a while
                 continue
             live = self._live[ticket]
-            new = live.beyond(progress)
+            new = live.new_part(progress)
             if new is None:
                 continue
             taken[ticket] = new
             live.take(new)
-            if new.state is not None:  # it comes further now, whatever failed before
+            if new.state is not None:  # the trial makes progress, so that earlier failures do not count
                 self._failures.pop(new.trial, None)
             if new.status is not None:
                 del self._live[ticket]
-            if new.failure is not None:  # the other process does not know what is to be hidden
+            if new.failure is not None:  # the trainer does not know the passwords
                 hidden = Failure(without_passwords(new.failure.reason), without_passwords(new.failure.details))
                 taken[ticket] = replace(new, failure=hidden)
         return list(taken.values())
 
     def _replace(self, error: EngineLostError) -> None:
-        """Let another engine take the place of one that is lost; a trial that was tried too often is given up.
+        """Replace a lost engine. A trial that has failed too often is abandoned.
 
         Raises:
-            EngineLostError: if the serial engine is lost, and had nothing to train.
+            EngineLostError: if a serial engine is lost that had no trial.
         """
-        config = self._following(error)
+        config = self._next_config(error)
         self.close()
-        self._begin(config)  # with as many data-parallel workers, where there are several
+        self._begin(config)
 
-    def _following(self, error: EngineLostError) -> EngineConfig:
-        """Choose the engine that follows one that is lost, and say why."""
+    def _next_config(self, error: EngineLostError) -> EngineConfig:
+        """Return the configuration of the engine that replaces a lost one, and report the reason."""
         serial = EngineConfig("serial")
-        if error.kind == "spent":
+        if error.kind == "unusable":
             return self._config
         if error.kind == "shared":
-            self._say(f"an error in an update of several trials ({error}): going on with one trial at a time")
+            self._say(f"an error in an update of several trials ({error}): continuing with one trial at a time")
             return serial
         slots = self._account.slots if self._account else self._config.slots or 1
         if slots > 1:
-            self._say(f"{error}: going on with fewer than {slots} trials at once")
+            self._say(f"{error}: continuing with fewer than {slots} trials at once")
             return EngineConfig("fused", slots // 2) if slots > 3 else serial
         if self._account is None and self._config.name != "serial":  # while engines were tried
-            self._say(f"{error}: going on with one trial at a time")
+            self._say(f"{error}: continuing with one trial at a time")
             return serial
-        self._blame(error)
+        self._count_failure(error)
         return serial
 
-    def _blame(self, error: EngineLostError) -> None:
-        """Count the failure of the trial that was in the only slot, the oldest."""
+    def _count_failure(self, error: EngineLostError) -> None:
+        """Count a failure of the oldest trial, which was in the only slot, and abandon it after too many failures."""
         if not self._live:
             raise error
         ticket, live = next(iter(self._live.items()))
@@ -312,25 +317,25 @@ class PooledEngine:
         if times > self._retries:
             del self._live[ticket]
             failure = Failure(str(error) if times == 1 else f"{error}, at the last of {times} attempts")
-            self._given_up.append(Progress(number, [], None, Status.FAILED, failure=failure))
-            self._say(f"{error}: trial {number} is given up")
+            self._abandoned.append(Progress(number, [], None, Status.FAILED, failure=failure))
+            self._say(f"{error}: trial {number} has failed")
         else:
-            self._say(f"{error}: trial {number} is tried again")
+            self._say(f"{error}: retrying trial {number}")
 
     def finished(self) -> EngineStats:
-        """The account, once everything is recorded."""
+        """Return the final statistics. Call it after everything was recorded."""
         account = self._account or EngineStats()
         account.seconds = 0.0 if self._first is None else time.time() - self._first
         return account
 
     def close(self) -> None:
-        """Release the engine; what it was training is given up."""
+        """Release the engine. Its unfinished trials are dropped."""
         self._trainer.release()
         if self._compiler is not None:
             self._compiler.process.kill()
             self._compiler = None
         for worker in self._workers:
-            worker.process.join(GRACE)
+            worker.process.join(EXIT_SECONDS)
             worker.process.kill()
             worker.process.join()
         self._workers = []
@@ -340,19 +345,19 @@ class PooledEngine:
             return self._trainer.receive()
         except EngineLostError as error:
             if error.kind == "worker":
-                self._check_workers(GRACE)
+                self._check_workers(EXIT_SECONDS)
             raise
 
-    def _check_workers(self, patience: float = 0.0) -> None:
-        """Notice a worker that was killed: nccl would wait for it until its time is up.
+    def _check_workers(self, timeout: float = 0.0) -> None:
+        """Detect a killed worker, for which nccl would wait until its timeout.
 
         Args:
-            patience: seconds that each is waited for.
+            timeout: seconds to wait for each worker to exit.
 
         Raises:
-            EngineLostError: if one was.
+            EngineLostError: if a worker was killed.
         """
         for worker in self._workers:
-            worker.process.join(patience)
+            worker.process.join(timeout)
             if (worker.process.exitcode or 0) < 0:
                 raise EngineLostError(f"a data-parallel worker was killed by signal {-worker.process.exitcode}")

@@ -1,7 +1,7 @@
-"""A training process as its coordinator sees it: questions and their answers, messages to and from an engine.
+"""Control a training process: send requests and receive answers, and exchange messages with its engine.
 
-Pipes are bounded: an engine that is ahead of the record waits for it. The process ends when its coordinator ends,
-however that happens. When it ends by itself, the next question or engine starts another one.
+Pipes are bounded, so an engine that is ahead of the record waits. The process exits when its coordinator exits or is
+killed. If the process dies, the next request or engine starts a new one.
 """
 
 import os
@@ -30,20 +30,20 @@ from sweep.passwords import without_passwords
 from sweep.targets import is_given
 from sweep.tasks import CustomConfig, Direction
 
-GRACE = 1.0
-"""Seconds in which a process that is told to end may do so by itself."""
+EXIT_SECONDS = 1.0
+"""Seconds within which a process must exit after a request, before it is killed."""
 
-LARGEST_OF_LOOP = 2**40
-"""Bytes that no checkpoint of a loop of the user's exceeds: nobody knows what it keeps."""
+MAX_LOOP_CHECKPOINT_BYTES = 2**40
+"""Assumed largest size of a checkpoint of a user's loop, whose content is unknown."""
 
-RELEASE = 5.0
-"""Seconds in which a process that is to train something else may drop its engine. Another one would load the data."""
+RELEASE_SECONDS = 5.0
+"""Seconds within which a process must release its engine, before it is replaced by one that has to load the data."""
 
 
 class Trainer:
-    """A training process. It is started by the first question. A context: the process ends with it.
+    """A training process, which is started by the first request. As a context manager, it ends the process.
 
-    Data, models and devices are known to this process alone; everything else asks it.
+    Only this process accesses data, models and devices. Other code sends requests to it.
     """
 
     def __init__(self) -> None:
@@ -52,11 +52,11 @@ class Trainer:
         self._facts: dict[str, Facts] = {}
         self._directions: dict[str, dict[str, Direction]] = {}
         self._sent: set[str] = set()
-        """The configurations of the data sets whose arrays this process was sent."""
+        """Configurations of the data sets whose arrays were sent to the process."""
         self._training = False
-        """Whether the process has an engine, which takes all messages."""
+        """Whether the process has an engine, which receives all messages."""
         self._released = True
-        """Whether the process has no engine, or has said that it dropped the last one."""
+        """Whether the process has confirmed that it has released its last engine, or never had one."""
 
     def __enter__(self) -> "Trainer":
         return self
@@ -66,14 +66,14 @@ class Trainer:
 
     @property
     def pid(self) -> int | None:
-        """Return the number of the process; None if there is none."""
+        """Return the id of the process; None if there is none."""
         return None if self._process is None else int(self._process.pid)
 
     def facts(self, config: DatasetConfig) -> Facts:
-        """Load a data set, and describe it. The same configuration is loaded once.
+        """Load a data set, and return its facts. The same configuration is loaded once.
 
         Raises:
-            InvalidValueError: names the key of `dataset` or the array that cannot be right.
+            InvalidValueError: names the key of `dataset` or the array that is invalid.
         """
         key = repr(config)
         if key not in self._facts:
@@ -83,27 +83,27 @@ class Trainer:
         return self._facts[key]
 
     def facts_of(self, run: RunConfig) -> Facts:
-        """Describe the data of a training. A loop of the user's loads them itself.
+        """Return the facts about the data of a training. A user's loop loads its data itself.
 
         Raises:
-            InvalidValueError: as `facts`.
+            InvalidValueError: as in `facts`.
         """
         return self.facts(run.dataset) if run.loop is None else facts_of_loop(run.loop)
 
     def accepted(self, component: Component, names: Sequence[str]) -> list[str] | None:
-        """Return those names that are parameters of what a component calls; None if its code cannot be imported.
+        """Return those names that are parameters of the class or function of a component; None if its import fails.
 
         Raises:
-            InvalidValueError: names the `_target_` if there is no such class or function.
+            InvalidValueError: names the `_target_` if the class or function does not exist.
         """
         found: list[str] | None = self._ask("accepted", component, names)
         return found
 
     def with_directions(self, config: RunConfig) -> RunConfig:
-        """Return a configuration that knows which directions the task declares, if it is one of the user's.
+        """Return the configuration with the directions of metrics that a user's task declares.
 
         Raises:
-            InvalidValueError: names task._target_ if there is no such task, or its directions are wrong.
+            InvalidValueError: names task._target_ if the task does not exist or its directions are invalid.
         """
         task = config.task
         if not isinstance(task, CustomConfig):
@@ -122,7 +122,7 @@ class Trainer:
         self._ask("check_components", components)
 
     def check_device(self, config: RunConfig) -> None:
-        """Refuse a device that is not there or cannot do what is asked for.
+        """Refuse a device that is not available or does not support the configuration.
 
         Raises:
             InvalidValueError: names train.device, train.precision or train.workers.
@@ -130,10 +130,10 @@ class Trainer:
         self._ask("check_device", config)
 
     def check(self, configs: Sequence[RunConfig], silent: bool = False) -> None:
-        """Try what trainings of one kind need, on the CPU, without training.
+        """Check on the CPU that configurations of one kind can be trained, without training them.
 
         Args:
-            silent: whether to discard what the model of the first configuration prints, as that of the others is.
+            silent: whether to discard the output of the first model. That of further models is always discarded.
 
         Raises:
             InvalidValueError: names what cannot be trained.
@@ -141,21 +141,21 @@ class Trainer:
         self._ask("check", configs, silent, data=configs[0].dataset)
 
     def refuse_unstackable(self, configs: Sequence[RunConfig]) -> None:
-        """Refuse engine=fused for trainings that cannot be made in one update.
+        """Refuse engine=fused for configurations that cannot be trained in one update.
 
         Raises:
-            InvalidValueError: names the engine and says why.
+            InvalidValueError: names the engine and the reason.
         """
         self._ask("refuse_unstackable", configs, data=configs[0].dataset)
 
     def largest_checkpoint(self, config: RunConfig) -> int:
         """Return a number of bytes that no checkpoint of such a training exceeds."""
         if config.loop is not None:
-            return LARGEST_OF_LOOP
+            return MAX_LOOP_CHECKPOINT_BYTES
         return int(self._ask("largest_checkpoint", config, data=config.dataset))
 
     def begin(self) -> None:
-        """Start the process, unless it runs."""
+        """Start the process, unless it is running."""
         self._wait_for_release()
         if self._process is not None and not self._process.is_alive():
             self.kill()
@@ -166,9 +166,9 @@ class Trainer:
             self._sent.clear()
 
     def supply(self, config: DatasetConfig) -> None:
-        """Send the arrays of a data set that was given in Python, unless the process has them.
+        """Send the arrays of a data set that was passed as a Python object, unless the process has them.
 
-        They are made by the process that the user's objects are in.
+        The user's objects exist only in this process, so this process creates the arrays.
         """
         key = repr(config)
         if is_given(config.component.target) and key not in self._sent:
@@ -178,16 +178,16 @@ class Trainer:
             self._sent.add(key)
 
     def _ask(self, name: str, *arguments: Any, data: DatasetConfig | None = None) -> Any:
-        """Ask the process, and return the answer.
+        """Send a request to the process, and return the answer.
 
         Args:
-            data: the data set that the answer depends on.
+            data: the data set on which the answer depends.
 
         Raises:
             InvalidValueError: if the answer is a refusal.
             EngineError: if the process ends instead.
         """
-        assert not self._training, "an engine would take the question"
+        assert not self._training, "an engine would receive the request"
         self.begin()
         if data is not None:
             self.supply(data)
@@ -195,7 +195,7 @@ class Trainer:
         return self.receive()[1]
 
     def send(self, kind: str, ticket: int, content: Any) -> None:
-        """Send a message. One to a process that has ended is dropped: what it sent before is received first."""
+        """Send a message. It is dropped if the process has ended, whose earlier messages can still be received."""
         assert self._pipe is not None
         message = ForkingPickler.dumps((ticket, content))
         self._training = self._training or kind == "begin"
@@ -203,19 +203,18 @@ class Trainer:
             self._pipe.send_bytes(kind.encode())
             self._pipe.send_bytes(message)
 
-    def poll(self, patience: float) -> bool:
-        """Wait that many seconds for a message; return whether there is one."""
+    def poll(self, timeout: float) -> bool:
+        """Wait for a message for `timeout` seconds; return whether there is one."""
         assert self._pipe is not None
-        return self._pipe.poll(patience)
+        return self._pipe.poll(timeout)
 
     def receive(self) -> tuple[str, Any]:
         """Wait for a message, and return its kind and content.
 
         Raises:
             InvalidValueError: if it is a refusal.
-            EngineLostError: if the process has ended, or can train no more.
-            EngineError: if it is a mistake of this program that ended the process, or the memory is too small for what
-                was asked.
+            EngineLostError: if the process has ended or cannot train further trials.
+            EngineError: if a bug in this program has ended the process, or memory is too small for the request.
         """
         assert self._pipe is not None
         try:
@@ -224,7 +223,7 @@ class Trainer:
             raise self._ended() from error
         if kind == "refused":
             raise content
-        if kind in ("memory", "worker", "shared", "spent"):
+        if kind in ("memory", "worker", "shared", "unusable"):
             raise EngineLostError(without_passwords(content), kind)
         if kind == "too large":
             raise EngineError(without_passwords(content))
@@ -233,32 +232,32 @@ class Trainer:
         return kind, content
 
     def release(self) -> None:
-        """Tell the process to drop its engine. It is waited for before it is asked anything else."""
+        """Tell the process to release its engine. The next request waits until it has done so."""
         if self._pipe is not None:
             self.send("release", 0, None)
             self._released = self._training = False
 
     def _wait_for_release(self) -> None:
-        """End the process if it does not drop its engine in time."""
+        """Wait until the process has released its engine. Kill the process after RELEASE_SECONDS."""
         if self._released or self._pipe is None:
             return
         self._released = True
-        deadline = time.monotonic() + RELEASE
-        with suppress(Exception):  # whatever it still has to say of the engine, nobody waits for it
+        deadline = time.monotonic() + RELEASE_SECONDS
+        with suppress(Exception):  # further messages of the engine are not needed
             while self._pipe.poll(max(0.0, deadline - time.monotonic())):
                 if self._pipe.recv()[0] == "released":
                     return
         self.kill()
 
     def close(self) -> None:
-        """End the process; what it was training is given up."""
+        """End the process. Its unfinished trials are dropped."""
         if self._pipe is not None:
             self.send("end", 0, None)
-            self._process.join(GRACE)
+            self._process.join(EXIT_SECONDS)
             self.kill()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._pipe is not None:
             self._process.kill()
             self._process.join()
@@ -276,11 +275,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Worker:
-    """A process beside the trainer: a data-parallel worker other than the first, or one that compiles.
+    """A process that assists the trainer: a data-parallel worker other than worker 0, or one that compiles.
 
     Args:
-        pipe: connects to the process. A data-parallel worker ends when all that have this end of it have closed it or
-            have ended.
+        pipe: connection to the process. A data-parallel worker exits when all processes that have this end of the pipe
+            have closed it or exited.
     """
 
     process: Any
@@ -288,7 +287,7 @@ class Worker:
 
 
 def begin_workers(workers: int) -> list[Worker]:
-    """Start the workers from 1 on, which wait to be told to join."""
+    """Start the data-parallel workers 1..workers-1, which wait for the message to join."""
     begun = []
     for rank in range(1, workers):
         ours, theirs = forking.context().Pipe()
@@ -299,7 +298,7 @@ def begin_workers(workers: int) -> list[Worker]:
 
 
 def begin_compiling(work: Work, account: EngineStats, facts: Facts) -> Worker:
-    """Start a process that compiles the update of an engine, and then sends None, or why it cannot."""
+    """Start a process that compiles the update of an engine, and then sends None or the reason of a failure."""
     ours, theirs = forking.context().Pipe()
     sent = (theirs, dict(os.environ), work, account.slots, account.threads, facts)
     process = forking.begin(_compile, sent, "sweep-compiler")
@@ -308,7 +307,7 @@ def begin_compiling(work: Work, account: EngineStats, facts: Facts) -> Worker:
 
 
 def _on_disk(source: Source, folder: Path) -> Source:
-    """Return a data set whose large arrays are written to files of a folder, where another process maps them."""
+    """Write the large arrays of a data set to files in a folder, and return the data set with references to them."""
     written = count()
 
     def stored(array: Any) -> Any:
@@ -327,23 +326,23 @@ def _on_disk(source: Source, folder: Path) -> Source:
 
 
 def _pickled(source: Source) -> bytes:
-    """Return the examples of a data set for another process.
+    """Return a data set pickled for another process.
 
     Raises:
         InvalidValueError: names the data set if its objects cannot be pickled.
     """
     try:
         return bytes(cloudpickle.dumps(source, protocol=pickle.HIGHEST_PROTOCOL))
-    except Exception as error:  # whatever an object of the user's raises
+    except Exception as error:  # user objects may raise anything
         kind = type(next(iter(source.parts.values()))).__name__
         raise InvalidValueError("dataset", kind, f"cannot be sent to the process that trains: {error}") from error
 
 
 def _serve(pipe: Connection, environ: dict[str, str]) -> None:
-    """Import what only the training process needs, and run it.
+    """Run a training process. Its modules are imported here, because the coordinator must not import torch.
 
     Args:
-        environ: the environment of the coordinator, which may have changed since the server was started.
+        environ: the environment of the coordinator, which may have changed since the fork server was started.
     """
     from sweep.training.trainer import serve
 
@@ -359,7 +358,7 @@ def _compile(pipe: Connection, environ: dict[str, str], *arguments: Any) -> None
 
 
 def _work(pipe: Connection, environ: dict[str, str], rank: int) -> None:
-    from sweep.training.data_parallel import work
+    from sweep.training.data_parallel import run_worker
 
     os.environ.update(environ)
-    work(pipe, rank)
+    run_worker(pipe, rank)

@@ -1,4 +1,4 @@
-"""Searches: a space in Optuna's terms, proposals, pruning. Knows nothing of tensors. Only importer of optuna."""
+"""Proposes and prunes trials with Optuna. The only package that imports optuna; it does not know tensors."""
 
 from sweep.proposals.importance import importances
 from sweep.proposals.lease import Lease

@@ -1,4 +1,4 @@
-"""A space in Optuna's terms."""
+"""Converts a search space into Optuna's distributions, and checks whether stored trials fit it."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ from sweep.space import Branch, Dimension, Space
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
-    """Choices are categorical; intervals include both ends."""
+    """Return the distribution of a dimension: categorical for choices; intervals include both ends."""
     if dimension.choices:
         return CategoricalDistribution(dimension.labels)
     if dimension.integer:
@@ -33,7 +33,7 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def draw(trial: Trial, name: str, dimension: Dimension) -> Value:
-    """Let a trial suggest a value of the dimension under a name; what it has drawn before is kept."""
+    """Let a trial suggest a value of the dimension under a name; a value that it drew before stays."""
     if dimension.choices:
         drawn: Value = trial.suggest_categorical(name, dimension.labels)  # type: ignore[assignment]  # never None here
         return drawn
@@ -44,17 +44,17 @@ def draw(trial: Trial, name: str, dimension: Dimension) -> Value:
 
 
 def distributions(branch: Branch) -> dict[str, BaseDistribution]:
-    """Parameter name -> distribution, of one branch."""
+    """Return parameter name -> distribution for one branch."""
     return {branch.parameter(d): distribution(d) for d in branch.dimensions}
 
 
 def choices(space: Space) -> dict[str, Dimension]:
-    """Return the choice among the options of each searched group."""
+    """Return group -> the dimension that chooses its option, for each searched group."""
     return {group: Dimension(group, ",".join(options), choices=options) for group, options in space.groups.items()}
 
 
 def contains(of: BaseDistribution, value: Any) -> bool:
-    """Return whether a distribution can give a value, which must have the right type."""
+    """Return whether a value, with its type, can be drawn from a distribution."""
     if isinstance(of, CategoricalDistribution):
         return any(value == choice and isinstance(value, bool) is isinstance(choice, bool) for choice in of.choices)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -74,10 +74,10 @@ def _range(of: BaseDistribution) -> str:
 
 
 class Fit:
-    """Tells whether trials, of whatever program, can be trials of a space.
+    """Tells whether stored trials, of any program, can be trials of a space.
 
     Args:
-        space: what is searched.
+        space: the search space.
     """
 
     def __init__(self, space: Space) -> None:
@@ -87,7 +87,7 @@ class Fit:
         self._known = {name: of for branch in self._branches.values() for name, of in branch.items()}
 
     def misfit(self, params: Mapping[str, Any]) -> str | None:
-        """Return why parameters, of some or all names, cannot be of a trial; None if they can.
+        """Return why parameters, some or all, cannot belong to a trial; None if they can.
 
         A name may be of any branch. Both ends of an interval are included.
         """
@@ -99,13 +99,13 @@ class Fit:
         return None
 
     def is_whole(self, params: Mapping[str, Any]) -> bool:
-        """Return whether parameters are all those of a branch, with values that it can draw."""
+        """Return whether parameters are exactly those of a branch, with values that it can draw."""
         if self.misfit(params) is not None or not self._groups.keys() <= params.keys():
             return False
         return self._branches[self._space.branch(params).label].keys() == params.keys()
 
     def conflict(self, trial: FrozenTrial) -> str | None:
-        """Return the parameter of a trial whose kind of distribution keeps Optuna from storing ours; None if none does.
+        """Return the parameter of a trial whose distribution is incompatible with ours in Optuna; None without one.
 
         In one study, a parameter of one name is a float, an integer or a choice, with or without a logarithmic scale.
         """
@@ -118,7 +118,7 @@ class Fit:
         return None
 
     def redistributed(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial whose parameters fit with the distributions of the space, which samplers compare."""
+        """Return a trial that fits with the distributions of the space, because samplers compare distributions."""
         own = {name: self._known[name] for name in trial.params}
         if trial.distributions == own:
             return trial
@@ -128,7 +128,7 @@ class Fit:
 
 
 def grid_values(space: Space) -> dict[str, list[Value]]:
-    """Parameter name -> its values, for a grid.
+    """Return parameter name -> its values, for a grid.
 
     Raises:
         InvalidValueError: names the dimension that has no finite number of values.

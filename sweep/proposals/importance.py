@@ -1,4 +1,4 @@
-"""Which of the searched keys mattered."""
+"""Computes how much each searched key mattered."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -11,27 +11,28 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.database import file_of
 
 FEWEST = 8
-"""Complete trials below which importances say nothing."""
+"""The fewest complete trials for which importances are computed."""
 CHOICE = "choice"
-"""Label of the importances of the groups that are chosen among."""
+"""Label of the importances of the searched groups."""
 
 
 def importances(storage: str, name: str, numbers: Collection[int]) -> dict[str, dict[str, float]]:
-    """Label of a branch -> key -> importance between 0 and 1, by PED-ANOVA (Watanabe et al. 2023); they sum to 1.
+    """Return branch label -> key -> importance, by PED-ANOVA (Watanabe et al. 2023).
 
-    The label is empty where no group is searched. Where one is, each choice has importances of its own keys, and the
-    groups have theirs under CHOICE. A branch with fewer than FEWEST complete trials, or with equal values alone, has
-    none. A study that is not there has none either: the record may be read without it.
+    Importances are between 0 and 1; those of one label sum to 1. Without a searched group the only label is empty. With
+    one, each branch has importances of its own keys, and the groups have theirs under CHOICE. A branch with fewer than
+    FEWEST complete trials, or whose values are all equal, is left out. Without the study the result is empty, because a
+    record may be read without it.
 
     Args:
-        numbers: of the trials that count.
+        numbers: the numbers of the trials that count.
     """
     file = file_of(storage)
     if file is not None and not file.exists():  # Optuna would create it
         return {}
     try:
         study = optuna.load_study(study_name=name, storage=storage)
-    except Exception:  # whatever a storage that is not there raises
+    except Exception:  # each kind of storage raises its own error where there is none
         return {}
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = [trial for trial in ended if trial.number in numbers]
@@ -49,7 +50,7 @@ def _is_group(parameter: str) -> bool:
 
 
 def _importances(direction: StudyDirection, trials: list[FrozenTrial], label: str | None) -> dict[str, float]:
-    """Of the keys of a branch; of the groups where the label is None."""
+    """Return the importances of the keys of a branch; those of the groups if the label is None."""
     if len(trials) < FEWEST or len({trial.value for trial in trials}) == 1:
         return {}
     study = optuna.create_study(direction=direction)

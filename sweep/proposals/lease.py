@@ -1,4 +1,7 @@
-"""The lease of a study: one process alone searches it, and one that was suspended too long can no longer write."""
+"""The lease of a study: only one process searches a study at a time.
+
+A process that was suspended for longer than its lease lasts can no longer write.
+"""
 
 import getpass
 import json
@@ -24,30 +27,31 @@ from sweep.errors import InvalidValueError, LeaseLostError
 from sweep.proposals.store import attribute, rdb
 
 KEY = "sweep.lease"
-"""User attribute of a study: who searches it."""
+"""User attribute of a study that names the process that searches it."""
 LEASE = 30.0
-"""Seconds that a lease lasts without being renewed."""
+"""Seconds after its last renewal at which a lease expires."""
 BEATS = 3
-"""How often it is renewed in that time."""
+"""Renewals in that time."""
 POLL = 1.0
-"""Seconds between two looks at a lease that may run out, and between two tries to renew one that is locked."""
+"""Seconds between two reads of a lease that may expire, and between two tries to renew one that is locked."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a lease, or had it last.
+    """The process that has a lease, or had it last.
 
     Args:
-        generation: how many had it before, of this study.
-        token: random; None where it was released.
-        host: its name, for people.
-        machine: what tells the machine, since it was started and with its process numbers, from any other.
+        generation: the number of the lease; each lease of a study has a higher one than the lease before.
+        token: random; None if the lease was released.
+        host: the name of the machine, for messages.
+        machine: identifies the machine, its boot, and its process namespace.
         pid: of the process.
-        started: when the process was, in the machine's clock ticks; None where that is not known.
-        user: its name, for people.
-        since: when the lease was taken, UTC.
-        renewed: when it was last, UTC, for people.
-        clock: the same by the machine's monotonic clock, seconds: it is never set, and stands while a machine sleeps.
+        started: start time of the process in the machine's clock ticks; None if it is not known.
+        user: the user's name, for messages.
+        since: the time at which the lease was taken, UTC.
+        renewed: the time of the last renewal, UTC, for a person who reads the database.
+        clock: the time of the last renewal by the machine's monotonic clock, in seconds. Nobody sets that clock, and it
+            stops while the machine sleeps.
     """
 
     generation: int = 0
@@ -63,7 +67,7 @@ class Holder:
 
     @classmethod
     def this_process(cls, generation: int) -> "Holder":
-        """One that takes a lease now."""
+        """Return this process as the holder of a new lease."""
         pid, now = os.getpid(), _utc()
         stat = _stat(pid)
         return cls(
@@ -81,7 +85,7 @@ class Holder:
 
     @classmethod
     def of(cls, text: str | None) -> "Holder":
-        """Return the holder that a text in the database is of; nobody where it is missing, or another program's."""
+        """Parse a text of the database; the result has no token if the text is missing or is not a lease."""
         try:
             return cls() if text is None else cls(**json.loads(text))
         except (TypeError, ValueError):
@@ -93,23 +97,23 @@ class Holder:
 
     @property
     def fencing_token(self) -> str:
-        """Generation and token: what stands beside what this holder alone may write."""
+        """Return the fencing token: generation and token, which are written beside what only this holder may change."""
         return f"{self.generation} {self.token}"
 
     @property
     def released(self) -> "Holder":
-        """What stays when the lease does not: the number, from which the next one goes on."""
+        """Return what remains of a released lease: its number, which the next lease counts on from."""
         return Holder(self.generation)
 
     def renew(self) -> "Holder":
         return replace(self, renewed=_utc(), clock=time.monotonic())
 
     def unchanged(self, seconds: float) -> float | None:
-        """How many seconds the lease must stay as it is before it may be taken over; None: its holder is at work.
+        """Return for how many seconds the lease must not change before it may be taken over; None if it may not be.
 
-        Nobody's and a dead process's may be at once. A process of this machine that has not renewed its lease is
-        suspended, or waited for the database: after a lock it gets the time to renew it. Clocks of machines differ, so
-        a lease of another machine is watched as long as one lasts.
+        A released lease and the lease of a dead process may be taken over at once. A process of this machine that did
+        not renew its lease is suspended, or waited for a locked database: it gets the time of one renewal. The clocks
+        of two machines differ, so that a lease of another machine is watched for as long as a lease lasts.
 
         Args:
             seconds: how long a lease lasts.
@@ -128,12 +132,12 @@ class Holder:
 
 
 class Lease:
-    """The right of this process to search a study: to ask and tell its trials, and to write its record.
+    """The right of this process to ask and tell the trials of a study, and to write its record.
 
-    It is a user attribute of the study, changed by compare and swap alone, renewed by a thread with a connection of its
-    own, and checked within every transaction that the engine of the study commits: see `sweep.database.fence`. A
-    process that lost it finds its next commit refused with `LeaseLostError`. Made by `take`; a context manager that
-    releases it.
+    A lease is a user attribute of the study. It is changed by compare and swap, renewed by a thread with a connection
+    of its own, and checked within every transaction that the engine of the study commits (`sweep.database.fence`). A
+    process that has lost its lease gets `LeaseLostError` from its next commit. `take` creates a lease; as a context
+    manager it is released at the end.
     """
 
     def __init__(self, study: Study, seconds: float, patiently: LockRetry) -> None:
@@ -156,15 +160,15 @@ class Lease:
         seconds: float = LEASE,
         say: Callable[[str], None] = lambda line: None,
     ) -> "Lease":
-        """The lease of a study. What was read of its trials before belongs to somebody else's time: read it again.
+        """Take the lease of a study. Read its trials after that, because another process may have changed them.
 
         Args:
-            interrupted: whether a signal came while it is waited.
-            seconds: how long the lease lasts without being renewed; the same for all who search the study.
-            say: shows a line where it is waited.
+            interrupted: returns whether a signal came; asked while waiting.
+            seconds: how long the lease lasts without a renewal; the same for all processes that search the study.
+            say: shows a line before a long wait.
 
         Raises:
-            InvalidValueError: if another process searches the study; it says who, and since when.
+            InvalidValueError: if another process searches the study; names that process and its start time.
             KeyboardInterrupt: if interrupted.
         """
         lease = cls(study, seconds, LockRetry(f"the database of study {study.study_name}", say, interrupted))
@@ -180,25 +184,25 @@ class Lease:
 
     @property
     def fencing_token(self) -> str:
-        """The number of the lease, a space, and what tells it from any other of that number. Numbers only rise."""
+        """Return the number of the lease, a space, and its random token. The numbers of a study only rise."""
         return self._mine.fencing_token
 
     @property
     def lost(self) -> bool:
-        """Whether a renewal found that somebody else has it."""
+        """Return whether a renewal found that another process has the lease."""
         return self._is_lost
 
     def check(self) -> None:
-        """Look into the database; where it is locked, that is waited for.
+        """Check the lease in the database; wait while the database is locked.
 
         Raises:
-            LeaseLostError: if somebody else has it.
+            LeaseLostError: if another process has the lease.
         """
         if not self._is_mine(self._patiently(lambda: self._cell.read(self._engine))):
             raise self.error()
 
     def error(self) -> LeaseLostError:
-        """What a write is refused with. Names who has the lease now, as far as the database can be asked."""
+        """Return the error for a refused write. It names the process that has the lease now, if that can be read."""
         try:
             now = Holder.of(self._cell.read(self._engine))
         except SQLAlchemyError:
@@ -210,11 +214,11 @@ class Lease:
         return LeaseLostError(f"study {self._study.study_name} {who} {how}: it can no longer write")
 
     def until_released(self, lift: Callable[[], None]) -> None:
-        """Lift a fence when the lease is released; where it is lost, the fence stays as long as the process."""
+        """Call `lift`, which removes a fence, when the lease is released; a lost lease keeps its fences."""
         self._lifts.append(lift)
 
     def release(self) -> None:
-        """Let the next one have it at once; nothing, where it is lost or was released."""
+        """Release the lease, so that the next process gets it at once. Do nothing if it is lost or was released."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -224,7 +228,7 @@ class Lease:
                 for lift in self._lifts:
                     lift()
         except SQLAlchemyError:
-            pass  # it runs out: at once, where this process ends
+            pass  # it expires, at once when this process ends
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -234,9 +238,9 @@ class Lease:
         self.release()
 
     def _is_mine(self, text: str | None) -> bool:
-        """Return whether a text in the database leaves the lease to this process.
+        """Return whether this process has the lease, by its text in the database.
 
-        Where a person has deleted or edited it, nobody else has the lease, as long as there is the study.
+        If a person has deleted or edited the text, no other process has the lease, as long as the study exists.
         """
         holder = Holder.of(text)
         if self._is_no_holder(holder):
@@ -250,7 +254,7 @@ class Lease:
         row = Cell("studies", "study_name", {"study_id": self._study._study_id})
         try:
             return row.read(self._engine) is not None
-        except SQLAlchemyError:  # locked, or not to be reached
+        except SQLAlchemyError:  # locked or unreachable
             return True
 
     def _take(self, patiently: LockRetry) -> None:
@@ -265,19 +269,19 @@ class Lease:
                 return
 
     def _generation(self, seen: str | None) -> int:
-        """Return the number of the next lease: higher than every earlier one, also where a person has deleted it."""
+        """Return the number of the next lease: higher than every earlier one, even if a person has deleted the text."""
         before = Holder.of(seen).generation
         if before or not self._study.get_trials(deepcopy=False):
             return before + 1
         return int(time.time())
 
     def _runs_out(self, holder: Holder, seen: str | None, patiently: LockRetry) -> bool:
-        """Whether the lease may be taken over, or has gone to somebody else, who is looked at next."""
+        """Wait; return whether the lease may be taken over, or has changed hands, so that it must be read again."""
         watched = holder.unchanged(self._seconds)
         if watched is None:
             return False
         if watched:
-            line = f"the study is of {holder}: waiting up to {watched:g} seconds to see whether that process is at work"
+            line = f"the study is in use by {holder}: waiting up to {watched:g} seconds for a sign that it is running"
             patiently.say(line)
         until = time.monotonic() + watched
         while (left := until - time.monotonic()) > 0:
@@ -289,7 +293,7 @@ class Lease:
         return True
 
     def _swap(self, seen: str | None, mine: Holder, patiently: LockRetry) -> bool:
-        """One try to take what was seen. Its holder may be suspended in the middle of a write, and never unlock."""
+        """Try once to replace the text that was read. Its holder may be suspended within a write, and never unlock."""
         holder = Holder.of(seen)
         if holder.token is not None:
             patiently = replace(patiently, limit=self._seconds)
@@ -312,14 +316,14 @@ class Lease:
         return InvalidValueError("study.name", name, rule)
 
     def _beat(self) -> None:
-        """Renew the lease until it is released or lost."""
+        """Renew the lease until it is released or lost, in a thread."""
         pause = self._seconds / BEATS
         while not self._ended.wait(pause):
             try:
                 if not self._renew():
                     return
                 pause = self._seconds / BEATS
-            except SQLAlchemyError:  # locked, or not to be reached: until it is, nobody can take the lease over
+            except SQLAlchemyError:  # locked or unreachable: nobody else can take the lease over either
                 pause = min(POLL, self._seconds / BEATS)
 
     def _renew(self) -> bool:
@@ -334,13 +338,13 @@ class Lease:
                 self._mine = renewed
             return True
         self._is_lost = self._other.token != self._mine.token
-        if not self._is_lost:  # a renewal that was reported as failed was not
+        if not self._is_lost:  # a renewal that was reported as failed has succeeded
             self._mine = self._other
         return not self._is_lost
 
 
 def machine() -> str:
-    """What tells this machine, since it was started and with its process numbers, from any other."""
+    """Return a text that identifies this machine, its boot, and its process namespace."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -348,19 +352,19 @@ def machine() -> str:
 
 
 def _lives(pid: int, started: int | None) -> bool:
-    """Whether the process of that number is still the one that was started then."""
+    """Return whether a process of that number, started at that time, runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it runs as another user
     stat = _stat(pid)
     return stat is None or (stat[0] not in "ZX" and started in (None, stat[1]))
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
-    """Linux: the state of a process (Z: ended, and not asked for yet), and when it was started; None elsewhere."""
+    """Return the state of a process on Linux (Z: a zombie) and its start time; None if they are not known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -371,7 +375,7 @@ def _stat(pid: int) -> tuple[str, int] | None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
+    except (KeyError, OSError):  # the user has no name, as in a container
         return str(os.getuid())
 
 

@@ -1,4 +1,4 @@
-"""Optuna as a proposer: asks, tells, resumes what was interrupted, and counts to the total."""
+"""A proposer that uses Optuna: it asks and tells trials, resumes interrupted ones, and counts to the total."""
 
 import time
 from bisect import insort
@@ -23,12 +23,12 @@ from sweep.schedules import Event
 from sweep.space import Branch, Space
 
 ATTEMPTS = "sweep.attempts"
-"""User attribute: how often the training of the trial was begun since its last checkpoint, without the times when it
-was interrupted by request."""
+"""User attribute: how often the training of the trial was begun since its last checkpoint. A training that was
+interrupted by request does not count."""
 REASON = "sweep.reason"
-"""User attribute: the reason for which the trial has failed."""
+"""User attribute: why the trial has failed."""
 PRUNED = "sweep.pruned"
-"""User attribute: the step at which it was decided to prune the trial."""
+"""User attribute: the step at which the pruner decided to prune the trial."""
 
 REFUSED = "sweep.refused"
 """User attribute: why a trial that another program queued or began was not trained."""
@@ -36,25 +36,26 @@ REFUSED = "sweep.refused"
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
 MOST_FAILURES = 20
-"""Trials that fail one after another before a search ends.
+"""Consecutive failed trials that end a search.
 
-Where all trials fail, it must end. Where 70 % of a space fail, so many in a row happen by chance once in 1,250 times.
+A search in which all trials fail must end. If 70 % of the trials fail, so many consecutive failures happen by chance
+once in 1,250 times.
 """
 
 
 class OptunaProposer:
-    """Trials of an Optuna study, asked and told by this process alone.
+    """Asks and tells the trials of an Optuna study, which no other process searches meanwhile.
 
-    Any number of them may be live at once. What is asked and told is in the database when the call returns, and so are
-    evaluations where there is a pruner; without one nobody asks for them before the trial ends, and they are written
-    then. No call takes longer for the trials that there have been, but where sampler or pruner learn from them.
+    Any number of trials may be live at once. `ask`, `begun` and `tell` write to the database before they return. With a
+    pruner, `report` does so, too; without one, evaluations are written when the trial ends. The time of a call does not
+    depend on the number of earlier trials, unless the sampler or the pruner learns from them.
 
     Args:
-        study: opened; its pruner is used.
-        space: what is searched.
-        sampler_config: which sampler proposes.
-        config: total, timeout, retries, metric.
-        patiently: waits for the database where it is locked; its `say` is told of each trial that is refused.
+        study: an open study, with its pruner.
+        space: the search space.
+        sampler_config: the sampler and its options.
+        config: the total, the timeout, the retries, the metric.
+        patiently: retries while the database is locked; its `say` shows each trial that is refused.
     """
 
     def __init__(
@@ -76,29 +77,29 @@ class OptunaProposer:
         self._grid: BaseSampler | None = None
         self._grid_size = grid_size(sampler_config, space)
         self.history_free = history_free(sampler_config)
-        """Whether a proposal does not depend on what was told: it may be asked for before that is known."""
+        """Whether proposals do not depend on results, so that they may be asked for before results are known."""
         self._n_trials, self._failed_in_a_row, self._last_failed = 0, 0, -1
         self._left: list[int] = []
-        """The interrupted trials that wait to be asked for, by number."""
+        """The numbers of the interrupted trials that are to be asked for again."""
         self._queued: list[int] = []
-        """The trials that other programs have queued, by number."""
+        """The numbers of the trials that other programs have queued."""
         self.told = 0
-        """How many trials count: complete and pruned ones, diverged ones among the latter."""
+        """The number of trials that count: complete, pruned and diverged ones."""
         self._counted: set[int] = set()
-        """The live trials whose attempt is counted: their training has begun."""
+        """The numbers of the live trials whose training has begun, so that the attempt is counted."""
         self.failed: list[int] = []
         """The numbers of the trials that have failed."""
         self._take(self._cached.stored)
 
     @property
     def total(self) -> int:
-        """The number of trials that end the search: study.n_trials, or the points of a grid that have not failed."""
+        """Return how many trials end the search: study.n_trials, or the points of a grid that did not fail."""
         if self._grid_size is None:
             return self.config.n_trials
         return min(self.config.n_trials, max(self._grid_size - len(self.failed), self.told))
 
     def _seen_as(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return the trial that samplers and pruners see: of one that is no trial of this space, one that failed."""
+        """Return the trial that samplers and pruners see: a failed one instead of one that does not fit the space."""
         if trial.state is TrialState.FAIL:
             return trial
         fits = self._fit.misfit(trial.params) is None
@@ -109,10 +110,10 @@ class OptunaProposer:
         return self._fit.redistributed(trial) if fits else trial
 
     def _take(self, stored: Sequence[FrozenTrial]) -> None:
-        """Count trials that the database has: ended, interrupted and queued ones. Some are of other programs.
+        """Count the trials in the database: ended, interrupted and queued ones. Other programs may have added some.
 
         Raises:
-            InvalidValueError: names study.name if Optuna cannot store trials of this space beside them.
+            InvalidValueError: names study.name, if Optuna cannot store trials of this space in the same study.
         """
         for trial in stored:
             if (name := self._fit.conflict(trial)) is not None:
@@ -137,14 +138,14 @@ class OptunaProposer:
 
     @property
     def interrupted(self) -> list[int]:
-        """The numbers of the trials that were begun and are not in training now."""
+        """Return the numbers of the trials that were begun and are not in training."""
         return list(self._left)
 
     def ask(self) -> Trial | None:
-        """An interrupted trial under its own number, or a new proposal until the total is reached.
+        """Return an interrupted trial under its own number, or a new proposal until the total is reached.
 
         Raises:
-            HopelessError: if MOST_FAILURES trials have failed one after another.
+            HopelessError: after MOST_FAILURES consecutive failed trials.
         """
         if self.config.timeout is not None and time.monotonic() - self._began >= self.config.timeout:
             return None
@@ -164,7 +165,7 @@ class OptunaProposer:
             live = self._queued_trial() or self._new_trial()
         try:
             return self._begin(live, reported=set(self._cached[live.number].intermediate_values))
-        except InvalidValueError as error:  # values that are right alone, and not together
+        except InvalidValueError as error:  # each value is valid alone, but not together with the others
             self._say(f"trial {live.number:3d}  failed\n  {error}")
             self._count_failure(live, Failure(str(error)))
         return self.ask()
@@ -177,7 +178,7 @@ class OptunaProposer:
         return live
 
     def _queued_trial(self) -> optuna.Trial | None:
-        """Return the first queued trial that fits the space; the ones before it are refused. None if there is none."""
+        """Return the first queued trial that fits the space, and refuse those before it; None without one."""
         while self._queued:
             live = self._next_queued()
             if live is not None:
@@ -185,7 +186,7 @@ class OptunaProposer:
         return None
 
     def _next_queued(self) -> optuna.Trial | None:
-        """Begin the first of the queued trials; None if it is refused, because no trial of this space can be it."""
+        """Begin the first of the queued trials; return None and refuse it if it does not fit the space."""
         number = self._queued.pop(0)
         self._cached.begin(number)
         queued = self._cached[number]
@@ -193,13 +194,13 @@ class OptunaProposer:
         if reason is not None:
             self._refuse(number, reason)
             return None
-        for attribute in (ATTEMPTS, PRUNED):  # of the trial that it may be a copy of
+        for attribute in (ATTEMPTS, PRUNED):  # it may be a copy of another trial, with that trial's attributes
             if attribute in queued.user_attrs:
                 self._cached.annotate(number, attribute, 0)
         return self._resumed(self._cached[number])
 
     def _refuse(self, number: int, reason: str) -> None:
-        """Tell a trial as failed that no trial of this space can be, and say it."""
+        """Tell a trial that does not fit the space as failed, and show the reason."""
         self._say(f"trial {number} is not trained: {reason}")
         self._cached.annotate(number, REFUSED, reason)
         self._cached.study.tell(number, state=TrialState.FAIL)
@@ -215,9 +216,9 @@ class OptunaProposer:
         return True
 
     def begun(self, trial: Trial) -> None:
-        """Count an attempt of a live trial: its training begins now.
+        """Count an attempt of a live trial, whose training begins now.
 
-        A trial that was only asked for has no attempt: whatever interrupts the search then is not its fault.
+        A trial that was only asked for has no attempt, because it cannot have caused a crash.
         """
         live = self._live[trial.number]
         live.set_user_attr(ATTEMPTS, live.user_attrs.get(ATTEMPTS, 0) + 1)
@@ -232,17 +233,19 @@ class OptunaProposer:
                 self._cached.keep(trial.number)
 
     def should_prune(self, trial: Trial, events: Sequence[Event] = ()) -> bool:
-        """The pruner's answer among the trials of the same branch; never before warmup has ended.
+        """Return the pruner's decision among the trials of the same branch; False until warmup has ended.
 
-        asha and hyperband note that they were asked, and do not prune when asked again: what they decided is kept, so
-        that a trial that is interrupted before it is told is pruned when it reaches that step again.
+        asha and hyperband note that they were asked at a step, and do not prune when they are asked again. So the
+        decision is stored: a trial that is interrupted before it is told is pruned when it reaches that step again.
         """
         if not self._prunes:
             return False
         frozen = self._cached[trial.number]
         if frozen.last_step is None or frozen.last_step <= trial.config.schedule.after(*events).warm_at:
             return False
-        if frozen.last_step != self._step.get(trial.number):  # trained again, and decided before it was interrupted
+        if frozen.last_step != self._step.get(
+            trial.number
+        ):  # it is trained again, and this step was decided before the interruption
             return False
         study: Any = self._cached.study
         if self.space.conditional:
@@ -251,11 +254,11 @@ class OptunaProposer:
         pruned = bool(self._cached.study.pruner.prune(study, frozen)) or decided
         if pruned:
             self._live[trial.number].set_user_attr(PRUNED, frozen.last_step)
-        self._cached.keep(trial.number)  # also what the pruner noted of it
+        self._cached.keep(trial.number)  # with the notes of the pruner
         return pruned
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Divergence is told as pruned with a violated constraint, so that the sampler learns to avoid it.
+        """Tell how a trial ended. A diverged trial is told as pruned with a violated constraint, which samplers avoid.
 
         A failed trial does not count to the total.
         """
@@ -276,7 +279,7 @@ class OptunaProposer:
     def kept(self, trial: Trial) -> None:
         live = self._live[trial.number]
         self._counted.add(trial.number)
-        if live.user_attrs.get(ATTEMPTS) != 1:  # as if it had begun only now
+        if live.user_attrs.get(ATTEMPTS) != 1:  # attempts are counted from the last checkpoint
             live.set_user_attr(ATTEMPTS, 1)
             self._cached.keep(trial.number)
 
@@ -289,12 +292,13 @@ class OptunaProposer:
         insort(self._left, trial.number)
 
     def annotate(self, trial: Trial, name: str, value: str) -> None:
-        """Keep a user attribute with the trial."""
+        """Set a user attribute of a live trial. It is written with the trial's next change: when its training begins,
+        or when it is told.
+        """
         self._live[trial.number].set_user_attr(name, value)
-        self._cached.keep(trial.number)
 
     def proposed(self, number: int) -> Trial:
-        """The trial of that number as it was proposed."""
+        """Return the trial of that number as it was proposed."""
         params = self._cached[number].params
         branch = self.space.branch(params)
         return _trial(number, branch, {d.key: d.decode(params[branch.parameter(d)]) for d in branch.dimensions})
@@ -304,14 +308,14 @@ class OptunaProposer:
         return not isinstance(self.study.pruner, NopPruner)
 
     def _forget(self, trial: Trial) -> optuna.Trial:
-        """Return the trial, which is no longer live."""
+        """Remove a trial from the live ones, and return it."""
         del self._reported[trial.number]
         self._counted.discard(trial.number)
         self._step.pop(trial.number, None)
         return self._live.pop(trial.number)
 
     def _count_failure(self, live: optuna.Trial, failure: Failure) -> None:
-        """Tell a trial as failed, which counts among those that have failed one after another."""
+        """Tell a trial as failed, and count it among the consecutive failures."""
         self._fail(live, failure)
         self._failed_in_a_row, self._last_failed = self._failed_in_a_row + 1, live.number
 
@@ -323,7 +327,7 @@ class OptunaProposer:
         insort(self.failed, live.number)
 
     def _sampler(self, number: int) -> BaseSampler:
-        """The sampler of a proposal; the same for all points of a grid, since a large one takes long to lay out."""
+        """Return the sampler of a proposal. A grid is built once, because building a large one takes long."""
         if self._grid_size is None or number >= self._grid_size:
             return sampler(self._sampler_config, self.space, number)
         if self._grid is None:
@@ -331,12 +335,16 @@ class OptunaProposer:
         return self._grid
 
     def _resumed(self, frozen: FrozenTrial) -> optuna.Trial:
-        """The live form of a stored trial. Optuna offers none for ask and tell but this constructor."""
+        """Make a stored trial live. Optuna has no other way for ask and tell than this constructor."""
         self._cached.study.sampler = self._sampler(frozen.number)
         return optuna.Trial(self._cached.study, frozen._trial_id)
 
     def _begin(self, live: optuna.Trial, reported: set[int]) -> Trial:
-        """The trial to train; `reported` are the steps that it reported before it was interrupted."""
+        """Return the trial to train.
+
+        Args:
+            reported: the steps that it reported before it was interrupted.
+        """
         branch, values = self._drawn(live)
         self._cached.keep(live.number)
         trial = _trial(live.number, branch, values)
@@ -344,7 +352,7 @@ class OptunaProposer:
         return trial
 
     def _drawn(self, live: optuna.Trial) -> tuple[Branch, Mapping[str, Any]]:
-        """The branch and the values of the configuration; what was drawn before an interruption is kept."""
+        """Return the branch and the values of the configuration. Values that were drawn before an interruption stay."""
         selection = {group: draw(live, group, choice) for group, choice in choices(self.space).items()}
         branch = self.space.branch(selection)
         return branch, {d.key: d.decode(draw(live, branch.parameter(d), d)) for d in branch.dimensions}
@@ -356,5 +364,5 @@ def _trial(number: int, branch: Branch, values: Mapping[str, Any]) -> Trial:
 
 
 def _unknown(trial: FrozenTrial) -> FrozenTrial:
-    """Return what stands in memory for a trial that no sampler can learn from; it keeps its place among the numbers."""
+    """Return a failed trial in place of one that no sampler can learn from, so that the numbers stay the same."""
     return create_trial(state=TrialState.FAIL, system_attrs=trial.system_attrs)

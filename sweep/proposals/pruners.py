@@ -1,4 +1,4 @@
-"""Pruners, asked only where the comparison is fair: within a branch, at equal steps, after warmup."""
+"""Builds pruners, and lets them compare trials of the same branch only."""
 
 from collections.abc import Container, Mapping
 from typing import Any
@@ -29,10 +29,10 @@ CLASSES: Mapping[str, type[BasePruner]] = {
 
 
 def pruner(config: NamedOptions, horizon: int, conditional: bool) -> BasePruner:
-    """The pruner of a configuration; resources are updates, up to the horizon.
+    """Build the pruner of a configuration. Its resources are updates, up to the horizon.
 
     Raises:
-        InvalidValueError: if there is no such pruner or option, or it cannot keep to one branch.
+        InvalidValueError: if the pruner or an option is unknown, or the pruner cannot be restricted to one branch.
     """
     check_one_of("pruner.name", config.name, CLASSES)
     if config.name == "hyperband" and conditional:
@@ -43,7 +43,7 @@ def pruner(config: NamedOptions, horizon: int, conditional: bool) -> BasePruner:
 
 
 class BranchStudy:
-    """A study as a pruner may see it: with the trials of one branch only."""
+    """A view of a study that has the trials of one branch only."""
 
     def __init__(self, study: Study, selection: Mapping[str, Any]) -> None:
         self._study, self._selection = study, selection

@@ -1,8 +1,8 @@
-"""Samplers whose proposal n is a function of (space, seed, n, history): nothing else is carried along.
+"""Builds samplers whose proposal n depends on space, seed, n and history only.
 
-A sampler is made anew for every proposal (a grid once: it draws nothing). One that draws is seeded from (seed, n);
-quasi-random sequences keep their seed and take their point n. So a study that was interrupted goes on with the
-proposals it would have had.
+A new sampler is built for each proposal (a grid is built once, because it draws nothing). Random samplers are seeded
+from (seed, n); quasi-random sequences keep their seed and return their point n. So an interrupted study resumes with
+the same proposals.
 """
 
 import warnings
@@ -30,18 +30,21 @@ from sweep.proposals.distributions import distributions, grid_values
 from sweep.proposals.options import build
 from sweep.space import Space
 
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp: said in their documentation
-warnings.filterwarnings("ignore", message="Constraints have been set")  # cmaes: it learns from the pruning alone
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # qmc and gp are experimental in Optuna
+warnings.filterwarnings(
+    "ignore", message="Constraints have been set"
+)  # cmaes ignores constraints, and learns that a trial was pruned
 
 _truncnorm._log_ndtr = log_ndtr  # Optuna evaluates it number by number: among 500 trials, half the time of a proposal
 
 HISTORY_FREE = ("random", "qmc", "grid")
-"""Samplers whose proposal n does not depend on the results of others."""
+"""Samplers whose proposals do not depend on results."""
 
 
 class _TPE(TPESampler):
-    """TPESampler looks through all trials for the parameters that they have in common. Without a choice among groups
-    these are the space, as soon as a trial has ended.
+    """TPESampler, without its scan of all trials for their common parameters.
+
+    Without searched groups, these are the whole space as soon as a trial has ended.
     """
 
     space: dict[str, BaseDistribution] | None
@@ -54,7 +57,7 @@ class _TPE(TPESampler):
 
 
 class _QMCPoint(QMCSampler):
-    """Point `number` of the sequence. QMCSampler counts points in the study, which an interrupted ask would shift."""
+    """QMCSampler that proposes point `number`. Its own count in the study would be shifted by an interrupted ask."""
 
     number: int
     space: dict[str, BaseDistribution]
@@ -67,17 +70,17 @@ class _QMCPoint(QMCSampler):
 
 
 class _GridPoint(GridSampler):
-    """GridSampler ends `Study.optimize` with its last point; under ask and tell the proposer does the counting."""
+    """GridSampler that does not stop a study after its last point: the proposer counts the points."""
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         return None
 
 
 def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
-    """The sampler of proposal `number`.
+    """Build the sampler of proposal `number`.
 
     Raises:
-        InvalidValueError: if it has no such option, or cannot search this space.
+        InvalidValueError: if an option is unknown, or the sampler cannot search this space.
     """
     space.check_sampler(config.name)
     mixed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
@@ -97,17 +100,17 @@ def sampler(config: SamplerConfig, space: Space, number: int) -> BaseSampler:
 
 
 def _relative(space: Space) -> dict[str, BaseDistribution]:
-    """The parameters of a space of one branch that have more than one value, in the order in which TPE draws them."""
+    """Return the parameters of a space of one branch that have several values, in the order in which TPE draws them."""
     return {name: d for name, d in sorted(distributions(space.branches[0]).items()) if not d.single()}
 
 
 def history_free(config: SamplerConfig) -> bool:
-    """Whether a proposal does not depend on results: it is the same, asked for early or late."""
+    """Return whether proposals do not depend on results."""
     return config.name in HISTORY_FREE
 
 
 def grid_size(config: SamplerConfig, space: Space) -> int | None:
-    """How many points there are to propose; None where there is no end."""
+    """Return the number of points of a grid; None for other samplers."""
     if config.name != "grid":
         return None
     return int(np.prod([len(values) for values in grid_values(space).values()]))

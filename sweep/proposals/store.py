@@ -1,4 +1,4 @@
-"""Where studies are kept: opened by name, refused under another configuration."""
+"""Opens a study by its name, and refuses it under another configuration."""
 
 import json
 import math
@@ -33,18 +33,18 @@ from sweep.validation import refuse_difference
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 IDENTITY = "sweep.identity"
-"""User attribute of a study: all that changes its results, flattened, as JSON."""
+"""User attribute of a study: everything that changes its results, flattened, as JSON."""
 
 UID = "sweep.uid"
-"""User attribute of a study: what its MLflow run is found by."""
+"""User attribute of a study: the id by which its MLflow run is found."""
 
 
 LONGEST = 512
-"""Characters of the longest name of a study or parameter that Optuna's tables hold; SQLite holds any."""
+"""The most characters of the name of a study or parameter in Optuna's tables; SQLite has no limit."""
 
 
 def check_storage(config: StudyConfig, name: str, space: Space) -> None:
-    """Refuse a storage that cannot be used, and names that it cannot hold, before anything is created.
+    """Refuse a storage that cannot be used, and names that are too long for it, before anything is created.
 
     Raises:
         InvalidValueError: names study.storage, study.name or the searched key.
@@ -69,15 +69,15 @@ def open_study(
     say: Callable[[str], None] = lambda line: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[Study, str]:
-    """The study of that name, created where there is none, and the id that ties its record to it.
+    """Open the study of that name, or create it; return it and the id that ties its record to it.
 
-    A locked database is waited for, which is said and can be interrupted.
+    A locked database is retried; a long wait is shown, and can be interrupted.
 
     Args:
-        identity: everything that changes results, flattened; compared with that of the stored study.
+        identity: everything that changes results, flattened; it is compared with that of the stored study.
 
     Raises:
-        InvalidValueError: if the stored study is of another configuration, with the difference, or not of this program.
+        InvalidValueError: if the stored study has another configuration (with the difference), or is another program's.
     """
     patiently = LockRetry(without_passwords(config.storage), say, interrupted)
     try:
@@ -101,7 +101,7 @@ def _study(config: StudyConfig, name: str, pruner: BasePruner) -> Study:
 
 
 def _settle(study: Study, config: StudyConfig, name: str, identity: Mapping[str, Any]) -> None:
-    """Give a new study its id and its identity; of several commands that do so at once, the first one's stay."""
+    """Write id and identity of a new study; if several commands do so at once, those of the first one stay."""
     _check_stored(study, config, name, identity)
     if IDENTITY not in study.user_attrs:
         for key, value in ((UID, uuid.uuid4().hex), (IDENTITY, json.dumps(identity, sort_keys=True))):
@@ -110,19 +110,19 @@ def _settle(study: Study, config: StudyConfig, name: str, identity: Mapping[str,
 
 
 def rdb(study: Study) -> RDBStorage:
-    """The storage of a study, without Optuna's cache. Optuna has no public way to it."""
+    """Return the storage of a study without Optuna's cache. Optuna has no public way to it."""
     storage = getattr(study._storage, "_backend", study._storage)
     assert isinstance(storage, RDBStorage)
     return storage
 
 
 def attribute(study: Study, key: str) -> Cell:
-    """Where Optuna keeps a user attribute of a study, as JSON."""
+    """Return the cell of the database with a user attribute of a study, as JSON."""
     return Cell("study_user_attributes", "value_json", {"study_id": study._study_id, "key": key})
 
 
 def _storage(uri: str) -> RDBStorage:
-    """Optuna's storage of a database, which tells at once where it is locked; a SQLite file is written ahead.
+    """Open Optuna's storage of a database: it fails at once while that is locked; SQLite uses a write-ahead log.
 
     Raises:
         InvalidValueError: names study.storage, and how to upgrade it, if another version of Optuna has written it.
@@ -133,7 +133,7 @@ def _storage(uri: str) -> RDBStorage:
         if file is not None and not file.exists():
             create_file(file, lambda new: RDBStorage(new).engine.dispose())
         storage = RDBStorage(uri, engine_kwargs=None if file is None else written_ahead)
-    except (AssertionError, RuntimeError) as error:  # an assertion where the version is missing
+    except (AssertionError, RuntimeError) as error:  # an assertion if the version is missing
         if isinstance(error, UnavailableError):
             raise
         said = str(error).replace("`$ ", "`").replace("$STORAGE_URL", uri)
@@ -147,12 +147,12 @@ def check_study(config: StudyConfig, name: str, identity: Mapping[str, Any]) -> 
     """Refuse what `open_study` would, without creating anything.
 
     Raises:
-        InvalidValueError: if a study of that name is stored that is of another configuration, or not of this program.
+        InvalidValueError: if the stored study of that name has another configuration, or is another program's.
     """
     file = file_of(config.storage)
     if file is not None and not file.exists():
         return
-    with suppress(KeyError):  # there is none of that name
+    with suppress(KeyError):  # there is no study of that name
         _check_stored(optuna.load_study(study_name=name, storage=_storage(config.storage)), config, name, identity)
 
 

@@ -1,4 +1,4 @@
-"""What is recorded of a trial beside its rows: names, parameters, key figures, its curve as a picture."""
+"""Describe a trial for the record: its name, parameters, key figures, and a picture of its curve."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from sweep.report.text import heading, number
 from sweep.schedules import Event, key_figures
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's where PyYAML was built with it: the same text, in a quarter of the time."""
+"""The dumper of libyaml if PyYAML was built with it: it writes the same text in a quarter of the time."""
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists stay whole.
+    """Flatten nested mappings: {"a": {"b": 1}} -> {"a.b": 1}. Lists are not flattened.
 
-    A mapping also stays whole where an entry of it could not be a param of MLflow (its keys may be patterns, such as
-    "*.bias"), or where two of its entries would get the same key.
+    A mapping is not flattened if one of its entries could not be a param of MLflow (its keys may be patterns, such as
+    "*.bias"), or if two of its entries would get the same key.
     """
     flat: dict[str, Any] = {}
     for key, value in nested.items():
@@ -36,7 +36,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_flattened(nested: Mapping[str, Any]) -> bool:
-    """Return whether the keys of a mapping are plain names, and stay different when they are joined with dots."""
+    """Return whether the keys of a mapping are plain names that stay different after they are joined with dots."""
     if not all(re.fullmatch(r"[\w./ -]+", str(key)) for key in nested):
         return False
     parents = tuple(f"{key}." for key, value in nested.items() if isinstance(value, Mapping))
@@ -44,19 +44,19 @@ def _is_flattened(nested: Mapping[str, Any]) -> bool:
 
 
 def as_params(nested: Mapping[str, Any]) -> dict[str, str]:
-    """A configuration as MLflow params: flattened, text as it is, the rest as JSON; null as "null"."""
+    """Return a configuration as MLflow params: flattened, texts unchanged, other values as JSON."""
     flat = flatten(nested)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 
 def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
-    """The description of a trial, and of its curve after what its schedule waited for has happened.
+    """Return the description of a trial, with its curve after the events of its schedule.
 
-    Its name holds what was drawn; `config.yaml` is the resolved configuration, which
-    `--config-dir <its folder> --config-name config` trains again; `sweep.curve` is the digest of the float32 curve,
-    `sweep.training` that of everything that the training depends on, `sweep.values` what was drawn, as JSON. Of a GAN
-    the curve and its tags are the generator's, and the critic's are `sweep.D_curve` and so on; there are two pictures,
-    `G_curve.svg` and `D_curve.svg`.
+    Its name contains the drawn values; `config.yaml` is the resolved configuration, which
+    `--config-dir <its folder> --config-name config` trains again. `sweep.curve` is the digest of the float32 curve,
+    `sweep.training` that of everything that the training depends on, `sweep.values` contains the drawn values as JSON.
+    For a GAN these tags describe the curve of the generator, and `sweep.D_curve` and so on that of the critic; there
+    are two pictures, `G_curve.svg` and `D_curve.svg`.
     """
     config, tags = trial.config, {"sweep.training": training_digest(trial)}
     if trial.values:
@@ -86,13 +86,13 @@ def describe(trial: Trial, events: Sequence[Event] = ()) -> Description:
 def training_digest(trial: Trial) -> str:
     """Return a digest of the float32 curves, seed and the rest of the configuration.
 
-    Trials of a study that share it are one training: exponential with r = 0.25, D = 20 and with r = 0.5, D = 10 have
-    the same curve. The curve stands for schedule and warmup, unless the schedule has reactions, and for optimizer.lr,
-    unless the optimizer or the loop is the user's, who may use lr in other ways. The optimizers of
-    OWN_PACKAGES use nothing but the rate that is set before every update.
+    Trials of a study with the same digest are the same training: exponential with r = 0.25, D = 20 and with r = 0.5,
+    D = 10 have the same curve. The curve replaces schedule and warmup, unless the schedule has reactions. It also
+    replaces optimizer.lr, unless the optimizer or the loop is the user's, which may use lr in other ways; the
+    optimizers of OWN_PACKAGES use only the rate that is set before every update.
 
-    The order of the entries of a mapping, and the types of its keys, count below the level of groups: an own model may
-    be built from them.
+    Within a group, the order of the entries of a mapping and the types of its keys count, because a user's model may
+    depend on them.
     """
     config = trial.config
     curves = [curve.astype(np.float32).tobytes() for curve in config.series[0].curves().values()]
@@ -106,12 +106,12 @@ def training_digest(trial: Trial) -> str:
 
 
 def _below(key: str, groups: Sequence[str]) -> bool:
-    """Return whether a key is one of `groups`, which are keys or groups, or belongs to one."""
+    """Return whether a key is among `groups` (keys or groups), or belongs to a group among them."""
     return key in groups or key.partition(".")[0] in groups
 
 
 def _mappings(groups: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of keys that hold a mapping, with their keys; groups within critic are groups."""
+    """Yield the keys and values that contain a mapping; groups within critic are treated as groups."""
     for group, values in groups.items():
         for key, value in values.items() if isinstance(values, Mapping) else ():
             if group == "critic" and key in ("optimizer", "schedule", "warmup"):
@@ -125,7 +125,7 @@ def _has_mapping(value: Any) -> bool:
 
 
 def training_name(trial: Trial, data_digest: str) -> str:
-    """dataset-model-optimizer-schedule-digest, of everything that a training depends on."""
+    """Return dataset-model-optimizer-schedule-digest, with a digest of everything that the training depends on."""
     identity = json.dumps([flatten(trial.config.identity), trial.seed, data_digest], sort_keys=True)
     return f"{_groups(trial)}-{_digest(identity.encode())}"
 
@@ -148,7 +148,7 @@ def _groups(trial: Trial) -> str:
 
 
 def short(key: str, value: Any) -> str:
-    """A value drawn, for a legend: `decay_rate=0.93`, `warmup=40`; a group's choice by its option alone."""
+    """Format a drawn value for a legend: `decay_rate=0.93`, `warmup=40`; the choice of a group as its option alone."""
     if "." not in key:
         return str(value)
     return f"{heading(key)}={number(value)}"

@@ -1,4 +1,4 @@
-"""Pictures. Drawn without a display, and without matplotlib's global state."""
+"""Draw pictures with matplotlib, without a display and without its global state."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION = "#0072b2", "#d55e00"
 COLOURS = (BLUE, "#e69f00", "#009e73", VERMILION, "#cc79a7", "#56b4e9", "#000000", "#8c6d1f")
-"""Told apart by colour-blind readers too (Okabe and Ito)."""
+"""Colours that colour-blind readers can distinguish (Okabe and Ito)."""
 TOGETHER = len(COLOURS)
-"""The most curves that can be told apart in one pair of axes; more get one each."""
+"""The most curves that can be distinguished in one pair of axes; more curves get one each."""
 
 
 def curve_picture(curve: np.ndarray, figures: KeyFigures) -> bytes:
-    """A PNG of the learning rate against the step, with the step at which it stalls.
+    """Return a PNG of the learning rate against the step, with the step at which it stalls.
 
     Args:
         curve: float64 [T].
@@ -37,24 +37,24 @@ def curve_picture(curve: np.ndarray, figures: KeyFigures) -> bytes:
 
 
 def curves_picture(curves: Mapping[str, np.ndarray]) -> bytes:
-    """A PNG of several learning rates against the step: in one pair of axes, or, where they are many, in one each.
+    """Return a PNG of several learning rates against the step, in one pair of axes, or in one each if they are many.
 
     Args:
-        curves: label -> float64 [T]; a critic's is longer than its generator's.
+        curves: label -> float64 [T]; that of a critic is longer than that of its generator.
     """
-    return _png(_together(curves) if len(curves) <= TOGETHER else _apart(curves))
+    return _png(_together(curves) if len(curves) <= TOGETHER else _in_panels(curves))
 
 
 SIDE = 32
-"""The least pixels of a sample's side in a picture."""
+"""The smallest side of a sample in a picture, in pixels."""
 
 
 def samples_picture(samples: np.ndarray) -> bytes | None:
-    """A PNG of samples side by side, eight in a row; None of what is no picture.
+    """Return a PNG of samples side by side, eight in a row; None if they are not pictures.
 
     Args:
-        samples: [n, h, w], [n, 1, h, w] in grey or [n, 3, h, w] in colours; [n, h * h] is square pictures. From black
-            at 0 to white at 1; where some are outside, from the lowest to the highest.
+        samples: [n, h, w], [n, 1, h, w] in grey or [n, 3, h, w] in colours; [n, h * h] are square
+            pictures. 0 is black and 1 is white; if values are outside, the lowest is black and the highest is white.
     """
     n, *shape = samples.shape
     side = math.isqrt(int(np.prod(shape)))
@@ -78,7 +78,7 @@ def samples_picture(samples: np.ndarray) -> bytes | None:
 
 
 def _png_of_pixels(pixels: np.ndarray) -> bytes:
-    """Of [height, width, 3], 0 to 1."""
+    """Return a PNG of pixels [height, width, 3] from 0 to 1."""
     from matplotlib.image import imsave
 
     picture = BytesIO()
@@ -98,8 +98,8 @@ def _together(curves: Mapping[str, np.ndarray]) -> "Figure":
     return figure
 
 
-def _apart(curves: Mapping[str, np.ndarray]) -> "Figure":
-    """Panels in rows of five or six, all with the same axes."""
+def _in_panels(curves: Mapping[str, np.ndarray]) -> "Figure":
+    """Return a figure with one panel for each curve, in rows of five or six, all with the same axes."""
     across = 5 if len(curves) <= 25 else 6
     down = -(-len(curves) // across)
     figure = _figure(2.3 * across, 1.75 * down)
@@ -120,7 +120,7 @@ def _apart(curves: Mapping[str, np.ndarray]) -> "Figure":
 
 
 def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a moment, and most commands draw nothing
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow, and most commands draw nothing
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100)
@@ -136,7 +136,7 @@ def _draw(axes: "Axes", curve: np.ndarray, colour: str, label: str | None = None
 
 
 def _limits(axes: "Axes", curves: Collection[np.ndarray]) -> None:
-    """From zero, or from the lowest rate where one is below it."""
+    """Set the limits of the axes: the rates from 0, or from the lowest rate if it is negative."""
     length = max(len(curve) for curve in curves)
     low, high = min(float(curve.min()) for curve in curves), max(float(curve.max()) for curve in curves)
     axes.set(xlim=(0, max(length - 1, 1)), ylim=(1.05 * min(low, 0.0), 1.05 * high))

@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, which opens without a network."""
+"""Write report.html, a single file that opens without a network."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,24 +20,24 @@ from sweep.report.describe import short
 from sweep.report.text import column, counts, heading, number, param_text, percent, shown_metrics, train_command
 
 DRAWN = 10
-"""The best trials of a search that are drawn."""
+"""How many of the best trials of a search are drawn."""
 BINS = 100
 """The most points of a curve of losses, each the mean over as many updates."""
 RATES = 2000
-"""The most points of a curve of rates; of a longer one every n-th update is drawn."""
+"""The most points of a curve of rates; for longer curves only every n-th update is drawn."""
 CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
 OF = {"": "", "G_": " of the generator", "D_": " of the critic"}
-"""Whose a series is."""
+"""Series -> the network that it belongs to, for titles."""
 OVER_SEEDS = "Line: mean over the seeds that ended as complete; band: lowest to highest."
 TESTS = {"t": "paired t-tests", "wilcoxon": "Wilcoxon signed-rank tests"}
 
 Importances = Mapping[str, Mapping[str, float]]
-"""Label of a branch, empty where no group is chosen among -> key -> importance; those of a branch sum to 1."""
+"""Label of a branch (empty if no group is searched) -> key -> importance; the importances of a branch sum to 1."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one data set: the ranking stands above the table, the other charts below it."""
+    """The section of one data set: the ranking is above the table, the other charts are below it."""
 
     comparison: Comparison
     ranking: Chart | None
@@ -50,11 +50,11 @@ def comparison_page(
     rows: Mapping[str, Sequence[Rows]],
     importances: Mapping[tuple[str, str], Importances],
 ) -> str:
-    """The page of a comparison; the same record gives the same text.
+    """Return the page of a comparison; the same record gives the same text.
 
     Args:
         comparisons: one for each data set.
-        rows: run -> the rows of its optimizers, of the winners' finals.
+        rows: final run of a winner -> the rows of its optimizers.
         importances: data set, schedule -> importances in its study.
     """
     look = looks([family.schedule for family in record.families])
@@ -75,10 +75,10 @@ def comparison_page(
 
 
 def study_page(study: StudyRecord, rows: Mapping[str, Sequence[Rows]], importances: Importances) -> str:
-    """The page of a search; the same record gives the same text.
+    """Return the page of a search; the same record gives the same text.
 
     Args:
-        rows: run -> the rows of its optimizers, of the best trials.
+        rows: run of one of the best trials -> the rows of its optimizers.
     """
     best = study.ranked[:DRAWN]
     runs = {f"trial {trial.number}": rows[trial.run_id] for trial in best if trial.run_id in rows}
@@ -113,7 +113,7 @@ def _charts(
     shares: Importances,
     look: Mapping[str, Look],
 ) -> list[Chart]:
-    """The charts of one data set below its table, without those that there is nothing for."""
+    """Return the charts of one data set below its table, without empty ones."""
     ended = {s.schedule: [f for f in s.finals if f.run.status is Status.COMPLETE] for s in comparison.standings}
     losses = {name: [rows[f.run.run_id] for f in finals if f.run.run_id in rows] for name, finals in ended.items()}
     # A schedule that reacts to its training has another curve on every seed.
@@ -168,11 +168,11 @@ def _optimizers(
     of_rates: str,
     of_losses: str = "",
 ) -> list[Chart | None]:
-    """Learning rates and losses; of a GAN those of each network.
+    """Return charts of learning rates and losses; for a GAN those of each network.
 
     Args:
-        rates: name -> the rows of the optimizers of a run, and what is noted beside the value.
-        losses: name -> of each of its runs the rows of its optimizers.
+        rates: name -> the rows of the optimizers of a run, and a note that is shown with the value.
+        losses: name -> for each of its runs the rows of its optimizers.
         of_rates, of_losses: captions.
     """
     drawn: list[Chart | None] = []
@@ -187,7 +187,11 @@ def _optimizers(
 def _rates(
     name: str, title: str, runs: Mapping[str, tuple[Rows, str]], look: Mapping[str, Look], caption: str
 ) -> Chart | None:
-    """Learning rates: of each run its rows, and what is noted beside the value."""
+    """Return a chart of the learning rates of runs.
+
+    Args:
+        runs: label -> rows, and a note that is shown with the value.
+    """
     drawn = []
     for label, (rows, note) in runs.items():
         if len(rows.lr):
@@ -201,7 +205,7 @@ def _rates(
 def _losses(
     name: str, title: str, runs: Mapping[str, Sequence[Rows]], look: Mapping[str, Look], caption: str
 ) -> Chart | None:
-    """Losses of the batches, of each name over its runs."""
+    """Return a chart of the losses of the batches, for each name over its runs."""
     recorded = {label: of for label, of in runs.items() if of and all(len(rows.loss) for rows in of)}
     drawn = [_over_seeds(label, *_binned(of)) for label, of in recorded.items()]
     size = max((_bin(of) for of in recorded.values()), default=1)
@@ -212,12 +216,12 @@ def _losses(
 
 
 def _bin(runs: Sequence[Rows]) -> int:
-    """The updates of a bin: as few as make BINS of them at most."""
+    """Return the number of updates in a bin, so that there are at most BINS bins."""
     return -(-min(len(rows.loss) for rows in runs) // BINS)
 
 
 def _binned(runs: Sequence[Rows]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n] and losses [runs, n], means over bins of equally many updates (fewer in the last)."""
+    """Return steps [n] and losses [runs, n], as means over bins of equally many updates (fewer in the last)."""
     updates = min(len(rows.loss) for rows in runs)
     starts = np.arange(0, updates, _bin(runs))
     sizes = np.diff(starts, append=updates)
@@ -227,14 +231,14 @@ def _binned(runs: Sequence[Rows]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_seeds(name: str, x: np.ndarray, values: np.ndarray) -> Curve:
-    """The mean and the range of values [seeds, n]; of one seed no range."""
+    """Return a curve with the mean and the range of values [seeds, n]; without a range if there is one seed."""
     return Curve(name, x, values.mean(0), (values.min(0), values.max(0)) if len(values) > 1 else None)
 
 
 def _validation(
     name: str, metric: str, runs: Mapping[str, Sequence[FinalRecord]], look: Mapping[str, Look]
 ) -> Chart | None:
-    """The metric at the evaluations that all finals of a family have."""
+    """Return a chart of the metric at the evaluations that all final runs of a family have."""
     drawn = []
     for label, finals in runs.items():
         values = [{m.step: m.metrics[metric] for m in final.evaluations if metric in m.metrics} for final in finals]
@@ -248,8 +252,8 @@ def _validation(
 def _best_of_k(name: str, metric: str, standings: Sequence[Standing], look: Mapping[str, Look]) -> Chart | None:
     drawn = [Curve(s.schedule, np.arange(1, len(s.best_of_k) + 1), s.best_of_k) for s in standings if len(s.best_of_k)]
     caption = (
-        "Expected best of k trials drawn from those of the search: what each schedule would have given with less "
-        "tuning. A curve that still moves at its end asks for more trials."
+        "Expected best of k trials drawn from those of the search: the result of each schedule with less tuning. If "
+        "a curve still changes at its end, more trials would improve the result."
     )
     return _of_curves(name, "Expected best after k trials", caption, drawn, look, "trials", f"best {metric}")
 
@@ -258,19 +262,19 @@ def _importances(name: str, shares: Importances, look: Mapping[str, Look]) -> Ch
     shares = {label: of for label, of in shares.items() if of}
     if not shares:
         return None
-    caption = "How much of what told good trials from the others lay in each parameter; each adds up to 100%."
+    caption = "How much each parameter explains of the difference between good and bad trials; the sum is 100%."
     figure = charts.importances(shares, look)
     return Chart(name, "Importance of parameters", caption, figure, {label: look[label] for label in shares})
 
 
 def _one_level(importances: Importances) -> dict[str, float]:
-    """Those of all branches by their keys, with the branch where there is a choice."""
+    """Return the importances of all branches by key, with the branch if there are several."""
     named = {(key, label): share for label, of in importances.items() for key, share in of.items()}
     return {f"{key} ({label})" if label else key: share for (key, label), share in named.items()}
 
 
 def _landscape(name: str, study: StudyRecord, trials: Sequence[TrialRecord], schedule: str) -> Chart | None:
-    """The landscape of a schedule; None where it does not search both keys, or no trial ended as complete."""
+    """Return the landscape of a schedule; None if it does not search both keys, or no trial ended as complete."""
     placed = [trial for trial in trials if all(trial.param(key) not in (None, "null") for key in charts.LANDSCAPE)]
     ranked = replace(study, trials=placed).ranked
     if not ranked or not set(charts.LANDSCAPE) <= set(study.searched):
@@ -278,13 +282,13 @@ def _landscape(name: str, study: StudyRecord, trials: Sequence[TrialRecord], sch
     caption = f"A point is a trial, coloured by {study.metric}: brighter is better. × diverged, ○ pruned; ring: best."
     family = placed[0].param("schedule.name") or schedule
     if family in charts.HALF_LIVES:
-        caption += " Along a dashed line the rate halves in the same number of updates."
+        caption += " All points of a dashed line have the same half-life."
     figure = charts.landscape(study, placed, family, ranked[0])
     return Chart(name, f"{schedule}: decay_rate and decay_steps", caption, figure)
 
 
 def _landscapes_by_schedule(study: StudyRecord) -> list[Chart | None]:
-    """Of a search over several schedules one each."""
+    """Return the landscape of each schedule that was searched."""
     by_schedule: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in study.trials:
         by_schedule[trial.param("schedule") or ""].append(trial)
@@ -299,32 +303,32 @@ def _history(study: StudyRecord) -> Chart | None:
         return None
     caption = (
         f"{study.metric} of each trial, {_better(study.minimize)} is better; the line is the best so far. Trials "
-        "without a result stand at the worse edge: × diverged, ○ pruned, ▲ failed."
+        "without a result are at the worse edge: × diverged, ○ pruned, ▲ failed."
     )
     return Chart("history", "Trials", caption, charts.history(study))
 
 
 def _profile(record: ComparisonRecord, comparisons: Sequence[Comparison], look: Mapping[str, Look]) -> Chart | None:
-    """Over several data sets, how often each schedule is among the fastest to the target."""
+    """Return a chart of how often each schedule is among the fastest to the target, over several data sets."""
     found = profile(record, comparisons)
     if found is None or not len(found.tau):
         return None
     tau, share = np.append(found.tau, 1.05 * found.tau[-1]), np.column_stack([found.share, found.share[:, -1]])
     drawn = [Curve(name, tau, of) for name, of in zip(found.schedules, share, strict=True)]
     caption = (
-        "Performance profile; a problem is one data set with one seed. At τ = 1: the part of the problems in which a "
-        "schedule needs the fewest updates to the target; further right: in which it needs at most τ times the fewest. "
-        "Higher is better; what a line lacks to 100% at the right end, it never solved."
+        "Performance profile; a problem is one data set with one seed. At τ = 1 a line shows the share of problems in "
+        "which the schedule needs the fewest updates to the target, further right the share in which it needs at most "
+        "τ times the fewest. Higher is better; the distance to 100% at the right end is the share never solved."
     )
     scales = {"log": False, "stairs": True, "log_x": charts.wide(tau)}
-    chart = _of_curves("profile", "Updates to the target", caption, drawn, look, "τ", "part solved", **scales)
+    chart = _of_curves("profile", "Updates to the target", caption, drawn, look, "τ", "share solved", **scales)
     if chart:
         chart.figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")
     return chart
 
 
 def _asked(record: ComparisonRecord) -> dict[str, str]:
-    """What was asked, as term and text."""
+    """Return the settings of a comparison, as terms and texts."""
     return {
         "schedules": ", ".join(dict.fromkeys(family.schedule for family in record.families)),
         "data sets": ", ".join(dict.fromkeys(family.dataset for family in record.families)),
@@ -368,7 +372,7 @@ def _parameters(standing: Standing) -> str:
 
 
 def _drawn(chart: Chart) -> Markup:
-    """The figure as HTML, which needs plotly.js in the page. Plotly escapes what it holds."""
+    """Return the figure as HTML that needs plotly.js in the page. Plotly escapes its texts."""
     return Markup(chart.figure.to_html(full_html=False, include_plotlyjs=False, div_id=chart.name, config=CONFIG))
 
 

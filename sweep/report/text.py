@@ -1,14 +1,15 @@
-"""Numbers and tables as a person reads them."""
+"""Format numbers, warnings and command lines for people."""
 
 import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from sweep.augmentations import AUGMENT_KEY
@@ -19,13 +20,10 @@ from sweep.schedules import KeyFigures, Plateau, key_figures
 from sweep.targets import GIVEN_PACKAGE, name_of
 
 WHOSE = {"": "the", "G_": "the generator's", "D_": "the critic's"}
-"""Whose a series is."""
-
-WIDE = 96
-"""Columns from which on a table has room for a second metric."""
+"""Series -> the possessive of its network, for messages."""
 
 MOST_REASONS, MOST_NUMBERS = 5, 10
-"""Reasons of failed trials that are listed, and trials of each."""
+"""The most reasons of failed trials that are listed, and the most trials of each."""
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -75,39 +73,23 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:.6g} %"
 
 
-def study_table(study: StudyRecord, best: int, width: int) -> Table:
-    """The best trials of a study, best first: number, metric, what was searched, half-life in updates.
-
-    Args:
-        best: how many.
-        width: columns of the terminal; in a narrow one the further metrics are left out.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Best trials of {study.name}", title_justify="left")
-    ranked = study.ranked[:best]
-    metrics = shown_metrics(study.metric, ranked)[: None if width >= WIDE else 1]
-    half_life_too = [] if "schedule.half_life" in study.searched else ["half-life"]
-    for title in ("trial", *metrics, *(heading(key) for key in study.searched), *half_life_too):
-        table.add_column(title, justify="left" if title in ("model", "optimizer", "schedule") else "right")
-    columns = [column([trial.metrics.get(metric) for trial in ranked]) for metric in metrics]
-    for place, trial in enumerate(ranked):
-        values = [param_text(trial, key) for key in study.searched]
-        half_life = ["" if trial.half_life is None else updates(trial.half_life)] if half_life_too else []
-        style = "bold green" if place == 0 else None
-        table.add_row(str(trial.number), *(cells[place] for cells in columns), *values, *half_life, style=style)
-    return table
+def fits(columns: Iterable[tuple[str, Sequence[str]]], width: int) -> bool:
+    """Return whether a table of these headings and cells, with the box SIMPLE_HEAD, has at most `width` columns."""
+    return 2 + sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns) - 3 <= width
 
 
-def shown_metrics(first: str, trials: Sequence[TrialRecord]) -> list[str]:
-    """Return the metrics of the validation split that tables show, as far as they are recorded.
+def shown_metrics(first: str, trials: Sequence[TrialRecord], split: str = "val") -> list[str]:
+    """Return the metrics of a split that tables show, as far as they are recorded.
 
     Those of averaged weights are not among them.
 
     Args:
-        first: the metric that a study is judged by.
+        first: the metric that trials are judged by.
+        split: the part of the names before the underscore.
     """
     recorded = {metric for trial in trials for metric in trial.metrics}
-    own = sorted(m for m in recorded if m.startswith("val_") and not m.endswith("_ema"))
-    return [m for m in dict.fromkeys([first, "val_loss", "val_accuracy", *own]) if m in recorded]
+    own = sorted(m for m in recorded if m.startswith(f"{split}_") and not m.endswith("_ema"))
+    return [m for m in dict.fromkeys([first, f"{split}_loss", f"{split}_accuracy", *own]) if m in recorded]
 
 
 def heading(key: str) -> str:
@@ -148,12 +130,10 @@ def failures(trials: Mapping[int, TrialRecord], noun: str = "trial") -> list[str
 
 
 def train_command(study: StudyRecord, trial: TrialRecord) -> str:
-    """Return the command line that trains a trial again: full precision, so that it gives the same curve and loss.
+    """Return the command line that trains a trial again, with full precision so that curve and loss are the same.
 
-    For a study with objects that were given in Python it is a call in Python.
-
-    What the trial drew is added to the command of the study. Older records do not hold what was drawn: of these, every
-    searched key is added that the trial has.
+    For a study with objects that were given in Python it is a call in Python. The values that the trial drew are added
+    to the command of the study. Older records do not contain them: then every searched key that the trial has is added.
     """
     if trial.values:
         drawn = [f"{key}={as_override(value, is_group(key))}" for key, value in trial.values.items()]
@@ -166,7 +146,7 @@ def train_command(study: StudyRecord, trial: TrialRecord) -> str:
 
 
 def _train_call(texts: Sequence[str]) -> str:
-    """Return the call that means the same as these flags and overrides; objects have the names that they were given."""
+    """Return the call in Python that means the same as these flags and overrides, with the names of the objects."""
     texts, keywords = list(texts), []
     if texts[:1] == ["--config-dir"]:
         keywords.append(f"config_dir={texts[1]!r}")
@@ -186,10 +166,10 @@ def is_group(key: str) -> bool:
 
 
 def as_override(value: Any, option: bool = False) -> str:
-    """Return a value as Hydra reads it in an override: with its type, text in quotes unless it is a plain word.
+    """Return a value as Hydra reads it in an override; texts are quoted unless they are plain words.
 
     Args:
-        option: whether it is the option of a group, which is not quoted.
+        option: whether the value is the option of a group, which is not quoted.
     """
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z_][\w./+-]*", value, re.ASCII)
@@ -211,7 +191,7 @@ def _as_name(key: Any) -> str:
 
 
 def figures_text(figures: KeyFigures) -> str:
-    """The key figures of a curve, a line each."""
+    """Return the key figures of a curve, a line each."""
     stalls = "never" if figures.stalled_at is None else f"at step {figures.stalled_at} of {figures.horizon}"
     half_life = "none" if figures.half_life is None else f"{updates(figures.half_life, 1)} updates"
     return "\n".join(
@@ -225,7 +205,7 @@ def figures_text(figures: KeyFigures) -> str:
 
 
 def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
-    """The key figures of several curves, a row each."""
+    """Return a table of the key figures of several curves, a row each."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for title in ("peak", "at step", "end", "half-life", "stalls at"):
@@ -238,7 +218,7 @@ def figures_table(figures: Mapping[str, KeyFigures]) -> Table:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """What to say of a schedule that wastes its horizon: it stalls, or never gets to react."""
+    """Return warnings about a schedule that wastes its horizon: it stalls, or can never react."""
     said = [_idle_warning(config)]
     for series in config.series:
         curve, rate = series.curve(), f"{WHOSE[series.name]} learning rate"
@@ -250,10 +230,10 @@ def warnings(config: RunConfig) -> list[str]:
 
 
 def scaling(config: RunConfig, searched: Collection[str] = ()) -> list[str]:
-    """What linear scaling has made of the base rates; nothing without it.
+    """Describe what linear scaling does to the base rates; nothing if it is not used.
 
     Args:
-        searched: keys that are drawn: of those the rule is said.
+        searched: keys that are drawn; for these the rule is given.
     """
     configured = {"optimizer": config.resolved["optimizer"]}
     if config.critic is not None:
@@ -266,7 +246,7 @@ def scaling(config: RunConfig, searched: Collection[str] = ()) -> list[str]:
 def _scaling(
     key: str, values: Mapping[str, Any], lr: float, config: RunConfig, searched: Collection[str]
 ) -> str | None:
-    """What was made of the rate of one optimizer, which is configured at `key` and now has the rate `lr`."""
+    """Describe the scaling of the optimizer that is configured at `key` and now has the rate `lr`."""
     examples, base = config.train.batch_size, values.get("base_batch_size")
     if base is None:
         return None
@@ -277,7 +257,7 @@ def _scaling(
 
 
 def _idle_warning(config: RunConfig) -> str | None:
-    """What to say of a plateau that has too few evaluations to cut at all."""
+    """Return a warning if a plateau schedule has too few evaluations to ever reduce the rate."""
     steps, every, decay = config.train.steps, config.train.eval_every, config.decay
     if not isinstance(decay, Plateau):
         return None
@@ -286,23 +266,23 @@ def _idle_warning(config: RunConfig) -> str | None:
         return None
     return (
         f"schedule=plateau with patience {decay.patience} needs {plural(decay.evaluations_needed, 'evaluation')} "
-        f"after warmup to cut at all, and train.eval_every={every} gives {evaluations} before the last update: "
-        "the rate stays"
+        f"after warmup before it can reduce the rate, and train.eval_every={every} gives {evaluations} before the last "
+        "update: the rate will not change"
     )
 
 
 def stall_warning(figures: KeyFigures, rate: str = "the learning rate") -> str | None:
-    """What to say of a curve that stalls long before the horizon."""
+    """Return a warning if a curve stalls long before the horizon."""
     if not figures.wasted:
         return None
     return (
         f"{rate} stalls at step {figures.stalled_at} of {figures.horizon}: "
-        "from there on it is below 2^-24 of its peak and trains nothing; let it decay more slowly"
+        "from then on it is below 2^-24 of its peak, which is too small to train; use a slower decay"
     )
 
 
 def param_text(trial: TrialRecord, key: str) -> str:
-    """Return a configured value as a person reads it; a dash for none, and for a null that was not drawn."""
+    """Format a configured value; a dash if there is none, and for a null that was not drawn."""
     text = trial.param(key)
     if text is None or (text == "null" and key not in trial.values):
         return "-"

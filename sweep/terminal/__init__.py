@@ -1,1 +1,1 @@
-"""What a person sees in a terminal or a notebook: messages, progress, and how they interrupt the work."""
+"""Show messages and progress in a terminal or a notebook, and handle interrupts."""

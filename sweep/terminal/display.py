@@ -1,4 +1,4 @@
-"""The progress of trainings as text: a line for each trial that ends, and what is in training now."""
+"""Show the progress of trainings as text: a line for each trial that ends, and the trials in training."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +16,17 @@ QUIET = 10.0
 
 
 class Bar(AbstractContextManager["Bar"], Protocol):
-    """Shows what is in training now in a place that is redrawn."""
+    """Shows the trials in training in a place that is redrawn."""
 
     def show(self, covered: int, total: int, training: str, state: str, left: str) -> None:
         """Redraw.
 
         Args:
-            covered: updates that are completed.
-            total: updates that are completed in the end.
-            training: what is in training.
+            covered: completed updates.
+            total: updates of all trainings together.
+            training: the trial in training, or how many there are.
             state: its step and losses.
-            left: the time that is left, `0:17`; empty as long as there is no estimate.
+            left: the remaining time, `0:17`; empty while there is no estimate.
         """
 
 
@@ -35,7 +35,7 @@ class Display:
 
     Args:
         say: shows lines.
-        bar: None where nothing can be redrawn: then lines about what is in training appear every QUIET seconds.
+        bar: None if nothing can be redrawn; then a line about the trials in training appears every QUIET seconds.
     """
 
     def __init__(self, watched: Watched, say: Callable[[str], None], bar: Bar | None) -> None:
@@ -47,18 +47,18 @@ class Display:
         self._noun = "seed" if watched.finals else "trial"
         self._metrics: Mapping[str, float] = {}
         self._steps: dict[int, int] = {}
-        """Updates completed by each trial in training."""
+        """Completed updates of each trial in training."""
         self._begun: dict[int, int] = {}
-        """Those that each trial had when this command began with it."""
+        """Completed updates of each trial when this command started it."""
         self._duplicate_of: int | None = None
         self._losses: dict[str, float] = {}
-        """The last of each optimizer."""
+        """The last loss of each optimizer."""
         self.events: dict[int, Sequence[Event]] = {}
-        """All so far of each trial."""
+        """The events of each trial so far."""
         self._span, self._first, self._before = watched.steps - watched.first, watched.first, 0
         self._said = time.monotonic()
         self._began: float | None = None
-        """When the first trial reached something: what came before is no measure of what is to come."""
+        """When the first trial made progress. The time before, of starting up, is left out of the estimate."""
         self._ended = 0
         self._doing, self._at = "starting", ""
 
@@ -102,7 +102,7 @@ class Display:
             self.say(f"{self._training(trial)}  {self._state(step)}{self._left_text()}")
 
     def ended(self, trial: Trial, result: Result) -> None:
-        if self._finals or self._single or result.status is not Status.FAILED:  # of a search others take its place
+        if self._finals or self._single or result.status is not Status.FAILED:  # a search replaces failed trials
             self.done += 1
             self._ended += 1
         self._said = time.monotonic()
@@ -111,7 +111,7 @@ class Display:
             at = ", recorded up to" if result.status is Status.FAILED else " at"
             self.say(f"{result.status.value}{at} step {step}  {self._measured()}".rstrip())
             if self._warming(trial):
-                self.say("warning: the warmup has not ended: the training error stayed above its bound")
+                self.say("warning: the warmup has not ended: the training error stayed above warmup.until_error")
         else:
             self._say_trial(trial, result, step)
         self._draw()
@@ -133,7 +133,7 @@ class Display:
             self.say(f"  {result.failure.reason}")
 
     def _warming(self, trial: Trial) -> bool:
-        """Whether a warmup that waits for something has not ended."""
+        """Return whether a warmup that ends on a condition has not ended."""
         return trial.config.schedule.after(*self.events.get(trial.number, ())).warm_at > trial.last
 
     def _measured(self) -> str:
@@ -152,7 +152,7 @@ class Display:
             self._bar.show(self._covered, self._covered + self._uncovered, self._doing, self._at, self._left())
 
     def _training(self, trial: Trial) -> str:
-        """What is in training: a trial, or how many."""
+        """Name the trial in training, or say how many there are."""
         return f"{len(self._steps)} at once" if len(self._steps) > 1 else f"{self._noun} {trial.number}"
 
     def _state(self, step: int) -> str:
@@ -165,7 +165,7 @@ class Display:
         return "  ".join(parts)
 
     def _left(self) -> str:
-        """Return the time left at the pace so far; nothing as long as that is no estimate."""
+        """Return the remaining time at the pace so far; an empty text before half a training is completed."""
         covered = self._covered - self._before
         if self._began is None or not self._uncovered or covered < self._span / 2:
             return ""
@@ -178,7 +178,7 @@ class Display:
 
     @property
     def _covered(self) -> int:
-        """Updates that this command has behind it; those that a trial ended without are, too."""
+        """Updates that this command has completed; a trial that ended early counts in full."""
         return self._ended * self._span + sum(step - self._first for step in self._steps.values())
 
     @property
@@ -188,5 +188,5 @@ class Display:
 
 
 def _counts(metric: str) -> bool:
-    """Whether a metric is the global step of an optimizer."""
+    """Return whether a metric is the global step of an optimizer."""
     return metric.endswith("global_step")

@@ -1,4 +1,4 @@
-"""The front of a call in Python: on standard error, in a notebook, or none."""
+"""Choose how a call in Python shows messages and progress: on standard error, in a notebook, or not at all."""
 
 import signal
 import sys
@@ -13,11 +13,11 @@ from sweep.terminal.notebook import Notebook
 from sweep.terminal.terminal import Terminal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that interrupt a call. A program has its own handlers of others."""
+"""Signals that interrupt a call. Other signals are left to the handlers of the program."""
 
 
 def front(progress: bool) -> Front:
-    """Return what shows messages and progress; with progress=False nothing is shown."""
+    """Return an object that shows messages and progress; with progress=False it shows nothing."""
     if not progress:
         return Silent()
     return Notebook(interrupts) if in_notebook() else Terminal(console(stderr=True), interrupts)
@@ -36,7 +36,7 @@ def interrupts(say: Callable[[str], None]) -> AbstractContextManager[Callable[[]
 
 
 def _interrupt() -> None:
-    raise KeyboardInterrupt("stopped at once; the same call resumes from what was saved before")
+    raise KeyboardInterrupt("stopped at once; the same call resumes from the last checkpoint")
 
 
 class Silent:

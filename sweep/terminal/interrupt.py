@@ -1,4 +1,4 @@
-"""Signals that end a command (forking.SIGNALS), as a question that the loop asks, so that no update is cut short."""
+"""Handle the signals that end a command (forking.SIGNALS) so that the loop completes its update first."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 @contextmanager
 def ending_at_signals(ignored_after: bool) -> Iterator[None]:
-    """Let any of the signals raise KeyboardInterrupt within the block, in which there is nothing to save yet.
+    """Let any of the signals raise KeyboardInterrupt within the block, in which nothing has to be saved.
 
     Args:
         ignored_after: whether the signals are ignored from the end of the block on, because the process ends then.
@@ -29,7 +29,7 @@ def ending_at_signals(ignored_after: bool) -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """For the rest of the process."""
+    """Ignore the signals for the rest of the process."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -42,8 +42,8 @@ def interruptible(
 ) -> Iterator[Callable[[], bool]]:
     """Give a function that returns whether a signal was received.
 
-    A second signal ends the process at once, as SIGKILL would: the files on the disk are valid at every moment. SIGHUP
-    does not count as a first or second signal: the kernel and the shell each send one when a terminal is closed.
+    A second signal ends the process at once, as SIGKILL would: the files on disk are valid at every moment. SIGHUP does
+    not count as a first or second signal: the kernel and the shell each send one when a terminal is closed.
 
     Args:
         say: shows a line when the first signal is received.
@@ -57,7 +57,7 @@ def interruptible(
             (at_once or _leave)()
         received.append(number)
         if len(received) == 1:
-            say("stopping: what is in training is kept where it stands; once more stops at once")
+            say("stopping: the trainings in progress are being saved; interrupt again to stop at once")
 
     with _handled(note, signals):
         yield lambda: bool(received)
@@ -66,7 +66,7 @@ def interruptible(
 def _leave() -> None:
     cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
     with suppress(OSError):  # the terminal may be closed
-        os.write(2, f"{cursor}\nsweep: stopped at once; the same command goes on from what was kept before\n".encode())
+        os.write(2, f"{cursor}\nsweep: stopped at once; the same command resumes from the last checkpoint\n".encode())
     os._exit(130)
 
 
@@ -76,7 +76,7 @@ def _handled(
     signals: Collection[signal.Signals] = SIGNALS,
     ignored_after: bool = False,
 ) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
+    if threading.current_thread() is not threading.main_thread():  # Python sets no handlers there
         yield
         return
     handled = [number for number in signals if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]  # nohup

@@ -1,4 +1,4 @@
-"""Messages and progress in a notebook: a bar above all lines, in one output that is redrawn."""
+"""Show messages and progress in a notebook: a bar above all lines, in one output that is redrawn."""
 
 import html
 import time
@@ -15,7 +15,7 @@ REDRAWN = 0.2
 """Seconds between two redrawings while trainings are watched."""
 
 SCROLLED = "max-height: 12em; overflow: auto; display: flex; flex-direction: column-reverse"
-"""Style of a box that shows its end, and the rest when it is scrolled."""
+"""Style of a box that shows its end first; scrolling shows the rest."""
 
 
 class Notebook:
@@ -47,7 +47,7 @@ class Notebook:
         self._draw()
 
     def _draw(self) -> None:
-        from IPython.display import HTML, display  # only a notebook comes here
+        from IPython.display import HTML, display  # installed wherever a notebook runs
 
         if self._bar and time.monotonic() - self._drawn < REDRAWN:
             return

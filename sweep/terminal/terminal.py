@@ -1,4 +1,4 @@
-"""Messages and progress in a terminal: a line that is redrawn below those that stay, plain lines elsewhere."""
+"""Show messages and progress in a terminal, with a line that is redrawn below the others; elsewhere as plain lines."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from sweep.terminal.display import Display
 from sweep.terminal.interrupt import interruptible
 
 Interrupts = Callable[[Callable[[str], None]], AbstractContextManager[Callable[[], bool]]]
-"""Takes what shows a line; gives a context whose value tells whether an interrupt was requested."""
+"""Given a function that shows a line, returns a context whose value tells whether an interrupt was requested."""
 
 
 class Terminal:
@@ -26,21 +26,25 @@ class Terminal:
     def __init__(self, console: Console, interrupts: Interrupts = interruptible) -> None:
         self.console, self._interrupts = console, interrupts
         self.display: Display | None = None
-        """What showed the last trainings."""
+        """The display of the last trainings."""
 
     def say(self, text: str) -> None:
         say(self.console, text)
 
     def watch(self, watched: Watched) -> Display:
-        self.display = Display(watched, self.say, _Bar(self.console) if self.console.is_interactive else None)
+        self.display = Display(watched, self._say_wrapped, _Bar(self.console) if self.console.is_interactive else None)
         return self.display
+
+    def _say_wrapped(self, text: str) -> None:
+        """Show a line about a trial; it is wrapped between words in a terminal, and not wrapped in a file."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
         return self._interrupts(self.say)
 
 
 class _Bar:
-    """A bar of rich. It is removed when the trainings are done."""
+    """A progress bar of rich. It is removed when the trainings are done."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(

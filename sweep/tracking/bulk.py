@@ -30,6 +30,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.tracking.locks import Hooks, name_of
 
@@ -147,8 +148,9 @@ class Writer(Protocol):
 class DatabaseWriter:
     """MLflow's own tables, by SQLAlchemy Core: `log_batch` makes an object of every row, at 70 microseconds each.
 
-    Each call is one transaction of MLflow's own session, with its time limits: it is written whole or not at all.
-    What is written is what `create_run`, `log_batch`, `set_terminated` and `set_tag` would leave.
+    Each call is one transaction on MLflow's own engine: it is written whole or not at all. What is written is what
+    `create_run`, `log_batch`, `set_terminated` and `set_tag` would leave. MLflow's session is not used, because it
+    executes three PRAGMA statements in each transaction; `wait_for_locks` sets them once for each connection.
 
     Args:
         store: of the client.
@@ -158,7 +160,7 @@ class DatabaseWriter:
     """
 
     def __init__(self, client: MlflowClient, store: SqlAlchemyStore, hooks: Hooks | None = None) -> None:
-        self._client, self._session, self._hooks = client, store.ManagedSessionMaker, hooks or Hooks()
+        self._client, self._engine, self._hooks = client, store.engine, hooks or Hooks()
         self._name = name_of(store)
         self._insert = insert(METRICS).compile(dialect=store.engine.dialect)
 
@@ -225,17 +227,26 @@ class DatabaseWriter:
         self._carry_out(transaction)
 
     def _carry_out(self, transaction: Callable[[Connection], T]) -> T:
-        """In one transaction, which is begun again while the database is locked: it has written nothing."""
+        """Execute one transaction; retry it while the database is locked: it has written nothing.
+
+        Raises:
+            MlflowException: from the error of the database.
+        """
+        patience = self._hooks.patience(self._name)
 
         def once() -> T:
-            with self._session(read_only=False) as session:
-                return transaction(session.connection())
+            try:
+                with self._engine.begin() as connection:
+                    if patience.over and self._engine.dialect.name == "sqlite":
+                        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+                    return transaction(connection)
+            except SQLAlchemyError as error:
+                raise MlflowException(str(error)) from error
 
-        return self._hooks.patience(self._name)(once)
+        return patience(once)
 
     def attach(self, run_id: str, files: Files) -> None:
-        with self._session() as session:
-            uri = session.execute(PLACE, {"of": run_id}).scalar_one()
+        uri = self._carry_out(lambda connection: connection.execute(PLACE, {"of": run_id}).scalar_one())
         self._keep(uri, files)
 
     def delete(self, run_id: str) -> None:
@@ -244,12 +255,15 @@ class DatabaseWriter:
 
     def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The steps recorded of each metric; see Store."""
-        found = {}
-        with self._session() as session:
-            for key in session.execute(KEYS, {"of": run_id}).scalars().all():
+
+        def transaction(connection: Connection) -> dict[str, np.ndarray]:
+            found = {}
+            for key in connection.execute(KEYS, {"of": run_id}).scalars().all():
                 of = {"of": run_id, "which": key, "first": since.get(key, 0)}
-                found[key] = np.array(session.execute(STEPS, of).scalars().all(), dtype=np.int64)
-        return found
+                found[key] = np.array(connection.execute(STEPS, of).scalars().all(), dtype=np.int64)
+            return found
+
+        return self._carry_out(transaction)
 
     def _keep(self, uri: str, files: Files) -> None:
         """Files where a run has its artifacts.

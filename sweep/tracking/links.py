@@ -1,31 +1,34 @@
-"""Addresses in the MLflow UI that open a page with something on it."""
+"""Addresses of pages in the MLflow UI."""
 
 import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
 TRAINING = "workflowType=machine_learning"
-"""Asks for MLflow's pages about training; without it they come with the menus for generative AI."""
+"""Selects MLflow's pages about training; without it they have the menus for generative AI."""
 
 
 def trials_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
-    """The trials of a study, best first, and the curves of the first ten."""
+    """Return the address of the trials of a study, best first, and the curves of the first ten."""
     return _runs_page(base, experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'", metric, minimize)
 
 
 def finals_page(base: str, experiment_id: str, run_id: str, metric: str, minimize: bool) -> str:
-    """The final runs that a comparison is of, best first, and the curves of the first ten."""
+    """Return the address of the current final runs of a comparison, best first, and the curves of the first ten."""
     which = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`sweep.current` = 'true'"
     return _runs_page(base, experiment_id, which, metric, minimize)
 
 
 def trainings_page(base: str, experiment_id: str, metric: str = "val_loss") -> str:
-    """The single trainings of an experiment, the lowest metric first, and the curves of the first ten."""
+    """Return the address of the single trainings of an experiment, the lowest metric first, with ten curves."""
     return _runs_page(base, experiment_id, "tags.`sweep.kind` = 'train'", metric, minimize=True)
 
 
 def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize: bool) -> str:
-    """The plain address would open an overview without data; ordered by time, trials are folded below their study."""
+    """Return the address of runs in chart mode.
+
+    Without the mode the page shows an overview without data; ordered by time it hides trials below their study.
+    """
     query = {
         "compareRunsMode": "CHART",
         "orderByKey": f"metrics.`{metric}`",
@@ -36,17 +39,17 @@ def _runs_page(base: str, experiment_id: str, which: str, metric: str, minimize:
 
 
 def run_page(base: str, experiment_id: str, run_id: str) -> str:
-    """The curves of one run; for the parent of a study, the metric of each trial and the best so far."""
+    """Return the address of the curves of one run; a study has the metric of each trial and the best so far."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{TRAINING}"
 
 
 def artifact_page(base: str, experiment_id: str, run_id: str, name: str) -> str:
-    """A file of a run, shown by MLflow."""
+    """Return the address at which MLflow shows a file of a run."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(name)}?{TRAINING}"
 
 
 def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: str) -> str:
-    """One metric of several runs against the step, in one chart. MLflow reads the runs only where they come first."""
+    """Return the address of a chart of one metric of several runs. MLflow reads the runs only if they come first."""
     query = {
         "runs": json.dumps(list(run_ids)),
         "metric": json.dumps(metric),
@@ -59,9 +62,9 @@ def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: s
 
 
 def compare_page(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Several runs side by side: parallel coordinates, scatter, box and contour plots, parameters, metrics.
+    """Return the address of several runs side by side: parallel coordinates, scatter plot, parameters, metrics.
 
-    MLflow reads the runs only where they come first.
+    The plot begins with the metric that the first run stores first. MLflow reads the runs only if they come first.
     """
     query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
     return f"{base}/#/compare-runs?{_encoded(query)}&{TRAINING}"

@@ -57,6 +57,11 @@ def wait_for_locks(store: SqlAlchemyStore, hooks: Hooks) -> None:
 
 
 def _listen(engine: Engine, what: str) -> None:
+    def connected(connection: Any, record: object) -> None:
+        """Set what MLflow's sessions set in each transaction."""
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+
     def execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
         patience = _HOOKS[engine].patience(what)
         if statement.startswith("PRAGMA busy_timeout"):  # MLflow sets it in every session
@@ -70,6 +75,8 @@ def _listen(engine: Engine, what: str) -> None:
         _HOOKS[engine].patience(what)(lambda: cursor.executemany(statement, parameters))
         return True
 
+    event.listen(engine, "connect", connected)
+    engine.dispose()  # connections that were opened before have other settings
     event.listen(engine, "do_execute", execute)
     event.listen(engine, "do_executemany", execute_many)
 

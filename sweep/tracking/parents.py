@@ -17,7 +17,14 @@ from sweep.tracking.texts import metric_name
 
 
 class Parent(Protocol):
-    """What the recorder needs to know of the run that its trials are recorded below."""
+    """What the recorder needs to know of the run that its trials are recorded below.
+
+    Args:
+        metric: that its trials are judged by; None if they are not compared.
+    """
+
+    @property
+    def metric(self) -> str | None: ...
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         """What tells the run of a trial from the others."""
@@ -42,6 +49,7 @@ class TrainingRuns:
 
     def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
         self.store, self.name, self.goes_on = store, _key_of(name), goes_on
+        self.metric: str | None = None
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         return {"sweep.kind": "train", "sweep.key": f"{self.name}.{uuid.uuid4().hex}"}
@@ -172,13 +180,19 @@ class StudyRun(ParentRun):
         found = store.search({"sweep.kind": "study", "sweep.uid": uid})
         super().__init__(store, name, f"study.{uid}", tags, found)
         self.metric, self.minimize = metric, minimize
-        self._values = self.values(metric) if self.exists else {}
-
-    @property
-    def best(self) -> tuple[float, int] | None:
+        self._values: dict[int, float] = {}
+        self.best: tuple[float, int] | None = None
         """Value and number of the best trial so far; the earlier of equals."""
+        for number, value in (self.values(metric) if self.exists else {}).items():
+            self._take(number, value)
+
+    def _take(self, number: int, value: float) -> tuple[float, int]:
+        """Take the metric of a trial; return the best so far."""
+        self._values[number] = value
         sign = 1 if self.minimize else -1
-        return min(((v, n) for n, v in self._values.items()), key=lambda vn: (sign * vn[0], vn[1]), default=None)
+        if self.best is None or (sign * value, number) < (sign * self.best[0], self.best[1]):
+            self.best = value, number
+        return self.best
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
         number = str(trial.number)
@@ -192,9 +206,7 @@ class StudyRun(ParentRun):
         """The metric of a complete trial and the best so far, once."""
         if number in self._values:
             return []
-        self._values[number] = value
-        assert self.best is not None
-        best, now = self.best[0], now_ms()
+        (best, _), now = self._take(number, value), now_ms()
         points = [point(self.metric, number, now, value), point(f"best_{self.metric}", number, now, best)]
         return [Change(self.run_id, points)]
 
@@ -202,7 +214,7 @@ class StudyRun(ParentRun):
         """Create the run again with the metric of every trial."""
         if not super().create_again(run_id):
             return False
-        values, self._values = self._values, {}
+        values, self._values, self.best = self._values, {}, None
         for number, value in sorted(values.items()):
             self.store.write(self.add(number, value))
         return True
@@ -267,7 +279,7 @@ class FinalRuns:
     """
 
     def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:
-        self.comparison, self._key = comparison, metric_name(f"{metric}/{label} trial {winner}")
+        self.comparison, self.metric, self._key = comparison, metric, metric_name(f"{metric}/{label} trial {winner}")
         self._of = {"mlflow.parentRunId": comparison.run_id, "sweep.kind": "final"}
         self._of |= {"sweep.study_run": study_run, "sweep.trial": str(winner)}
         self._added = set(comparison.values(self._key))

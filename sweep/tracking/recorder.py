@@ -122,7 +122,8 @@ class MlflowRecorder:
 
     def open(self, trial: Trial, record: bytes | None = None) -> bool:
         left = self._left.pop(trial.number, [])
-        self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
+        if left or trial.number in self._runs:  # only then it may have been trained before
+            self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
         opened = self._kept(left, record)
         goes_on = opened is not None
@@ -224,7 +225,7 @@ class MlflowRecorder:
 
     def flush(self, trial: Trial) -> None:
         opened = self._open[trial.number]
-        points = opened.points(ended=False)
+        points = self._points(opened, ended=False)
         if any(len(one) for one in points):
             opened.flushed = True
             self._write([Change(opened.run_id, points)])
@@ -244,12 +245,23 @@ class MlflowRecorder:
             tags[REASON] = result.failure.reason
             if result.failure.details:
                 self.store.attach(opened.run_id, {ERROR_FILE: result.failure.details.encode()})
-        ended = Change(opened.run_id, opened.points(ended=True), tags, RUN_STATUS[result.status])
+        ended = Change(opened.run_id, self._points(opened, ended=True), tags, RUN_STATUS[result.status])
         parent = [] if result.value is None else self.parent.add(trial.number, result.value)
         self._write([ended, *parent])
         del self._open[trial.number]
         if result.status in BY_THEMSELVES:
             self._remember(opened.training, trial.number, opened.run_id)
+
+    def _points(self, opened: OpenRun, ended: bool) -> list[Points]:
+        """Return what is to be written, the metric that trials are judged by first and lr and loss last.
+
+        MLflow's page that compares runs begins with the metric that the first of them stores first.
+        """
+
+        def place(points: Points) -> tuple[bool, bool]:
+            return points.key != self.parent.metric, not points.key.startswith(("val_", "test_"))
+
+        return sorted(opened.points(ended), key=place)
 
     def _write(self, changes: Sequence[Change]) -> None:
         """Write changes of open runs and of the parent. A run that was removed from MLflow is created again before."""

@@ -1,4 +1,4 @@
-"""MLflow's server, on this machine only."""
+"""Serve the MLflow UI, on this machine only."""
 
 import os
 import socket
@@ -21,12 +21,12 @@ START_LIMIT = 120
 
 @contextmanager
 def serving(uri: str, port: int, interrupted: Callable[[], bool] = lambda: False) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's UI on 127.0.0.1:port for the duration of a with block, answering when the block begins.
+    """Serve MLflow's UI on 127.0.0.1:port within the context, which begins when the server answers.
 
-    In its lean form: one worker, no job execution. When `interrupted` answers true, nothing is waited for.
+    It runs with one worker and without job execution. If `interrupted` returns true, the context begins at once.
 
     Raises:
-        InvalidValueError: names ui.port if it is taken.
+        InvalidValueError: names ui.port if it is in use.
         RuntimeError: if the server ends or does not answer.
     """
     with socket.socket() as probe:
@@ -35,14 +35,14 @@ def serving(uri: str, port: int, interrupted: Callable[[], bool] = lambda: False
             probe.bind((HOST, port))
         except OSError as error:
             raise InvalidValueError(
-                "ui.port", port, f"cannot be listened on ({error.strerror}); give another"
+                "ui.port", port, f"cannot be used ({error.strerror}); choose another port"
             ) from error
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    environment = {  # the URI may hold a password: not for the process list
+    environment = {  # the URI may contain a password, which must not appear in the process list
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONSAFEPATH": "1",  # no module of the working directory passes for one of MLflow's
+        "PYTHONSAFEPATH": "1",  # no module of the working directory replaces one of MLflow
     }
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT)

@@ -1,4 +1,4 @@
-"""Training: state, data order, engines. Knows nothing of searches or of records."""
+"""Train models: state, data order and engines. This package does not depend on searches or on the record."""
 
 from sweep.training.autotune import check, refuse_unstackable
 from sweep.training.base_engine import largest_checkpoint

@@ -1,4 +1,4 @@
-"""The engine for two optimizers: a Wasserstein GAN, one at a time."""
+"""Train Wasserstein GANs, which have two optimizers, one trial at a time."""
 
 from collections.abc import Mapping
 
@@ -24,39 +24,39 @@ from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import global_steps
 from sweep.training.state_io import refuse_unstorable
 
-SAMPLES = 64
-"""Examples of an evaluation that are given as its samples."""
+SAMPLES_PER_EVALUATION = 64
+"""Number of generated examples that an evaluation returns as its samples."""
 
-AT_ONCE = 4096
-"""Examples that are generated at once."""
+GENERATION_BATCH_SIZE = 4096
+"""Number of examples that the generator computes in one call."""
 
-ROWS = 512
-"""Examples whose distances to all others are computed at once."""
+DISTANCE_BLOCK_ROWS = 512
+"""Number of examples whose distances to all others are computed in one call."""
 
 DRAWS_OF_CRITIC, DRAWS_OF_GENERATOR, DRAWS_OF_PENALTY, DRAWS_OF_EVALUATION = 0xD1, 0x61, 0xE9, 0xEA
-"""What the numbers that are drawn are for: each has a sequence of its own."""
+"""Words of the random seed that give each use of random numbers its own sequence."""
 
 
 class AdversarialEngine(SerialEngine):
     """Trains one Wasserstein GAN at a time (1701.07875, algorithm 1), with two optimizers and two global steps.
 
-    With n = critic.updates, update s of the generator comes after the updates n*s..n*s+n-1 of the critic. Update d of
-    the critic takes batch d of the data, x [b, ...], and as many generated examples G(z), z ~ N(0, 1) [b, latent]:
+    With n = critic.updates, update s of the generator follows the updates n*s..n*s+n-1 of the critic. Update d of the
+    critic uses batch d of the data, x [b, ...], and b generated examples G(z), z ~ N(0, 1) [b, latent]:
 
         D_loss = mean D(G(z)) - mean D(x) + gradient_penalty * mean (|grad D(e x + (1 - e) G(z))| - 1)^2, e ~ U(0, 1)
 
-    (1704.00028), and its weights are clipped after it; the generator's takes a batch of other z:
+    (1704.00028). After the update the weights of the critic are clipped. An update of the generator uses new z:
 
         G_loss = -mean D(G(z)).
 
-    What update s draws is a function of the seed and s alone. It pauses after updates of the generator. The horizon
-    counts these, and so does the boundary of an evaluation.
+    The random numbers of update s depend on the seed and on s only. The engine pauses only after updates of the
+    generator. The horizon and the boundaries of evaluations count updates of the generator.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
-        self._within: dict[str, float] = {}
-        """Mean distance between two examples of each split."""
+        self._mean_distances: dict[str, float] = {}
+        """Split -> mean distance between two of its examples."""
 
     def check(self, config: RunConfig) -> None:
         self._check_batch(config)
@@ -65,13 +65,13 @@ class AdversarialEngine(SerialEngine):
         try:
             before = described(slot.state.model)
             self._train(slot, 0, 1)
-            inputs = inputs_of(next(slot.state.batches.range(last, last + 1)))  # it may be smaller
+            inputs = inputs_of(next(slot.state.batches.range(last, last + 1)))  # the last batch may be smaller
             examples = len(inputs)
             gan.critic_loss(last, inputs)
             slot.state.model.eval()
             made, wanted = gan.samples(1).shape[1:], self.data.input_shape
             if made != wanted:
-                raise ValueError(f"its generator gives {list(made)}, not {list(wanted)}")
+                raise ValueError(f"its generator returns {list(made)}, not {list(wanted)}")
         except InvalidValueError:
             raise
         except (Exception, SystemExit) as error:
@@ -79,14 +79,14 @@ class AdversarialEngine(SerialEngine):
             rule = f"cannot be trained as a GAN on examples of shape {list(self.data.input_shape)}: {refusal(error)}"
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         with silenced():
-            another = self.initial(config, config.train.seed)
-        refuse_unstorable(slot.state, before, another, config)
+            fresh = self.initial(config, config.train.seed)
+        refuse_unstorable(slot.state, before, fresh, config)
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:
         gan = _Gan(self, slot)
         n, clip = gan.config.updates, gan.config.clip
-        generator = _Player(self, slot, 0, gan.parts.generator, slot.state.optimizer, begin, end)
-        critic = _Player(self, slot, 1, gan.parts.critic, gan.parts.optimizer, begin * n, end * n)
+        generator = _Updater(self, slot, 0, gan.parts.generator, slot.state.optimizer, begin, end)
+        critic = _Updater(self, slot, 1, gan.parts.critic, gan.parts.optimizer, begin * n, end * n)
         batches = slot.state.batches.range(begin * n, end * n)
         slot.state.model.train()
         for step in range(begin, end):
@@ -115,19 +115,19 @@ class AdversarialEngine(SerialEngine):
         state.model.eval()
         with evaluated_weights(gan.parts.generator, state.optimizer):
             metrics = {f"{name}_energy_distance": self._distance(name, split, gan) for name, split in splits.items()}
-            samples = gan.samples(SAMPLES).float().cpu().numpy()
+            samples = gan.samples(SAMPLES_PER_EVALUATION).float().cpu().numpy()
         return Evaluation(slot.trial.number, state.global_step, metrics | global_steps(state), samples)
 
     def _distance(self, name: str, split: Examples, gan: "_Gan") -> float:
-        """The energy distance between a split and as many generated examples."""
+        """Return the energy distance between a split and the same number of generated examples."""
         real = split.inputs.to(self.device)
-        if name not in self._within:  # which is half of the work, and the same at every evaluation
-            self._within[name] = mean_distance(real, real)
-        return energy_distance(real, gan.samples(len(real)), self._within[name])
+        if name not in self._mean_distances:  # computed once: it takes half of the time and never changes
+            self._mean_distances[name] = mean_distance(real, real)
+        return energy_distance(real, gan.samples(len(real)), self._mean_distances[name])
 
 
 class _Gan:
-    """The losses of a training, and its samples."""
+    """Computes the losses and the samples of a GAN."""
 
     def __init__(self, engine: SerialEngine, slot: Slot) -> None:
         config, parts = slot.trial.config, slot.state.critic
@@ -137,7 +137,7 @@ class _Gan:
         self.config, self.parts, self.dropouts = config.critic, parts, slot.state.dropouts
 
     def critic_loss(self, update: int, inputs: Tensor) -> Tensor:
-        """D_loss of a batch of the data, [b, ...]."""
+        """Return D_loss of a batch of the data, [b, ...]."""
         weight = self.config.gradient_penalty
         self._set_draws(update)
         with torch.no_grad():
@@ -147,7 +147,7 @@ class _Gan:
         return loss if weight is None else loss + weight * self._penalty(update, inputs, generated)
 
     def generator_loss(self, step: int) -> Tensor:
-        """G_loss."""
+        """Return G_loss."""
         self._set_draws(step)
         generated = self._generate(self._normal(self.batch_size, self.seed, DRAWS_OF_GENERATOR, step))
         with self.engine.computing():
@@ -155,16 +155,18 @@ class _Gan:
 
     @torch.no_grad()
     def samples(self, n: int) -> Tensor:
-        """Generated examples, [n, *shape], of latent numbers that are the same whatever the training."""
+        """Return n generated examples, [n, *shape]. Their latent numbers are the same in every training."""
         latent = self._normal(n, 0, DRAWS_OF_EVALUATION, 0)
-        return torch.cat([self._generate(latent[i : i + AT_ONCE]) for i in range(0, n, AT_ONCE)])
+        return torch.cat(
+            [self._generate(latent[i : i + GENERATION_BATCH_SIZE]) for i in range(0, n, GENERATION_BATCH_SIZE)]
+        )
 
     def _set_draws(self, step: int) -> None:
         if self.dropouts:
             set_draws(self.dropouts, update_key(self.seed, step))
 
     def _scores(self, examples: Tensor) -> Tensor:
-        """Return the critic's scores. It gets a copy, because the examples are used again, and it may write into it."""
+        """Return the critic's scores. The critic gets a copy, because it may write into its input."""
         scores: Tensor = self.parts.critic(examples.clone())
         return scores
 
@@ -174,7 +176,7 @@ class _Gan:
         return generated.to(self.engine.dtype)
 
     def _penalty(self, update: int, inputs: Tensor, generated: Tensor) -> Tensor:
-        """Mean squared distance from 1 of the critic's slope between real and generated examples."""
+        """Return the mean of (|grad D| - 1)^2 at points between real and generated examples."""
         numbers = torch.rand(
             len(inputs), *[1] * (inputs.ndim - 1), generator=_generator(self.seed, DRAWS_OF_PENALTY, update)
         )
@@ -187,16 +189,17 @@ class _Gan:
         return penalty
 
     def _normal(self, n: int, seed: int, use: int, step: int) -> Tensor:
-        """z: [n, latent]; drawn on the CPU in float32, the same on every device and in every precision."""
+        """Return z [n, latent], drawn on the CPU in float32, so that it is the same on every device and precision."""
         drawn = torch.randn(n, self.parts.latent, generator=_generator(seed, use, step))
         return moved(drawn.to(self.engine.dtype), self.engine.device)
 
 
-class _Player:
-    """One of the two networks, in its own updates begin..end-1.
+class _Updater:
+    """Makes the updates begin..end-1 of one of the two networks and collects their losses and rates.
 
     Args:
-        place: of its series.
+        place: index of the network's series in the configuration.
+        begin, end: counted in updates of this network.
     """
 
     def __init__(
@@ -216,7 +219,7 @@ class _Player:
         self.losses = torch.empty(end - begin, device=engine.device, dtype=engine.dtype)
 
     def update(self, step: int, loss: Tensor) -> None:
-        """One update of its own parameters, and of no others, down the gradient of a loss."""
+        """Update the parameters of this network, and no others, with the gradient of a loss."""
         set_rate(self.optimizer, self.planned, step)
         for parameter in self.parameters:
             parameter.grad = None
@@ -235,29 +238,32 @@ def _clip(parameters: list[Tensor], bound: float) -> None:
 
 
 def _generator(seed: int, use: int, step: int) -> torch.Generator:
-    """What draws the numbers of one update, on the CPU."""
+    """Return the random generator of one update, on the CPU."""
     mixed = int(np.random.SeedSequence([seed, use, step]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(mixed)
 
 
 def energy_distance(x: Tensor, y: Tensor, within_x: float | None = None) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of examples, [n, ...] and [m, ...], with Euclidean norms.
+    """Return 2 E|X - Y| - E|X - X'| - E|Y - Y'| of two sets of examples, [n, ...] and [m, ...], with Euclidean norms.
 
-    Means over all pairs, an example with itself included (the V-statistic): >= 0, and 0 where the sets are the same;
-    nan where one of them has a nan. Szekely and Rizzo, 2013, "Energy statistics: a class of statistics based on
-    distances".
+    The means are over all pairs, including pairs of an example with itself (the V-statistic). The result is >= 0, 0 if
+    the sets are equal, and nan if a set contains nan. Source: Szekely and Rizzo, 2013, "Energy statistics: a class of
+    statistics based on distances".
 
     Args:
-        within_x: E|X - X'|, where it is known.
+        within_x: E|X - X'| if it is already known.
     """
     within = mean_distance(x, x) if within_x is None else within_x
     distance = 2 * mean_distance(x, y) - within - mean_distance(y, y)
-    return 0.0 if distance < 0 else distance  # by rounding
+    return 0.0 if distance < 0 else distance  # rounding may make it negative
 
 
 def mean_distance(x: Tensor, y: Tensor) -> float:
-    """E|X - Y|, in float64."""
+    """Return E|X - Y| of two sets of examples, computed in float64."""
     x, y = (of.flatten(1).cpu().double() if of.device.type == "mps" else of.flatten(1).double() for of in (x, y))
     exactly = "donot_use_mm_for_euclid_dist"
-    sums = [torch.cdist(x[i : i + ROWS], y, compute_mode=exactly).sum() for i in range(0, len(x), ROWS)]
+    sums = [
+        torch.cdist(x[i : i + DISTANCE_BLOCK_ROWS], y, compute_mode=exactly).sum()
+        for i in range(0, len(x), DISTANCE_BLOCK_ROWS)
+    ]
     return float(torch.stack(sums).sum()) / (len(x) * len(y))

@@ -21,7 +21,7 @@ from sweep.training.adversarial import AdversarialEngine
 from sweep.training.base_engine import BaseEngine
 from sweep.training.contents import Contents, Key, changes, named
 from sweep.training.data_parallel import DataParallelEngine, backend
-from sweep.training.device import ALL_THREADS, CPU, THREADS_GAIN, out_of_memory
+from sweep.training.device import ALL_THREADS, CPU, MIN_THREADS_SPEEDUP, out_of_memory
 from sweep.training.fused import FusedEngine, NotStackableError
 from sweep.training.generators import RandomState, generators_kept
 from sweep.training.loop import LoopEngine
@@ -263,7 +263,7 @@ class _Chooser:
             return alone, 1
         torch.set_num_threads(ALL_THREADS)
         rate = self._rate(engine)
-        return (rate, ALL_THREADS) if rate >= THREADS_GAIN * alone else (alone, 1)
+        return (rate, ALL_THREADS) if rate >= MIN_THREADS_SPEEDUP * alone else (alone, 1)
 
     def _candidates(self) -> Sequence[int]:
         if self.config.slots is not None:
@@ -339,7 +339,7 @@ def refuse_unstackable(data: Dataset, device: torch.device, like: Sequence[RunCo
     if any(config.critic is not None for config in like):
         raise NotStackableError(TWO_OPTIMIZERS)
     if data.loads_examples:
-        raise NotStackableError("the data set loads examples one by one")
+        raise NotStackableError("the data set loads examples one at a time")
     batch, model = like[0].train.batch_size, with_names(like[0].model.target)
     exact = "float32" if device.type == "mps" else "float64"
     n = min(len(data.train), 2 * batch + len(data.train) % batch)

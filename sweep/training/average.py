@@ -1,4 +1,4 @@
-"""Weights that are evaluated beside, or in place of, those that are trained."""
+"""Evaluate other weights than the trained ones: moving averages, and the weights of schedule-free optimizers."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,37 +18,37 @@ def initial_average(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
-    """average = d * average + (1 - d) * weights, after update `step`, with d = min(decay, (1 + step) / (10 + step)).
+    """Set average = d * average + (1 - d) * weights after update `step`, with d = min(decay, (1 + step) / (10 + step)).
 
-    TensorFlow's `ExponentialMovingAverage` with num_updates = step: the first updates, which say little about where the
-    weights will be, are forgotten soon. Buffers (the statistics of BatchNorm) are not averaged.
+    This is TensorFlow's `ExponentialMovingAverage` with num_updates = step, in which the weights of the first updates
+    soon lose their influence. Buffers (the statistics of BatchNorm) are not averaged.
     """
     torch._foreach_lerp_(list(average.values()), list(_averaged(model).values()), 1 - float(average_decay(decay, step)))
 
 
 def average_decay(decay: float, step: Any) -> Any:
-    """d of update `step`, a number or an array of them."""
+    """Return d of update `step`, which is a number or an array of numbers."""
     return np.minimum(decay, (1 + step) / (10 + step))
 
 
 @contextmanager
 def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """Within, the model has the average for weights; after, its own again."""
-    with _kept(model):
+    """Give the model the averaged weights within a context, and restore its own weights afterwards."""
+    with _weights_restored(model):
         _copy(average.values(), model)
         yield
 
 
 @contextmanager
 def evaluated_weights(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Within, the model has the weights that the optimizer wants evaluated; after, those that it trains.
+    """Give the model the weights to evaluate within a context, and restore the trained weights afterwards.
 
-    These are kept and put back, because computing the ones from the others and back again rounds.
+    The trained weights are copied and restored, because converting them to the others and back would round.
     """
     if not isinstance(optimizer, TwoWeights):
         yield
         return
-    with _kept(model):
+    with _weights_restored(model):
         optimizer.eval()
         try:
             yield
@@ -57,8 +57,8 @@ def evaluated_weights(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """After, the weights are what they were before, to the bit."""
+def _weights_restored(model: nn.Module) -> Iterator[None]:
+    """Restore the weights of a model bit for bit after a context."""
     before = [parameter.detach().clone() for parameter in _averaged(model).values()]
     try:
         yield
@@ -72,5 +72,5 @@ def _copy(weights: Iterable[Tensor], model: nn.Module) -> None:
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that have a mean: integers and booleans, which are never trained, have none."""
+    """Return the parameters that can be averaged, which excludes integers and booleans, by their names."""
     return {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}

@@ -1,4 +1,4 @@
-"""What every engine needs of a data set: where it lies, the loss, what is evaluated; and what can be trained on it."""
+"""The base of the engines: a data set on a device, the gradient of a batch, and the checks of a configuration."""
 
 import copy
 import re
@@ -44,19 +44,19 @@ from sweep.training.state import TRAIN_ERROR, TrainState, initial_state, loss_sc
 from sweep.training.state_io import packed, refuse_unstorable, unpacked
 from sweep.training.weights import state_dict_of
 
-LONGEST_PROBE = 1.0
-"""Seconds of measuring the speed of an engine after which no further round is begun."""
+PROBE_SECONDS = 1.0
+"""Seconds after which a measurement of an engine's speed starts no further round."""
 
-ROOM, TIMES = 2**28, 32
-"""Of a checkpoint: bytes for rows that are not recorded yet, and for how many times its first size it may grow."""
+UNRECORDED_ROWS_BYTES, CHECKPOINT_GROWTH = 2**28, 32
+"""Bytes of a checkpoint for rows that are not recorded yet, and the factor by which its first size may grow."""
 
 
 @dataclass
 class RowBuffer:
-    """The rows of one optimizer of a trial that were not given yet.
+    """Collects the rows of one optimizer of a trial until they are taken.
 
     Args:
-        first: the update that they begin with.
+        first: the update of the first row.
         series: one of core.SERIES.
     """
 
@@ -67,12 +67,12 @@ class RowBuffer:
     loss: list[np.ndarray] = field(default_factory=list)
 
     def add(self, lr: np.ndarray, loss: np.ndarray) -> None:
-        """Take the rows of the updates that follow: float64 [n] each."""
+        """Append the rows of the next n updates: float64 [n] each."""
         self.lr.append(lr)
         self.loss.append(loss)
 
     def take(self) -> list[Rows]:
-        """What there is, as one; from here on it is what follows."""
+        """Remove and return all rows as one block; return an empty list if there are none."""
         if not self.lr:
             return []
         rows = Rows(self.trial, self.first, np.concatenate(self.lr), np.concatenate(self.loss), self.series)
@@ -81,17 +81,17 @@ class RowBuffer:
 
 
 class BaseEngine:
-    """A data set to be trained on.
+    """Holds the data set that all trials of an engine share, and computes losses and gradients on it.
 
     Args:
-        data: the data set all trials share.
-        device: where to train.
-        precision: float32, bf16 and fp16 (autocast, fp16 with a loss scale), float64.
+        data: the data set.
+        device: the device to train on.
+        precision: float32, bf16 and fp16 (autocast, fp16 with a loss scale), or float64.
 
     Attributes:
-        pause: asked between two updates whether to stop there, wherever the next boundary is. An engine makes at least
-            one update between two pauses.
-        ranking: what says which trials give their weights when they end; None for none.
+        pause: called between two updates; returns whether the engine stops there, before the next boundary. An engine
+            makes at least one update between two pauses.
+        ranking: decides which complete trials return their weights; None if no trial does.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
@@ -104,37 +104,37 @@ class BaseEngine:
         self._operations: dict[str, float] = {}
 
     def initial(self, config: RunConfig, seed: int) -> TrainState:
-        """The state before update 0."""
+        """Return the state before update 0."""
         return initial_state(config, seed, self.data, self.device, self.dtype)
 
     def beginning(self, trial: Trial) -> TrainState:
-        """The state that a trial begins with: before update 0, or the one that it goes on from.
+        """Return the state that a trial starts from: the one before update 0, or the stored one that it resumes from.
 
         Raises:
-            InvalidValueError: if that is none of this training.
+            InvalidValueError: if the stored state does not belong to this training.
         """
         if trial.state is None:
             return self.initial(trial.config, trial.seed)
         return unpacked(trial.state, trial, self.data, self.device)
 
     def check(self, config: RunConfig) -> None:
-        """Try what a training needs: train on batches of both sizes, store and restore the state, and evaluate once.
+        """Check that a configuration can be trained: use batches of both sizes, store and restore the state, evaluate.
 
         Raises:
-            InvalidValueError: names what cannot be trained, or what of it cannot be stored.
+            InvalidValueError: names what cannot be trained or stored.
         """
         self._check_batch(config)
         state, examples = self.initial(config, config.train.seed), config.train.batch_size
         objective = state.objective
-        assert objective is not None  # of a GAN, an engine of its own checks
+        assert objective is not None  # AdversarialEngine has its own check
         known = [f"val_{name}" for name in objective.directions(self.data.classification)]
         known += [f"{name}_ema" for name in known] if state.average is not None else []
         known += [TRAIN_ERROR] if self.data.classification else []
         for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
             if isinstance(part, Reaction) and part.watches not in known:
                 key, value = f"{group}.{part.condition}", getattr(part, part.condition)
-                raise InvalidValueError(key, value, f"waits for {part.watches}; such a training has {', '.join(known)}")
-        if state.scaler is not None:  # with the usual scale, the first updates may be skipped
+                raise InvalidValueError(key, value, f"waits for {part.watches}; this training has {', '.join(known)}")
+        if state.scaler is not None:  # with the default scale the first updates may be skipped
             state.scaler = loss_scaler(self.device, 1.0)
         entries = state.model.state_dict().keys()
         state.model.train()
@@ -149,7 +149,7 @@ class BaseEngine:
                 outputs = objective.outputs(state.model, batch)
                 objective.check(outputs, batch)
                 self._check_objective(objective, outputs, batch, config)
-                (batch,) = state.batches.range(first, first + 1)  # anew: the model may have changed it
+                (batch,) = state.batches.range(first, first + 1)  # a new copy: the model may have changed the first one
                 for part in divided(batch, config.train.workers):
                     if size(part):
                         part = mapped(torch.Tensor.detach, part)
@@ -159,7 +159,8 @@ class BaseEngine:
         except (Exception, SystemExit) as error:
             seed = config.train.seed
             self._refuse_single(config, examples, error, lambda batch: self.backward(state, batch, 1, seed, 0))
-            rule = f"cannot be trained on {self._described_examples()}: {refusal(error)}{self._hint(config)}"
+            rule = f"cannot be trained on examples of shape {shape_text(self.data.input_shape)}: {refusal(error)}"
+            rule += self._hint(config)
             raise InvalidValueError("model._target_", config.model.target, rule) from error
         try:
             make_update(state, None)
@@ -168,17 +169,17 @@ class BaseEngine:
             raise InvalidValueError("optimizer._target_", config.optimizer.component.target, rule) from error
         if changed := sorted(entries ^ state.model.state_dict().keys()):
             rule = f"creates or removes {changed[0]} in its forward pass: only what its constructor creates is trained"
-            rule = f"{rule} and kept in checkpoints (nn.LazyLinear takes its shape from the data)"
+            rule = f"{rule} and stored in checkpoints (nn.LazyLinear takes its shape from the data)"
             raise InvalidValueError("model._target_", config.model.target, rule)
         with silenced():
-            another = self.initial(config, config.train.seed)
-        refuse_unstorable(state, before, another, config)
+            fresh = self.initial(config, config.train.seed)
+        refuse_unstorable(state, before, fresh, config)
         if config.train.workers > 1:
             self._check_workers(state, config.train)
         self._check_evaluation(config, state.model)
 
     def _check_evaluation(self, config: RunConfig, model: nn.Module) -> None:
-        """Evaluate a model on a part of the validation split that is no batch of the training."""
+        """Check that a model can be evaluated, on a number of validation examples that differs from the batch size."""
         examples = config.train.batch_size + 1
         batch = next(in_order(self.data.val[:examples], examples, self.device))
         objective = objective_of(config.task, batch, self.data.n_outputs, self.device, self.dtype)
@@ -202,22 +203,19 @@ class BaseEngine:
             rule = f"changes {changed[0]} in an evaluation: its result would depend on train.eval_every"
             raise InvalidValueError("model._target_", config.model.target, rule)
 
-    def _described_examples(self) -> str:
-        return f"examples of shape {shape_text(self.data.input_shape)}"
-
     def _hint(self, config: RunConfig) -> str:
-        """Return what may help if a model fails on inputs that were integers, or still are."""
+        """Return advice if a model fails because its inputs are integers, or were integers before standardizing."""
         if "Long" not in str(sys.exc_info()[1]):
             return ""
         if config.dataset.standardize:
-            return " (dataset.standardize=true made numbers of x; dataset.standardize=false keeps integers)"
+            return " (dataset.standardize=true made floats of x; dataset.standardize=false keeps integers)"
         inputs = leaves(self.data.train.example)[0]
-        return (
-            "" if inputs.is_floating_point() else " (x holds integers; dataset.standardize=true makes numbers of them)"
-        )
+        if inputs.is_floating_point():
+            return ""
+        return " (x contains integers; dataset.standardize=true converts them to floats)"
 
     def _check_objective(self, objective: Objective, outputs: Any, batch: Any, config: RunConfig) -> None:
-        """Refuse a loss or a metric of the user's that fails on a batch, or gives something else than a mean or values.
+        """Refuse a user's loss or metric that fails on a batch, or returns neither a mean nor values.
 
         Raises:
             InvalidValueError: names the key of `task`.
@@ -244,13 +242,13 @@ class BaseEngine:
                 raise InvalidValueError(f"{key}._target_", target, rule) from error
         for name, value in kept.items():
             if loss is not None and not same(value, criterion.state_dict()[name]):  # type: ignore[union-attr]
-                rule = f"changes its buffer {name} when it is called, which no checkpoint holds"
+                rule = f"changes its buffer {name} when it is called, which checkpoints do not store"
                 raise InvalidValueError("task.loss._target_", loss.target, rule)
         self._check_means(objective, outputs, batch, config)
 
     @staticmethod
     def _check_means(objective: Objective, outputs: Any, batch: Any, config: RunConfig) -> None:
-        """Refuse a metric that gives one number for a batch and is no mean: it would depend on the batches."""
+        """Refuse a metric that returns one number for a batch and is not a mean: it would depend on the batch size."""
         half = size(batch) // 2
         if not half or not objective.measures:
             return
@@ -260,22 +258,22 @@ class BaseEngine:
         parts = [objective.metrics(*of_half) for of_half in halves]
         for name in objective.measures:
             if differs := _not_a_mean(whole[name], [part[name] for part in parts], size(batch)):
-                rule = f"is no mean over examples ({differs}): a class with update, compute and reset can measure it"
+                rule = f"is not a mean over examples ({differs}): a class with update, compute and reset can measure it"
                 target = config.task.metrics[name].component.target
                 raise InvalidValueError(f"task.metrics.{name}._target_", target, rule)
 
     def _refuse_single(
         self, config: RunConfig, examples: int, error: BaseException, train: Callable[[Any], object]
     ) -> None:
-        """Refuse train.batch_size if a model fails on one example and trains on two, as with BatchNorm.
+        """Refuse train.batch_size if a model cannot be trained on one example but on two, as with BatchNorm.
 
         Args:
             examples: number of examples in the batch that the model failed on.
-            error: what it failed with.
+            error: the error that it raised.
             train: computes the gradient of a batch.
 
         Raises:
-            InvalidValueError: names train.batch_size, and says which batch, or part of a batch, has one example.
+            InvalidValueError: names train.batch_size and the batch, or part of a batch, that has one example.
         """
         settings, split = config.train, self.data.train
         smallest_part = max(max(examples // settings.workers, 1) // settings.accumulate, 1)
@@ -294,14 +292,14 @@ class BaseEngine:
             found = f"{batch} has {examples} examples, and {divided} divides it into parts of which one has one example"
         reason = str(error).strip().partition("\n")[0]
         fewer = f", or a smaller {' or '.join(f'train.{key}' for key in keys)}" if keys else ""
-        remedy = "train.drop_last=true leaves it out, or choose another" if last else "choose a larger"
+        remedy = "train.drop_last=true omits it, or choose a different" if last else "choose a larger"
         rule = f"{found}, on which {config.model.target} cannot be trained ({reason}); {remedy} batch size{fewer}"
         raise InvalidValueError("train.batch_size", settings.batch_size, rule) from error
 
     def _check_workers(self, state: TrainState, train: TrainConfig) -> None:
-        """Refuse a model with attributes that the examples change and the loss depends on.
+        """Refuse a model whose loss depends on attributes that the examples change.
 
-        Workers share parameters and buffers only: such a model would be another one on each of them.
+        Workers share parameters and buffers only, so such a model would differ among the workers.
         """
         model, last = state.model, state.batches.per_epoch - 1
         (batch,) = state.batches.range(last, last + 1)
@@ -311,20 +309,20 @@ class BaseEngine:
             seed_generators(0)
             return float(self.backward(state, mapped(torch.clone, part), train.accumulate, train.seed, last)[0])
 
-        def restored(held: Contents) -> None:
-            restore(copy.deepcopy(held), model, self.device)
+        def restore_copy(contents: Contents) -> None:
+            restore(copy.deepcopy(contents), model, self.device)
 
-        before, reached = described(model), []
+        before, after = described(model), []
         for part in (parts[0], parts[-1]):
-            restored(before)
+            restore_copy(before)
             if size(part):  # a worker without an example does nothing
                 loss_of(part)
-            reached.append(described(model))
-        first, differing = reached[0], [key for key in changes(*reached) if key[0] in ("attribute", "extra", "tensor")]
+            after.append(described(model))
+        first, differing = after[0], [key for key in changes(*after) if key[0] in ("attribute", "extra", "tensor")]
         losses = []
-        for own in reached:
+        for own in after:
             shared = {key: value for key, value in first.items() if key not in differing}
-            restored(shared | {key: own[key] for key in differing if key in own})
+            restore_copy(shared | {key: own[key] for key in differing if key in own})
             losses.append(loss_of(parts[0]))
         if losses[0] != losses[1]:
             rule = f"share parameters and buffers only, and {named(differing)} of the model would differ among them"
@@ -332,14 +330,16 @@ class BaseEngine:
 
     @staticmethod
     def _check_custom_means(objective: CustomObjective, model: nn.Module, batch: Any, config: RunConfig) -> None:
-        """Refuse a metric of a task of the user's that is no mean over examples, unless it draws random numbers."""
+        """Refuse a metric of a user's task that is not a mean over examples, unless it draws random numbers."""
         half = size(batch) // 2
         first, second = objective.metrics(model, batch), objective.metrics(model, batch)
         parts = [objective.metrics(model, mapped(itemgetter(rows), batch)) for rows in (slice(half), slice(half, None))]
         for name, whole in first.items():
             differs = _not_a_mean(whole, [part[name] for part in parts], size(batch))
             if differs and quotient(*whole) == quotient(*second[name]):
-                rule = f"measures {name}, which is no mean over examples ({differs}): give a value for each example"
+                rule = (
+                    f"measures {name}, which is not a mean over examples ({differs}): return a value for each example"
+                )
                 raise InvalidValueError("task._target_", config.task.components[0].target, rule)
 
     def _check_batch(self, config: RunConfig) -> None:
@@ -358,20 +358,23 @@ class BaseEngine:
         first_row: int = 0,
         of: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute the loss of a batch, and add its gradient to the parameters', micro-batch by micro-batch.
+        """Compute the loss of a batch, and add its gradient to that of the parameters, micro-batch by micro-batch.
 
         With fp16 the gradient is multiplied by the loss scale; `make_update` divides by it.
 
-        Of a part of a batch, the share in both: summed over the parts they are those of the batch.
-
-        Returns:
-            The mean loss and None. If the loss has weights, which are not known before all micro-batches are computed:
-            the weighted sum, which the gradient is of, and the sum of the weights that both are to be divided by.
+        For a part of a batch, the loss and the gradient are multiplied by the part's share of the examples, so that
+        their sums over the parts are those of the whole batch.
 
         Args:
-            seed, step: of the training and of its update; they say what dropout draws.
-            first_row: where the part begins in its batch.
-            of: examples of the batch; None where these are all.
+            accumulate: number of micro-batches.
+            seed, step: seed of the training and number of the update, which determine the dropout masks.
+            first_row: row of the batch at which the part begins.
+            of: number of examples of the whole batch; None if `batch` is the whole batch.
+
+        Returns:
+            The mean loss and None. If the loss has weights, whose sum is known only after the last micro-batch: the
+            weighted sum of the loss, to which the gradient belongs, and the sum of the weights, by which the caller
+            divides both.
         """
         key, whole = update_key(seed, step) if state.dropouts else 0, size(batch) if of is None else of
         if accumulate == 1 and size(batch) == whole:
@@ -390,9 +393,9 @@ class BaseEngine:
                 if isinstance(weight, Tensor):
                     weights = weight if weights is None else weights + weight
                     if state.scaler is not None and divisor == 1:
-                        # the loss scale is made for a mean: the gradient of a sum would exceed float16
+                        # the loss scale suits a mean: the gradient of a sum would overflow in float16
                         divisor = _power_of_two(values * whole // examples)
-                        _multiply_gradients(state.model, 1 / divisor)  # what earlier calls have added to it
+                        _multiply_gradients(state.model, 1 / divisor)  # gradients of earlier calls
                 else:
                     loss = loss * (examples / whole)
                 scaled(loss if divisor == 1 else loss / divisor, state).backward()  # type: ignore[no-untyped-call]
@@ -403,12 +406,12 @@ class BaseEngine:
         return total, weights
 
     def _loss(self, state: TrainState, batch: Any) -> tuple[Tensor, Tensor | int, int]:
-        """Return what `Objective.loss` returns, and the number of values that it is the mean or the weighted sum of.
+        """Return the result of `Objective.loss`, and the number of values that the mean or weighted sum is over.
 
-        Count the misclassified examples if a reaction needs their number.
+        Also count the misclassified examples if a reaction needs their number.
         """
         objective = state.objective
-        assert objective is not None  # a GAN has losses of its own
+        assert objective is not None  # None for a GAN, which AdversarialEngine trains
         with self.computing():
             outputs = objective.outputs(state.model, batch)
             result = objective.result(outputs, batch)
@@ -419,22 +422,22 @@ class BaseEngine:
         return loss, weight, result[0].numel() if isinstance(weight, Tensor) else size(batch)
 
     def computing(self) -> AbstractContextManager[object]:
-        """The precision that a model is evaluated in; nothing where it is that of its parameters."""
+        """Return an autocast context; an empty one if models compute in the precision of their parameters."""
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
     def operations_of_a_call(self, config: RunConfig, state: TrainState) -> float:
-        """Return the mean number of operations of one call of torch in the forward pass of a micro-batch.
+        """Return the mean number of floating-point operations of one torch call in the forward pass of a micro-batch.
 
-        For an example they are those that are counted, or two for each parameter if these are more.
+        An example takes the counted operations, or two for each parameter if that is more.
 
         Args:
-            state: of a training with this configuration. Its model is evaluated once if it is not known yet.
+            state: state of a training with this configuration. Its model is evaluated once to count them.
         """
         model, objective, train = state.model, state.objective, config.train
         key = repr((config.model, config.task, train.micro_batch_size))
         if key not in self._operations:
             counted, calls = 0.0, 1
-            if self.device.type == "cpu" and objective is not None:  # None of a GAN
+            if self.device.type == "cpu" and objective is not None:  # it is None for a GAN
                 batch = next(in_order(self.data.val[:2], 2, self.device))
                 with generators_kept(), unchanged(model, self.device), self.computing():
                     counted, calls = operations_of(lambda batch: objective.outputs(model.eval(), batch), batch)
@@ -443,14 +446,14 @@ class BaseEngine:
         return self._operations[key]
 
     def evaluated_at_once(self, config: RunConfig, state: TrainState, evaluate: Callable[[Any], object]) -> int:
-        """Return how many examples are evaluated at once: train.eval_batch_size, or by default a micro-batch or more.
+        """Return the batch size of evaluations: train.eval_batch_size, or by default at least a micro-batch.
 
-        More are evaluated at once if they need no more than `EVALUATION_BYTES`: a small model is evaluated several
-        times as fast with thousands of examples. A loss that gives one number for a batch keeps to the micro-batch,
-        because the mean over a split may depend on the batches.
+        The default is as large as fits into `EVALUATION_BYTES`, because thousands of examples at once make the
+        evaluation of a small model several times as fast. It is a micro-batch if the loss returns one number for a
+        batch, because the mean over a split may then depend on the batch size.
 
         Args:
-            state: of a training with this configuration.
+            state: state of a training with this configuration.
             evaluate: evaluates the model of a trial on a batch.
         """
         train = config.train
@@ -465,10 +468,10 @@ class BaseEngine:
 
     @torch.no_grad()
     def gives_values(self, config: RunConfig, state: TrainState) -> bool:
-        """Return whether the loss gives a value for each example. Not more than a micro-batch is evaluated to find out.
+        """Return whether the loss returns a value for each example. A micro-batch may be evaluated to find out.
 
         Args:
-            state: of a training with this configuration.
+            state: state of a training with this configuration.
         """
         objective = state.objective
         assert objective is not None
@@ -482,7 +485,7 @@ class BaseEngine:
         """Return the weights of a trial that is complete, if it may be the best; see `state_dict_of`.
 
         Args:
-            state: returns the state that the trial has ended with.
+            state: returns the last state of the trial.
         """
         ranking = self.ranking
         if ranking is None:
@@ -495,16 +498,16 @@ class BaseEngine:
         return state_dict_of(state(), ranking.metric)
 
     def splits(self, trial: Trial, step: int) -> dict[str, Examples]:
-        """What is evaluated after `step` updates: the validation split; at the end of a final trial the test split."""
+        """Return the splits to evaluate after `step` updates: val, and at the end of a final trial also test."""
         tested = trial.final and step == trial.last and len(self.data.test) > 0
         return {"val": self.data.val} | ({"test": self.data.test} if tested else {})
 
 
 def _not_a_mean(whole: tuple[Any, Any], halves: Sequence[tuple[Any, Any]], n: int) -> str | None:
-    """Return the values of a metric for n examples and for their halves if one is not the mean of the other; or None.
+    """Return a text if the metric of n examples is not the mean of that of their two halves; otherwise None.
 
     Args:
-        whole, halves: weighted sum and sum of the weights.
+        whole, halves: weighted sum and sum of the weights of the metric.
     """
     total, weight = (sum(half[place] for half in halves) for place in (0, 1))
     expected, found = quotient(*whole), quotient(total, weight)
@@ -537,7 +540,7 @@ def _check_names(metrics: Mapping[str, object]) -> None:
 
 
 def scaled(loss: Tensor, state: TrainState) -> Tensor:
-    """Multiply a loss by the loss scale of fp16, so that small gradients are no zeros in float16."""
+    """Multiply a loss by the loss scale of fp16, so that small gradients do not underflow in float16."""
     if state.scaler is None:
         return loss
     larger: Tensor = state.scaler.scale(loss)
@@ -545,7 +548,7 @@ def scaled(loss: Tensor, state: TrainState) -> Tensor:
 
 
 def _power_of_two(number: int) -> int:
-    """Return the smallest power of two that is at least this number: dividing by it rounds nothing."""
+    """Return the smallest power of two that is at least this number. Division by it is exact."""
     return 1 << (number - 1).bit_length()
 
 
@@ -556,14 +559,14 @@ def _multiply_gradients(model: nn.Module, factor: float) -> None:
 
 
 def make_update(state: TrainState, clip_norm: float | None) -> None:
-    """Clip the gradient, and let the optimizer make its update.
+    """Clip the gradient, and make one update with the optimizer.
 
-    With fp16 the gradient is divided by the loss scale before. Where it is not finite then, nothing is updated and the
-    scale is halved.
+    With fp16 the gradient is first divided by the loss scale. If it is not finite, the update is skipped and the scale
+    is halved.
     """
     scaler, optimizer = state.scaler, state.optimizer
     if scaler is not None:
-        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it needs nothing but param_groups and step
+        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it uses only param_groups and step
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
     if scaler is None:
@@ -574,23 +577,23 @@ def make_update(state: TrainState, clip_norm: float | None) -> None:
 
 
 def boundary(trial: Trial, step: int) -> int:
-    """The updates completed at the next evaluation after `step` of them: a multiple of train.eval_every, or the end."""
+    """Return the step of the next evaluation after `step`: the next multiple of train.eval_every, at most the end."""
     every = trial.config.train.eval_every
     return min(trial.last, (step // every + 1) * every)
 
 
 def sound(evaluation: Evaluation) -> bool:
-    """Whether every metric is a finite number; else the trial has diverged."""
+    """Return whether every metric is a finite number. If not, the trial has diverged."""
     return bool(np.isfinite(list(evaluation.metrics.values())).all())
 
 
 def broken(trial: int, step: int) -> Evaluation:
-    """The evaluation of a trial that has diverged."""
+    """Return the evaluation of a trial that has diverged after `step` updates."""
     return Evaluation(trial, step, {"global_step": float(step)})
 
 
 def on_host(losses: Tensor) -> np.ndarray:
-    """float64, shape as it is."""
+    """Return a tensor as a float64 array of the same shape on the host."""
     return losses.double().cpu().numpy() if losses.device.type != "mps" else losses.cpu().double().numpy()
 
 
@@ -599,4 +602,4 @@ def on_host(losses: Tensor) -> np.ndarray:
 def largest_checkpoint(config: RunConfig, data: Dataset) -> int:
     """Return a number of bytes that no checkpoint of such a training exceeds."""
     state = initial_state(config, config.train.seed, data, CPU, DTYPES[config.train.precision])
-    return ROOM + TIMES * len(packed(state).content)
+    return UNRECORDED_ROWS_BYTES + CHECKPOINT_GROWTH * len(packed(state).content)

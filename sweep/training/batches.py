@@ -1,4 +1,4 @@
-"""The order of the training examples."""
+"""Produce the batches of a training and of evaluations, in an order that depends on the seed and the epoch only."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +15,7 @@ from sweep.training.augmentation import Augmentation, draws
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device; on its way to a GPU through pinned memory, so that the host does not wait."""
+    """Return the tensor on the device. Copies to a GPU use pinned memory, so that the host does not wait for them."""
     if tensor.device == device:
         return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -31,21 +31,21 @@ def placed(batch: Any, device: torch.device) -> Any:
 def rows_of_epoch(split: Examples, seed: int, epoch: int) -> Tensor:
     """Return the rows of the training examples in an epoch: int64 [n_train], on the CPU.
 
-    They are a permutation, and with `dataset.windows=drawn` drawn with replacement.
+    They are a permutation; with `dataset.windows=drawn` they are drawn with replacement.
     """
     return split.order(seed, epoch) if isinstance(split, DrawnWindows) else permutation(len(split), seed, epoch)
 
 
 class Batches:
-    """Batch s of a training: a slice of the rows that (seed, epoch of s) gives.
+    """Yields the batches of a training. Batch s is a slice of the rows that seed and epoch determine.
 
     Args:
         split: the training examples.
-        batch_size: examples of a batch.
-        seed: of the trial.
-        device: where the batches are wanted.
-        drop_last: leave out the last batch of an epoch where it has fewer than batch_size examples.
-        augmentation: what is done to each batch as a whole; None if nothing is.
+        batch_size: number of examples of a batch.
+        seed: seed of the trial.
+        device: the device on which the batches are returned.
+        drop_last: whether to leave out the last batch of an epoch if it has fewer than batch_size examples.
+        augmentation: applied to each whole batch; None for no augmentation.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Batches:
         self.per_epoch = steps_per_epoch(len(split), batch_size, drop_last)
 
     def order(self, epoch: int) -> Tensor:
-        """int64 [n_train]: the rows of an epoch, the same on every device."""
+        """Return the rows of an epoch, int64 [n_train]. They are the same on every device."""
         return moved(rows_of_epoch(self.split, self.seed, epoch), self.split.device)
 
     def examples(self, step: int) -> int:
@@ -70,7 +70,7 @@ class Batches:
         return min(self.batch_size, len(self.split) - step % self.per_epoch * self.batch_size)
 
     def numbers(self, step: int, rows: int) -> Tensor:
-        """Return what the augmentation draws for update `step`: float32 [rows, n_draws], on the device."""
+        """Return the random numbers of the augmentation in update `step`: float32 [rows, n_draws], on the device."""
         assert self.augmentation is not None
         return moved(torch.from_numpy(draws(self.seed, step, rows, self.augmentation.n_draws)), self.device)
 
@@ -80,12 +80,12 @@ class Batches:
             yield from self.plain(begin, end)
             return
         for step, batch in enumerate(self.plain(begin, end), begin):
-            if isinstance(self.split, LoadedSplit):  # which gives it again after a pause; a function may write into it
+            if isinstance(self.split, LoadedSplit):  # it returns the same batch again after a pause: protect it
                 batch = mapped(torch.clone, batch)
             yield self.augmentation(batch, self.numbers(step, size(batch)))
 
     def plain(self, begin: int, end: int) -> Iterator[Any]:
-        """Yield the batches of the updates begin..end-1 as they are in the data set."""
+        """Yield the batches of the updates begin..end-1 without augmentation."""
         if isinstance(self.split, LoadedSplit):
             for batch in self.split.batches(self.seed, self.batch_size, self.drop_last, begin, end):
                 yield placed(batch, self.device)
@@ -101,9 +101,9 @@ class Batches:
 
 
 def in_order(split: Examples, size: int, device: torch.device) -> Iterator[Any]:
-    """Yield the batches of a split on the device, in order, at most `size` examples at a time.
+    """Yield the examples of a split on the device, in order, in batches of at most `size`.
 
-    They are copies, as the batches of `Batches` are: a model may write into what it receives.
+    The batches are copies, because a model may write into its input.
     """
     if isinstance(split, LoadedSplit):
         for batch in split.in_order(size):

@@ -1,12 +1,13 @@
-"""The loop that runs a program of the user's, loop=command.
+"""Run a user's program as a training loop: loop=command.
 
-A configuration may name everything in this module, so that it has this one function, which does nothing without a run.
+A configuration may name everything in this module, so it contains only this function, which refuses to work without a
+run.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from sweep.training.program import follow
+from sweep.training.program import run_program
 from sweep.training.run import Run
 
 
@@ -14,12 +15,12 @@ def main(run: Run, command: Sequence[Any] | str, **keys: Any) -> None:
     """Run a program, and record what it writes to its file {metrics}.
 
     Args:
-        command: its words, or a text that shlex splits into words.
-        keys: for the program: the word {loop.<key>} is replaced by the value.
+        command: the words of the command, or a text that shlex splits into words.
+        keys: further keys of the loop. The placeholder {loop.<key>} in the command is replaced by the value.
 
     Raises:
-        TypeError: if it is called for anything but a training.
+        TypeError: if `run` is not a run.
     """
     if type(run) is not Run:
-        raise TypeError("loop=command is called by a training alone")
-    follow(run, command)
+        raise TypeError("loop=command can only be called by a training")
+    run_program(run, command)

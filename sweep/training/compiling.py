@@ -1,14 +1,13 @@
-"""Compiles the update of many trials in a process of its own, while another process trains without compiled updates.
+"""Compile the fused update in a separate process, while the trainer trains without compiled updates.
 
-What is compiled is kept in a cache on the disk, where the other process finds it. Compiling takes 10 to 20 seconds;
-from the cache it takes 3, of which most is tracing.
+The result is stored in a cache on disk, from which the trainer loads it. Compiling takes 10 to 20 s; loading from the
+cache takes 3 s, most of which is tracing.
 """
 
 import hashlib
 import inspect
 import os
 import platform
-import signal
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -30,12 +29,12 @@ from sweep.training.model import silenced
 
 
 def keep_compiled() -> None:
-    """Let torch keep what it compiles in the user's cache directory, unless another one is set.
+    """Make torch store compiled code in the user's cache directory, unless TORCHINDUCTOR_CACHE_DIR is set.
 
-    By default torch keeps it in a temporary directory, which is empty after a restart of the machine.
+    By default torch uses a temporary directory, which is lost when the machine restarts.
     """
     configure_compiler()
-    with suppress(OSError, RuntimeError):  # there is no home, or it cannot be written to
+    with suppress(OSError, RuntimeError):  # there is no home directory, or it is read-only
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = caches / "sweep" / f"torch-{_machine()}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -43,8 +42,8 @@ def keep_compiled() -> None:
 
 
 def configure_compiler() -> None:
-    """Set what torch reads from the environment when its compiler is imported."""
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels: no processes of their own for them
+    """Set the environment variables that torch reads when its compiler is imported."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a few kernels do not need a pool of processes
     if _widest_vectors():
         os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
@@ -52,9 +51,9 @@ def configure_compiler() -> None:
 def _widest_vectors() -> bool:
     """Return whether torch's own kernels use the widest vector instructions of an x86 processor.
 
-    Then compiled code can use them, too. Otherwise torch finds out by compiling test programs for each kind of vector,
-    which takes 8 s the first time and 1 s in every later process. Every C++ compiler that can compile the headers of
-    torch knows these instructions.
+    If so, compiled code can use them, too. Otherwise torch compiles a test program for each kind of vector, which takes
+    8 s the first time and 1 s in every later process. Every C++ compiler that can compile the headers of torch supports
+    these instructions.
     """
     with suppress(OSError):
         widest = "AVX512" if "avx512" in Path("/proc/cpuinfo").read_text() else "AVX2"
@@ -63,7 +62,7 @@ def _widest_vectors() -> bool:
 
 
 def _machine() -> str:
-    """Return a digest of the processor, whose instructions the code is compiled for: a home may be of many machines."""
+    """Return a digest of the processor that code is compiled for, because machines may share a home directory."""
     parts = [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -72,16 +71,16 @@ def _machine() -> str:
 
 
 def is_compiled(engine: FusedEngine) -> bool:
-    """Return whether the update of an engine like this one was compiled before on this machine."""
+    """Return whether the update of this engine, or of an equal one, is in this machine's cache."""
     marker = _marker(engine)
     return marker is not None and marker.exists()
 
 
 def _marker(engine: FusedEngine) -> Path | None:
-    """Return the file that is in the cache if the update of such an engine is; None without a cache of ours.
+    """Return the file whose presence says that the update is in the cache; None if no cache directory is set.
 
-    Its name is a digest of what the update depends on, as far as can be told without tracing it. If the code of the
-    model has changed in another file than that of its modules, the update is compiled anew although the file is there.
+    Its name is a digest of what the update depends on, as far as that is known without tracing. If model code has
+    changed in a file that defines none of the modules, the file exists although torch has to compile again.
     """
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     model, stack = engine.example.model, engine.stack
@@ -97,32 +96,28 @@ def _marker(engine: FusedEngine) -> Path | None:
 
 
 def _source(code: Any) -> str:
-    """Return a digest of the file that a class or function, or the class of an object, is defined in; its name if there
-    is none.
-    """
+    """Return a digest of the file that defines a class, a function or an object's class; its name without a file."""
     kind = code if inspect.isclass(code) or inspect.isfunction(code) else type(code)
     try:
         file = inspect.getsourcefile(kind)
         assert file is not None
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except (TypeError, OSError, AssertionError):  # of a notebook: the digest of the code is in the target
+    except (TypeError, OSError, AssertionError):  # defined in a notebook: the target contains a digest of the code
         return str(kind.__qualname__)
 
 
 def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts: Facts) -> None:
-    """Compile the update of a fused engine on a CPU: the main function of the process.
+    """Compile the update of a fused engine on the CPU. This is the main function of the process.
 
-    It sends None when the update is in the cache, or one line that says why it cannot be compiled.
+    Send None when the update is in the cache, or one line that says why it cannot be compiled.
 
     Args:
-        work: what the engine trains.
-        slots, threads: of the engine.
-        facts: of its data. The process does not load them: only their shapes are compiled for.
+        work: the trials of the engine.
+        slots, threads: the engine's numbers of slots and threads.
+        facts: shapes and types of the data. The process compiles for them without loading the data.
     """
     protect()
-    forking.restore_environment()
-    for name in forking.SIGNALS:
-        signal.signal(name, signal.SIG_IGN)
+    forking.set_up_process()
     keep_compiled()
     threading.Thread(target=_end_with_coordinator, args=(pipe,), daemon=True).start()
     torch.set_num_threads(threads)
@@ -135,7 +130,7 @@ def compile_ahead(pipe: Connection, work: Work, slots: int, threads: int, facts:
             marker = _marker(engine)
             if marker is not None:
                 marker.touch()
-    except Exception as error:  # whatever a compiler finds
+    except Exception as error:  # compilers raise many types
         _send(pipe, summary(error))
     else:
         _send(pipe, None)
@@ -148,12 +143,12 @@ def _end_with_coordinator(pipe: Connection) -> None:
 
 
 def _send(pipe: Connection, text: str | None) -> None:
-    with suppress(OSError):  # nobody waits for it any more
+    with suppress(OSError):  # the coordinator has ended
         pipe.send(text)
 
 
 def _of_shape(facts: Facts, batch_size: int) -> Dataset:
-    """Return zeros in the shapes of a data set, with the same remainder of examples in the last batch of an epoch."""
+    """Return a data set of zeros with the shapes of another, and with equally many examples in the last batch."""
     n = min(facts.n_train, 2 * batch_size + facts.n_train % batch_size)
     split = Split(mapped(lambda none: torch.zeros(n, *none.shape[1:]).to(torch.from_numpy(none).dtype), facts.example))
     return Dataset(split, split, split, facts.n_outputs, facts.classification, facts.digest)

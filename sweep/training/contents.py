@@ -1,12 +1,12 @@
-"""Everything that a training keeps outside of `state_dict`, as tensors and plain data.
+"""Encode and restore the state of a training that is not in a `state_dict`, as tensors and plain data.
 
-A `state_dict` has the parameters and the persistent buffers. Training may also change buffers that are not persistent,
-plain attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators, and
-dataclass instances of these, such as configurations), and what `get_extra_state` returns. `contents` encodes all of it
-in a form that `torch.load(weights_only=True)` reads, and `restore` puts it back.
+A `state_dict` contains the parameters and the persistent buffers. Training may also change buffers that are not
+persistent, attributes of the model or the optimizer (numbers, tensors, arrays, containers of these, random generators,
+and dataclass instances of these, such as configurations), and the result of `get_extra_state`. `contents` encodes all
+of it in a form that `torch.load(weights_only=True)` reads, and `restore` restores it.
 
-An encoded value is plain (PLAIN) or a list whose first element names its kind. An object that two attributes share is
-encoded once, and the two share it again after `restore`.
+An encoded value is plain (PLAIN_TYPES) or a list whose first element names its kind. An object that two attributes
+share is encoded once, and the two share it again after `restore`.
 """
 
 import copy
@@ -25,38 +25,38 @@ from torch import Tensor, nn
 
 from sweep.training.dropout import SeededDropout
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 SEQUENCES: dict[str, type] = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
 MAPPINGS: dict[str, type] = {kind.__name__: kind for kind in (dict, OrderedDict, Counter, defaultdict)}
 FACTORIES: dict[str, type] = {kind.__name__: kind for kind in (int, float, list, dict, set)}
-"""Default factories of a defaultdict that are stored, by their names."""
+"""Name -> default factory of a defaultdict that can be stored."""
 COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-NEW = object().__reduce_ex__(4)[0]
-"""What makes a copy of an object by its class and its attributes alone."""
-CONSTANT = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+NEW_OBJECT = object().__reduce_ex__(4)[0]
+"""The function with which copy and pickle re-create an object from its class and its attributes only."""
+STATELESS_TYPES = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 """Objects without a state that training could change."""
 
-OF_MODULES = frozenset(vars(nn.Module()))
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 """Attributes of every module: parameters, buffers, modules and hooks."""
-OF_OPTIMIZERS = frozenset({"state", "param_groups", "defaults"})
-"""Attributes of every optimizer, which its state_dict holds or its constructor sets."""
+OPTIMIZER_ATTRIBUTES = frozenset({"state", "param_groups", "defaults"})
+"""Attributes of every optimizer, which its state_dict contains or its constructor sets."""
 
 Key = tuple[str, str, str]
-"""Kind, name of the owner, name in it.
+"""Kind, name of the owner, name of the value in its owner.
 
-The kinds are buffer, attribute, extra (of get_extra_state), trained (requires_grad of a parameter), tensor (an
-attribute of a parameter or buffer), optimizer, whose owner is its number, and class (an attribute of a class of the
-model).
+The kinds are buffer, attribute, extra (result of get_extra_state), trained (requires_grad of a parameter), tensor
+(attribute of a parameter or buffer), optimizer (its owner is the index of the optimizer), and class (attribute of a
+class of the model).
 """
 Contents = dict[Key, Any]
 
 
 class Unstorable:
-    """A value that cannot be loaded again without running code.
+    """Stands for a value that cannot be loaded without running code.
 
     Args:
-        parts: name of its class, and its encoded state for comparison.
+        parts: name of its class, and its encoded state for comparisons.
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -64,45 +64,45 @@ class Unstorable:
 
 
 def contents(model: nn.Module, optimizers: Sequence[Any] = (), describe: bool = False) -> Contents:
-    """Encode everything that a model and its optimizers hold outside of parameters and state_dict.
+    """Encode the state of a model and its optimizers that is neither in parameters nor in a state_dict.
 
     Tensors are not copied.
 
     Args:
-        describe: whether to encode the state of values that cannot be stored too, so that `changes` compares it.
+        describe: whether to encode also the state of values that cannot be stored, so that `changes` compares it.
     """
-    encoder, held = _Encoder(model, describe), Contents()
+    encoder, entries = _Encoder(model, describe), Contents()
     for name, module in _modules(model):
-        held |= {("buffer", name, key): encoder.buffer(buffer) for key, buffer in module._buffers.items()}
-        held |= {("attribute", name, key): encoder(value) for key, value in _attributes(module, OF_MODULES)}
-        held |= {("trained", name, key): p.requires_grad for key, p in module._parameters.items() if p is not None}
+        entries |= {("buffer", name, key): encoder.buffer(buffer) for key, buffer in module._buffers.items()}
+        entries |= {("attribute", name, key): encoder(value) for key, value in _attributes(module, MODULE_ATTRIBUTES)}
+        entries |= {("trained", name, key): p.requires_grad for key, p in module._parameters.items() if p is not None}
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            held["extra", name, ""] = encoder(module.get_extra_state())
+            entries["extra", name, ""] = encoder(module.get_extra_state())
     for name, tensor in _tensors(model).items():
-        held |= {("tensor", name, key): encoder(value) for key, value in _attributes(tensor)}
+        entries |= {("tensor", name, key): encoder(value) for key, value in _attributes(tensor)}
     for number, optimizer in enumerate(optimizers):
-        own = _attributes(optimizer, OF_OPTIMIZERS)
-        held |= {("optimizer", str(number), key): encoder(value) for key, value in own}
-    return held
+        own = _attributes(optimizer, OPTIMIZER_ATTRIBUTES)
+        entries |= {("optimizer", str(number), key): encoder(value) for key, value in own}
+    return entries
 
 
 def restore(
-    held: Contents,
+    entries: Contents,
     model: nn.Module,
     device: torch.device,
     optimizers: Sequence[Any] = (),
     parameters: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Put contents back into a model of the same configuration and its optimizers.
+    """Restore contents in a model of the same configuration and in its optimizers.
 
-    Objects that are there already are changed in place, so that other references to them stay valid. A value that
-    cannot be stored stays as it is.
+    Existing objects are changed in place, so that other references to them stay valid. A value that could not be stored
+    is left unchanged.
 
     Args:
-        parameters: the stored ones, which have been copied into the model, and persistent buffers, by name.
+        parameters: name -> stored parameter or persistent buffer, which has been copied into the model already.
 
     Raises:
-        AttributeError, KeyError, RuntimeError, TypeError, ValueError: if they are the contents of another model.
+        AttributeError, KeyError, RuntimeError, TypeError, ValueError: if the contents belong to a different model.
     """
     decoder, modules = _Decoder(model, device), dict(_modules(model))
     for name, parameter in model.named_parameters():
@@ -111,9 +111,9 @@ def restore(
     owners: dict[tuple[str, str], Any] = {("optimizer", str(n)): optimizer for n, optimizer in enumerate(optimizers)}
     for name, module in modules.items():
         owners["attribute", name] = module
-        for key in [key for key, _ in module._buffers.items() if ("buffer", name, key) not in held]:
+        for key in [key for key, _ in module._buffers.items() if ("buffer", name, key) not in entries]:
             del module._buffers[key]
-    stored = {key: value for key, value in held.items() if value != UNSTORED and unstorable_in(value) is None}
+    stored = {key: value for key, value in entries.items() if value != UNSTORED and unstorable_in(value) is None}
     for (kind, name, key), value in stored.items():
         if kind == "buffer":
             buffers = modules[name]._buffers
@@ -125,10 +125,10 @@ def restore(
         elif kind == "trained":
             modules[name]._parameters[key].requires_grad_(value)  # type: ignore[union-attr]
     owners |= {("tensor", name): tensor for name, tensor in _tensors(model).items()}
-    internal = {"attribute": OF_MODULES, "optimizer": OF_OPTIMIZERS}
+    internal = {"attribute": MODULE_ATTRIBUTES, "optimizer": OPTIMIZER_ATTRIBUTES}
     for (kind, name), owner in owners.items():
         for key, _ in _attributes(owner, internal.get(kind, frozenset())):
-            if (kind, name, key) not in held:
+            if (kind, name, key) not in entries:
                 del owner.__dict__[key]
     for (kind, name, key), value in stored.items():
         if (kind, name) in owners:
@@ -140,36 +140,36 @@ def restore(
 
 
 def described(model: nn.Module) -> Contents:
-    """Return the contents of a model as they are now, for a comparison with later ones.
+    """Return a copy of the contents of a model, for comparison with later contents.
 
-    The numbers and tensors of its classes are among them, which `restore` leaves alone.
+    It includes the numbers and tensors of the model's classes, which `restore` ignores.
     """
-    held = contents(model, describe=True)
+    entries = contents(model, describe=True)
     for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
         name = f"{kind.__module__}.{kind.__qualname__}"
         values = {key: value for key, value in vars(kind).items() if isinstance(value, int | float | complex | Tensor)}
-        held |= {("class", name, key): value for key, value in values.items()}
-    return _copied(held)
+        entries |= {("class", name, key): value for key, value in values.items()}
+    return _copied(entries)
 
 
 UNSTORED = ["unstored"]
 """Stands for a value that cannot be stored."""
 
 
-def storable(held: Contents) -> Contents:
+def storable(entries: Contents) -> Contents:
     """Replace every value that cannot be stored by UNSTORED."""
-    return {key: value if unstorable_in(value) is None else UNSTORED for key, value in held.items()}
+    return {key: value if unstorable_in(value) is None else UNSTORED for key, value in entries.items()}
 
 
 def changes(before: Contents, after: Contents) -> list[Key]:
-    """Return the keys of the values that are not the same, to the bit, in two contents of a model."""
+    """Return the keys of the values that differ in any bit between two contents of a model."""
     return [
         key for key in {**before, **after} if key not in before or key not in after or not same(before[key], after[key])
     ]
 
 
 def named(keys: Sequence[Key]) -> str:
-    """Write keys for a message: layers.0.calls, scale.get_extra_state()."""
+    """Format keys for a message, as in `layers.0.calls, scale.get_extra_state()`."""
     return ", ".join(_full(name, "get_extra_state()" if kind == "extra" else key) for kind, name, key in keys)
 
 
@@ -179,21 +179,21 @@ def _full(module: str, name: str) -> str:
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """After a with block, such as an evaluation, restore the contents of a model where the block has changed them."""
+    """Restore the contents of a model after a context, such as an evaluation, if the context has changed them."""
     before = _copied(contents(model))
     yield
     if changes(before, contents(model)):
         restore(before, model, device)
 
 
-def _copied(held: Contents) -> Contents:
-    """Copy contents. Most values are numbers, which need no copy, and this is done at every evaluation."""
+def _copied(entries: Contents) -> Contents:
+    """Return a copy of contents. Numbers, which are most of the values, are not copied, to make evaluations fast."""
     memo: dict[int, Any] = {}
-    return {key: value if type(value) in PLAIN else copy.deepcopy(value, memo) for key, value in held.items()}
+    return {key: value if type(value) in PLAIN_TYPES else copy.deepcopy(value, memo) for key, value in entries.items()}
 
 
 def same(one: Any, other: Any, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
-    """Return whether two values, encoded or of a state_dict, are equal in type and to the bit."""
+    """Return whether two encoded values, or two values of a state_dict, have equal types and equal bits."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -201,7 +201,7 @@ def same(one: Any, other: Any, within: frozenset[tuple[int, int]] = frozenset())
     if isinstance(one, Tensor):
         return _same_tensors(one, other)
     if isinstance(one, float | complex):
-        return repr(one) == repr(other)  # tells 0.0 from -0.0; a NaN equals itself
+        return repr(one) == repr(other)  # 0.0 differs from -0.0, and nan equals nan
     if (id(one), id(other)) in within:  # a container within itself
         return True
     within |= {(id(one), id(other))}
@@ -210,7 +210,7 @@ def same(one: Any, other: Any, within: frozenset[tuple[int, int]] = frozenset())
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(value, other[key], within) for key, value in one.items())
     if isinstance(one, list | tuple):
-        if len(one) == 2 and one[0] in ("set", "frozenset") and other[0] == one[0]:  # their order does not count
+        if len(one) == 2 and one[0] in ("set", "frozenset") and other[0] == one[0]:  # sets have no order
             return sorted(map(repr, one[1])) == sorted(map(repr, other[1]))
         return len(one) == len(other) and all(same(a, b, within) for a, b in zip(one, other, strict=True))
     return bool(one == other)
@@ -236,7 +236,7 @@ def _parts(sparse: Tensor) -> tuple[Tensor, ...]:
 
 
 def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules by name, without those of ours, whose counters are set before every use."""
+    """Return names and modules, without SeededDropout, whose counters are set before every use."""
     return [(name, module) for name, module in model.named_modules() if not isinstance(module, SeededDropout)]
 
 
@@ -254,7 +254,7 @@ def _takes_extra_state(module: nn.Module) -> bool:
 
 
 def unstorable_in(value: Any, seen: set[int] | None = None) -> str | None:
-    """Return the class of an object in an encoded value that cannot be stored; None where all of it can."""
+    """Return the class of an object in an encoded value that cannot be stored; None if there is none."""
     seen = set() if seen is None else seen
     if isinstance(value, Unstorable):
         return str(value.parts[0])
@@ -265,16 +265,16 @@ def unstorable_in(value: Any, seen: set[int] | None = None) -> str | None:
 
 
 class _Encoder:
-    """Encodes values; each object once."""
+    """Encodes values. An object that occurs several times is encoded once."""
 
     def __init__(self, model: nn.Module, describe: bool) -> None:
         self.model, self.describe = model, describe
         self.known: dict[int, tuple[Any, Any]] = {}
-        """Encoded values by the id of the object, with a reference to it that keeps the id its own."""
+        """Id of an object -> the object and its encoded value. The reference keeps the id from being reused."""
 
     @cached_property
     def registered(self) -> dict[int, str]:
-        """Names of modules, parameters and buffers by their ids."""
+        """Map the ids of modules, parameters and buffers to their names."""
         model = self.model
         parts = (*model.named_modules(), *model.named_parameters(), *model.named_buffers())
         return {id(part): name for name, part in parts}
@@ -286,7 +286,7 @@ class _Encoder:
         return self._tensor(buffer) if _is_plain_tensor(buffer) else Unstorable(type(buffer).__name__)
 
     def __call__(self, value: Any) -> Any:
-        if type(value) in PLAIN:
+        if type(value) in PLAIN_TYPES:
             return value
         if id(value) in self.registered:
             return ["registered", self.registered[id(value)]]
@@ -295,7 +295,7 @@ class _Encoder:
         kind = type(value).__name__
         if type(value) in SEQUENCES.values() or type(value) in MAPPINGS.values():
             encoded: list[Any] = [kind]
-            self.known[id(value)] = value, encoded  # before its elements: it may contain itself
+            self.known[id(value)] = value, encoded  # before its elements, because it may contain itself
             encoded += self._elements(value)
             return encoded
         if _is_record(value):
@@ -352,36 +352,36 @@ class _Encoder:
     def _unstorable(self, value: Any) -> Unstorable:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         found = Unstorable(name)
-        if isinstance(value, CONSTANT):
+        if isinstance(value, STATELESS_TYPES):
             found.parts = name, getattr(value, "__qualname__", name)
         elif self.describe:
-            self.known[id(value)] = value, found  # before its parts: they may refer to it
+            self.known[id(value)] = value, found  # before its parts, because they may refer to it
             try:
                 reduced = value.__reduce_ex__(4)
                 if isinstance(reduced, tuple):
                     reduced = [self(list(part) if isinstance(part, Iterator) else part) for part in reduced[1:5]]
-            except Exception:  # what cannot be copied either, such as a file, a lock or a generator
+            except Exception:  # a file, a lock, a generator, ...
                 reduced = id(value)
             found.parts = name, reduced
         return found
 
 
 class _Decoder:
-    """Decodes values; each encoded object once."""
+    """Decodes values. Each encoded object is decoded once."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model, device
         self.done: dict[int, tuple[Any, Any]] = {}
-        """Decoded values by the id of the encoded one."""
+        """Id of an encoded value -> the encoded value and the decoded one."""
         self.used: set[int] = set()
-        """Ids of the objects that were changed in place, each for one encoded value."""
+        """Ids of the existing objects that were changed in place, each for one encoded value."""
         self.live: dict[int, Tensor] = {}
-        """Tensors of the model by the address of the stored storage that was copied into theirs."""
+        """Address of a stored storage -> tensor of the model that it was copied into."""
         self.sources: dict[int, int] = {}
-        """Addresses of the stored storages by those of the model's that they were copied into."""
+        """Address of a storage of the model -> address of the stored storage that was copied into it."""
 
     def share(self, given: Tensor, current: Tensor) -> None:
-        """Note that a stored tensor was copied into one of the model: views of the stored one are views of this one."""
+        """Record that a stored tensor was copied into a tensor of the model, so that its views become views of that."""
         if given.layout == current.layout == torch.strided and given.numel():
             self.sources[_address(current)] = _address(given)
             alike = (current.stride(), current.storage_offset()) == (given.stride(), given.storage_offset())
@@ -389,7 +389,7 @@ class _Decoder:
                 self.live[_address(given)] = current
 
     def __call__(self, value: Any, current: Any) -> Any:
-        """Decode a value, in place of the `current` one where that is possible."""
+        """Decode a value. Change the object `current` in place if it is suitable."""
         if not isinstance(value, list):
             return value
         if id(value) not in self.done:
@@ -431,10 +431,10 @@ class _Decoder:
             target.add(decoded) if kind == "set" else target.append(decoded)
 
     def _record(self, value: Any, rest: list[Any], current: Any) -> None:
-        """Set the attributes of the dataclass instance that the constructor of the model has made."""
+        """Set the attributes of a dataclass instance that the constructor of the model has created."""
         name, attributes = rest
         if f"{type(current).__module__}.{type(current).__qualname__}" != name or not self._free(type(current), current):
-            raise ValueError(f"holds a {name} that the constructor of the model does not make")
+            raise ValueError(f"contains a {name} that the constructor of the model does not create")
         self.done[id(value)] = value, current
         own = vars(current)
         for key in own.keys() - {key for key, _ in attributes}:
@@ -443,7 +443,7 @@ class _Decoder:
             own[key] = self(inner, own.get(key))
 
     def _free(self, kind: type, current: Any) -> bool:
-        """Return whether an object is of a kind, and not in use for another value; it is from now on."""
+        """Return whether an object has this type and is not used for another value yet; mark it as used."""
         free = type(current) is kind and id(current) not in self.used
         self.used.add(id(current))
         return free
@@ -502,7 +502,7 @@ class _Decoder:
         return self._generator(kind, rest[0], current)
 
     def _generator(self, kind: str, state: Any, current: Any) -> Any:
-        """Set the state of a random generator."""
+        """Return a random generator with a stored state: `current` if its type is right, otherwise a new one."""
         if kind == "torch.Generator":
             made = current if self._free(torch.Generator, current) else torch.Generator()
             made.set_state(state)
@@ -518,17 +518,17 @@ class _Decoder:
             name = plain["bit_generator"]
             if not own or type(current.bit_generator).__name__ != name:
                 if name not in BIT_GENERATORS:
-                    raise ValueError(f"holds the unknown random generator {name}")
+                    raise ValueError(f"contains the unknown random generator {name}")
                 current = np.random.Generator(getattr(np.random, name)())
             made = current
             made.bit_generator.state = plain
         else:
-            raise ValueError(f"holds a value of the unknown kind {kind}")
+            raise ValueError(f"contains a value of the unknown kind {kind}")
         return made
 
 
 def _is_record(value: Any) -> bool:
-    """Return whether an object is a dataclass instance that its attributes describe wholly."""
+    """Return whether an object is a dataclass instance that its attributes describe completely."""
     if not is_dataclass(value) or isinstance(value, type) or type(value).__reduce_ex__ is not object.__reduce_ex__:
         return False
     try:
@@ -536,7 +536,7 @@ def _is_record(value: Any) -> bool:
     except Exception:  # it cannot be copied
         return False
     plain = isinstance(state, dict) and state.keys() == vars(value).keys()
-    return plain and create is NEW and arguments == (type(value),) and not any(elements)
+    return plain and create is NEW_OBJECT and arguments == (type(value),) and not any(elements)
 
 
 def _is_plain_tensor(value: Any) -> bool:
@@ -548,7 +548,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def _registered(model: nn.Module, name: str) -> Any:
-    """Return the module, parameter or buffer of that full name."""
+    """Return the module, parameter or buffer with this full name."""
     owner, _, key = name.rpartition(".")
     if name == "":
         return model

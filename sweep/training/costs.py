@@ -1,4 +1,4 @@
-"""Count what an evaluation of a model costs: the memory that it needs, and its operations."""
+"""Count the memory and the floating-point operations that an evaluation of a model needs."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from torch.utils.flop_counter import flop_registry
 from sweep.data.batch import leaves, size
 
 EVALUATION_BYTES = 2**25
-"""Memory that an evaluation may take, even if a training step takes less: small compared with that of the process."""
+"""Bytes that an evaluation may use even if a training step uses less. The process itself uses far more."""
 
 
 class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count what torch's operations cost within a `with` block.
+    """Counts the memory and the operations of torch's calls within a `with` block.
 
     Attributes:
-        live: bytes of the tensors that they have allocated and that were not freed.
+        live: bytes of the tensors that were allocated and not freed yet.
         peak: largest value of `live` so far.
-        operations: floating-point operations of matrix products, convolutions and attention; a multiplication and the
-            addition after it are two. Recurrent layers are not counted.
-        calls: number of tensors that they have allocated, which is about the number of kernels.
+        operations: floating-point operations of matrix products, convolutions and attention. A multiplication and the
+            addition after it count as two. Recurrent layers are not counted.
+        calls: number of allocated tensors, which is about the number of kernels.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False: otherwise torch imports its compiler, which takes a second, at the first operation."""
+        """Return False, because otherwise the first operation imports torch's compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
@@ -45,7 +45,7 @@ class Costs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
-            if storage._cdata not in known:  # neither a view of an argument nor the argument itself
+            if storage._cdata not in known:  # neither an argument nor a view of one
                 known.add(storage._cdata)
                 self.calls += 1
                 self._change(storage.nbytes())
@@ -63,7 +63,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def operations_of(evaluate: Callable[[Any], object], batch: Any) -> tuple[float, int]:
-    """Return the floating-point operations that an evaluation of one example takes, and the number of its calls.
+    """Return the floating-point operations per example of an evaluation, and its number of torch calls.
 
     Args:
         evaluate: evaluates a model on a batch.
@@ -77,14 +77,14 @@ def operations_of(evaluate: Callable[[Any], object], batch: Any) -> tuple[float,
 
 @torch.no_grad()
 def examples_within(evaluate: Callable[[Any], object], batch: Any) -> int:
-    """Return how many examples an evaluation can take at once in EVALUATION_BYTES; 0 if those of the batch need more.
+    """Return how many examples can be evaluated at once in EVALUATION_BYTES; 0 if the examples of the batch need more.
 
-    The number is a power of two times the examples of the batch, so that it does not change where the memory that the
-    model needs depends a little on its weights.
+    The number is a power of two times the size of the batch. So it stays the same if the memory depends a little on the
+    weights of the model.
 
     Args:
-        evaluate: evaluates a model on a batch and returns what it keeps.
-        batch: a few examples. Memory is taken to be proportional to their number.
+        evaluate: evaluates a model on a batch and returns its results.
+        batch: a few examples. Memory is assumed to be proportional to their number.
     """
     counted = Costs()
     with counted:

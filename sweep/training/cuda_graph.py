@@ -1,4 +1,4 @@
-"""A CUDA graph of one update. Has never run on a GPU."""
+"""Replay an update as a CUDA graph. This code has never run on a GPU."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from sweep.data.batch import leaves, mapped
 
 
 class CudaGraph:
-    """An update, captured once and replayed: one launch instead of one for each kernel.
+    """Captures an update once and replays it, with one launch instead of one launch per kernel.
 
     Args:
-        update: changes tensors in place, always the same ones.
-        inputs: tensors, batches or None, of the shapes and types that it will be called with. It is run with them a few
-            times before it is captured, as torch asks, so nothing that counts may be in the tensors that it changes.
+        update: changes tensors in place, the same ones in each call.
+        inputs: tensors, batches or None, with the shapes and types of later calls. The update runs with them a few
+            times before it is captured, as torch requires, which overwrites the tensors that it changes.
     """
 
     def __init__(self, update: Callable[..., None], inputs: Sequence[Any]) -> None:

@@ -1,19 +1,18 @@
-"""The data-parallel engine: one trial at a time, each batch shared out among processes.
+"""Train one trial at a time in several processes, each of which computes a part of every batch.
 
-Of n workers, worker r takes the r-th part of every batch (`tensor_split`: equal ones, to one example). Losses and
-gradients are weighted with the part's share of the examples, so that their sum over the workers is that of the batch.
-It is formed once for each update; then every worker makes the same update, and they stay equal to the bit. One update
-is one step, however many took part.
+Of n workers, worker r computes the r-th part of every batch (`tensor_split`: the sizes differ by at most one example).
+Losses and gradients are weighted with the part's share of the examples, so that their sum over the workers is that of
+the batch. The workers compute this sum once per update. Then all workers make the same update and stay bit-identical.
+One update is one step, whatever the number of workers.
 
-Worker 0 is the engine: it has the schedule, evaluates, and gives the states. The others do as it says, and end when it
-is gone, however that happens. What is no parameter (the statistics of BatchNorm) is worker 0's on all of them, as in
-torch's `DistributedDataParallel`.
+Worker 0 is the engine: it computes the rates, evaluates, and returns the states. The other workers execute its
+messages, and exit when it exits or is killed. Buffers (the statistics of BatchNorm) are those of worker 0 on all
+workers, as in torch's `DistributedDataParallel`.
 """
 
 import io
 import os
 import queue
-import signal
 import threading
 from collections import ChainMap
 from collections.abc import Sequence
@@ -46,19 +45,19 @@ from sweep.training.model import silenced
 from sweep.training.serial import SerialEngine, Slot
 from sweep.training.state import TrainState
 
-TIMEOUT = 300.0
-"""Seconds in which a worker that lives must have made its part of an update. One that has died is noticed at once."""
+UPDATE_TIMEOUT_SECONDS = 300.0
+"""Seconds within which each running worker must compute its part of an update. A dead worker is noticed at once."""
 
-LAST_WORDS = 5.0
-"""Seconds to wait for the reason where the workers could not add up."""
+FAILURE_REPORT_SECONDS = 5.0
+"""Seconds to wait for the error message of another worker after a failed all-reduce."""
 
 
 class WorkerLostError(RuntimeError):
-    """A worker was killed, or does not answer."""
+    """A worker was killed or does not respond."""
 
 
 class WorkerFailedError(RuntimeError):
-    """The trial raised an error in a worker other than the first.
+    """The trial raised an error in a worker other than worker 0.
 
     Args:
         failure: describes the error.
@@ -70,42 +69,42 @@ class WorkerFailedError(RuntimeError):
 
 
 def backend(device: torch.device) -> str:
-    """What the workers of a device add up with."""
+    """Return the name of the library that the workers of a device communicate with: nccl or gloo."""
     return "nccl" if device.type == "cuda" else "gloo"
 
 
 def device_of(first: torch.device, rank: int) -> torch.device:
-    """The device of a worker: the CPU, or the GPU that many after the first."""
+    """Return the device of a worker: the CPU, or the GPU whose index is `rank` after that of the first."""
     return torch.device("cuda", (first.index or 0) + rank) if first.type == "cuda" else first
 
 
 def process_group(folder: str, rank: int, workers: int, device: torch.device) -> Any:
-    """The worker's place among those that add up; waits for the others.
+    """Join the process group of the workers, and return it when all workers have joined.
 
-    They find each other through a file. Connections are of this machine, to itself: 127.0.0.1, or the loopback
-    interface. No default group is set: there may be others in this process.
+    The workers find each other through a file. Their connections stay on this machine: 127.0.0.1, or the loopback
+    interface. The default group of torch is not set, because user code may set it.
     """
     store = dist.FileStore(str(Path(folder) / "rendezvous"), workers)  # type: ignore[attr-defined]
     if device.type == "cuda":
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         nccl = dist.ProcessGroupNCCL.Options()
-        nccl._timeout = timedelta(seconds=TIMEOUT)
+        nccl._timeout = timedelta(seconds=UPDATE_TIMEOUT_SECONDS)
         return dist.ProcessGroupNCCL(store, rank, workers, nccl)
-    gloo = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # its Options are of all backends
-    gloo._timeout = timedelta(seconds=TIMEOUT)
+    gloo = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # torch declares these Options for all backends
+    gloo._timeout = timedelta(seconds=UPDATE_TIMEOUT_SECONDS)
     gloo._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     return dist.ProcessGroupGloo(store, rank, workers, gloo)
 
 
 class ShardEngine(SerialEngine):
-    """Trains on its part of every batch, in step with the other workers.
+    """Trains one worker's part of every batch, synchronously with the other workers.
 
-    On a GPU the host waits once for each update, to learn whether to pause.
+    On a GPU the host waits once per update, to learn whether to pause.
 
     Args:
-        rank: of this worker, from 0.
-        workers: how many there are.
-        folder: where they find each other.
+        rank: index of this worker, counted from 0.
+        workers: number of workers.
+        folder: contains the file through which the workers find each other.
     """
 
     def __init__(
@@ -114,21 +113,21 @@ class ShardEngine(SerialEngine):
         super().__init__(data, device, precision)
         self.rank, self.workers, self._paused = rank, workers, False
         self._group = process_group(folder, rank, workers, device)
-        self._sum(torch.zeros(1, device=device))  # after which all of them have joined
+        self._sum(torch.zeros(1, device=device))  # returns when all workers have joined
 
     def start(self, trial: Trial) -> None:
-        self._slot = None  # the others are not told that a trial has ended
-        with silenced() if self.rank else nullcontext():  # worker 0 has shown what the model prints
+        self._slot = None  # workers other than 0 do not learn that a trial has ended
+        with silenced() if self.rank else nullcontext():  # worker 0 shows what the model prints
             super().start(trial)
 
     def _pausing(self) -> bool:
         return self._paused
 
     def _gradient(self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int) -> Tensor:
-        """Return the mean loss over the whole batch; its gradient is the parameters', on every worker the same.
+        """Return the mean loss over the whole batch, and store its gradient in the parameters, equally on all workers.
 
-        One vector is summed: gradients, buffers (worker 0's, zeros of the others), loss, mistakes, the weights of the
-        loss where it has some, whether worker 0 pauses after this update, and which parameters have a gradient at all.
+        The workers sum one vector: gradients, buffers (zeros on workers other than 0), loss, mistakes, weights of the
+        loss if it has weights, whether worker 0 pauses after this update, and which parameters have a gradient.
         """
         mistakes, seen = state.mistakes, state.seen
         if mistakes is not None:
@@ -151,7 +150,7 @@ class ShardEngine(SerialEngine):
         self._sum(whole)
         *summed, of_loss, flagged = torch.split(whole, [part.numel() for part in parts])
         self._paused, *has_gradient = (flag > 0 for flag in flagged.tolist())
-        weighted = bool(of_loss[3] > 0)  # then the sums are to be divided by those of the weights
+        weighted = bool(of_loss[3] > 0)  # then the sums must be divided by the sum of the weights
         for parameter, gradient, has in zip(parameters, summed, has_gradient, strict=False):
             parameter.grad = _from_numbers(gradient / of_loss[2] if weighted else gradient, parameter) if has else None
         for buffer, values in zip(buffers, summed[len(parameters) :], strict=True):
@@ -163,10 +162,10 @@ class ShardEngine(SerialEngine):
     def _shard(
         self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the share of this worker in the loss of a batch, and its weight; add the gradient to the parameters'.
+        """Return this worker's share of the loss of a batch, and its weight; add its gradient to the parameters.
 
-        What a model draws by itself is drawn anew by (seed, step, worker), and leaves the generators as they were:
-        those of all workers stay the same, for an optimizer that draws.
+        The global generators are seeded with (seed, step, worker) for the model, and restored afterwards. So they stay
+        the same on all workers for an optimizer that uses them.
         """
         parts = divided(batch, self.workers)
         part = parts[self.rank]
@@ -181,18 +180,18 @@ class ShardEngine(SerialEngine):
             before.restore(self.device)
 
     def _sum(self, whole: Tensor) -> None:
-        """Add up the vectors of all workers, in place.
+        """Sum a vector over all workers, in place.
 
         Raises:
-            WorkerLostError: if one of them is gone.
+            WorkerLostError: if a worker has exited or does not respond.
         """
         try:
             self._group.allreduce([whole]).wait()
         except RuntimeError as error:
-            raise WorkerLostError(f"the workers could not add up: {str(error).splitlines()[0]}") from error
+            raise WorkerLostError(f"the all-reduce of the workers failed: {str(error).splitlines()[0]}") from error
 
-    def follow(self, begin: int, end: int, rates: Rates) -> None:
-        """The updates begin..end-1 of the trial, or up to a pause, at these rates of worker 0."""
+    def train(self, begin: int, end: int, rates: Rates) -> None:
+        """Make the updates begin..end-1 of the trial, or fewer if worker 0 pauses, with the rates of worker 0."""
         assert self._slot is not None
         slot = self._slot
         for name, planned in slot.rates[0].items():
@@ -204,44 +203,44 @@ class ShardEngine(SerialEngine):
 
 
 class DataParallelEngine(ShardEngine):
-    """Worker 0.
+    """The engine in worker 0, which controls the other workers.
 
     Args:
-        others: to the processes of the workers from 1 on, which do as they are told (`work`).
+        others: connections to the processes of the other workers, in the order of their ranks (`run_worker`).
 
     Raises:
-        WorkerLostError: by all that trains, once one of them is gone.
-        WorkerFailedError: if the trial raised an error in one of them.
-        MemoryError: if one of them had too little.
+        WorkerLostError: by every method that trains, if another worker has exited or does not respond.
+        WorkerFailedError: if the trial raised an error in another worker.
+        MemoryError: if another worker ran out of memory.
     """
 
     def __init__(self, data: Dataset, device: torch.device, precision: str, others: Sequence[Connection]) -> None:
         self._others = others
-        Finalize(self, _close, args=(others,), exitpriority=1)  # they end with this, whoever still refers to it
-        shared = data.place(CPU, DTYPES[precision])  # is moved to shared memory: all workers on the CPU hold it once
+        Finalize(self, _close, args=(others,), exitpriority=1)  # the workers exit with the engine
+        shared = data.place(CPU, DTYPES[precision])  # workers on the CPU share its memory
         with TemporaryDirectory(prefix="sweep-") as folder:
-            self._tell("join", shared, device, precision, 1 + len(others), folder)
+            self._send("join", shared, device, precision, 1 + len(others), folder)
             for pipe in others:
                 pipe.poll(None)
-                self._hear(pipe)  # that it is about to
+                self._receive(pipe)  # the worker is about to join
             super().__init__(shared, device, precision, 0, 1 + len(others), folder)
 
     def start(self, trial: Trial) -> None:
         super().start(trial)
-        self._tell("start", trial)
+        self._send("start", trial)
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:
-        self._tell("follow", begin, end, {name: planned[begin:end] for name, planned in slot.rates[0].items()})
+        self._send("train", begin, end, {name: planned[begin:end] for name, planned in slot.rates[0].items()})
         try:
             return super()._train(slot, begin, end)
         except WorkerLostError:
             self._find_reason()
             raise
 
-    def _tell(self, *message: Any) -> None:
-        """Say something to all the others."""
+    def _send(self, *message: Any) -> None:
+        """Send a message to all other workers: the name of a method of ShardEngine and its arguments."""
         for pipe in self._others:
-            content = _pickled(message)  # of each its own: a tensor's file descriptor can be received once
+            content = _pickled(message)  # once per worker: a file descriptor of a tensor can be received only once
             try:
                 pipe.send_bytes(content)
             except OSError as error:
@@ -249,14 +248,14 @@ class DataParallelEngine(ShardEngine):
                 raise WorkerLostError(str(error)) from error
 
     def _find_reason(self) -> None:
-        """Raise what one of the others failed with."""
-        wait(self._others, LAST_WORDS)
+        """Raise the error that another worker reports, if one does within FAILURE_REPORT_SECONDS."""
+        wait(self._others, FAILURE_REPORT_SECONDS)
         for pipe in self._others:
             if pipe.poll(0):
-                self._hear(pipe)
+                self._receive(pipe)
 
-    def _hear(self, pipe: Connection) -> None:
-        """Take what a worker says: that it is there, or what it failed with."""
+    def _receive(self, pipe: Connection) -> None:
+        """Receive a message of a worker: that it is ready, or its error, which is raised."""
         try:
             kind, content = pipe.recv()
         except (EOFError, OSError) as error:
@@ -268,9 +267,9 @@ class DataParallelEngine(ShardEngine):
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles tensors as `multiprocessing` does, in shared memory, and all else as `cloudpickle` does.
+    """Pickles tensors in shared memory, as `multiprocessing` does, and other objects as `cloudpickle` does.
 
-    A data set or a collate function from a notebook or script is pickled by value.
+    `cloudpickle` pickles data sets and collate functions of a notebook or script by value.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(
@@ -279,33 +278,33 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _pickled(message: Any) -> memoryview:
-    """Return what `Connection.recv` makes the message of."""
+    """Return the bytes that `Connection.recv` decodes into the message."""
     file = io.BytesIO()
     _Pickler(file).dump(message)
     return file.getbuffer()
 
 
 def _numbers(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor as a vector of a floating type, without rounding: as its bytes where the type is too narrow."""
+    """Return a tensor as a vector of a floating type without rounding: its values, or its bytes if they do not fit."""
     tensor = (tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()).resolve_conj()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    if not _holds(dtype, tensor.dtype):
+    if not _represents(dtype, tensor.dtype):
         tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
     return tensor.reshape(-1).to(dtype)
 
 
 def _from_numbers(numbers: Tensor, like: Tensor) -> Tensor:
-    """Return the tensor, of the shape and type of another one, that `_numbers` made a vector of."""
+    """Return the tensor that `_numbers` has converted to a vector. It has the shape and type of `like`."""
     real = like.dtype.to_real()
-    values = numbers.to(real) if _holds(numbers.dtype, real) else numbers.to(torch.uint8).view(real)
+    values = numbers.to(real) if _represents(numbers.dtype, real) else numbers.to(torch.uint8).view(real)
     if like.is_complex():
-        values = torch.view_as_complex(values.reshape(-1, 2).clone())  # which must begin at an even place
+        values = torch.view_as_complex(values.reshape(-1, 2).clone())  # the storage offset must be even
     return values.reshape(like.shape)
 
 
-def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
-    """Return whether every number of another type is one of this floating type."""
+def _represents(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether a floating type represents every number of another type exactly."""
     return other.is_floating_point and torch.promote_types(dtype, other) == dtype
 
 
@@ -314,26 +313,24 @@ def _close(pipes: Sequence[Connection]) -> None:
         pipe.close()
 
 
-def work(pipe: Connection, rank: int) -> None:
-    """Do what worker 0 says, for as long as it is there: the main function of a worker's process."""
+def run_worker(pipe: Connection, rank: int) -> None:
+    """Execute the messages of worker 0 until it exits. This is the main function of the process of another worker."""
     protect()
-    forking.restore_environment()
-    for name in forking.SIGNALS:
-        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
+    forking.set_up_process()
     inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-    threading.Thread(target=_take, args=(pipe, inbox), daemon=True).start()
+    threading.Thread(target=_read_messages, args=(pipe, inbox), daemon=True).start()
     try:
         _, data, first, precision, workers, folder = _readable(inbox.get())
         device = device_of(first, rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        pipe.send(("here", ""))
+        pipe.send(("ready", ""))
         engine = ShardEngine(data, device, precision, rank, workers, folder)
         while True:
-            told, *given = _readable(inbox.get())
-            getattr(engine, told)(*given)
+            method, *arguments = _readable(inbox.get())
+            getattr(engine, method)(*arguments)
     except WorkerLostError:
-        pass  # worker 0 finds that out for itself
+        pass  # worker 0 notices it itself
     except BaseException as error:
         failure = Failure(summary(error), user_traceback(error))
         with suppress(OSError):
@@ -341,17 +338,18 @@ def work(pipe: Connection, rank: int) -> None:
 
 
 def _readable(message: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a message; raise the error if it could not be unpickled."""
     if message[0] == "unreadable":
         raise message[1]
     return message
 
 
-def _take(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
-    """Take what worker 0 says; go when it has gone, whatever is being trained."""
+def _read_messages(pipe: Connection, inbox: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
+    """Put the messages of worker 0 into the inbox. End this process when worker 0 has ended."""
     try:
         while True:
             inbox.put(pipe.recv())
     except (EOFError, OSError):
         os._exit(0)
-    except BaseException as error:  # what was sent cannot be read
+    except BaseException as error:  # the message cannot be unpickled
         inbox.put(("unreadable", error))

@@ -1,4 +1,4 @@
-"""Where training runs."""
+"""Choose the device and the floating types of a training."""
 
 import torch
 
@@ -11,35 +11,35 @@ DTYPES = {
     "fp16": torch.float32,
     "float64": torch.float64,
 }
-"""The type of parameters and data."""
+"""Precision -> type of parameters and data."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type that a precision computes in by autocast, over parameters of DTYPES."""
-
+"""Precision -> type in which autocast computes, with parameters of the type in DTYPES."""
 
 CPU = torch.device("cpu")
 
 ALL_THREADS = torch.get_num_threads()
-THREADS_GAIN = 1.1
-"""How many times as fast several threads must be to be used: one leaves the other cores to other processes."""
+MIN_THREADS_SPEEDUP = 1.1
+"""Smallest speedup for which several threads are used: one thread leaves the other cores to other processes."""
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """The device of `train.device`; auto takes CUDA, then MPS, then the CPU.
+    """Return the device of `train.device`. The value auto selects CUDA, else MPS, else the CPU.
 
-    With several workers it is the first one's; each has a GPU to itself, the next ones by their index.
+    With several workers it is the device of worker 0. On GPUs, worker r uses the GPU whose index is r higher.
 
     Raises:
-        InvalidValueError: if the device is not there, or cannot compute in `train.precision`, or not with
-            `train.workers`.
+        InvalidValueError: if the device is not available, or does not support `train.precision` or `train.workers`.
     """
     device = torch.device(_available(config.device))
     if config.workers > 1:
         _check_workers(config.workers, device)
     if device.type == "mps" and config.precision == "float64":
-        raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.device=cpu has it")
+        raise InvalidValueError(
+            "train.precision", config.precision, "is not supported by mps; train.device=cpu supports it"
+        )
     if device.type == "mps" and config.precision == "fp16":
-        raise InvalidValueError("train.precision", config.precision, "is not offered by mps; train.precision=bf16 is")
+        raise InvalidValueError("train.precision", config.precision, "is not supported by mps; train.precision=bf16 is")
     return device
 
 
@@ -49,7 +49,8 @@ def _check_workers(workers: int, device: torch.device) -> None:
         raise InvalidValueError("train.workers", workers, rule)
     first, gpus = device.index or 0, torch.cuda.device_count()
     if device.type == "cuda" and first + workers > gpus:
-        rule = f"takes a GPU each, from cuda:{first} on: this machine has {gpus} CUDA devices; train.device=cpu has all"
+        rule = f"needs one GPU per worker, starting at cuda:{first}: this machine has {gpus} CUDA devices"
+        rule = f"{rule}; train.device=cpu takes any number of workers"
         raise InvalidValueError("train.workers", workers, rule)
 
 
@@ -60,17 +61,17 @@ def _available(name: str) -> str:
     if kind == "auto":
         return "cuda" if gpus else "mps" if mps else "cpu"
     if kind == "cuda" and int(index or 0) >= gpus:
-        raise InvalidValueError("train.device", name, f"is not there: this machine has {gpus} CUDA devices")
+        raise InvalidValueError("train.device", name, f"is not available: this machine has {gpus} CUDA devices")
     if kind == "mps" and not mps:
-        raise InvalidValueError("train.device", name, "is not there: this machine has no MPS device")
+        raise InvalidValueError("train.device", name, "is not available: this machine has no MPS device")
     return name
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-"""What torch says where there is not enough, of a GPU and of a CPU."""
+"""Texts in torch's messages about too little memory, of a GPU and of a CPU."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory."""
+    """Return whether an error reports that memory is exhausted."""
     text = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""The fused engine: many slots, trained in one step."""
+"""Train many trials at once: the fused engine updates all its slots in one step."""
 
 import copy
 import time
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sweep.config import RunConfig
-from sweep.core import Evaluation, Progress, Snapshot, Status, Trial
+from sweep.core import Evaluation, Progress, Status, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.data.batch import leaves, mapped, rebuilt
 from sweep.errors import InvalidValueError
 from sweep.schedules import Event, Memory
 from sweep.training.augmentation import Augmentation, draws
 from sweep.training.average import average_decay
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, RowBuffer, boundary, broken, sound
+from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, RowBuffer, boundary, broken, sound
 from sweep.training.batches import Batches, in_order, moved, placed, rows_of_epoch
 from sweep.training.dropout import update_keys
 from sweep.training.groups import SCHEDULE, recorded_group
@@ -31,27 +31,27 @@ from sweep.training.stacked import NORMS, Shape, Stack, grouped
 from sweep.training.state import TRAIN_ERROR, TrainState
 from sweep.training.state_io import packed
 
-LONGEST = 256
-"""The most updates between two looks at the losses: a slot that has diverged takes the next trial then."""
+MAX_UPDATES_PER_ADVANCE = 256
+"""Largest number of updates between two checks of the losses, after which a diverged trial leaves its slot."""
 
 
 class NotStackableError(ValueError):
-    """Trials that cannot be trained in one step; the text says why."""
+    """Raised for trials that cannot be trained in one step. The message gives the reason."""
 
 
 @dataclass
 class _Slot:
-    """A trial in training.
+    """A trial that is being trained.
 
     Args:
-        index: of the slot.
-        rows: not given yet.
-        groups: param_groups of its optimizer: its hyperparameters.
-        recorded: index of the group whose rate is the schedule's own.
-        curves: float64, the rate of every update, as long as nothing else happens; by the name of the schedule, None
-            for the main one.
-        step: completed updates.
-        seen: those of them at the last regular evaluation.
+        index: index of the slot.
+        rows: rows that were not returned yet.
+        groups: param_groups of the optimizer, without the parameters.
+        recorded: index of the group whose rate is recorded.
+        curves: name of a schedule, None for the main one -> the rate of every update, float64, unless a reaction
+            changes it.
+        step: number of completed updates.
+        seen: number of completed updates at the last regular evaluation.
     """
 
     trial: Trial
@@ -68,13 +68,13 @@ class _Slot:
 
 
 @dataclass
-class Use:
-    """How much of the slots was in use.
+class SlotUsage:
+    """Counts how much of the slots was in use.
 
     Args:
-        offered: updates that the slots could have made: slots x steps.
-        made: updates that were recorded.
-        seconds: in which updates were made, without evaluations.
+        offered: number of updates that all slots could have made: slots x steps.
+        made: number of updates that were recorded.
+        seconds: time of the updates, without evaluations.
     """
 
     offered: int = 0
@@ -83,19 +83,19 @@ class Use:
 
 
 class FusedEngine(BaseEngine):
-    """Trains as many trials at once as it has slots. No host synchronization between two boundaries.
+    """Trains one trial per slot, all in one step. The host does not wait for the device between two boundaries.
 
-    A slot that ends takes the next trial at once, while the others go on at steps of their own. What a trial gives does
-    not depend on its slot or on its neighbours.
+    When a trial ends, its slot takes the next trial at once, while the others continue at their own steps. The results
+    of a trial do not depend on its slot or on the other trials.
 
     Args:
-        data, device, precision: as for every engine.
-        slots: how many, >= 1.
-        like: configurations of trials to come; all must be of one structure.
-        compiled: whether the update is compiled.
+        data, device, precision: as in BaseEngine.
+        slots: number of slots, >= 1.
+        like: configurations of expected trials, which must have the same structure.
+        compiled: whether to compile the update.
 
     Raises:
-        NotStackableError: says why such trials cannot be trained in one step.
+        NotStackableError: if such trials cannot be trained in one step.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class FusedEngine(BaseEngine):
         compiled: bool = False,
     ) -> None:
         super().__init__(data, device, precision)
-        self.use = Use()
+        self.use = SlotUsage()
         self.slots = slots
         self._slots: list[_Slot | None] = [None] * slots
         self._compiled = compiled
@@ -119,7 +119,7 @@ class FusedEngine(BaseEngine):
             self._prepare(like)
 
     def compile(self, wanted: bool = True) -> None:
-        """Let the updates from here on be compiled, or not; trials may be in training. The next one takes seconds."""
+        """Use compiled updates from now on, or stop using them. The first compiled update takes seconds."""
         self._compiled = wanted
         if self._stack is not None:
             self._stack.compile(wanted)
@@ -132,7 +132,7 @@ class FusedEngine(BaseEngine):
         """Put a trial into a free slot.
 
         Raises:
-            NotStackableError: if it is of another structure than the live ones, or cannot be stacked at all.
+            NotStackableError: if its structure differs from that of the other trials, or it cannot be stacked at all.
         """
         state = self.beginning(trial)
         structure = self._structure_of(trial.config, state)
@@ -143,7 +143,7 @@ class FusedEngine(BaseEngine):
         index, config = self._slots.index(None), trial.config
         self._stack.fill(index, state)
         given, own_rate = state.optimizer.param_groups, recorded_group(state.optimizer)
-        recorded = next(i for i, group in enumerate(given) if group is own_rate)  # tensors have no answer to ==
+        recorded = next(i for i, group in enumerate(given) if group is own_rate)  # == would compare tensors
         groups = [{key: value for key, value in group.items() if key != "params"} for group in given]
         step = state.global_step
         self._slots[index] = _Slot(
@@ -165,21 +165,17 @@ class FusedEngine(BaseEngine):
 
     def snapshots(self) -> Iterator[Progress]:
         for slot in [slot for slot in self._slots if slot is not None]:
-            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, self._packed(slot))
-
-    def _packed(self, slot: _Slot) -> Snapshot:
-        """The training in a slot."""
-        return packed(self._state(slot))
+            yield Progress(slot.trial.number, slot.rows.take(), None, None, slot.events, packed(self._state(slot)))
 
     def _state(self, slot: _Slot) -> TrainState:
-        """Return the state of the training in a slot, until the next call."""
+        """Return the state of the trial in a slot. It is valid until the next call."""
         assert self._stack is not None
         if not slot.step:
             with silenced():
                 return self.initial(slot.trial.config, slot.trial.seed)
         state = self._spare
         for group, own in zip(state.optimizer.param_groups, slot.groups, strict=True):
-            group.pop(SCHEDULE, None)  # that of another slot
+            group.pop(SCHEDULE, None)  # left by another slot
             group.update(own)
         self._stack.read(slot.index, state, slot.step)
         state.events, state.memories = slot.events, slot.memories
@@ -187,34 +183,34 @@ class FusedEngine(BaseEngine):
         return state
 
     def advance(self) -> list[Progress]:
-        """To the nearest boundary, or LONGEST updates, or a pause.
+        """Train to the nearest boundary, or for MAX_UPDATES_PER_ADVANCE updates, or to a pause.
 
-        Of the latter nothing is reached but where a trial diverged.
+        Return the progress of the trials that have reached a boundary or diverged.
         """
         return self._advance() if any(self._slots) else []
 
     @property
     def stack(self) -> Stack:
-        """Return the tensors of all slots; trials must have been announced or started."""
+        """Return the tensors of all slots. The engine must have been given configurations or a trial."""
         assert self._stack is not None
         return self._stack
 
     @property
     def example(self) -> TrainState:
-        """Return a state of the structure that all of its trials have."""
+        """Return a state with the structure of all trials of this engine."""
         return self._spare
 
     @property
     def weights(self) -> Collection[str]:
-        """The names of what is trained."""
+        """Return the names of the trained parameters."""
         return () if self._stack is None else self._stack.params.keys()
 
     def rate(self, config: RunConfig, updates: int, rounds: int = 1) -> float:
         """Measure updates per second over all slots with trials of this configuration, whose rows are dropped.
 
         Args:
-            updates: of each slot in a round; two that are not timed come before the first round.
-            rounds: how many rounds at most; the fastest counts. None is begun after LONGEST_PROBE seconds.
+            updates: number of updates of each slot in a round. Two updates before the first round are not timed.
+            rounds: largest number of rounds, of which the fastest counts. No round starts after PROBE_SECONDS.
         """
         assert not any(self._slots)
         for number in range(self.slots):
@@ -223,7 +219,7 @@ class FusedEngine(BaseEngine):
         seconds: list[float] = []
         with torch.no_grad():
             self._train(live, 2)
-            while len(seconds) < rounds and sum(seconds) <= LONGEST_PROBE:
+            while len(seconds) < rounds and sum(seconds) <= PROBE_SECONDS:
                 began = time.perf_counter()
                 self._train(live, updates)
                 seconds.append(time.perf_counter() - began)
@@ -234,10 +230,10 @@ class FusedEngine(BaseEngine):
 
     @silenced()
     def _prepare(self, like: Sequence[RunConfig]) -> None:
-        """Room for trials like these."""
+        """Allocate the tensors of all slots for trials with these configurations."""
         config = like[0]
         if isinstance(self.data.train, LoadedSplit):
-            raise NotStackableError("the data set loads examples one by one")
+            raise NotStackableError("the data set loads examples one at a time")
         self._examples = self.data.train
         state = self.initial(config, config.train.seed)
         self.structure = self._structure_of(config, state)
@@ -258,23 +254,23 @@ class FusedEngine(BaseEngine):
             values=self.gives_values(config, state),
         )
         if shape.ragged and not shape.values:
-            rule = "task.loss gives one number for a batch, and the last batch of an epoch is smaller"
-            raise NotStackableError(f"{rule}: give one for each example, or train.drop_last=true")
+            rule = "task.loss returns one number for a batch, and the last batch of an epoch is smaller"
+            raise NotStackableError(f"{rule}: return one for each example, or use train.drop_last=true")
         self._kinds = []
         self._spare = state
-        """What the trainings in slots are read into: of one structure with all of them."""
+        """A state with the structure of all trials, into which `_state` reads a slot."""
         self._batch_size, self._drop_last = config.train.batch_size, config.train.drop_last
         self._config = config
         self._padded = lru_cache(maxsize=4 * self.slots)(self._padded_order)
         self._stack = Stack(state, shape, self.slots, self.device, self._compiled)
         if self.device.type == "cuda":
-            some = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
-            self._stack.capture(self._augmented(placed(self._examples.take(some), self.device), {}), state)
+            rows = torch.zeros((self.slots, self._batch_size), dtype=torch.int64, device=self._examples.device)
+            self._stack.capture(self._augmented(placed(self._examples.take(rows), self.device), {}), state)
 
     def _structure_of(self, config: RunConfig, state: TrainState) -> dict[str, Any]:
-        """All in which trials of one stack must agree, by the name that it is said with."""
+        """Return the properties that all trials of a stack must have in common, by their names in messages."""
         if config.train.accumulate != 1:
-            raise NotStackableError("train.accumulate is for a batch that does not fit at once, let alone many")
+            raise NotStackableError("train.accumulate divides a batch that does not fit into memory, let alone several")
         if config.train.precision == "fp16":
             raise NotStackableError("fp16 has a loss scale for each trial; train.precision=bf16 trains several at once")
         try:
@@ -307,14 +303,14 @@ class FusedEngine(BaseEngine):
 
     @torch.no_grad()
     def _advance(self) -> list[Progress]:
-        """Train to the nearest boundary, or as far as is gone without looking; what was reached."""
+        """Train to the nearest boundary, for at most MAX_UPDATES_PER_ADVANCE updates; return the progress."""
         live = [slot for slot in self._slots if slot is not None]
-        length = min(LONGEST, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
+        length = min(MAX_UPDATES_PER_ADVANCE, *(boundary(slot.trial, slot.step) - slot.step for slot in live))
         began = time.perf_counter()
         losses, rates = self._train(live, length)
         self.use.seconds += time.perf_counter() - began
         length = len(losses)
-        reached, measured = [], []
+        progress, measured = [], []
         for slot in live:
             own = losses[:, slot.index]
             bad = np.flatnonzero(~np.isfinite(own))
@@ -324,14 +320,17 @@ class FusedEngine(BaseEngine):
             slot.step += made
             self.use.made += made
             if bad.size:
-                reached.append(self._ended(slot, broken(slot.trial.number, slot.step), Status.DIVERGED))
+                progress.append(self._ended(slot, broken(slot.trial.number, slot.step), Status.DIVERGED))
             elif slot.step == boundary(slot.trial, begin):
                 measured.append(slot)
         self.use.offered += length * len(self._slots)
-        return reached + self._measured(measured)
+        return progress + self._measured(measured)
 
     def _train(self, live: Sequence[_Slot], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """That many updates of every live slot, or up to a pause; losses and rates used, float64 [updates, slots]."""
+        """Make `length` updates of every live slot, or fewer if the engine pauses.
+
+        Return the losses and the rates that were used, both float64 [updates, slots].
+        """
         stack = self._stack
         assert stack is not None
         slots, rule = len(self._slots), stack.shape.rule
@@ -361,7 +360,7 @@ class FusedEngine(BaseEngine):
         batches = self._examples.each(moved(chosen, self._examples.device))
         here = [None] * length if present is None else moved(present, self.device).unbind()
         losses = []
-        with sdpa_kernel(SDPBackend.MATH):  # no other kind of attention can be stacked
+        with sdpa_kernel(SDPBackend.MATH):  # vmap supports no other kernel of attention
             for i, batch in enumerate(batches):
                 if i and self.pause():
                     break
@@ -371,13 +370,13 @@ class FusedEngine(BaseEngine):
         return torch.stack(losses).cpu().double().numpy(), rates[: len(losses)]
 
     def _augmented(self, batch: Any, steps: Mapping[int, int]) -> Any:
-        """Return the batches of an update of all slots, [slots, batch, ...], augmented.
+        """Return the augmented batches of an update of all slots, [slots, batch, ...].
 
-        Of an augmentation that looks at several examples, each slot has a call of its own with the examples that are
-        there: a trial depends on no other one, and a smaller last batch is as small as in the serial engine.
+        An augmentation that uses several examples is called once per slot, with the examples that are present. So a
+        trial does not depend on the others, and a smaller last batch is as small as in the serial engine.
 
         Args:
-            steps: index of each live slot -> its update. Other slots have anything of the same shape.
+            steps: index of each live slot -> number of its update. Other slots get arbitrary values of the same shape.
         """
         augmentation = self._spare.batches.augmentation
         if augmentation is None:
@@ -402,21 +401,26 @@ class FusedEngine(BaseEngine):
         return self._unvaried(whole, augmentation)
 
     def _unvaried(self, batch: Any, augmentation: Augmentation) -> Any:
-        """Return a batch. Refuse one of other shapes or types than the first: a compiled update would misread it."""
+        """Return the batch. Refuse shapes or types that differ from the first batch, which compiled updates assume."""
         kinds = [(tensor.shape, tensor.dtype) for tensor in leaves(batch)]
         self._kinds = self._kinds or kinds
         if kinds != self._kinds:
-            rule = "must return tensors of the same shapes and types in every update; engine=serial takes others"
+            rule = "must return tensors of the same shapes and types in every update; engine=serial supports others"
             raise InvalidValueError(*augmentation.name, rule)
         return batch
 
     def _moved(self, array: np.ndarray) -> Tensor:
-        """On the device; numbers in the precision of the training."""
+        """Return an array as a tensor on the device, with floats in the precision of the training."""
         tensor = torch.from_numpy(array)
         return moved(tensor.to(self.dtype) if tensor.is_floating_point() else tensor, self.device)
 
     def _choose(self, slot: _Slot, begin: int, end: int, chosen: Tensor, present: Tensor | None) -> None:
-        """The examples of the updates begin..end-1 of a slot, and which of them are there."""
+        """Write the rows of the examples of the updates begin..end-1 of a slot, and which of them are present.
+
+        Args:
+            chosen: int64 [updates, slots, batch], is written.
+            present: 1 or 0, [updates, slots, batch], is written; None if all examples are present.
+        """
         step = begin
         while step < end:
             epoch, first = divmod(step, slot.batches.per_epoch)
@@ -443,34 +447,34 @@ class FusedEngine(BaseEngine):
     # --- evaluating
 
     def _measured(self, slots: Sequence[_Slot]) -> list[Progress]:
-        """What happens to slots that reached a boundary."""
+        """Evaluate slots that have reached a boundary, end those that are complete, and return their progress."""
         if not slots:
             return []
         metrics = self._measure(slots)
-        reached = []
+        progress = []
         for slot in slots:
             trial, end = slot.trial, slot.step
             evaluation = Evaluation(trial.number, end, metrics[slot.index])
             if not sound(evaluation):
-                reached.append(self._ended(slot, broken(trial.number, end), Status.DIVERGED))
+                progress.append(self._ended(slot, broken(trial.number, end), Status.DIVERGED))
                 continue
-            if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not the schedule's
+            if end % trial.config.train.eval_every == 0:  # reactions see only regular evaluations
                 self._react(slot, evaluation)
             if end == trial.last:
-                reached.append(self._ended(slot, evaluation, Status.COMPLETE))
+                progress.append(self._ended(slot, evaluation, Status.COMPLETE))
             else:
-                reached.append(Progress(trial.number, slot.rows.take(), evaluation, None, slot.events))
-        return reached
+                progress.append(Progress(trial.number, slot.rows.take(), evaluation, None, slot.events))
+        return progress
 
     def _ended(self, slot: _Slot, evaluation: Evaluation, status: Status) -> Progress:
         self._slots[slot.index] = None
         complete, number = status is Status.COMPLETE, slot.trial.number
-        state = self._packed(slot) if slot.trial.keeps_state and complete else None
+        state = packed(self._state(slot)) if slot.trial.keeps_state and complete else None
         weights = self._weights(evaluation, lambda: self._state(slot)) if complete else None
         return Progress(number, slot.rows.take(), evaluation, status, slot.events, state, weights=weights)
 
     def _react(self, slot: _Slot, evaluation: Evaluation) -> None:
-        """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
+        """Pass an evaluation to the reactions of the schedule, and recompute the curve if one of them is triggered."""
         schedule = slot.trial.config.schedule.after(*slot.events)
         slot.memories, happened = schedule.react(slot.memories, evaluation.step, evaluation.metrics)
         if happened:
@@ -481,9 +485,10 @@ class FusedEngine(BaseEngine):
         slot.seen = slot.step
 
     def _measure(self, slots: Sequence[_Slot]) -> dict[int, dict[str, float]]:
-        """The metrics of these slots by their index, as the serial engine has them.
+        """Return the metrics of these slots by index, with the names of the serial engine.
 
-        On a GPU all at once. On a CPU that gains nothing, and one by one they do not depend on how many there are.
+        On a GPU all slots are evaluated at once. On a CPU this is not faster, so the slots are evaluated one at a time,
+        which makes the results independent of the number of slots.
         """
         stack = self._stack
         assert stack is not None
@@ -504,7 +509,7 @@ class FusedEngine(BaseEngine):
         return metrics
 
     def _evaluate(self, stack: Stack, slots: Sequence[int], name: str, averaged: bool) -> dict[int, dict[str, float]]:
-        """Return the means of the loss and of the other metrics over a split, of these slots by their index."""
+        """Return the metrics of these slots over a split, by the index of the slot."""
         split: Examples = getattr(self.data, name)
         objective, suffix = stack.shape.objective, "_ema" if averaged else ""
         totals: dict[str, Tensor] = {}
@@ -527,9 +532,9 @@ class FusedEngine(BaseEngine):
         return found
 
     def _examples_of_each(self, stack: Stack, slots: Sequence[int]) -> int:
-        """Return how many examples of each of these slots are evaluated at once.
+        """Return the batch size of evaluations of these slots.
 
-        By default they may take the memory that an update of all slots takes.
+        By default an evaluation may use as much memory as an update of all slots.
         """
         config = self._config
         at_once = self.evaluated_at_once(
@@ -540,19 +545,19 @@ class FusedEngine(BaseEngine):
         return max(at_once, config.train.micro_batch_size * self.slots) // len(slots)
 
     def _stacked_measures(self, stack: Stack, slots: Sequence[int], batch: Any, averaged: bool) -> Any:
-        """Return what `Stack.evaluate` returns; attention takes the kernel that can be stacked."""
+        """Return the result of `Stack.evaluate`, computed with the attention kernel that vmap supports."""
         with sdpa_kernel(SDPBackend.MATH):
             return stack.evaluate(slots, batch, averaged)
 
 
 def _examples(batches: Batches, begin: int, end: int) -> int:
-    """Training examples of the updates begin..end-1."""
+    """Return the number of training examples of the updates begin..end-1."""
     short = max(batches.per_epoch * batches.batch_size - len(batches.split), 0)  # with drop_last no batch is smaller
     return (end - begin) * batches.batch_size - short * (end // batches.per_epoch - begin // batches.per_epoch)
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:
-    """Return a tensor [n, ...] with so many rows: those after the n-th are the first one."""
+    """Pad a tensor [n, ...] to a number of rows by repeating its first row."""
     return torch.cat([tensor, tensor[:1].expand(rows - len(tensor), *tensor.shape[1:])])
 
 

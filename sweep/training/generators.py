@@ -1,4 +1,4 @@
-"""The random generators that a model of the user's may draw from: torch's, Python's and NumPy's global ones."""
+"""Seed, save and restore the global random generators of torch, Python and NumPy, which user code may use."""
 
 import random
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def generators_kept(device: torch.device = CPU) -> Iterator[None]:
-    """Restore the global generators of the CPU and of a device afterwards: a user's program may draw from them."""
+    """Restore the global generators of the CPU and of a device after a context. A user's program may use them."""
     before = RandomState.capture(device)
     try:
         yield
@@ -31,12 +31,12 @@ def generators_kept(device: torch.device = CPU) -> Iterator[None]:
 
 @dataclass
 class RandomState:
-    """States of torch's default generators (of the CPU, and of the device where it has one), Python's and NumPy's.
+    """Holds the states of the global generators of torch (for the CPU, and for a GPU), Python and NumPy.
 
     Args:
-        kind: of the device, "cpu", "cuda" or "mps". A training that is resumed on another kind does not restore the
-            generator of the device.
-        python, numpy: None in checkpoints of earlier versions, which did not keep them.
+        kind: type of the device: "cpu", "cuda" or "mps". A training that resumes on a different type does not restore
+            the generator of the device.
+        python, numpy: None in checkpoints of earlier versions, which did not store them.
     """
 
     cpu: torch.Tensor
@@ -47,6 +47,7 @@ class RandomState:
 
     @classmethod
     def capture(cls, device: torch.device) -> "RandomState":
+        """Return the current states."""
         own = None
         if device.type == "cuda":
             own = torch.cuda.get_rng_state(device)
@@ -56,6 +57,7 @@ class RandomState:
         return cls(torch.get_rng_state(), own, device.type, random.getstate(), (name, key.tolist(), *rest))  # type: ignore[union-attr]
 
     def restore(self, device: torch.device) -> None:
+        """Set the generators to these states."""
         torch.set_rng_state(self.cpu)
         if self.python is not None:
             random.setstate(self.python)

@@ -1,7 +1,7 @@
-"""The engine of a loop of the user's: one slot, in which the loop runs in a thread of its own.
+"""Train one trial at a time with a user's loop, which runs in its own thread.
 
-Of the two threads one runs at a time: the engine gives the turn to the loop, and the loop gives it back at the end of a
-step, where an evaluation was due or the engine is to stop.
+Only one of the two threads runs at a time. The engine passes the turn to the loop, and the loop returns it at the end
+of a step if an evaluation was due or the engine has to stop.
 """
 
 import sys
@@ -21,18 +21,18 @@ from sweep.training.base_engine import broken, sound
 from sweep.training.device import ALL_THREADS
 from sweep.training.generators import seed_generators
 from sweep.training.program import check_program
-from sweep.training.run import NAME, Run, Session
+from sweep.training.run import METRIC_NAME, Run, Session
 
-GRACE = 5.0
-"""Seconds in which a loop that is stopped must return, before the process that it runs in is ended."""
+LOOP_EXIT_SECONDS = 5.0
+"""Seconds within which a stopped loop must return. Otherwise its process is replaced."""
 
 
-class SpentError(RuntimeError):
-    """A trial has ended, and another one needs a new process."""
+class UnusableProcessError(RuntimeError):
+    """A trial has ended and has left the process in a state that further trials must not use."""
 
 
 class _Turns:
-    """A function that runs in a thread of its own, in turn with the thread that created it."""
+    """Runs a function in a second thread, in turn with the thread that created this object."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -42,7 +42,7 @@ class _Turns:
         self.ended = False
 
     def give(self, timeout: float | None = None) -> bool:
-        """Let the function run until it gives the turn back or ends; return False if it did not within the timeout."""
+        """Run the function until it returns the turn or ends. Return False if the timeout passes first."""
         if self.ended:
             return True
         if self._thread.ident is None:
@@ -52,7 +52,7 @@ class _Turns:
         return self._engines.acquire(timeout=timeout)
 
     def give_back(self) -> None:
-        """Give the turn back, and wait for the next one. The function calls it."""
+        """Return the turn to the engine, and wait for the next turn. The function calls this method."""
         self._engines.release()
         self._loops.acquire()
 
@@ -70,7 +70,7 @@ class _Turns:
 
 
 class _Slot:
-    """A trial in training."""
+    """A trial that is being trained by a loop."""
 
     def __init__(self, trial: Trial, device: torch.device, work: Work, pause: Callable[[], bool]) -> None:
         loop = trial.config.loop
@@ -84,7 +84,7 @@ class _Slot:
         self._run = Run(self.session, self.session.state, Path(work.folder) / str(trial.number))
 
     def _call(self) -> None:
-        """Call the loop, as a program of its own would run it."""
+        """Call the loop with the threads, the device and the seeds of a separate program."""
         self._run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         torch.set_num_threads(ALL_THREADS)
         if self._device.type == "cuda":
@@ -94,21 +94,21 @@ class _Slot:
             self._main(self._run, **self._arguments)
         finally:
             torch.set_default_dtype(self._default)
-            with suppress(OSError):  # it keeps files
+            with suppress(OSError):  # the loop has left files there
                 self._run.folder.rmdir()
 
     def stop(self) -> bool:
-        """End the loop: run.steps() gives no further step. Return whether it has returned within GRACE seconds."""
+        """End the iteration over run.steps(). Return whether the loop returns within LOOP_EXIT_SECONDS."""
         self.session.stopped = True
-        return not self.turns.begun or (self.turns.give(GRACE) and self.turns.ended)
+        return not self.turns.begun or (self.turns.give(LOOP_EXIT_SECONDS) and self.turns.ended)
 
 
 class LoopEngine:
-    """Trains one trial at a time, with the loop of the user's.
+    """Trains one trial at a time with the user's loop.
 
     Args:
-        device: where the loop is to train.
-        work: what the trials are judged by, and where their loops may keep files.
+        device: the device on which the loop has to train.
+        work: contains the metric of the study and the folder for files of the loops.
     """
 
     slots = 1
@@ -119,7 +119,7 @@ class LoopEngine:
         self.pause: Callable[[], bool] = lambda: False
         self._slot: _Slot | None = None
         self._spent = False
-        """Whether a loop runs on that was told to end."""
+        """Whether a loop is still running although its trial has ended."""
 
     @property
     def free(self) -> int:
@@ -129,26 +129,26 @@ class LoopEngine:
         """Put a trial into the slot.
 
         Raises:
-            SpentError: if the loop of another trial ignores the end of run.steps().
+            UnusableProcessError: if the loop of another trial ignores the end of run.steps().
         """
         self._refuse_spent()
         self._slot = _Slot(trial, self.device, self._work, lambda: self.pause())
 
     def stop(self, trial: Trial) -> None:
-        """End a trial: its loop is told to return.
+        """End a trial and its loop.
 
         Raises:
-            SpentError: if it does not return.
+            UnusableProcessError: if the loop does not return.
         """
         if self._slot is not None and self._slot.trial.number == trial.number:
             self._release(self._slot)
             self._refuse_spent()
 
     def close(self) -> None:
-        """End the loop that runs.
+        """End the running loop.
 
         Raises:
-            SpentError: if it, or that of an earlier trial, does not return.
+            UnusableProcessError: if this loop, or the loop of an earlier trial, does not return.
         """
         if self._slot is not None:
             self._release(self._slot)
@@ -160,10 +160,10 @@ class LoopEngine:
 
     def _refuse_spent(self) -> None:
         if self._spent:
-            raise SpentError("a loop ignores the end of run.steps()")
+            raise UnusableProcessError("a loop ignores the end of run.steps()")
 
     def snapshots(self) -> Iterator[Progress]:
-        """Give the state that the loop has offered; if it has offered none, `advance` gives the next one it offers."""
+        """Yield the state that the loop has offered. If there is none, `advance` returns the next offered state."""
         slot = self._slot
         if slot is None:
             return
@@ -171,7 +171,7 @@ class LoopEngine:
         if not session.offers:
             session.wanted = True
             return
-        if session.collect():  # or else it has diverged, which `advance` says
+        if session.collect():  # otherwise the trial has diverged, which `advance` reports
             yield Progress(slot.trial.number, session.rows(), None, None, session.events, session.snapshot())
 
     def advance(self) -> list[Progress]:
@@ -181,14 +181,14 @@ class LoopEngine:
         session, number = slot.session, slot.trial.number
         if not session.diverged:
             slot.turns.give()
-            sys.stdout.flush()  # what the loop has printed comes before what the coordinator says next
+            sys.stdout.flush()  # show output of the loop before later output of the coordinator
         if not session.collect() or session.diverged:
             return [self._ended(slot, broken(number, session.step), Status.DIVERGED)]
         if slot.turns.error is not None:
             raise session.refusal or slot.turns.error
         if slot.turns.ended:
             session.check_ended()
-        elif not session.due(session.step) or not session.metrics:  # it stands between two evaluations
+        elif not session.due(session.step) or not session.metrics:  # it is between two evaluations
             if session.wanted and session.offers:
                 return [Progress(number, session.rows(), None, None, session.events, session.snapshot())]
             return []
@@ -207,13 +207,13 @@ class LoopEngine:
 
 
 def loop_name(config: RunConfig) -> tuple[str, str]:
-    """Return the key and the value that name the loop of a training in a message."""
+    """Return the key and the value that identify the loop of a training in messages."""
     assert config.loop is not None
     return ("loop", "command") if config.loop.runs_program else ("loop._target_", config.loop.component.target)
 
 
 def check_loop(config: RunConfig) -> None:
-    """Refuse a loop that cannot be called, a program that cannot be run, and a reaction to what no loop gives.
+    """Refuse a loop that cannot be called, a program that cannot be run, and a reaction to a metric that no loop has.
 
     Raises:
         InvalidValueError: names the key.
@@ -224,6 +224,6 @@ def check_loop(config: RunConfig) -> None:
     if loop.runs_program:
         check_program(loop.component.arguments["command"], config)
     for group, part in (("warmup", config.warmup), ("schedule", config.decay)):
-        if isinstance(part, Reaction) and not NAME.fullmatch(part.watches):
+        if isinstance(part, Reaction) and not METRIC_NAME.fullmatch(part.watches):
             key, value = f"{group}.{part.condition}", getattr(part, part.condition)
-            raise InvalidValueError(key, value, f"waits for {part.watches}, which no loop gives")
+            raise InvalidValueError(key, value, f"waits for {part.watches}, which a loop cannot report")

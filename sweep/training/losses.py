@@ -1,4 +1,4 @@
-"""The losses and metrics of the tasks that ship, as functions of a model's outputs and the targets."""
+"""Compute the losses and metrics of the built-in tasks from a model's outputs and the targets."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -24,14 +24,14 @@ from sweep.tasks import (
 )
 
 Totals = dict[str, tuple[Tensor, Tensor | int]]
-"""name -> the weighted sum over examples, and the sum of the weights. A mean over several batches is their quotient."""
+"""Name -> weighted sum over examples, and sum of the weights. The quotient of their sums is the mean over batches."""
 
 
 class Loss(Protocol):
-    """The loss of a task, and what is measured beside it."""
+    """Computes the loss and the metrics of a task."""
 
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the mean over a batch; None if it has weights, or is no function of the mean alone."""
+        """Return the mean loss of a batch; None if it has weights, or must be computed from `values`."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the values [n, ...] and None, or the values and their weights, both [n, ...]."""
@@ -40,25 +40,25 @@ class Loss(Protocol):
         """Return the totals of the metrics over a batch."""
 
     def finished(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics of a split, given the means over it of the loss and of what `totals` returns."""
+        """Return the metrics of a split, given the means of the loss and of the totals over the split."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse outputs of a wrong shape.
 
         Raises:
-            ValueError: says which shape they must have.
+            ValueError: names the shape that they must have.
         """
 
 
 class Labels:
-    """The cross entropy of labels, and the accuracy.
+    """Computes the cross entropy and the accuracy of labels.
 
-    An augmentation may make shares of the classes of them, [n, classes, ...], which have the cross entropy alone.
+    An augmentation may replace labels by class probabilities [n, classes, ...], which have a cross entropy only.
 
     Args:
-        task: its configuration.
+        task: the configuration of the task.
         n_outputs: number of classes; 0 if it is not known.
-        left_out: the label that does not count; None if all count.
+        left_out: label that is ignored; None if no label is.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Labels:
             ), None
         scores, weights = self.scores(outputs), self._weights(targets)
         known = self._known(targets)
-        entropy = functional.cross_entropy(  # 0 where a label does not count, whatever the scores are
+        entropy = functional.cross_entropy(  # 0 for ignored labels
             scores,
             targets,
             self.class_weights,
@@ -111,7 +111,7 @@ class Labels:
             reduction="none",
             label_smoothing=self.smoothing,
         )
-        if self.class_weights is not None:  # which cross_entropy has multiplied it by
+        if self.class_weights is not None:  # cross_entropy has multiplied by them
             entropy = entropy / self.class_weights[known]
         if not self.dice_weight:
             return entropy, weights
@@ -143,29 +143,33 @@ class Labels:
         if targets.is_floating_point():
             if outputs.shape != targets.shape:
                 given, wanted = list(outputs.shape), list(targets.shape)
-                raise ValueError(f"it gives {given}, and dataset.augment returns targets {wanted}; both must be equal")
+                raise ValueError(
+                    f"it returns {given}, and dataset.augment returns targets {wanted}; the shapes must be equal"
+                )
             return
         n, *positions = targets.shape
         classes = [self.n_outputs] if self.n_outputs else ["classes"]
         if not isinstance(self.task, LanguageModelConfig):
             _check_shape(outputs, [n, *classes, *positions])
             return
-        larger = self.n_outputs and outputs.shape[-1] > self.n_outputs  # a vocabulary need not all be in the text
+        larger = (
+            self.n_outputs and outputs.shape[-1] > self.n_outputs
+        )  # a vocabulary may be larger than that of the text
         _check_shape(outputs, [n, *positions, *(["classes"] if larger else classes)])
 
     def mistakes(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return which labels are predicted wrongly, of the shape of the targets."""
+        """Return which labels are predicted wrongly, in the shape of the targets."""
         return self.scores(outputs).detach().argmax(dim=1) != targets
 
     def _counted(self, targets: Tensor) -> Tensor | None:
         return None if self.left_out is None else targets != self.left_out
 
     def _known(self, targets: Tensor) -> Tensor:
-        """Return the labels, with a class for those that do not count."""
+        """Return the labels, with class 0 in place of ignored ones."""
         return targets if self.left_out is None else targets.masked_fill(targets == self.left_out, 0)
 
     def _weights(self, targets: Tensor) -> Tensor | None:
-        """Return how much each label counts; None if all count alike."""
+        """Return the weight of each label; None if all weights are equal."""
         counted = self._counted(targets)
         if self.class_weights is None:
             return None if counted is None else counted.to(torch.get_default_dtype())
@@ -173,7 +177,7 @@ class Labels:
         return weights if counted is None else weights * counted
 
     def _soft_dice(self, scores: Tensor, known: Tensor, counted: Tensor | None) -> Tensor:
-        """Return 1 - the soft Dice of each example, [n]."""
+        """Return 1 - the soft Dice coefficient of each example, [n]."""
         probabilities = scores.softmax(1)
         classes = torch.arange(scores.shape[1], device=scores.device).reshape((1, -1) + (1,) * (known.ndim - 1))
         expected = (known.unsqueeze(1) == classes).to(probabilities.dtype)
@@ -185,10 +189,10 @@ class Labels:
 
 
 class Dice:
-    """The Dice coefficient of a segmentation over a split: a metric that collects batches.
+    """Computes the Dice coefficient of a segmentation over a split, from the batches that it collects.
 
     Args:
-        left_out: label of pixels that do not count; None if all count.
+        left_out: label of ignored pixels; None if no pixels are ignored.
     """
 
     def __init__(self, left_out: int | None) -> None:
@@ -216,10 +220,10 @@ class Dice:
 
 
 class Numbers:
-    """The error of numbers.
+    """Computes the error of predicted numbers.
 
     Args:
-        task: its configuration.
+        task: the configuration of the task.
     """
 
     def __init__(self, task: TaskConfig) -> None:
@@ -248,7 +252,7 @@ class Numbers:
         return {RMSE: (squares.sum(), len(targets))}
 
     def finished(self, means: Mapping[str, float]) -> dict[str, float]:
-        if not isinstance(self.task, RegressionConfig):  # a metric of the user's may have that name
+        if not isinstance(self.task, RegressionConfig):  # a user's metric may have the name RMSE
             return dict(means)
         return {name: float(np.sqrt(value)) if name == RMSE else value for name, value in means.items()}
 
@@ -257,7 +261,7 @@ class Numbers:
 
 
 def _check_shape(outputs: Tensor, expected: list[Any]) -> None:
-    """Refuse outputs of another shape; a text in it stands for any number."""
+    """Refuse outputs whose shape is not `expected`, in which a text matches any number."""
     shape = list(outputs.shape)
     fits = len(shape) == len(expected) and all(
         isinstance(e, str) or e == s for s, e in zip(shape, expected, strict=True)
@@ -266,14 +270,14 @@ def _check_shape(outputs: Tensor, expected: list[Any]) -> None:
         n = expected[0]
         examples = "1 example" if n == 1 else f"{n} examples"
         wanted = ", ".join(map(str, expected))
-        raise ValueError(f"it gives {shape} for {examples}, not [{wanted}]")
+        raise ValueError(f"it returns {shape} for {examples}, not [{wanted}]")
 
 
 def loss_of(task: TaskConfig, targets: Tensor, n_outputs: int, device: torch.device, dtype: torch.dtype) -> Loss:
-    """Return the loss of a task that ships, for a data set.
+    """Return the loss of a built-in task for a data set.
 
     Args:
-        targets: of the data set; their shape and type count.
+        targets: targets of the data set. Only their shape and type are used.
         n_outputs: number of classes; 0 if it is not known.
 
     Raises:
@@ -285,7 +289,7 @@ def loss_of(task: TaskConfig, targets: Tensor, n_outputs: int, device: torch.dev
         return Numbers(task)
     if targets.ndim == 1 and isinstance(task, SegmentationConfig | LanguageModelConfig):
         rule = f"needs labels of the {'pixels' if isinstance(task, SegmentationConfig) else 'tokens'} of each example"
-        raise InvalidValueError("task", task.name, f"{rule}, and those of the data set are [examples]")
+        raise InvalidValueError("task", task.name, f"{rule}; those of the data set are [examples]")
     if targets.ndim != 1 and type(task) is TaskConfig:
         rule = "labels must be [examples]; task=language_model, segmentation or classification takes several of each"
         raise InvalidValueError("dataset.y", f"labels {list(targets.shape[1:])} of an example", rule)

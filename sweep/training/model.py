@@ -1,4 +1,4 @@
-"""Builds the model of a training, and refuses a model that no engine can train."""
+"""Build the model of a training, and refuse a model that no engine can train."""
 
 import io
 import os
@@ -25,23 +25,23 @@ LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, 
 
 
 def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
-    """Build a model. Its initial weights are a function of the configuration and the seed.
+    """Build a model. Its initial weights depend on the configuration and the seed only.
 
     The global generators of torch, Python and NumPy are seeded first, and the training continues with them. Lazy
-    parameters (nn.LazyLinear, ...) are materialised, and a buffer that torch.Tensor.expand made becomes contiguous: it
-    could not be written to when a training resumes.
+    parameters (nn.LazyLinear, ...) are initialized, and buffers that torch.Tensor.expand has created become contiguous,
+    because a resumed training could not write to them.
 
     Raises:
-        InvalidValueError: names model._target_ if it does not give a module, or gives one that cannot be trained.
+        InvalidValueError: names model._target_ if it does not return a module, or returns one that cannot be trained.
     """
     seed_generators(seed)
     if not data.n_outputs and config.model.has_parameter("n_outputs") and "n_outputs" not in config.model.arguments:
-        rule = f"must be given: {config.model.target} needs the number of classes, which the data set does not tell"
+        rule = f"must be given: {config.model.target} needs the number of classes, which the data set does not specify"
         raise InvalidValueError("dataset.n_classes", None, rule)
     known = {"n_outputs": data.n_outputs} if data.n_outputs else {}
     model = config.model.build(input_shape=data.input_shape, **known)
     if not isinstance(model, nn.Module):
-        raise _refused(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+        raise _refused(config, f"returns a {type(model).__name__}, not a torch.nn.Module")
     _check_parts(config, model)
     _check_tensors(config, model)
     _copy_expanded_buffers(model)
@@ -50,25 +50,25 @@ def build_model(config: RunConfig, seed: int, data: Dataset) -> nn.Module:
     return model
 
 
-_ONE_AT_A_TIME = threading.RLock()
-"""Descriptors are of all threads: two that redirect them at once would leave them redirected."""
+_REDIRECTION = threading.RLock()
+"""Held while file descriptors, which all threads share, are redirected."""
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Discard what user code writes to standard output and standard error in a with block, warnings included.
+    """Discard output and warnings of user code on standard output and standard error within a context.
 
-    It is for models that are built only to be measured, or checked once more: what they print has been shown already.
-    File descriptors are redirected where there are any, and not the streams: a logging handler that is made meanwhile
-    keeps its stream.
+    Use it for models that are built again only to measure or check them, because their output was shown before. If
+    possible, file descriptors are redirected and not streams, so that a logging handler that is created meanwhile keeps
+    a valid stream.
     """
     with ExitStack() as stack:
-        stack.enter_context(_ONE_AT_A_TIME)
+        stack.enter_context(_REDIRECTION)
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             try:
                 stream.flush()
                 descriptor = stream.fileno()
-            except (AttributeError, OSError, ValueError):  # there is none, it is closed, or it is not of a file
+            except (AttributeError, OSError, ValueError):  # no stream, a closed one, or one without a file
                 descriptor = -1
             if descriptor not in (1, 2):
                 stack.enter_context(redirect(io.StringIO()))
@@ -85,16 +85,16 @@ def silenced() -> Iterator[None]:
 
 
 def _check_parts(config: RunConfig, model: nn.Module) -> None:
-    """Refuse a GAN without a critic's configuration, such a configuration without a GAN, and what has nothing to train.
+    """Refuse a GAN without `critic`, `critic` without a GAN, and a model without trainable parameters.
 
-    A GAN has the modules `generator` and `critic` and the integer `latent`.
+    A GAN is a model with the modules `generator` and `critic` and the integer `latent`.
     """
     parts = [getattr(model, name, None) for name in ("generator", "critic")]
     adversarial = all(isinstance(part, nn.Module) for part in parts) and isinstance(getattr(model, "latent", None), int)
     if config.critic is None and adversarial:
         raise InvalidValueError("critic", "none", f"{config.model.target} is a GAN; critic=wgan or wgan_gp trains it")
     if config.critic is not None and not adversarial:
-        rule = "is trained with a critic, and must have the modules generator and critic and the integer latent"
+        rule = "must have the modules generator and critic and the integer latent, because critic is set"
         raise _refused(config, f"{rule}; critic=none trains other models")
     for part, of in zip(parts, ("its generator ", "its critic "), strict=True) if config.critic else [(model, "")]:
         if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
@@ -102,7 +102,7 @@ def _check_parts(config: RunConfig, model: nn.Module) -> None:
 
 
 def _check_tensors(config: RunConfig, model: nn.Module) -> None:
-    """Refuse a tensor that cannot be trained, or kept in a checkpoint."""
+    """Refuse a tensor that cannot be trained or stored in a checkpoint."""
     named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in [(name, tensor) for name, tensor in named if not is_lazy(tensor)]:
         trained, sparse = isinstance(tensor, nn.Parameter), tensor.layout is not torch.strided
@@ -110,25 +110,25 @@ def _check_tensors(config: RunConfig, model: nn.Module) -> None:
         if tensor.is_meta:
             raise _refused(config, f"{of} is on the meta device: it has no values")
         if tensor.is_nested or tensor.layout not in LAYOUTS:
-            raise _refused(config, f"{of} is a nested tensor, or of a layout, that cannot be kept in a checkpoint")
+            raise _refused(config, f"{of} is a nested tensor or has a layout that cannot be stored in a checkpoint")
         if trained and sparse:
             raise _refused(config, f"{of} is sparse ({tensor.layout}); only buffers may be")
         if trained and _expanded(tensor):
-            raise _refused(config, f"{of} has elements that share memory: make them separate ones with .clone()")
+            raise _refused(config, f"{of} has elements that share memory: separate them with .clone()")
         if sparse and config.train.workers > 1:
             rule = f"cannot share {of} of {config.model.target}, which is sparse: train.workers=1 trains it"
             raise InvalidValueError("train.workers", config.train.workers, rule)
 
 
 def _expanded(tensor: Tensor) -> bool:
-    """Return whether torch.Tensor.expand gave several elements of a tensor the same memory."""
+    """Return whether several elements of a tensor share memory, as after torch.Tensor.expand."""
     if tensor.layout is not torch.strided:
         return False
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _copy_expanded_buffers(model: nn.Module) -> None:
-    """Replace each buffer that torch.Tensor.expand made; one that modules share stays shared."""
+    """Replace each expanded buffer by a contiguous copy. Modules that share a buffer share its copy."""
     copies: dict[int, Tensor] = {}
     for module in model.modules():
         for name, buffer in list(module._buffers.items()):
@@ -137,9 +137,9 @@ def _copy_expanded_buffers(model: nn.Module) -> None:
 
 
 def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
-    """Give lazy parameters their shapes and initial values, by one forward pass of two training examples.
+    """Initialize lazy parameters with a forward pass of two training examples.
 
-    It is made on the CPU in eval mode, without gradients, on a copy of the examples. Modes and buffers are as before.
+    It runs on the CPU in eval mode, without gradients, on a copy of the examples. Modes and buffers are restored.
     """
     model.to(CPU)
     modes = [(module, module.training) for module in model.modules()]
@@ -160,8 +160,8 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
                 model.critic(examples)  # type: ignore[operator]
     except InvalidValueError:
         raise
-    except Exception as error:  # whatever user code raises
-        rule = "has lazy parameters, which get their shapes from a forward pass of examples"
+    except Exception as error:  # user code may raise anything
+        rule = "has lazy parameters, whose shapes are determined by a forward pass of examples"
         raise _refused(config, f"{rule} {list(data.input_shape)}, and that failed: {error}") from error
     for module, training in modes:
         module.training = training
@@ -170,7 +170,9 @@ def _materialise(config: RunConfig, model: nn.Module, data: Dataset) -> None:
             buffer.copy_(values)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
-            raise _refused(config, f"its lazy parameter {name} has no shape after a forward pass: it is not used")
+            raise _refused(
+                config, f"its lazy parameter {name} has no shape after a forward pass, which does not use it"
+            )
 
 
 def _refused(config: RunConfig, rule: str) -> InvalidValueError:

@@ -1,4 +1,4 @@
-"""What a model is trained for and measured by, as functions of the model and a batch: built of the configured task."""
+"""Build the loss and the metrics of a configured task, as functions of a model and a batch."""
 
 import copy
 import inspect
@@ -30,23 +30,23 @@ Criterion = Callable[[Tensor, Tensor], Any]
 """Takes (outputs, targets) and returns the mean over a batch, a value for each example, or a pair (values, weights)."""
 
 WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
-"""Losses of torch.nn whose mean may be weighted, so that it is not the mean of what reduction="none" gives."""
+"""Losses of torch.nn whose mean may be weighted, so that it may differ from the mean with reduction="none"."""
 
 
 class UnsuitableLossError(ValueError):
-    """The loss gives one number for a batch where one for each example is needed."""
+    """Raised if a loss returns one number for a batch where a value for each example is needed."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What models are trained for, on one device: the base of three kinds of objectives.
+    """Base class of the loss and the metrics of a task on one device.
 
-    `outputs` calls the model; the other methods take its result.
+    `outputs` calls the model; the other methods use its result.
 
     Args:
-        task: its configuration.
-        measures: name -> a metric of the user's that is a function of (outputs, targets).
-        meters: name -> a metric that collects batches: it has `update`, `compute` and `reset`.
+        task: the configuration of the task.
+        measures: name -> user's metric that is a function of (outputs, targets).
+        meters: name -> metric that collects batches, with `update`, `compute` and `reset`.
     """
 
     task: TaskConfig
@@ -54,7 +54,7 @@ class Objective:
     meters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def outputs(self, model: Callable[..., Any], batch: Any) -> Any:
-        """Return what the other methods need of a model and a batch."""
+        """Call the model on a batch, and return the result for the other methods."""
         raise NotImplementedError
 
     def result(self, outputs: Any, batch: Any) -> Any:
@@ -62,10 +62,10 @@ class Objective:
         raise NotImplementedError
 
     def loss(self, outputs: Any, batch: Any) -> tuple[Tensor, Tensor | int]:
-        """Return the mean loss of a batch and the number of examples; if the loss has weights, its weighted sum and the
-        sum of the weights.
+        """Return the mean loss of a batch and the number of examples.
 
-        The sum is not divided here, because a part of a batch may have no weight.
+        If the loss has weights, return the weighted sum and the sum of the weights, because the weights of a part of a
+        batch may be 0.
         """
         return reduced(self.result(outputs, batch), size(batch))
 
@@ -73,12 +73,12 @@ class Objective:
         """Return the loss of each example, [n], and None; or values and their weights, both [n, ...].
 
         Raises:
-            UnsuitableLossError: if the loss gives one number for a batch.
+            UnsuitableLossError: if the loss returns one number for a batch.
         """
         return values_of(self.result(outputs, batch), size(batch))
 
     def gives_values(self, outputs: Any, batch: Any) -> bool:
-        """Return whether the loss gives a value for each example; a loss of the user's is called to find out."""
+        """Return whether the loss returns a value for each example. A user's loss is called to find out."""
         try:
             self.values(outputs, batch)
         except UnsuitableLossError:
@@ -96,10 +96,10 @@ class Objective:
         }
 
     def judged(self, outputs: Any, batch: Any) -> tuple[Tensor, Any]:
-        """Return the outputs and targets that metrics are functions of.
+        """Return the outputs and the targets as arguments of metrics.
 
         Raises:
-            TypeError: if there are none.
+            TypeError: if the model returns no predictions.
         """
         return prediction(outputs), target_of(batch)
 
@@ -108,7 +108,7 @@ class Objective:
         return dict(means)
 
     def directions(self, labels: bool) -> Mapping[str, Direction | None]:
-        """Return the direction of each metric; None for a metric by which no study can be judged.
+        """Return the direction of each metric; None for a metric that cannot be study.metric.
 
         Args:
             labels: whether the targets of the data set are labels.
@@ -121,17 +121,17 @@ class Objective:
         Raises:
             InvalidValueError: names the task if it has no classes.
         """
-        raise InvalidValueError("task", self.task.name, "has no training error, which warmup=until_error waits for")
+        raise InvalidValueError("task", self.task.name, "has no training error, which warmup=until_error needs")
 
     def check(self, outputs: Any, batch: Any) -> None:
-        """Refuse outputs that the loss cannot be computed of.
+        """Refuse outputs from which the loss cannot be computed.
 
         Raises:
-            TypeError, ValueError: says what the model must return.
+            TypeError, ValueError: describes what the model must return.
         """
 
     def try_metric(self, name: str, outputs: Any, batch: Any) -> float:
-        """Return a metric of the user's over one batch."""
+        """Return the value of a user's metric over one batch."""
         if name in self.measures:
             total, weight = self.metrics(outputs, batch)[name]
             return quotient(total, weight)
@@ -145,22 +145,22 @@ class Objective:
     # --- metrics that collect batches
 
     def reset(self) -> None:
-        """Let the meters forget what they have collected."""
+        """Reset the meters."""
         for meter in self.meters.values():
             meter.reset()
 
     def update(self, outputs: Any, batch: Any) -> None:
-        """Give the meters a batch."""
+        """Pass a batch to the meters."""
         for meter in self.meters.values():
             meter.update(*self.judged(outputs, batch))
 
     def collected(self) -> dict[str, float]:
-        """Return what the meters make of the batches since the last reset."""
+        """Return the metrics of the meters over the batches since the last reset."""
         return {name: float(meter.compute()) for name, meter in self.meters.items()}
 
     @property
     def code(self) -> list[Any]:
-        """Return the objects of the user's that are called."""
+        """Return the user's objects that are called, on whose code a compiled update depends."""
         return list(self.measures.values())
 
 
@@ -169,9 +169,9 @@ class OutputObjective(Objective):
     """An objective that is a function of a model's outputs and the targets.
 
     Args:
-        own: the loss of the task, and its metrics.
-        criterion: the user's loss; None for that of the task.
-        each: the user's loss in the form that gives a value for each example; None if it has none.
+        own: the built-in loss and metrics of the task.
+        criterion: the user's loss; None for the built-in one.
+        each: the user's loss with reduction="none"; None if it has no such form.
     """
 
     own: Loss
@@ -189,7 +189,9 @@ class OutputObjective(Objective):
             outputs = outputs[0]  # a recurrent network returns its state, too
         predicted, targets = prediction(outputs), target_of(batch)
         if not isinstance(self.own, Labels) and predicted.ndim == 2 and targets.ndim != 2:
-            targets = targets.reshape(len(targets), -1)  # [n] is [n, 1], and a model may flatten its outputs
+            targets = targets.reshape(
+                len(targets), -1
+            )  # targets [n] may be predicted as [n, 1], and images as [n, pixels]
         elif not isinstance(self.own, Labels) and predicted.ndim == 1 and targets.shape == (len(targets), 1):
             targets = targets.squeeze(1)
         return predicted, targets
@@ -254,10 +256,10 @@ class ModelObjective(Objective):
 
 @dataclass(frozen=True)
 class CustomObjective(Objective):
-    """An objective of the user's.
+    """The objective of a user's task.
 
     Args:
-        own: has `loss(model, batch)`, and perhaps `metrics(model, batch)` and `directions`.
+        own: the task, with `loss(model, batch)` and optionally `metrics(model, batch)` and `directions`.
     """
 
     own: Any
@@ -288,10 +290,10 @@ class CustomObjective(Objective):
 
 
 def declared_directions(task: Any, component: Component) -> dict[str, Direction]:
-    """Return the directions that a task of the user's declares.
+    """Return the directions of metrics that a user's task declares.
 
     Raises:
-        InvalidValueError: names task._target_ if they are no mapping of names to minimize or maximize.
+        InvalidValueError: names task._target_ if they are not a mapping of names to minimize or maximize.
     """
     found = getattr(task, "directions", {})
     valid = isinstance(found, Mapping) and all(value in ("minimize", "maximize") for value in found.values())
@@ -302,7 +304,7 @@ def declared_directions(task: Any, component: Component) -> dict[str, Direction]
 
 
 def custom_task(component: Component) -> Any:
-    """Return the task of the user's that a component names.
+    """Build the user's task that a component names.
 
     Raises:
         InvalidValueError: names task._target_ if it has no method `loss`.
@@ -314,10 +316,10 @@ def custom_task(component: Component) -> Any:
 
 
 def objective_of(task: TaskConfig, example: Any, n_outputs: int, device: torch.device, dtype: torch.dtype) -> Objective:
-    """Build what models are trained for.
+    """Build the objective of a task for a data set.
 
     Args:
-        example: a batch of the data set, of any number of examples.
+        example: a batch of the data set, with any number of examples.
         n_outputs: number of classes, or width of the target; 0 if it is not known.
 
     Raises:
@@ -328,7 +330,9 @@ def objective_of(task: TaskConfig, example: Any, n_outputs: int, device: torch.d
     measures = {name: found for name, found in called.items() if name not in meters}
     if isinstance(task, CustomConfig):
         if called:
-            rule = f"is not for {task.component.target}: its method metrics(model, batch) measures"
+            rule = (
+                f"cannot be used with {task.component.target}, whose method metrics(model, batch) computes the metrics"
+            )
             raise InvalidValueError("task.metrics", ", ".join(called), rule)
         return CustomObjective(task, custom_task(task.component))
     if isinstance(task, ModelConfig):
@@ -352,8 +356,8 @@ def objective_of(task: TaskConfig, example: Any, n_outputs: int, device: torch.d
 def _with_inputs(model: Callable[..., Any], batch: Any) -> Any:
     """Call a model with the inputs of a batch.
 
-    The array x alone, and all but the last entry of a tuple, are given by position. Arrays of other names are given by
-    keyword, if the model has parameters of their names.
+    A single array x, and all but the last entry of a tuple, are positional arguments. Arrays with other names are
+    keyword arguments, if the model has parameters of their names.
     """
     if isinstance(batch, Mapping):
         names = [name for name in batch if name not in TARGETS]
@@ -385,9 +389,9 @@ def _parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def prediction(outputs: Any) -> Tensor:
-    """Return the tensor that a model predicts.
+    """Return the predictions in a model's result.
 
-    It is what the model returns, or `.logits` or `["logits"]` of it, or the only tensor with an axis in a tuple.
+    They are the result itself, its `.logits` or `["logits"]`, or the only tensor with an axis in a tuple.
 
     Raises:
         TypeError: if there is none.
@@ -406,7 +410,7 @@ def prediction(outputs: Any) -> Tensor:
 
 
 def loss_in(outputs: Any) -> Tensor:
-    """Return the loss that a model returns: a number or a tensor [n], the only number in a tuple, `["loss"]`, `.loss`.
+    """Return the loss in a model's result: a number or a tensor [n], the only number in a tuple, `["loss"]`, `.loss`.
 
     Raises:
         TypeError: if there is none.
@@ -423,15 +427,15 @@ def loss_in(outputs: Any) -> Tensor:
     return found
 
 
-# --- losses and metrics of the user's
+# --- losses and metrics of users
 
 
 def _check_module(component: Component, criterion: nn.Module) -> None:
-    """Refuse a loss that is no mean over examples, or that has parameters."""
+    """Refuse a loss that is not a mean over examples or has parameters."""
     if getattr(criterion, "reduction", "mean") == "sum":
         raise InvalidValueError("task.loss.reduction", "sum", "must be mean or none: the loss of a batch is a mean")
     for name, _ in criterion.named_parameters():
-        rule = f"has the parameter {name}, which no optimizer trains: it must be one of the model"
+        rule = f"has the parameter {name}, which no optimizer trains: only the model may have parameters"
         raise InvalidValueError("task.loss._target_", component.target, rule)
 
 
@@ -448,7 +452,7 @@ def _collects(found: Any) -> bool:
 
 
 def _each(criterion: Any, own: Loss) -> Any:
-    """Return a loss of torch.nn in the form that gives a value for each example; None where that has another mean."""
+    """Return a loss of torch.nn with reduction="none"; None if its mean would differ."""
     if isinstance(criterion, WEIGHTED) and isinstance(own, Labels) and own.left_out is not None:
         return None
     if not isinstance(criterion, nn.Module) or getattr(criterion, "reduction", None) != "mean":
@@ -461,8 +465,9 @@ def _each(criterion: Any, own: Loss) -> Any:
 
 
 def reduced(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor, Tensor | int]:
-    """Return the mean that a loss or metric gives for a batch and the number of examples; if it gives weights, the
-    weighted sum and the sum of the weights.
+    """Return the mean of a loss or metric over a batch, and the number of examples.
+
+    If it has weights, return the weighted sum and the sum of the weights.
     """
     if isinstance(result, Tensor) and result.ndim == 0:
         return result, examples
@@ -471,23 +476,23 @@ def reduced(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor,
 
 
 def total_of(value: Tensor, weight: Tensor | int) -> tuple[Tensor, Tensor | int]:
-    """Return the weighted sum and the sum of the weights, given what `reduced` returns."""
+    """Return the weighted sum and the sum of the weights, given the result of `reduced`."""
     return value if isinstance(weight, Tensor) else value * weight, weight
 
 
 def quotient(total: Tensor | float, weight: Tensor | float) -> float:
-    """Return total / weight; nan if no example has a weight."""
+    """Return total / weight; nan if weight is 0."""
     return float(total) / float(weight) if float(weight) else float("nan")
 
 
 def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tensor, Tensor | None]:
     """Return the values of a batch and their weights, both [n, ...]; without weights the values of the examples, [n].
 
-    Both are at least of single precision. No gradient flows through weights: it would depend on how a batch is divided.
+    Both have at least single precision. Weights get no gradient, which would depend on how a batch is divided.
 
     Raises:
-        UnsuitableLossError: if the loss or metric gives one number.
-        TypeError: if it gives no tensors.
+        UnsuitableLossError: if the loss or metric returns one number.
+        TypeError: if it does not return tensors.
         ValueError: if their shapes are wrong.
     """
     pair = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
@@ -495,7 +500,7 @@ def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tenso
     if not isinstance(values, Tensor) or not (weights is None or isinstance(weights, Tensor)):
         raise TypeError(f"{key} must return a tensor, or a pair of tensors (values, weights); {described(result)}")
     if values.ndim == 0 and weights is None:
-        raise UnsuitableLossError(f"{key} gives one number for a batch, not one for each example")
+        raise UnsuitableLossError(f"{key} returns one number for a batch, not one for each example")
     if len(values.shape) == 0 or len(values) != examples or (weights is not None and weights.shape != values.shape):
         rule = f"must return a number, or one for each of the {examples} examples, or a pair (values, weights)"
         raise ValueError(f"{key} {rule}; {described(result)}")
@@ -507,7 +512,7 @@ def values_of(result: Any, examples: int, key: str = "task.loss") -> tuple[Tenso
 
 
 def described(result: Any) -> str:
-    """Return what a function has returned, for a message."""
+    """Describe the result of a function for a message."""
     if isinstance(result, Tensor):
         return f"it returned a tensor {list(result.shape)}"
     if isinstance(result, tuple):

@@ -1,4 +1,4 @@
-"""Optimizers that torch does not have, or not for every model."""
+"""Optimizers that torch lacks or restricts to some models, and the interface that trainings use."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -9,38 +9,38 @@ from torch.optim.optimizer import ParamsT
 
 
 class Optimizer(Protocol):
-    """What a training needs of an optimizer: the part of torch's that Muon below can offer too."""
+    """The part of the interface of torch's optimizers that trainings use. `Muon` below has it, too."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The parameters, with the rate and the other arguments that they are updated with."""
+        """Return the groups of parameters, with their rates and the other arguments of the update."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Reset the gradients."""
 
     def step(self) -> Any:
         """Update the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is not in the model, as plain data and tensors."""
+        """Return the state that is not in the model, as plain data and tensors."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state_dict."""
+        """Restore the state from a state_dict."""
 
 
 @runtime_checkable
 class TwoWeights(Protocol):
-    """An optimizer that trains other weights than those to evaluate, as the schedule-free ones do (2405.15682)."""
+    """An optimizer that trains and evaluates different weights, as schedule-free optimizers do (2405.15682)."""
 
     def train(self) -> None:
-        """Make the weights of the model those that are trained; called before the first update."""
+        """Set the model to the trained weights. It is called before the first update."""
 
     def eval(self) -> None:
-        """Make them those that are evaluated."""
+        """Set the model to the weights that are evaluated."""
 
 
 class Lion(torch.optim.Optimizer):
-    """Evolved sign momentum (2302.06675, algorithm 2), with decoupled weight decay.
+    """Implements Lion, evolved sign momentum (2302.06675, algorithm 2), with decoupled weight decay.
 
     u = sign(beta1 * m + (1 - beta1) * g);  w = w - lr * (u + weight_decay * w);  m = beta2 * m + (1 - beta2) * g
 
@@ -51,7 +51,7 @@ class Lion(torch.optim.Optimizer):
         weight_decay: >= 0.
 
     Raises:
-        ValueError: names what cannot be right.
+        ValueError: names the invalid argument.
     """
 
     def __init__(
@@ -87,24 +87,24 @@ class Lion(torch.optim.Optimizer):
 
 
 def _mean(momenta: list[Tensor], gradients: list[Tensor], beta: float) -> tuple[Tensor, ...]:
-    """beta * momentum + (1 - beta) * gradient, rounded as it is written."""
+    """Return beta * momentum + (1 - beta) * gradient, with a rounding after each operation."""
     means: tuple[Tensor, ...] = torch._foreach_mul(momenta, beta)
     torch._foreach_add_(means, torch._foreach_mul(gradients, 1 - beta))
     return means
 
 
 class Muon:
-    """torch.optim.Muon for the matrices, torch.optim.AdamW for every other parameter, as one optimizer.
+    """Combines torch.optim.Muon for matrices and torch.optim.AdamW for all other parameters.
 
-    Muon (https://kellerjordan.github.io/posts/muon/) orthogonalizes the update of a matrix, so it takes parameters with
-    two dimensions and no others: biases, normalizations and the four-dimensional weights of convolutions are AdamW's.
+    Muon (https://kellerjordan.github.io/posts/muon/) orthogonalizes the update of a matrix, so it supports parameters
+    with two dimensions only. AdamW updates biases, normalizations and the four-dimensional weights of convolutions.
 
     Args:
-        params: parameters, or groups of them; a group may have a `weight_decay` of its own.
-        lr: of both. With adjust_lr_fn="match_rms_adamw" (2502.16982) the updates of both are of one size.
-        weight_decay: of both, decoupled.
-        momentum, nesterov, ns_steps, adjust_lr_fn: of Muon.
-        betas, eps: of AdamW.
+        params: parameters, or groups of them. A group may have its own `weight_decay`.
+        lr: rate of both. With adjust_lr_fn="match_rms_adamw" (2502.16982) the updates of both have the same size.
+        weight_decay: decoupled weight decay of both.
+        momentum, nesterov, ns_steps, adjust_lr_fn: arguments of Muon.
+        betas, eps: arguments of AdamW.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class Muon:
 
 
 def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """load_state_dict, but every tensor has the type it was saved with, and so is the same to the bit.
+    """Load a state_dict so that every tensor keeps its saved type, and therefore its bits.
 
-    torch gives what it loads the type of the parameter: NAdam's product of momenta, which is float32, would go on as
-    float64 and round otherwise than in a training that was not interrupted.
+    torch converts loaded tensors to the type of the parameter. NAdam's product of momenta, which is float32, would
+    become float64, and a resumed training would round differently from an uninterrupted one.
     """
     optimizer.load_state_dict(saved)
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -166,7 +166,7 @@ def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def _by_dimensions(params: Iterable[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The groups of matrices, and those of everything else; a group is divided where it has both."""
+    """Return the groups of matrices, and the groups of other parameters. A group with both is divided."""
     given = list(params)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     matrices = [group | {"params": [p for p in group["params"] if p.ndim == 2]} for group in groups]

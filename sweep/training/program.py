@@ -1,4 +1,4 @@
-"""Runs a program of the user's that trains: hands it the curve, and reads what it records, a line of JSON at a time."""
+"""Run a user's training program: write the curve for it, and read the JSON lines that it records."""
 
 import csv
 import json
@@ -20,26 +20,25 @@ from sweep.errors import InvalidValueError
 from sweep.training import supervisor
 from sweep.training.run import Run
 
-POLL = 0.01
-"""Seconds between two looks at the file of a program that has written nothing new."""
+POLL_SECONDS = 0.01
+"""Seconds between two reads of a file to which the program has appended nothing."""
 
-SHOWN = 20
-"""Last lines of a program's output that are shown when it fails."""
+OUTPUT_LINES_SHOWN = 20
+"""Number of last lines of a program's output that are shown if it fails."""
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")
-OWN = ("curve", "seed", "steps", "metrics", "checkpoint", "test", "device")
-"""Placeholders that are no keys of the configuration."""
-
+OWN_PLACEHOLDERS = ("curve", "seed", "steps", "metrics", "checkpoint", "test", "device")
+"""Placeholders that are not keys of the configuration."""
 
 Line = dict[str, Any]
-"""The content of a line of a program's: step, loss and lr, or step and metrics."""
+"""The content of a line that a program writes: step, loss and lr, or step and metrics."""
 
 
 class ProgramError(RuntimeError):
-    """A program has failed. The first line says how, and the others are the end of its output."""
+    """Raised if a program fails. The first line describes the failure, the others are the end of the output."""
 
 
-def words_of(command: Any) -> list[str]:
+def split_command(command: Any) -> list[str]:
     """Return the words of a command, with its placeholders.
 
     Raises:
@@ -57,17 +56,17 @@ def words_of(command: Any) -> list[str]:
     else:
         words = []
     if not words:
-        rule = 'must be a list of words, [python,train.py,--curve,"{curve}"], or a text that holds them'
+        rule = 'must be a list of words, [python,train.py,--curve,"{curve}"], or a text that contains them'
         raise InvalidValueError("loop.command", command, rule)
     return words
 
 
-def filled(words: Sequence[str], own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the words with the values of their placeholders.
+def fill_placeholders(words: Sequence[str], own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return the words with their placeholders replaced by values.
 
     Args:
-        own: values of the placeholders OWN.
-        config: the resolved configuration: {optimizer.lr} is a key of it.
+        own: values of OWN_PLACEHOLDERS.
+        config: the resolved configuration, whose keys are placeholders such as {optimizer.lr}.
 
     Raises:
         InvalidValueError: names loop.command if a placeholder has no value.
@@ -79,8 +78,8 @@ def filled(words: Sequence[str], own: Mapping[str, Any], config: Mapping[str, An
         if name not in own:
             for key in name.split("."):
                 if not isinstance(value, Mapping) or key not in value:
-                    known = ", ".join(f"{{{placeholder}}}" for placeholder in OWN)
-                    rule = f"has the placeholder {found[0]}, which is none of {known}, and no key of the configuration"
+                    known = ", ".join(f"{{{placeholder}}}" for placeholder in OWN_PLACEHOLDERS)
+                    rule = f"has the placeholder {found[0]}, which is neither {known} nor a key of the configuration"
                     raise InvalidValueError("loop.command", " ".join(words), rule)
                 value = value[key]
         return value if isinstance(value, str) else json.dumps(value)
@@ -94,26 +93,26 @@ def check_program(command: Any, config: RunConfig) -> None:
     Raises:
         InvalidValueError: names loop.command.
     """
-    words = words_of(command)
-    filled(words, dict.fromkeys(OWN, ""), config.resolved)
+    words = split_command(command)
+    fill_placeholders(words, dict.fromkeys(OWN_PLACEHOLDERS, ""), config.resolved)
     for placeholder in ("curve", "metrics"):
         if not any(f"{{{placeholder}}}" in word for word in words):
             what = "reads the rates from" if placeholder == "curve" else "writes its losses to"
-            rule = f"must have the word {{{placeholder}}}: the name of the file that the program {what}"
+            rule = f"must contain {{{placeholder}}}, the name of the file that the program {what}"
             raise InvalidValueError("loop.command", " ".join(words), rule)
     if PLACEHOLDER.search(words[0]):
-        rule = "must name its program as it is: a value of the configuration may not be what is run"
+        rule = "must name its program without placeholders: a configuration value must not select the program"
         raise InvalidValueError("loop.command", " ".join(words), rule)
     if shutil.which(words[0]) is None:
         raise InvalidValueError("loop.command", " ".join(words), f"cannot be run: there is no program {words[0]}")
 
 
-def follow(run: Run, command: Any) -> None:
-    """Run the program, and record what it writes until it ends.
+def run_program(run: Run, command: Any) -> None:
+    """Run the program, and record the lines that it writes until it ends.
 
     Raises:
-        InvalidValueError: if what it writes is wrong; names the loop.
-        ProgramError: if it fails.
+        InvalidValueError: names the loop if the program writes a wrong line.
+        ProgramError: if the program fails.
     """
     last = run.session.trial.last
     curve, metrics, checkpoint = run.folder / "curve.csv", run.folder / "metrics.jsonl", run.folder / "checkpoint"
@@ -121,12 +120,12 @@ def follow(run: Run, command: Any) -> None:
     with curve.open("w", newline="", encoding="utf-8") as file:
         rows = ((step, repr(rate)) for step, rate in enumerate(run.session.curve[:last]))
         csv.writer(file).writerows([("step", "lr"), *rows])
-    earlier = _Earlier.of(metrics)
+    earlier = _EarlierAttempts.of(metrics)
     own = {
         "curve": str(curve), "metrics": str(metrics), "checkpoint": str(checkpoint), "seed": run.seed, "steps": last,
         "test": run.test, "device": str(run.device),
     }  # fmt: skip
-    words = filled(words_of(command), own, run.config)
+    words = fill_placeholders(split_command(command), own, run.config)
     with _started(words, run.folder / "output.txt") as program, metrics.open("rb") as file:
         lines = _Lines(run, file, program, earlier)
         for step in run.steps():
@@ -140,22 +139,22 @@ def follow(run: Run, command: Any) -> None:
 
 
 @dataclass
-class _Earlier:
-    """What earlier attempts have written, the last of them first.
+class _EarlierAttempts:
+    """Contains the lines of earlier attempts at this trial. Lines of later attempts replace those of earlier ones.
 
-    A program that resumes from a checkpoint of its own may do so after the last state that was kept of the trial.
+    They are needed because a program may resume from its own checkpoint, at a later step than the trial's last state.
 
     Args:
-        rows: by step.
-        evaluations: metrics by completed updates.
+        rows: step -> line.
+        evaluations: completed updates -> metrics.
     """
 
     rows: dict[int, Line] = field(default_factory=dict)
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, metrics: Path) -> "_Earlier":
-        """Read them, and begin a new file of lines."""
+    def of(cls, metrics: Path) -> "_EarlierAttempts":
+        """Read the lines, and start an empty file for the next attempt."""
         kept = metrics.with_name("earlier.jsonl")
         if metrics.exists():
             whole = metrics.read_bytes().rpartition(b"\n")
@@ -164,7 +163,7 @@ class _Earlier:
         metrics.write_bytes(b"")
         earlier = cls()
         for line in kept.read_bytes().splitlines() if kept.exists() else []:
-            with suppress(ValueError, KeyError, TypeError):  # what is wrong was refused when it was new
+            with suppress(ValueError, KeyError, TypeError):  # wrong lines were refused when they were new
                 content = json.loads(line)
                 step = content["step"]
                 if "loss" in content:
@@ -175,24 +174,24 @@ class _Earlier:
 
 
 class _Lines:
-    """The lines that a program writes, checked and put in order.
+    """Reads the lines that a program writes, and checks their content and order.
 
     Args:
-        file: to which it appends them.
-        earlier: what stands for the lines of steps before the one that the program resumes at.
+        file: the file to which the program appends its lines.
+        earlier: provides the lines of the steps before the one at which the program resumes.
     """
 
-    def __init__(self, run: Run, file: BinaryIO, program: "_Program", earlier: _Earlier) -> None:
+    def __init__(self, run: Run, file: BinaryIO, program: "_Program", earlier: _EarlierAttempts) -> None:
         self._run, self._file, self._program, self._earlier = run, file, program, earlier
         self._rest, self._number = b"", 0
         self._ahead: Line | None = None
-        """A line that was read and belongs to a later step."""
+        """A line that was read already and belongs to a later step."""
         self._first: int | None = None
-        """The first step that this attempt has written."""
+        """The first step that this attempt has recorded."""
         self._next = 0
-        """The step whose loss this attempt has to write next."""
+        """The step that this attempt has to record next."""
         self._evaluated = -1
-        """Completed updates of the last evaluation that it has written."""
+        """Completed updates of the last evaluation that this attempt has written."""
 
     def of(self, step: int) -> tuple[Line | None, list[dict[str, float]]]:
         """Return the loss and the evaluations of a step; None for the loss if the trial is stopped.
@@ -231,7 +230,7 @@ class _Lines:
         return row, evaluations
 
     def _peek(self) -> Line | None:
-        """Return the next line, which stays the next; wait for it. None if the program has ended, or is stopped."""
+        """Wait for the next line, and return it without consuming it; None if the program has ended or is stopped."""
         if self._ahead is None:
             self._ahead = self._read()
             if self._ahead is not None:
@@ -239,11 +238,11 @@ class _Lines:
         return self._ahead
 
     def _check_order(self, step: int, recorded: bool) -> None:
-        """Refuse a line that is not where it belongs.
+        """Refuse a line that is not in order.
 
         Args:
-            step: of the line.
-            recorded: whether it is the record of an update, and not an evaluation.
+            step: the step of the line.
+            recorded: whether the line records an update; otherwise it is an evaluation.
         """
         if recorded:
             if self._first is None:
@@ -253,17 +252,17 @@ class _Lines:
             if step > self._next:
                 raise self._refused(f"skips step {self._next}")
             self._next += 1
-        elif self._first is not None:  # what it evaluates before its first update belongs to an earlier attempt
+        elif self._first is not None:  # evaluations before the first update belong to an earlier attempt
             if step != self._next:
-                raise self._refused(f"evaluates after {step} updates when it has recorded {self._next}")
+                raise self._refused(f"evaluates after {step} updates, but has recorded {self._next}")
             if step == self._evaluated and step != self._run.session.trial.last:
-                raise self._refused(f"evaluates twice after {step} updates: one line has all metrics")
+                raise self._refused(f"evaluates twice after {step} updates: all metrics belong in one line")
             self._evaluated = step
 
     def _read(self) -> Line | None:
-        """Read a line; wait until it is whole, or the program has ended."""
+        """Read a line. Wait until it is complete or the program has ended."""
         while True:
-            ended = self._program.ended  # before reading: what it wrote before it ended is read below
+            ended = self._program.ended  # before reading, so that the read below sees everything
             self._rest += self._file.readline()
             if self._rest.endswith(b"\n") or (ended and self._rest.strip()):
                 line, self._rest = self._rest, b""
@@ -275,14 +274,14 @@ class _Lines:
             else:
                 if not self._run.session.wait():
                     return None
-                time.sleep(POLL)
+                time.sleep(POLL_SECONDS)
 
     def _parsed(self, line: bytes) -> Line:
         """Return the content of a line.
 
         Raises:
-            InvalidValueError: if it is no JSON object with step, loss and lr, or with step and metrics.
-            ProgramError: if the program has failed while it wrote the line.
+            InvalidValueError: if it is not a JSON object with step, loss and lr, or with step and metrics.
+            ProgramError: if the program failed while it was writing the line.
         """
         expected = 'must be {"step": 0, "loss": 0.5, "lr": 0.1} or {"step": 10, "val_loss": 0.5}'
         try:
@@ -290,7 +289,7 @@ class _Lines:
         except ValueError as error:
             if self._program.ended and self._program.status:
                 raise self._program.failure() from error
-            raise self._refused(f"has written no JSON: {self._shown(line)}; it {expected}") from error
+            raise self._refused(f"has written a line that is not JSON: {self._shown(line)}; it {expected}") from error
         if not isinstance(content, dict):
             raise self._refused(f"has written {self._shown(line)}, which {expected}")
         step = content.get("step")
@@ -300,11 +299,11 @@ class _Lines:
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise self._refused(f"has written {self._shown(line)}: {name} must be a number")
         if "loss" in content and step >= self._run.session.trial.last:
-            raise self._refused(f"records step {step}, beyond the last")
+            raise self._refused(f"records step {step}, which is after the last step")
         if "loss" in content and "lr" not in content:
-            raise self._refused(f"records step {step} without lr, the rate that it used, which is checked")
+            raise self._refused(f"records step {step} without lr, the rate that it used")
         if unknown := [name for name in content if "loss" in content and name not in ("step", "loss", "lr")]:
-            raise self._refused(f"has written {self._shown(line)}: {unknown[0]} belongs into a line of its own")
+            raise self._refused(f"has written {self._shown(line)}: {unknown[0]} belongs in a separate line")
         if "loss" not in content and len(content) == 1:
             raise self._refused(f"has written {self._shown(line)}, which {expected}")
         if "loss" not in content and not self._run.session.due(step):
@@ -327,7 +326,7 @@ def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Program:
-    """A program that runs below its supervisor."""
+    """A running program, which is a child process of its supervisor."""
 
     def __init__(self, words: Sequence[str], output: Path) -> None:
         self._words, self._output = words, output
@@ -346,35 +345,35 @@ class _Program:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, of one that has ended."""
+        """Return the exit status of the program, once `ended` is true; otherwise None."""
         return self._process.returncode
 
     def failure(self) -> ProgramError:
-        """Return the error of a program that has ended with another status than 0."""
+        """Return the error that describes a program whose exit status is not 0."""
         with self._output.open("rb") as file:
             file.seek(max(self._output.stat().st_size - 20_000, 0))
-            lines = file.read().decode(errors="replace").splitlines()[-SHOWN:]
-        told = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            lines = file.read().decode(errors="replace").splitlines()[-OUTPUT_LINES_SHOWN:]
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         status = self._process.returncode
         how = f"was ended by signal {status - 128}" if 128 < status < 160 else f"ended with status {status}"
-        first = f"the program {self._words[0]} {how}" + (f": {told}" if told else ", and has printed nothing")
-        shown = ["its last lines:", *(f"  {line}" for line in lines)] if len(lines) > 1 else []
+        first = f"the program {self._words[0]} {how}" + (f": {last}" if last else " and printed nothing")
+        shown = ["the last lines of its output:", *(f"  {line}" for line in lines)] if len(lines) > 1 else []
         return ProgramError("\n".join([first, *shown]))
 
     def end(self) -> None:
-        """End it with all its processes, unless they have ended: first with SIGTERM, then with SIGKILL."""
+        """End the program and its child processes: first with SIGTERM, then with SIGKILL."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(supervisor.GRACE + 5)
-        except subprocess.TimeoutExpired:  # it is stopped, or cannot end what is in the kernel
+            self._process.wait(supervisor.TERMINATION_SECONDS + 5)
+        except subprocess.TimeoutExpired:  # the supervisor is stopped, or a process hangs in the kernel
             self._process.kill()
             self._process.wait()
 
 
 @contextmanager
 def _started(words: Sequence[str], output: Path) -> Iterator[_Program]:
-    """Run a program for as long as the context lasts."""
+    """Run a program within a context, and end it afterwards."""
     program = _Program(words, output)
     try:
         yield program

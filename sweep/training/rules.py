@@ -1,8 +1,9 @@
-"""Optimizers as update rules for many trials at once, each with hyperparameters of its own.
+"""Update rules of optimizers for many trials at once, each with its own hyperparameters.
 
-torch.optim takes one learning rate, one momentum and so on for a whole tensor; here every slot of a stacked tensor has
-its own. What depends on numbers alone (bias corrections, 1 - beta) is computed on the host in float64, as torch.optim
-does, and comes to the device as coefficients [n, slots]; the arithmetic on tensors follows torch.optim line by line.
+torch.optim uses one learning rate, one momentum and so on for a whole tensor; here every slot of a stacked tensor has
+its own. Coefficients that depend on hyperparameters and steps only (bias corrections, 1 - beta) are computed on the
+host in float64, as in torch.optim, and moved to the device as [n, slots]. The arithmetic on tensors follows torch.optim
+line by line.
 """
 
 from abc import ABC, abstractmethod
@@ -17,13 +18,13 @@ from sweep.training.optimizers import Optimizer
 
 
 class UpdateRule(ABC):
-    """One optimizer's arithmetic.
+    """Implements the update of one optimizer.
 
-    Args:
-        names: of its coefficients.
-        state: names of the tensors that torch's optimizer keeps for each parameter, of the parameter's shape.
-        counts: whether it keeps the number of updates beside them, as `step`.
-        unsupported: flags of torch's param_groups, which must be as they are by default.
+    Attributes:
+        names: names of the coefficients.
+        state: names of the tensors of the parameter's shape that torch's optimizer stores for each parameter.
+        counts: whether torch's optimizer also stores the number of updates, as `step`.
+        unsupported: flags of torch's param_groups that must not be set.
     """
 
     names: ClassVar[Sequence[str]]
@@ -33,31 +34,31 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def coefficients(self, group: Mapping[str, Any], lr: np.ndarray, step: np.ndarray) -> Sequence[Any]:
-        """The coefficients of updates, in the order of `names`: numbers, or float64 arrays [n].
+        """Return the coefficients of n updates, in the order of `names`: numbers, or float64 arrays [n].
 
         Args:
-            group: of torch's param_groups.
-            lr: float64 [n], of each update.
-            step: [n], of each update, counted from 0.
+            group: one of torch's param_groups.
+            lr: rate of each update, float64 [n].
+            step: number of each update, counted from 0, [n].
         """
 
     @abstractmethod
     def update(self, p: Tensor, g: Tensor, state: Sequence[Tensor], c: Mapping[str, Tensor]) -> list[Tensor]:
-        """The parameter after the update, and its state.
+        """Return the updated parameter, followed by its updated state.
 
         Args:
             p, g: a parameter and its gradient, [slots, ...].
-            state: before the update, each [slots, ...].
-            c: the coefficients by their names, each [slots, 1, ...].
+            state: state of the parameter before the update, each [slots, ...].
+            c: name -> coefficient, [slots, 1, ...].
         """
 
     def initial(self, group: Mapping[str, Any]) -> list[float]:
-        """What each tensor of the state is filled with before update 0."""
+        """Return the value that fills each tensor of the state before update 0."""
         return [0.0] * len(self.state)
 
 
 class SGD(UpdateRule):
-    """torch.optim.SGD: plain, with momentum, with Nesterov's.
+    """Implements torch.optim.SGD: plain, with momentum, and with Nesterov momentum.
 
     g = g + wd * w;  m = mu * m + (1 - dampening) * g, at update 0 m = g;  w = w - lr * (g + mu * m if nesterov else m)
     """
@@ -78,7 +79,7 @@ class SGD(UpdateRule):
 
 
 class RMSprop(UpdateRule):
-    """torch.optim.RMSprop, not centered.
+    """Implements torch.optim.RMSprop without the option centered.
 
     g = g + wd * w;  v = alpha * v + (1 - alpha) * g^2;  m = mu * m + g / (sqrt(v) + eps);  w = w - lr * m
     """
@@ -99,7 +100,7 @@ class RMSprop(UpdateRule):
 
 
 class Adagrad(UpdateRule):
-    """torch.optim.Adagrad.
+    """Implements torch.optim.Adagrad.
 
     g = g + wd * w;  v = v + g^2;  w = w - lr / (1 + s * lr_decay) * g / (sqrt(v) + eps)
     """
@@ -120,7 +121,7 @@ class Adagrad(UpdateRule):
 
 
 class Adam(UpdateRule):
-    """torch.optim.Adam and AdamW, without amsgrad; t = s + 1.
+    """Implements torch.optim.Adam and AdamW without amsgrad. In update s, t = s + 1.
 
     g = g + wd * w (Adam), w = w - lr * wd * w (AdamW);  m = b1 * m + (1 - b1) * g;  v = b2 * v + (1 - b2) * g^2;
     w = w - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -161,10 +162,10 @@ RULES: dict[type, UpdateRule] = {
 
 
 def rule_of(optimizer: Optimizer) -> UpdateRule:
-    """The update rule of an optimizer.
+    """Return the update rule of an optimizer.
 
     Raises:
-        ValueError: if there is none, or none with the flags that it has; the text says why.
+        ValueError: if there is no rule for the optimizer or its flags. The message gives the reason.
     """
     rule = RULES.get(type(optimizer))
     if rule is None:

@@ -1,4 +1,4 @@
-"""The run that a loop of the user's is given: steps, rates, and the record of losses and evaluations."""
+"""The interface of a user's loop to its training: steps, rates, and the record of losses and evaluations."""
 
 import copy
 import math
@@ -20,23 +20,23 @@ from sweep.training.generators import RandomState
 from sweep.training.state import TRAIN_ERROR
 from sweep.training.state_io import read, saved
 
-CONTENT = {"loop", "random", "events", "memories", "global_step"}
-"""The keys of the stored state of a loop."""
+LOOP_STATE_KEYS = {"loop", "random", "events", "memories", "global_step"}
+"""Keys of the stored state of a loop."""
 
-NAME = re.compile(rf"(val|test)_[A-Za-z]\w*|{TRAIN_ERROR}")
-"""Metrics that a loop may give."""
+METRIC_NAME = re.compile(rf"(val|test)_[A-Za-z]\w*|{TRAIN_ERROR}")
+"""Names of metrics that a loop may report."""
 
-READ_AT_ONCE = ("cpu",)
-"""Devices whose tensors are read without waiting for anything; those of others are read at the next evaluation."""
+SYNCHRONOUS_DEVICES = ("cpu",)
+"""Device types whose tensors are read at once. Losses on other devices are read at the next evaluation."""
 
 STORABLE = "state dicts, tensors, numbers, texts, and lists, tuples and mappings of these can be stored"
 
-RTOL, ATOL = 1e-6, 1e-12
-"""The part of a rate, and the absolute difference, by which a reported one may differ: a float32 is as exact."""
+RATE_RTOL, RATE_ATOL = 1e-6, 1e-12
+"""Relative and absolute tolerance between a reported rate and the schedule's. A float32 rate is within them."""
 
 
 class Run:
-    """A training, as a loop of the user's sees it.
+    """The interface through which a user's loop reads rates, records losses, and reports evaluations and states.
 
     >>> def main(run, width=64):
     ...     model = Net(width)
@@ -50,14 +50,14 @@ class Run:
     ...         run.checkpoint(lambda: {"model": model.state_dict()})
 
     Attributes:
-        seed: of this training. The generators of torch, NumPy and Python are seeded with it before the loop is called.
+        seed: seed of this training. The generators of torch, NumPy and Python are seeded with it before the call.
         device: the device of train.device.
         horizon: train.steps, T.
         config: the resolved configuration, nested mappings of plain values: run.config["optimizer"]["lr"].
         test: whether this is a final run, which reports test_<name> at its end.
-        state: what run.checkpoint stored before an interruption, with its tensors on the CPU; None at the start.
-        folder: a folder for files of this training, which stay there until it ends, also after an interruption.
-        session: what the engine uses; it is no part of the interface.
+        state: the state that run.checkpoint stored before an interruption, with tensors on the CPU; None at the start.
+        folder: a folder for files of this training. They are kept until it ends, also after an interruption.
+        session: used by the engine. It is not part of the interface.
     """
 
     def __init__(self, session: "Session", state: Any, folder: Path) -> None:
@@ -74,40 +74,39 @@ class Run:
     def steps(self) -> Iterator[int]:
         """Yield the steps from the current one to the end; stop earlier if the trial is pruned or interrupted.
 
-        Step s is the update with s completed updates before it. The generators of torch, NumPy and Python get the
-        states of the checkpoint when the first step is asked for. run.record must be called once in each step.
+        Step s is the update after s completed updates. The generators of torch, NumPy and Python are restored from the
+        checkpoint before the first step. run.record must be called once in each step.
         """
         return self.session.steps()
 
     def lr(self, step: int) -> float:
-        """Return the rate of the update `step`, counted from 0."""
+        """Return the rate of update `step`, counted from 0."""
         return self.session.lr(step)
 
     def record(self, loss: float | Tensor, lr: float | None = None) -> None:
         """Record the update of the current step.
 
         Args:
-            loss: of its batch before the update: a number, or a tensor with one element, which stays on its device
-                until the next evaluation. The trial ends as diverged if it is not finite.
-            lr: the rate that the update used, which must be run.lr(step); None if the loop has asked run.lr for it.
+            loss: loss of the batch before the update: a number, or a tensor with one element, which stays on its device
+                until the next evaluation. The trial ends as diverged if the loss is not finite.
+            lr: the rate that the update used, which must equal run.lr(step); None if the loop has called run.lr(step).
         """
         self.session.record(loss, lr)
 
     def evaluating(self, step: int) -> bool:
-        """Return whether an evaluation is due after the update `step`.
+        """Return whether an evaluation is due after update `step`.
 
-        It is due after every train.eval_every completed updates, that is when step + 1 is a multiple of it, and at the
-        end.
+        It is due if step + 1, the number of completed updates, is a multiple of train.eval_every, and at the end.
         """
         return self.session.due(step + 1)
 
     def evaluate(self, **metrics: float | Tensor) -> None:
-        """Give metrics after the update of the current step, where an evaluation is due, or after the last step.
+        """Report metrics after the update of the current step, if an evaluation is due, or after the last step.
 
         Args:
             metrics: val_loss=..., val_<name>=..., and in final runs test_loss=...; also train_error, the share of
-                misclassified training examples, for warmup=until_error. The trial ends as diverged if one is not
-                finite. More metrics may follow in another call.
+                misclassified training examples, for warmup=until_error. The trial ends as diverged if a metric is not
+                finite. Further metrics may be reported in another call.
         """
         self.session.evaluate(metrics)
 
@@ -115,21 +114,21 @@ class Run:
         """Offer the state after the current step. If a checkpoint is due, `make` is called at the end of the step.
 
         Args:
-            make: returns what the loop needs to resume, such as {"model": model.state_dict()}: state dicts, tensors,
-                numbers, texts, and lists, tuples and mappings of these.
+            make: returns the state from which the loop can resume, such as {"model": model.state_dict()}: state dicts,
+                tensors, numbers, texts, and lists, tuples and mappings of these.
         """
         self.session.offer(make)
 
 
 class Session:
-    """The progress of a loop: what the engine and the run share. One thread at a time uses it.
+    """The progress of a loop, which the engine and the run share. Only one of their threads uses it at a time.
 
     Args:
-        trial: what is trained.
-        name: key and value that name the loop, for messages.
-        metric: that every evaluation must have.
-        pause: asked between two steps whether to hand over to the engine.
-        hand_over: lets the engine continue, and returns when it is the loop's turn again.
+        trial: the trial that the loop trains.
+        name: key and value that identify the loop in messages.
+        metric: name of the metric that every evaluation must report.
+        pause: called between two steps; returns whether to pass the turn to the engine.
+        hand_over: passes the turn to the engine, and returns when it is the loop's turn again.
     """
 
     def __init__(
@@ -150,24 +149,24 @@ class Session:
         self.state: Any = None
         self.random: RandomState | None = None
         if trial.state is not None:
-            held = read(trial.state, CONTENT)
-            self.step, self.state = held["global_step"], held["loop"]
-            self.events = tuple(Event(step, name) for step, name in held["events"])
-            self.memories = {name: tuple(memory) for name, memory in held["memories"].items()}
-            self.random = RandomState(*held["random"])
+            stored = read(trial.state, LOOP_STATE_KEYS)
+            self.step, self.state = stored["global_step"], stored["loop"]
+            self.events = tuple(Event(step, name) for step, name in stored["events"])
+            self.memories = {name: tuple(memory) for name, memory in stored["memories"].items()}
+            self.random = RandomState(*stored["random"])
         self._taken = self.step
         self.unrecorded = RowBuffer(trial.number, self.step)
         self.stopped = self.diverged = False
         self.wanted = False
-        """Whether a state was asked for when the loop had offered none."""
+        """Whether the engine needs a state and the loop has offered none yet."""
         self.final: Snapshot | None = None
         self.refusal: InvalidValueError | None = None
         self.metrics: dict[str, float] = {}
-        """Those of the evaluation that is due, as far as they were given."""
+        """Metrics of the evaluation that is due, as far as they were reported."""
         self._begun = self._within = self._recorded = self._reacted = self._tried = False
         self._offered: tuple[int, Callable[[], Any]] | None = None
         self._asked: set[int] = set()
-        """Steps whose rate was asked for."""
+        """Steps for which the loop has called run.lr."""
         self._rates: list[float] = []
         self._losses: list[Any] = []
         self._redraw()
@@ -175,20 +174,20 @@ class Session:
     def _redraw(self) -> None:
         (series,) = self.trial.config.series
         self.curve: list[float] = series.curve(self.events, self.trial.last).tolist()
-        self._asked.clear()  # what was asked before is another rate now
+        self._asked.clear()  # rates that were returned before may have changed
 
     def due(self, completed: int) -> bool:
-        """Return whether an evaluation is due after so many completed updates."""
+        """Return whether an evaluation is due after this number of completed updates."""
         return completed > 0 and (completed == self.trial.last or completed % self.trial.config.train.eval_every == 0)
 
     def refuse(self, rule: str) -> InvalidValueError:
-        """Return the error that says what the loop does wrong. It ends the trial even if the loop catches it."""
+        """Return the error that describes a fault of the loop. It ends the trial even if the loop catches it."""
         self.refusal = self.refusal or InvalidValueError(*self.name, rule)
         return self.refusal
 
     def steps(self) -> Iterator[int]:
         if self._begun and not self.stopped:
-            raise self.refuse("asks for run.steps() twice; it gives all steps, once")
+            raise self.refuse("calls run.steps() twice: iterate over it once")
         self._begun = True
         if self.random is not None:
             self.random.restore(self.device)
@@ -200,8 +199,8 @@ class Session:
         self._within = False
 
     def _end_step(self) -> None:
-        """Check what the loop had to do in a step, and hand over if the engine wants to continue."""
-        if self.refusal is not None:  # which the loop has caught
+        """Check what the loop did in a step, and pass the turn to the engine if it needs the turn."""
+        if self.refusal is not None:  # the loop has caught it
             raise self.refusal
         if self.stopped:
             return
@@ -219,7 +218,7 @@ class Session:
             self.hand_over()
 
     def wait(self) -> bool:
-        """Hand over before the current step is recorded, if the engine wants to continue; return whether to go on."""
+        """Pass the turn to the engine in the middle of a step if it needs the turn. Return whether to continue."""
         assert not self._recorded
         if not self.stopped and self.pause():
             self._within = False
@@ -231,7 +230,7 @@ class Session:
         step = operator.index(step)
         if not 0 <= step < len(self.curve):
             if step < 0:
-                raise self.refuse(f"asks for the rate of step {step}: steps are counted from 0")
+                raise self.refuse(f"calls run.lr({step}): steps are counted from 0")
             (series,) = self.trial.config.series
             return float(series.schedule.after(*self.events)(np.asarray(step)))
         self._asked.add(step)
@@ -240,24 +239,24 @@ class Session:
     def record(self, loss: Any, lr: Any) -> None:
         step = self.step
         if not self._within:
-            raise self.refuse("calls run.record outside of a step: it belongs into the loop over run.steps()")
+            raise self.refuse("calls run.record outside of a step: call it in the loop over run.steps()")
         if self._recorded:
             raise self.refuse(f"records step {step} twice: run.record(loss) must be called once in each step")
         rate = self.curve[step]
         if lr is None:
             if step not in self._asked:
-                rule = f"records step {step} without its rate: the update must use run.lr(step)"
-                raise self.refuse(f"{rule}, or run.record(loss, lr=...) must say which rate it used")
+                rule = f"records step {step} without its rate: call run.lr(step) and use it in the update"
+                raise self.refuse(f"{rule}, or report the rate with run.record(loss, lr=...)")
         else:
             used = self._number("lr", lr)
-            if not abs(used - rate) <= RTOL * abs(rate) + ATOL:
+            if not abs(used - rate) <= RATE_RTOL * abs(rate) + RATE_ATOL:
                 raise self.refuse(
-                    f"used the rate {used!r} in step {step}, where the schedule has {rate!r}: run.lr(step)"
+                    f"used the rate {used!r} in step {step}, but the schedule's rate is {rate!r}: use run.lr(step)"
                 )
             rate = used
         self._asked.discard(step)
         self._rates.append(rate)
-        if isinstance(loss, Tensor) and loss.device.type not in READ_AT_ONCE:
+        if isinstance(loss, Tensor) and loss.device.type not in SYNCHRONOUS_DEVICES:
             if loss.numel() != 1 or loss.is_complex():
                 raise self.refuse(f"records a loss of shape {list(loss.shape)} in step {step}: it must be one number")
             self._losses.append(loss.detach().reshape(()).clone())  # the loop may write into it
@@ -272,7 +271,7 @@ class Session:
             return float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError) as error:
             kind = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise self.refuse(f"gives {name}={kind} in step {self.step}: it must be one number") from error
+            raise self.refuse(f"reports {name}={kind} in step {self.step}: it must be one number") from error
 
     def evaluate(self, metrics: dict[str, Any]) -> None:
         if self.stopped:
@@ -285,17 +284,17 @@ class Session:
             rule = f"evaluates after {completed} updates, where no evaluation is due ({every})"
             raise self.refuse(f"{rule}: if run.evaluating(step): run.evaluate(...)")
         for name, value in metrics.items():
-            if not NAME.fullmatch(name):
-                raise self.refuse(f"gives the metric {name}: names begin with val_, in final runs also with test_")
+            if not METRIC_NAME.fullmatch(name):
+                raise self.refuse(f"reports the metric {name}: names must begin with val_, or in final runs with test_")
             if name.startswith("test_") and not self.trial.final:
-                raise self.refuse(f"gives {name}, but final runs alone touch the test split: if run.test: ...")
+                raise self.refuse(f"reports {name}, but only final runs may use the test split: if run.test: ...")
             if name in self.metrics:
-                raise self.refuse(f"gives {name} twice after {completed} updates")
+                raise self.refuse(f"reports {name} twice after {completed} updates")
             self.metrics[name] = self._number(name, value)
         self._react(completed)
 
     def _react(self, completed: int) -> None:
-        """Let the schedule's reactions see an evaluation as soon as it is complete: run.lr has the new rates then."""
+        """Pass an evaluation to the reactions of the schedule as soon as it is complete, and update the rates."""
         schedule, train = self.trial.config.schedule.after(*self.events), self.trial.config.train
         watched = [reaction.watches for reaction in schedule.reactions]
         if self._reacted or completed % train.eval_every or any(name not in self.metrics for name in watched):
@@ -309,31 +308,30 @@ class Session:
             self._redraw()
 
     def check_metrics(self) -> None:
-        """Refuse a loop that has not given what an evaluation must have.
+        """Refuse a loop that has not reported all metrics of an evaluation.
 
         Raises:
-            InvalidValueError: if a metric is missing that the study is judged by or the schedule waits for.
+            InvalidValueError: if the metric of the study, or one that the schedule waits for, is missing.
         """
         watched = [reaction.watches for reaction in self.trial.config.schedule.reactions]
         for name in (self.metric, *watched):
             if name not in self.metrics:
-                rule = f"gives no {name} after {self.step} updates, where an evaluation is due"
+                rule = f"reports no {name} after {self.step} updates, where an evaluation is due"
                 if self.metrics and name == self.metric:
                     other = next(iter(self.metrics))
-                    rule += (
-                        f", but {', '.join(self.metrics)}; study.metric={other} study.direction=minimize judges by it"
-                    )
+                    rule += f", but {', '.join(self.metrics)}"
+                    rule += f"; set study.metric={other} study.direction=minimize to use it"
                 raise self.refuse(f"{rule}: if run.evaluating(step): run.evaluate({name}=...)")
         tested = self.metric.replace("val_", "test_", 1)
         if self.trial.final and self.step == self.trial.last and tested not in self.metrics:
-            rule = f"gives no {tested} at the end of a final run"
+            rule = f"reports no {tested} at the end of a final run"
             raise self.refuse(f"{rule}: if run.test: run.evaluate({tested}=...)")
 
     def check_ended(self) -> None:
-        """Refuse a loop that has returned and is not done.
+        """Refuse a loop that has returned too early.
 
         Raises:
-            InvalidValueError: if it has not made all updates, or not evaluated at the end.
+            InvalidValueError: if it has not made all updates or not evaluated at the end.
         """
         if self.refusal is not None:
             raise self.refusal
@@ -345,7 +343,7 @@ class Session:
 
     def offer(self, make: Any) -> None:
         if not callable(make):
-            rule = f"gives run.checkpoint a {type(make).__name__}: it must be a function that returns the state"
+            rule = f"passes a {type(make).__name__} to run.checkpoint: it must be a function that returns the state"
             raise self.refuse(f"{rule}: run.checkpoint(lambda: {{...}})")
         self._offered = (self.step + self._within, make)
 
@@ -355,7 +353,7 @@ class Session:
         return self._offered is not None and self._offered[0] == self.step and not self._within
 
     def snapshot(self) -> Snapshot:
-        """Return the state that the loop has offered as bytes.
+        """Return the state that the loop has offered, as bytes.
 
         Raises:
             InvalidValueError: if it cannot be stored.
@@ -374,18 +372,18 @@ class Session:
         try:
             snapshot = saved(content, self.step)
             if not self._tried:
-                read(snapshot, CONTENT)
-        except Exception as error:  # whatever torch or pickle finds to refuse
+                read(snapshot, LOOP_STATE_KEYS)
+        except Exception as error:  # torch and pickle raise many types
             reason = str(error.rule if isinstance(error, InvalidValueError) else error).splitlines()[0]
-            rule = f"gives run.checkpoint a state that cannot be stored: {reason}; {STORABLE}"
+            rule = f"passes a state to run.checkpoint that cannot be stored: {reason}; {STORABLE}"
             raise self.refuse(rule) from error
         self._tried, self.wanted = True, False
         return snapshot
 
     def collect(self) -> bool:
-        """Take the rows since the last time; return whether all losses are finite.
+        """Collect the rows since the last call, and return whether all losses are finite.
 
-        The first that is not is the last row that is taken.
+        If a loss is not finite, its row is the last one.
         """
         if not self._losses:
             return True
@@ -406,10 +404,10 @@ class Session:
         return not broken.size
 
     def rows(self) -> list[Rows]:
-        """Return the rows that were taken and not given yet."""
+        """Return the collected rows that were not returned before."""
         return self.unrecorded.take()
 
     def evaluation(self) -> Evaluation:
-        """Return the evaluation that was given; the next one begins empty."""
+        """Return the reported evaluation, and start a new one."""
         metrics, self.metrics, self._reacted = self.metrics, {}, False
         return Evaluation(self.trial.number, self.step, metrics | {"global_step": float(self.step)})

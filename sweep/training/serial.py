@@ -1,4 +1,4 @@
-"""The serial engine: one slot, plain PyTorch."""
+"""Train one trial at a time with plain PyTorch: the serial engine."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ from sweep.core import Evaluation, Progress, Rows, Status, Trial
 from sweep.data import Dataset, Examples, LoadedSplit
 from sweep.tasks import LOSS
 from sweep.training.average import averaged_weights, evaluated_weights, update_average
-from sweep.training.base_engine import LONGEST_PROBE, BaseEngine, RowBuffer, boundary, make_update, on_host, sound
+from sweep.training.base_engine import PROBE_SECONDS, BaseEngine, RowBuffer, boundary, make_update, on_host, sound
 from sweep.training.batches import in_order
 from sweep.training.contents import unchanged
-from sweep.training.device import ALL_THREADS, THREADS_GAIN
+from sweep.training.device import ALL_THREADS, MIN_THREADS_SPEEDUP
 from sweep.training.generators import RandomState, generators_kept
 from sweep.training.groups import Rates, recorded_group, set_rate
 from sweep.training.losses import Totals
@@ -26,21 +26,23 @@ from sweep.training.objectives import quotient, total_of
 from sweep.training.state import TRAIN_ERROR, TrainState, global_steps
 from sweep.training.state_io import packed
 
-SMALL = 500_000
-"""Floating-point operations of one call of torch, below which several threads gain nothing."""
-FEW = 200
-"""Updates of a training that is over before the number of threads has been tried."""
-TRIED = 0.1
-"""Seconds in which a number of threads is tried, several times; at least two updates."""
+MIN_OPERATIONS_PER_CALL = 500_000
+"""Floating-point operations per torch call below which several threads are not faster than one."""
+
+MIN_UPDATES = 200
+"""Updates below which a training is too short to measure the number of threads."""
+
+THREADS_PROBE_SECONDS = 0.1
+"""Seconds of one measurement of a number of threads, which has at least two updates and is repeated."""
 
 
 @dataclass
 class Slot:
-    """A trial in training.
+    """A trial that is being trained.
 
-    Args:
-        unrecorded: of each of its optimizers; a GAN's are the generator's and the critic's.
-        rates: of each the rate of every update, as long as nothing else happens.
+    Attributes:
+        unrecorded: the row buffer of each optimizer; those of a GAN are the generator's and the critic's.
+        rates: the rates of all updates of each optimizer, unless a reaction changes them.
     """
 
     trial: Trial
@@ -54,22 +56,25 @@ class Slot:
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw the curves anew, after what has happened."""
+        """Compute the rates again, after an event of the schedule."""
         trial = self.trial
         drawn = [series.curves(self.state.events, trial.last) for series in trial.config.series]
         self.rates = [{name: curve.tolist() for name, curve in curves.items()} for curves in drawn]
 
     def rows(self) -> list[Rows]:
-        """What was not given yet."""
+        """Return the rows that were not returned before."""
         return [rows for unrecorded in self.unrecorded for rows in unrecorded.take()]
 
 
 class SerialEngine(BaseEngine):
-    """Trains one trial at a time. No host synchronization between two boundaries, but for one an update with fp16."""
+    """Trains one trial at a time.
+
+    The host does not wait for the device between two boundaries; with fp16 it waits once per update.
+    """
 
     slots = 1
     workers = 1
-    """Processes that share a batch."""
+    """Number of processes that share a batch."""
 
     def __init__(self, data: Dataset, device: torch.device, precision: str) -> None:
         super().__init__(data, device, precision)
@@ -92,31 +97,31 @@ class SerialEngine(BaseEngine):
         return Slot(trial, state)
 
     def _fastest_threads(self, config: RunConfig, state: TrainState) -> int:
-        """Return the number of threads that updates are computed with: one, or as many as torch takes.
+        """Return the number of threads for updates: 1, or all that torch uses.
 
-        They are tried by training another model of this configuration, because their speed depends on the model and on
-        what else the cores compute. Two threads make 72 updates a second of experiment=gpt_text on two idle cores, and
-        22 beside one busy process; one thread makes 51 and 50.
+        Both are measured with a second model of this configuration, because their speed depends on the model and on
+        other processes. With experiment=gpt_text on two cores, two threads make 72 updates per second if the cores are
+        idle and 22 beside one busy process; one thread makes 51 and 50.
 
         Args:
-            state: of a training with this configuration.
+            state: state of a training with this configuration.
         """
         most = max(ALL_THREADS // self.workers, 1)
-        if most == 1 or self.operations_of_a_call(config, state) < SMALL:
+        if most == 1 or self.operations_of_a_call(config, state) < MIN_OPERATIONS_PER_CALL:
             return 1
-        if self.workers > 1 or config.train.steps < FEW or isinstance(self.data.train, LoadedSplit):
+        if self.workers > 1 or config.train.steps < MIN_UPDATES or isinstance(self.data.train, LoadedSplit):
             return most
         key = repr((config.model, config.task, config.train.micro_batch_size))
         if key not in self._threads:
             with silenced(), generators_kept():
                 slot = Slot(Trial(0, config, config.train.seed), self.initial(config, config.train.seed))
                 speeds = dict.fromkeys((1, most), 0.0)
-                most_updates = config.train.steps // 6 - 3  # the curve has a rate for each
-                updates = max(2, min(int(TRIED * self._speed(slot, 2, 2)), most_updates))
-                for threads in (1, most, 1, most, 1, most):  # in turns: other processes may run for a part of the time
+                most_updates = config.train.steps // 6 - 3  # the curve ends after train.steps updates
+                updates = max(2, min(int(THREADS_PROBE_SECONDS * self._speed(slot, 2, 2)), most_updates))
+                for threads in (1, most, 1, most, 1, most):  # alternating, because other processes may run meanwhile
                     torch.set_num_threads(threads)
                     speeds[threads] = max(speeds[threads], self._speed(slot, updates, 1))
-            self._threads[key] = most if speeds[most] >= THREADS_GAIN * speeds[1] else 1
+            self._threads[key] = most if speeds[most] >= MIN_THREADS_SPEEDUP * speeds[1] else 1
         return self._threads[key]
 
     def stop(self, trial: Trial) -> None:
@@ -138,14 +143,16 @@ class SerialEngine(BaseEngine):
         last_loss = self._train(slot, begin, end)
         if not np.isfinite(last_loss):
             return [self._ended(slot, self._broken(slot), Status.DIVERGED)]
-        slot.state.random = RandomState.capture(self.device)  # before evaluating, which must not change the training
+        slot.state.random = RandomState.capture(
+            self.device
+        )  # before the evaluation, which must not affect the training
         if slot.state.global_step < end:
             return []
         with unchanged(slot.state.model, self.device):
             evaluation = self._evaluate(slot, self.splits(trial, end))
         if not sound(evaluation):
             return [self._ended(slot, self._broken(slot), Status.DIVERGED)]
-        if end % trial.config.train.eval_every == 0:  # an evaluation at an end elsewhere is not one of the schedule's
+        if end % trial.config.train.eval_every == 0:  # reactions see only regular evaluations
             self._react(slot, evaluation)
         if end == trial.last:
             return [self._ended(slot, evaluation, Status.COMPLETE)]
@@ -155,16 +162,16 @@ class SerialEngine(BaseEngine):
         """Measure updates per second with a trial of this configuration, whose rows are dropped.
 
         Args:
-            updates: of a round, which follow two that are not timed.
-            rounds: how many rounds at most; the fastest counts. None is begun after LONGEST_PROBE seconds.
+            updates: number of updates in a round. Two updates before the first round are not timed.
+            rounds: largest number of rounds, of which the fastest counts. No round starts after PROBE_SECONDS.
         """
         return self._speed(self._begin(Trial(0, config, config.train.seed)), updates, rounds)
 
     def _speed(self, slot: Slot, updates: int, rounds: int) -> float:
-        """Measure updates per second by training on; the arguments are those of `rate`."""
+        """Measure updates per second by training the slot; the arguments are those of `rate`."""
         self._train(slot, slot.state.global_step, slot.state.global_step + 2)
         seconds: list[float] = []
-        while len(seconds) < rounds and sum(seconds) <= LONGEST_PROBE:
+        while len(seconds) < rounds and sum(seconds) <= PROBE_SECONDS:
             begin, began = slot.state.global_step, time.perf_counter()
             self._train(slot, begin, begin + updates)
             seconds.append(time.perf_counter() - began)
@@ -179,11 +186,11 @@ class SerialEngine(BaseEngine):
 
     @staticmethod
     def _broken(slot: Slot) -> Evaluation:
-        """The evaluation of a trial that has diverged."""
+        """Return the evaluation of a trial that has diverged."""
         return Evaluation(slot.trial.number, slot.state.global_step, global_steps(slot.state))
 
     def _react(self, slot: Slot, evaluation: Evaluation) -> None:
-        """Let the schedule's reactions see an evaluation; what happens redraws the rest of the curve."""
+        """Pass an evaluation to the reactions of the schedule, and recompute the rates if one of them is triggered."""
         state, schedule = slot.state, slot.trial.config.schedule.after(*slot.state.events)
         state.memories, happened = schedule.react(state.memories, evaluation.step, evaluation.metrics)
         if happened:
@@ -194,9 +201,9 @@ class SerialEngine(BaseEngine):
             state.seen = 0
 
     def _train(self, slot: Slot, begin: int, end: int) -> float:
-        """The updates begin..end-1, or up to a pause; the loss of the last, or the first that is not finite.
+        """Make the updates begin..end-1, or fewer if the engine pauses.
 
-        It is the last whose row is taken.
+        Return the loss of the last recorded update, which is the first with a loss that is not finite if there is one.
         """
         config, model, optimizer = slot.trial.config, slot.state.model, slot.state.optimizer
         clip_norm, accumulate, recorded = config.optimizer.clip_norm, config.train.accumulate, recorded_group(optimizer)
@@ -224,7 +231,7 @@ class SerialEngine(BaseEngine):
         return float(loss_column[kept - 1])
 
     def _gradient(self, state: TrainState, batch: Any, accumulate: int, seed: int, step: int) -> Tensor:
-        """Return the mean loss over the batch of an update; its gradient is the parameters'."""
+        """Return the mean loss over the batch of an update, and store its gradient in the parameters."""
         loss, weight = self.backward(state, batch, accumulate, seed, step)
         if weight is None:
             return loss
@@ -234,13 +241,13 @@ class SerialEngine(BaseEngine):
         return loss / weight
 
     def _pausing(self) -> bool:
-        """Whether to stop before the next update."""
+        """Return whether to stop before the next update."""
         return self.pause()
 
     def _evaluate(self, slot: Slot, splits: Mapping[str, Examples]) -> Evaluation:
-        """The metrics on the splits, those of the averaged weights with _ema, and the global step.
+        """Return the metrics on the splits, those of averaged weights with the suffix _ema, and the global step.
 
-        Weights and optimizer are left as they were.
+        The weights and the optimizer stay unchanged.
         """
         state = slot.state
         at_once = self.evaluated_at_once(slot.trial.config, state, lambda batch: self._measured(state, batch))
@@ -256,13 +263,13 @@ class SerialEngine(BaseEngine):
 
     @torch.no_grad()
     def _measure(self, state: TrainState, splits: Mapping[str, Examples], at_once: int) -> dict[str, float]:
-        """Return the means of the loss and the metrics over each split: val_loss, val_accuracy, test_loss, ...
+        """Return the loss and the metrics over each split: val_loss, val_accuracy, test_loss, ...
 
         Args:
-            at_once: how many examples are evaluated at once.
+            at_once: batch size of the evaluation.
         """
         objective = state.objective
-        assert objective is not None  # a GAN is not measured here
+        assert objective is not None  # AdversarialEngine evaluates GANs
         metrics: dict[str, float] = {}
         for name, split in splits.items():
             totals: Totals = {LOSS: (torch.zeros((), device=self.device, dtype=self.dtype), 0)}
@@ -280,7 +287,7 @@ class SerialEngine(BaseEngine):
         return metrics
 
     def _measured(self, state: TrainState, batch: Any) -> tuple[Totals, Any]:
-        """Return loss and metrics of a batch, each a sum and the weight it is to be divided by, and the outputs."""
+        """Return the sums and weights of the loss and the metrics of a batch, and the outputs of the model."""
         objective = state.objective
         assert objective is not None
         with self.computing():

@@ -1,4 +1,4 @@
-"""Many trials of one model as one: parameters stacked [slots, ...], one forward, one backward, one update."""
+"""Train many trials of one model at once, with parameters that are stacked along a first axis [slots, ...]."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class StackableNorm(nn.Module):
-    """torch's BatchNorm while training, for a batch with rows that are not there.
+    """Implements torch's BatchNorm in training mode for batches with padding rows.
 
-    The last batch of an epoch is smaller; where other slots are in the midst of an epoch, it is filled up with rows
-    that count for nothing. The new running statistics are kept in `updates` instead of written in place, which a
-    transformed function may not do.
+    The last batch of an epoch may be smaller. It is padded with rows that are ignored, because the batches of other
+    slots are not smaller. The new running statistics are stored in `updates` and not written in place, which vmap
+    forbids.
     """
 
     present: Tensor
@@ -54,7 +54,7 @@ class StackableNorm(nn.Module):
         self.updates: Tensors = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """[examples, channels, ...] -> the same shape, normalized over all but the channels."""
+        """Normalize x [examples, channels, ...] over all axes but the channels."""
         given, x = x.dtype, x if x.dtype == torch.float64 else x.float()
         dims, channels = [0, *range(2, x.ndim)], (1, -1) + (1,) * (x.ndim - 2)
         weight = self.present.to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1)).expand(x.shape[:1] + (1,) * (x.ndim - 1))
@@ -70,7 +70,7 @@ class StackableNorm(nn.Module):
         return normal.to(given)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """New statistics; a norm that is used twice in one pass goes on from its own."""
+        """Compute new running statistics. The second use of a norm in a pass updates those of the first."""
         batches = self.updates.get("num_batches_tracked", self.num_batches_tracked) + 1
         share = 1 / batches.to(mean.dtype) if self.momentum is None else self.momentum
         self.updates = {
@@ -80,16 +80,8 @@ class StackableNorm(nn.Module):
         }
 
 
-def _with_stackable_norms(model: nn.Module) -> nn.Module:
-    for parent in list(model.modules()):
-        for name, module in list(parent._modules.items()):
-            if isinstance(module, NORMS) and type(module) in NORMS:
-                setattr(parent, name, StackableNorm(module))
-    return model
-
-
-class _Applied(nn.Module):
-    """A function of a model as a module, so that the function sees the model with the tensors of one slot.
+class _FunctionOfModel(nn.Module):
+    """Wraps a function of a model in a module, so that `functional_call` can replace the tensors of the model.
 
     Args:
         function: takes the model and further arguments.
@@ -111,19 +103,19 @@ class _Applied(nn.Module):
 
 @dataclass(frozen=True)
 class Shape:
-    """What all trials of a stack have in common; what differs among them are numbers.
+    """The properties that all trials of a stack have in common. They may differ in numbers only.
 
     Args:
-        rule: of their optimizer.
-        groups: the group of each trained parameter, by its name.
-        n_groups: of them.
+        rule: the update rule of the optimizer.
+        groups: name of a trained parameter -> index of its group.
+        n_groups: number of groups.
         objective: the loss and the metrics.
-        autocast: whether to compute in bfloat16 where torch's autocast does.
-        clips: whether gradients of a trial may be clipped.
-        averages: whether an average of the weights is kept.
-        counts: whether mistakes on the training batches are counted.
-        ragged: whether a batch may have rows that are not there.
-        values: whether the loss gives a value for each example.
+        autocast: whether to compute in bfloat16 under torch's autocast.
+        clips: whether gradients may be clipped.
+        averages: whether a moving average of the weights is computed.
+        counts: whether misclassified training examples are counted.
+        ragged: whether a batch may have padding rows.
+        values: whether the loss returns a value for each example.
     """
 
     rule: UpdateRule
@@ -139,28 +131,33 @@ class Shape:
 
 
 class Stack:
-    """The tensors of all slots, and the functions that train and evaluate them.
+    """Holds the tensors of all slots, and trains and evaluates them.
 
     Args:
-        state: of a trial before update 0: the model to be stacked.
-        shape: what all trials have in common.
-        slots: how many.
-        compiled: whether the update is compiled.
+        state: state of a trial before update 0, whose model is stacked.
+        shape: the properties that all trials have in common.
+        slots: number of slots.
+        compiled: whether to compile the update.
     """
 
     def __init__(self, state: TrainState, shape: Shape, slots: int, device: torch.device, compiled: bool) -> None:
         self.shape, self.slots, self.device = shape, slots, device
         trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
-        self.params = {name: _room(p, slots) for name, p in trained.items()}
-        self.buffers = {name: _room(b, slots) for name, b in _untrained(state.model).items()}
-        self.state = {name: [_room(p, slots) for _ in shape.rule.state] for name, p in trained.items()}
-        self.average = {name: _room(p, slots) for name, p in trained.items()} if shape.averages else {}
+        self.params = {name: _zeros_of_slots(p, slots) for name, p in trained.items()}
+        self.buffers = {name: _zeros_of_slots(b, slots) for name, b in _untrained(state.model).items()}
+        self.state = {name: [_zeros_of_slots(p, slots) for _ in shape.rule.state] for name, p in trained.items()}
+        self.average = {name: _zeros_of_slots(p, slots) for name, p in trained.items()} if shape.averages else {}
         floating = next(iter(self.params.values())).dtype
         self.loss = torch.zeros(slots, dtype=floating, device=device)
         self.mistakes = torch.zeros(slots, dtype=torch.int64, device=device)
-        trained_model = _with_stackable_norms(copy.deepcopy(state.model)).train()
-        self._trained = _Applied(trained_model, self._loss_and_mistakes)
-        self._evaluated = _Applied(copy.deepcopy(state.model).eval(), self._measured)
+        trained_model = copy.deepcopy(state.model)
+        for parent in list(trained_model.modules()):
+            for name, module in list(parent._modules.items()):
+                if isinstance(module, NORMS) and type(module) in NORMS:
+                    setattr(parent, name, StackableNorm(module))
+        trained_model.train()
+        self._trained = _FunctionOfModel(trained_model, self._loss_and_mistakes)
+        self._evaluated = _FunctionOfModel(copy.deepcopy(state.model).eval(), self._measured)
         self._dropouts = [(n, m) for n, m in trained_model.named_modules() if isinstance(m, SeededDropout)]
         self._norms = [(n, m) for n, m in trained_model.named_modules() if isinstance(m, StackableNorm)]
         self.draws = bool(self._dropouts)
@@ -171,7 +168,7 @@ class Stack:
         self.compile(compiled)
 
     def compile(self, wanted: bool) -> None:
-        """Let the updates from here on be compiled, or not. The first compiled one compiles them, and is checked."""
+        """Use compiled updates from now on, or stop using them. The first call compiles the update and checks it."""
         self.update = self._checked(_compiled(self._update)) if wanted else self._update
 
     def _checked(self, compiled: Callable[..., None]) -> Callable[..., None]:
@@ -188,12 +185,13 @@ class Stack:
         return update
 
     def _check(self, compiled: Callable[..., None], *given: Any) -> None:
-        """Compare a compiled update with the one that is not compiled. Both are undone.
+        """Compare a compiled update with the update that is not compiled, and undo both.
 
-        Compilers have faults: that of torch 2.11 computes some gradients from weights that are already updated. An
-        update with a rate of 0, as the first one of a warmup has, would not show that, so all numbers are at least
-        SMALLEST. What is compared is linear in the gradient where the optimizer has a state: rounding may change the
-        sign of an update that is divided by the size of a small gradient, as Adam's is.
+        Compilers have faults: that of torch 2.11 computes some gradients from weights that are updated already. An
+        update with rate 0, such as the first one of a warmup, would not reveal that, so all numbers are at least
+        MIN_CHECKED_NUMBER. If the optimizer has a state, only the state, buffers and losses are compared, because they
+        are linear in the gradient: in an update that is divided by the size of the gradient, as in Adam, rounding may
+        change the sign.
 
         Args:
             given: the arguments of `_update`.
@@ -202,7 +200,7 @@ class Stack:
             RuntimeError: if they differ.
         """
         batch, present, coefficients, keys, clip_norm, average_share = given
-        numbers = [each.clamp(min=SMALLEST) for each in (coefficients, clip_norm, average_share)]
+        numbers = [each.clamp(min=MIN_CHECKED_NUMBER) for each in (coefficients, clip_norm, average_share)]
         inputs = batch, present, numbers[0], keys, *numbers[1:]
         trained = [*self.params.values(), *self.average.values(), self.mistakes]
         tensors = [*trained, *chain(*self.state.values()), *self.buffers.values(), self.loss]
@@ -220,11 +218,11 @@ class Stack:
 
     @torch.no_grad()
     def capture(self, batch: Any, state: TrainState) -> None:
-        """Let updates be replayed as a CUDA graph; before any trial is in a slot.
+        """Capture the update as a CUDA graph that later updates replay. No trial may be in a slot.
 
         Args:
-            batch: like that of an update.
-            state: of a training, which all slots are filled with: the gradient of weights of 0 would check nothing.
+            batch: a batch with the shapes and types of that of an update.
+            state: state of a training that fills all slots, because weights of 0 would make the check meaningless.
         """
         for slot in range(self.slots):
             self.fill(slot, state)
@@ -236,8 +234,8 @@ class Stack:
 
     @torch.no_grad()
     def fill(self, slot: int, state: TrainState) -> None:
-        """Put a training into a slot."""
-        assert isinstance(state.optimizer, torch.optim.Optimizer)  # of those that have an update rule
+        """Copy the state of a training into a slot."""
+        assert isinstance(state.optimizer, torch.optim.Optimizer)  # as it has an update rule
         for name, p in state.model.named_parameters():
             if p.requires_grad:
                 self.params[name][slot].copy_(p)
@@ -254,10 +252,10 @@ class Stack:
 
     @torch.no_grad()
     def read(self, slot: int, state: TrainState, step: int) -> None:
-        """The training in a slot, put into a state of such a training.
+        """Copy a slot into the state of a training with the same structure.
 
         Args:
-            step: updates completed, >= 1.
+            step: number of completed updates, >= 1.
         """
         rule = self.shape.rule
         assert isinstance(state.optimizer, torch.optim.Optimizer)
@@ -283,31 +281,31 @@ class Stack:
         clip_norm: Tensor,
         average_share: Tensor,
     ) -> None:
-        """One update of every slot, in place; `loss` is that of each batch before it.
+        """Update every slot in place, and set `loss` to the losses of the batches before the update.
 
         Args:
             batch: the batches of the slots, whose tensors are [slots, batch, ...].
-            present: [slots, batch], 1 for a row that counts, 0 for one that does not; None if all do.
-            coefficients: [groups, n, slots], of the update rule.
-            keys: int64 [slots], from which dropout draws.
-            clip_norm: [slots], largest norm of the gradient.
-            average_share: [slots], 1 - d of the average.
+            present: 1 for an example, 0 for a padding row, [slots, batch]; None if there is no padding.
+            coefficients: coefficients of the update rule, [groups, n, slots].
+            keys: keys of the dropout masks, int64 [slots].
+            clip_norm: largest norms of the gradients, [slots].
+            average_share: 1 - d of the moving average, [slots].
         """
         gradients, (loss, seen) = self._gradient(self.params, self.buffers, batch, present, keys)
         if self.shape.clips:
             squares = [(g * g).flatten(1).sum(1) for g in gradients.values()]
             total = sum(squares[1:], squares[0]).sqrt()
             scale = (clip_norm / (total + 1e-6)).clamp(max=1.0)
-            gradients = {name: g * _beside(scale, g) for name, g in gradients.items()}
+            gradients = {name: g * _broadcastable(scale, g) for name, g in gradients.items()}
         for name, p in self.params.items():
             own = coefficients[self.shape.groups[name]]
-            named = {key: _beside(own[i], p) for i, key in enumerate(self.shape.rule.names)}
+            named = {key: _broadcastable(own[i], p) for i, key in enumerate(self.shape.rule.names)}
             new, *state = self.shape.rule.update(p, gradients[name], self.state[name], named)
             p.copy_(new)
             for tensor, value in zip(self.state[name], state, strict=True):
                 tensor.copy_(value)
             if self.shape.averages:
-                self.average[name].lerp_(p, _beside(average_share, p))
+                self.average[name].lerp_(p, _broadcastable(average_share, p))
         if self.shape.counts:
             self.mistakes.add_(seen.pop("mistakes"))
         for name, value in seen.items():
@@ -317,7 +315,7 @@ class Stack:
     def _loss(
         self, params: Tensors, buffers: Tensors, batch: Any, present: Tensor | None, key: Tensor
     ) -> tuple[Tensor, Tensors]:
-        """Return the mean loss of one slot over its batch; and new statistics of its norms, and its mistakes."""
+        """Return the mean loss of one slot over its batch, the new statistics of its norms, and its mistakes."""
         given = {**params, **buffers, **{f"{name}.key": key for name, _ in self._dropouts}}
         if present is not None:
             given |= {f"{name}.present": present for name, _ in self._norms}
@@ -332,7 +330,7 @@ class Stack:
         return loss, seen
 
     def _loss_and_mistakes(self, model: nn.Module, batch: Any, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the mean loss of a model over a batch, and which examples it gets wrong if these are counted."""
+        """Return the mean loss of a model over a batch, and which examples are misclassified; None if not counted."""
         objective = self.shape.objective
         with self._computing():
             outputs = objective.outputs(model, batch)
@@ -340,18 +338,18 @@ class Stack:
         return loss, objective.mistakes(outputs, batch) if self.shape.counts else None
 
     def _mean(self, outputs: Any, batch: Any, present: Tensor | None) -> Tensor:
-        """Return the mean loss over the rows that are there."""
+        """Return the mean loss over the rows that are not padding."""
         objective = self.shape.objective
         if not self.shape.values:  # all batches are of one size, and the loss has no weights
             return objective.loss(outputs, batch)[0]
         values, weights = objective.values(outputs, batch)
         if present is not None:
-            there = _beside(present, values).expand_as(values)
+            there = _broadcastable(present, values).expand_as(values)
             weights = there if weights is None else weights * there
         return values.mean() if weights is None else (values * weights).sum() / weights.sum()
 
     def _computing(self) -> AbstractContextManager[object]:
-        """torch's autocast, which keeps nothing from one pass to the next: a CUDA graph could not."""
+        """Return an autocast context without a cache, which CUDA graphs do not support; an empty one if not used."""
         if not self.shape.autocast:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
@@ -360,28 +358,27 @@ class Stack:
     def evaluate(
         self, slots: Sequence[int], batch: Any, averaged: bool = False
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
-        """Measure some slots on these examples.
+        """Evaluate some slots on a batch.
 
         Args:
-            averaged: whether with the average of the weights.
+            averaged: whether to use the moving averages of the weights.
 
         Returns:
-            For each metric the weighted sum over the examples and the sum of the weights, each [len(slots)]; and, if
-            there are metrics that collect batches, the predictions, [len(slots), examples, ...].
+            The weighted sum over the examples and the sum of the weights of each metric, both [len(slots)]; and, if
+            there are metrics that collect batches, the predictions [len(slots), examples, ...].
         """
 
         def measured(params: Tensors, buffers: Tensors) -> Any:
             return self._evaluated.called({**params, **buffers}, batch)
 
         weights = self.average if averaged else self.params
-        buffers = {
-            name: tensor[list(slots)] for name, tensor in self.buffers.items()
-        }  # copies: a model may change them
-        found: tuple[dict[str, tuple[Tensor, Tensor]], Any] = vmap(measured)(_of(weights, slots), buffers)
+        # copies, because a model may change them
+        buffers = {name: tensor[list(slots)] for name, tensor in self.buffers.items()}
+        found: tuple[dict[str, tuple[Tensor, Tensor]], Any] = vmap(measured)(_of_slots(weights, slots), buffers)
         return found
 
     def _measured(self, model: nn.Module, batch: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
-        """Measure one model on a batch; see `evaluate`."""
+        """Evaluate one model on a batch; see `evaluate`."""
         objective = self.shape.objective
         with self._computing():
             outputs = objective.outputs(model, batch)
@@ -398,10 +395,10 @@ class Stack:
 
 
 TOLERANCE, AUTOCAST_TOLERANCE = 1e-3, 0.1
-"""Largest difference that rounding can make in an update, as a part of its largest change."""
+"""Largest difference of two updates that rounding explains, relative to the largest change."""
 
-SMALLEST = 0.01
-"""The least rate, norm of the gradient, and so on, of an update that is made to check a compiled one."""
+MIN_CHECKED_NUMBER = 0.01
+"""Smallest rate, gradient norm, and so on, of an update that checks the compiled update."""
 
 
 @torch.no_grad()
@@ -421,10 +418,10 @@ def _agrees(found: Tensor, expected: Tensor, before: Tensor, tolerance: float) -
 
 
 def _compiled(method: Callable[..., None]) -> Callable[..., None]:
-    """The method, compiled as one graph for the tensors that it is first called with.
+    """Compile a method as one graph for the tensors of its first call.
 
-    Whether they are still the same is not asked at every call, which would take a tenth of the time: a stack keeps its
-    tensors. torch keeps what it has compiled with the code of a function, so each stack gets a copy of its own.
+    Later calls do not check that the tensors are the same, which would take a tenth of the time, because a stack never
+    replaces its tensors. torch stores compiled code with the code object of a function, so each stack has its own copy.
     """
     assert isinstance(method, MethodType)
     assert isinstance(method.__func__, FunctionType)
@@ -439,31 +436,32 @@ def _compiled(method: Callable[..., None]) -> Callable[..., None]:
     return compiled
 
 
-def _of(tensors: Tensors, slots: Sequence[int]) -> Tensors:
-    """Of some slots; of a single one without a copy."""
+def _of_slots(tensors: Tensors, slots: Sequence[int]) -> Tensors:
+    """Return the tensors of some slots; for a single slot they are views."""
     if len(slots) == 1:
         return {name: tensor[slots[0] : slots[0] + 1] for name, tensor in tensors.items()}
     return {name: tensor[list(slots)] for name, tensor in tensors.items()}
 
 
 def _untrained(model: nn.Module) -> Tensors:
-    """What a trial has beside its trained parameters: buffers, and parameters that are frozen."""
+    """Return the tensors of a model that are not trained: buffers and frozen parameters."""
     frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     keys = {f"{name}.key" for name, module in model.named_modules() if isinstance(module, SeededDropout)}
     return frozen | {name: buffer for name, buffer in model.named_buffers() if name not in keys}
 
 
-def _room(tensor: Tensor, slots: int) -> Tensor:
+def _zeros_of_slots(tensor: Tensor, slots: int) -> Tensor:
+    """Return zeros [slots, *tensor.shape]."""
     return torch.zeros((slots, *tensor.shape), dtype=tensor.dtype, device=tensor.device)
 
 
-def _beside(of_slots: Tensor, tensor: Tensor) -> Tensor:
-    """[slots] -> [slots, 1, ...], to go with a tensor [slots, ...]."""
+def _broadcastable(of_slots: Tensor, tensor: Tensor) -> Tensor:
+    """Reshape [slots] to [slots, 1, ...], so that it broadcasts with a tensor [slots, ...]."""
     return of_slots.reshape((-1,) + (1,) * (tensor.ndim - 1))
 
 
 def grouped(state: TrainState) -> dict[str, int]:
-    """The index of the param_group of each trained parameter, by its name."""
+    """Return the index of the param_group of each trained parameter, by the name of the parameter."""
     of: dict[int, int] = {}
     for index, group in enumerate(state.optimizer.param_groups):
         of |= {id(parameter): index for parameter in group["params"]}

@@ -1,4 +1,4 @@
-"""What a training consists of between two updates."""
+"""Define the state of a training between two updates, and build the initial one."""
 
 from dataclasses import dataclass, field
 
@@ -21,30 +21,30 @@ from sweep.training.objectives import Objective, objective_of
 from sweep.training.optimizers import Optimizer, TwoWeights
 
 TRAIN_ERROR = "train_error"
-"""1 - accuracy on the training batches since the last regular evaluation; only where a reaction watches it."""
+"""Metric 1 - accuracy on the training batches since the last regular evaluation. Computed if a reaction watches it."""
 
 
 @dataclass
 class TrainState:
-    """Parameters and buffers, optimizer state, random state, position in the data, and the only step counter.
+    """Holds parameters, buffers, optimizer state, random state, position in the data, and the only step counter.
 
     Args:
-        model, optimizer: on the device, in the precision of the run.
-        objective: the loss and the metrics; None of a GAN.
-        batches: the data order; batch s is a function of the seed and s alone.
-        random: state of the generators that a model of the user's may draw from.
-        dropouts: the dropout layers of the model, which draw by seed and step.
-        average: moving average of the weights, by the names of the parameters; None where none is wanted.
-        events: what the schedule waited for and has seen.
-        memories: what its reactions remember, by their names.
-        mistakes: examples of the training batches that were misclassified since the last regular evaluation; None
-            where no reaction asks.
-        seen: examples of those batches.
-        global_step: completed updates; of a GAN, of its generator, whose optimizer `optimizer` is.
-        critic: what a GAN has beside it; its batches are the critic's.
-        scaler: the loss scale of fp16; None in another precision.
-        threads: of the CPU, which the serial engine computes updates with; None if it has not chosen them. A resumed
-            training keeps the number, because sums are formed in another order with another one.
+        model, optimizer: on the device, in the precision of the training.
+        objective: the loss and the metrics; None for a GAN.
+        batches: the order of the data. Batch s depends on the seed and on s only.
+        random: states of the global generators that user code may use.
+        dropouts: the dropout layers of the model, whose masks depend on seed and step.
+        average: name of a parameter -> moving average of it; None if no average is configured.
+        events: events of the schedule that have occurred.
+        memories: name of a reaction -> its memory.
+        mistakes: number of training examples that were misclassified since the last regular evaluation; None if no
+            reaction needs it.
+        seen: number of training examples since the last regular evaluation.
+        global_step: completed updates; for a GAN those of the generator, to which `optimizer` belongs.
+        critic: the critic of a GAN, to which `batches` belongs; None for other models.
+        scaler: the loss scaler of fp16; None in other precisions.
+        threads: number of CPU threads with which the serial engine computes updates; None if it is not chosen yet. A
+            resumed training keeps the number, because it determines the order of sums and therefore the rounding.
     """
 
     model: nn.Module
@@ -65,17 +65,19 @@ class TrainState:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers: one, or the generator's and the critic's."""
+        """Return the optimizers: one, or those of the generator and of the critic."""
         return [self.optimizer, *([] if self.critic is None else [self.critic.optimizer])]
 
 
 @dataclass
 class CriticState:
-    """What a GAN has beside its model and the optimizer of its generator.
+    """Holds the parts of a GAN and the state of its critic.
 
     Args:
-        generator, critic: of the model; [n, latent] -> examples, and examples -> [n].
-        optimizer: of the critic.
+        generator: module of the model, [n, latent] -> n examples.
+        critic: module of the model, n examples -> [n].
+        latent: number of random numbers per generated example.
+        optimizer: the optimizer of the critic.
         global_step: completed updates of the critic.
     """
 
@@ -87,27 +89,29 @@ class CriticState:
 
 
 def global_steps(state: TrainState) -> dict[str, float]:
-    """The completed updates as they are recorded: of the optimizer, or of the generator's and the critic's."""
+    """Return the completed updates as recorded metrics: of the model, or of the generator and of the critic."""
     if state.critic is None:
         return {"global_step": float(state.global_step)}
     return {"G_global_step": float(state.global_step), "D_global_step": float(state.critic.global_step)}
 
 
 def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.device, dtype: torch.dtype) -> TrainState:
-    """The state before update 0: a function of configuration and seed. Initial weights are drawn on the CPU.
+    """Return the state before update 0, which depends on the configuration and the seed only.
+
+    Initial weights are drawn on the CPU.
 
     Raises:
-        InvalidValueError: if the model or the optimizer refuses its arguments, or the two averages of the weights
-            would be one of the other.
+        InvalidValueError: if the model or the optimizer refuses its arguments, or if average=ema is combined with an
+            optimizer that averages weights itself.
     """
     model = build_model(config, seed, data)
     dropouts = seed_dropouts(model)
-    _bring_to(model, device, dtype)
+    _move_model(model, device, dtype)
     critic = _critic_state(config, model)
     optimizer = build_optimizer(config.optimizer, model if critic is None else critic.generator)
     average = initial_average(model) if config.average.name == "ema" else None
     if average is not None and isinstance(optimizer, TwoWeights):
-        rule = f"is not for {config.optimizer.component.target}, which is evaluated with an average of its own"
+        rule = f"cannot be used with {config.optimizer.component.target}, which averages the weights itself"
         raise InvalidValueError("average", config.average.name, rule)
     augmentation = augmentation_of(config.augment, dtype)
     batches = Batches(data.train, config.train.batch_size, seed, device, config.train.drop_last, augmentation)
@@ -122,17 +126,17 @@ def initial_state(config: RunConfig, seed: int, data: Dataset, device: torch.dev
 
 
 def loss_scaler(device: torch.device, scale: float = 2.0**16) -> GradScaler:
-    """Return torch's loss scaler, whose tensors exist: a worker without an example of a batch scales no loss."""
+    """Return an initialized loss scaler: a data-parallel worker without examples would not initialize it."""
     scaler = GradScaler(device.type, init_scale=scale)
     scaler.scale(torch.zeros((), device=device))
     return scaler
 
 
-def _bring_to(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a model to the device and into the precision of the run.
+def _move_model(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a model to the device, and convert it to the precision of the training.
 
-    Tensors of torch's default type (float32) get `dtype`, complex ones of its complex counterpart (complex64) that of
-    `dtype`. A model has tensors of other types on purpose, and they keep them.
+    Tensors of torch's default type (float32) are converted to `dtype`, and those of its complex counterpart (complex64)
+    to that of `dtype`. Tensors of other types are intentional and keep their type.
     """
     default = torch.get_default_dtype()
     types = {default: dtype, default.to_complex(): dtype.to_complex()}

@@ -1,9 +1,9 @@
-"""Runs a program, and ends what is left of its process group when it has ended.
+"""Run a program, and end the remaining processes of its process group when it has ended.
 
-The program is ended, too, when the process that wants it has ended.
+The program is ended, too, when the process that has started the supervisor ends.
 
-This is a program of its own, which imports the standard library alone. Its standard input is a pipe that nobody writes
-to: it is closed when the program is to end, and when the process at its other end was killed.
+This script runs as a separate process and imports only the standard library. Its standard input is a pipe to which
+nothing is written. The pipe is closed to end the program, and also when the process at its other end is killed.
 """
 
 import os
@@ -13,18 +13,18 @@ import sys
 import threading
 import time
 
-GRACE = 3.0
-"""Seconds between SIGTERM, after which a program may save its state, and SIGKILL."""
+TERMINATION_SECONDS = 3.0
+"""Seconds between SIGTERM, upon which a program may save its state, and SIGKILL."""
 
 _ENDING = threading.Lock()
 
 
 def main(words: list[str]) -> int:
-    """Run a program; return its status, 127 if it cannot be started and 128 + n if signal n has ended it."""
+    """Run a program, and return its exit status: 127 if it cannot be started, 128 + n if signal n has ended it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # the program does not inherit a function, and would inherit SIG_IGN
+        signal.signal(number, lambda *_: None)  # the program would inherit SIG_IGN, but not a handler
     try:
-        # in a group of its own: this process has to outlive what is left of the group, to return the status
+        # in its own group, because this process ends the group and then returns the status
         program = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         print(f"{words[0]} cannot be run: {error.strerror}", flush=True)
@@ -41,9 +41,9 @@ def _end_with_input(group: int) -> None:
 
 
 def _end(group: int) -> None:
-    """End all processes of a group: first with SIGTERM, and those that are left after GRACE seconds with SIGKILL."""
-    with _ENDING:  # a second call waits for the first, and a process gets SIGTERM once
-        running, deadline = _sent(group, signal.SIGTERM), time.monotonic() + GRACE
+    """End all processes of a group with SIGTERM, and those that still run after TERMINATION_SECONDS with SIGKILL."""
+    with _ENDING:  # a second call waits for the first, so that a process gets SIGTERM once
+        running, deadline = _sent(group, signal.SIGTERM), time.monotonic() + TERMINATION_SECONDS
         while running and time.monotonic() < deadline:
             time.sleep(0.02)
             running = _sent(group, 0)

@@ -1,10 +1,9 @@
-"""The process that holds data and models: it answers questions about them, and trains."""
+"""Run the training process, which loads data and models, answers requests about them, and trains."""
 
 import gc
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,42 +28,40 @@ from sweep.training.autotune import Chosen, check, choose, refuse_unstackable
 from sweep.training.base_engine import BaseEngine, largest_checkpoint
 from sweep.training.compiling import keep_compiled
 from sweep.training.device import ALL_THREADS, CPU, choose_device, out_of_memory
-from sweep.training.engine_server import EngineServer, Inbox, last_words
+from sweep.training.engine_server import EngineServer, Inbox, failure_message
 from sweep.training.fused import NotStackableError
 from sweep.training.loop import LoopEngine, check_loop
 from sweep.training.objectives import custom_task, declared_directions
 
 
 def serve(pipe: Connection) -> None:
-    """Do what the coordinator asks for until it wants no more: the main function of the process."""
+    """Handle the requests of the coordinator until it ends this process. This is the main function of the process."""
     multiprocessing.current_process().daemon = False  # the code of a data set may start processes
     protect()
-    forking.restore_environment()
-    for name in forking.SIGNALS:
-        signal.signal(name, signal.SIG_IGN)  # a terminal, or a batch system, sends them to all processes
+    forking.set_up_process()
     keep_compiled()
     try:
         _Trainer(pipe).run()
     except BrokenPipeError:
-        os._exit(1)  # nobody is left to tell
+        os._exit(1)  # the coordinator has ended
     except BaseException as error:
         with suppress(OSError):
-            pipe.send(last_words(error))
+            pipe.send(failure_message(error))
             pipe.close()
 
 
 class _Trainer:
-    """Answers one message after another. Those to an engine go to it until it is released."""
+    """Handles messages one after another. While an engine exists, it receives the messages."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._inbox = pipe, Inbox(pipe)
         self._given: dict[str, Dataset] = {}
-        """Data sets of arrays that the coordinator has sent, by their configuration."""
+        """Configuration -> data set that the coordinator has sent."""
         self._used: Dataset | None = None
         """The data set of the last engine."""
 
     def run(self) -> None:
-        """Answer until the coordinator wants no more."""
+        """Handle messages until the coordinator sends `end`."""
         while True:
             kind, _, content = self._inbox.next()
             if kind == "end":
@@ -76,12 +73,12 @@ class _Trainer:
                 self._train(*content)
 
     def _answer(self, name: str, arguments: Sequence[Any]) -> None:
-        """Send what one of the methods below returns, or the refusal that it raises."""
+        """Call one of the methods below, and send its result, or the refusal that it raises."""
         try:
             try:
                 answer = getattr(self, name)(*arguments)
             finally:
-                sys.stdout.flush()  # what a user's code has printed comes before what the coordinator says next
+                sys.stdout.flush()  # show output of user code before later output of the coordinator
         except InvalidValueError as error:
             self._pipe.send(("refused", error))
         except Exception as error:
@@ -92,19 +89,19 @@ class _Trainer:
             self._pipe.send(("answer", answer))
 
     def take(self, config: DatasetConfig, source: bytes) -> Facts:
-        """Keep a data set that the coordinator has sent, as `cloudpickle` has pickled it."""
+        """Store a data set that the coordinator has sent, pickled with `cloudpickle`, and return its facts."""
         self._given.clear()
         return self._given.setdefault(repr(config), dataset_of(pickle.loads(source), config)).facts
 
     def facts(self, config: DatasetConfig) -> Facts:
-        """Load a data set, unless it is loaded."""
+        """Load a data set, unless it is loaded already, and return its facts."""
         return self._data(config).facts
 
     def accepted(self, component: Component, names: Sequence[str]) -> list[str] | None:
-        """Return the names that are parameters of what a component calls.
+        """Return those names that are parameters of the class or function of a component.
 
         Returns:
-            None if the user's code raises an error when it is imported: it raises it again where it is used.
+            None if importing the user's code raises an error, which is raised again where the code is used.
         """
         try:
             return [name for name in names if component.accepts(name)]
@@ -114,7 +111,7 @@ class _Trainer:
             return None
 
     def directions(self, component: Component) -> dict[str, Direction]:
-        """Return the directions that a task of the user's declares."""
+        """Return the directions that a user's task declares."""
         return declared_directions(custom_task(component), component)
 
     def check_components(self, components: Sequence[Component]) -> None:
@@ -123,11 +120,11 @@ class _Trainer:
             component.check()
 
     def check_device(self, config: RunConfig) -> None:
-        """Refuse a device that is not there or cannot do what is asked for."""
+        """Refuse a device that is not available or does not support the configuration."""
         choose_device(config.train)
 
     def check(self, configs: Sequence[RunConfig], silent: bool) -> None:
-        """Try what trainings of one kind need, without training."""
+        """Check that configurations of one kind can be trained, without training them."""
         if configs[0].loop is None:
             check(self._data(configs[0].dataset), configs, silent)
         else:
@@ -135,11 +132,11 @@ class _Trainer:
                 check_loop(config)
 
     def refuse_unstackable(self, configs: Sequence[RunConfig]) -> None:
-        """Refuse engine=fused for trainings that cannot be made in one update."""
+        """Refuse engine=fused for configurations that cannot be trained in one update."""
         try:
             refuse_unstackable(self._data(configs[0].dataset), CPU, configs)
         except NotStackableError as error:
-            raise InvalidValueError("engine", "fused", f"{error}; engine=serial trains them one by one") from error
+            raise InvalidValueError("engine", "fused", f"{error}; engine=serial trains one trial at a time") from error
 
     def largest_checkpoint(self, config: RunConfig) -> int:
         """Return a number of bytes that no checkpoint of such a training exceeds."""
@@ -154,9 +151,9 @@ class _Trainer:
         """Choose an engine, and train with it until it is released.
 
         Args:
-            digest: that the data must have.
-            others: to the data-parallel workers.
-            known: what was measured before.
+            digest: the expected digest of the data.
+            others: connections to the other data-parallel workers.
+            known: measurements of an earlier choice; None if there are none.
         """
         began = time.monotonic()
         first = work.like[0]
@@ -165,7 +162,7 @@ class _Trainer:
             torch.cuda.set_device(device)
         data = None if first.loop is not None else self._data(first.dataset)
         if data is not None and data.digest != digest:
-            rule = "gives other data each time it is loaded: what was trained before cannot be continued"
+            rule = "returns different data each time it is loaded, so that a training cannot be resumed"
             raise InvalidValueError("dataset._target_", first.dataset.component.target, rule)
         if self._used is not None and self._used is not data:
             self._used.forget_placed()
@@ -176,7 +173,7 @@ class _Trainer:
             )
         else:
             chosen = _choose(config, data, device, work, others, known)
-        if isinstance(chosen.engine, BaseEngine):  # a loop keeps its weights itself
+        if isinstance(chosen.engine, BaseEngine):  # a loop stores its weights itself
             chosen.engine.ranking = work.ranking
         prepared = time.monotonic() - began
         account = EngineStats(
@@ -195,7 +192,7 @@ class _Trainer:
         if isinstance(chosen.engine, LoopEngine):
             chosen.engine.close()
         del chosen, server
-        gc.collect()  # engines refer to themselves
+        gc.collect()  # engines contain reference cycles
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
         torch.set_num_threads(ALL_THREADS)
@@ -211,7 +208,7 @@ def _choose(
     others: Sequence[Connection],
     known: Measured | None,
 ) -> Chosen:
-    """Choose an engine. Where trying the others raises an error, it is the serial one: there one trial alone fails."""
+    """Choose an engine. Choose the serial one, in which trials fail separately, if trying others raises an error."""
     try:
         return choose(config, data, device, work, others, known)
     except BaseException as error:

@@ -73,7 +73,7 @@ def test_every_schedule_at_once_gets_a_panel_each(sweep, folder):
     assert table(folder)[0] == ["step", *names]
     width, height = size(folder / "schedule.png")
     assert (width, height) == (1150, 875)
-    assert "plateau: drawn before any event: plateau waits for val_loss" in answer.out
+    assert "plateau: drawn without events: plateau depends on val_loss" in answer.out
 
 
 def test_values_in_parts_of_the_horizon_are_updates(sweep, folder):

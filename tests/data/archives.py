@@ -1,4 +1,4 @@
-"""Small files in the formats of the data sets that are read from files."""
+"""Create small files in the formats of the data sets that are read from files."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ def write_mnist(folder: Path, n: int = 60, n_test: int = 20, *, zipped: bool = T
 
 
 def records(n: int, classes: tuple[int, ...] = (10,), seed: int = 0) -> bytes:
-    """Return images of CIFAR-10, or with classes=(20, 100) of CIFAR-100."""
+    """Return records of CIFAR-10, or with classes=(20, 100) of CIFAR-100."""
     columns = [labels(n, count)[:, None] for count in classes]
     return np.concatenate([*columns, images(n, 3072, seed=seed)], axis=1).tobytes()
 
@@ -62,7 +62,7 @@ def write_tar(file: Path, files: Mapping[str, bytes], folder: str = "cifar") -> 
 
 
 def write_images(folder: Path, classes: Mapping[str, int], shape: tuple[int, int] = (6, 5)) -> None:
-    """Write so many colour images, .png, of each class."""
+    """Write colour images as .png files into a folder for each class."""
     for seed, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index, pixels in enumerate(images(count, *shape, 3, seed=seed)):

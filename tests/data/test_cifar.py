@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their binary versions, also damaged ones."""
+"""Test reading CIFAR-10 and CIFAR-100 from their binary versions, including damaged files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +54,8 @@ def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (archives.records(10)[:-1], "has 30729 bytes, which is no multiple of 3073, one image"),
-        (b"", "has 0 bytes, which is no multiple of 3073"),
+        (archives.records(10)[:-1], "has 30729 bytes, which is not a multiple of 3073, one image"),
+        (b"", "has 0 bytes, which is not a multiple of 3073"),
         (archives.records(13, (13,)), r"has the label 10 at image 10: labels must be 0\.\.9"),
     ],
 )

@@ -1,4 +1,4 @@
-"""From arrays to splits: complete, disjoint, reproducible, standardized by the training split; and every refusal."""
+"""Test that arrays become complete, disjoint and reproducible splits, and that invalid arrays are refused."""
 
 import itertools
 import tracemalloc
@@ -22,29 +22,29 @@ CALLS: list[int] = []
 
 
 def counted(n):
-    """A data set that counts how often it is asked for."""
+    """Return a data set, and count the calls."""
     CALLS.append(n)
     return {"x": np.arange(2.0 * n).reshape(n, 2), "y": np.arange(n) % 2}
 
 
 def given(arrays):
-    """A data set of what it is given."""
+    """Return the arguments as a data set."""
     return arrays
 
 
 def ragged():
-    """Examples of different structures."""
+    """Return examples with different structures."""
     return {"x": [[[1], [2]], [[1], [2, 3]]] * 10, "y": [0, 1] * 10}
 
 
 def load_given(**arrays):
-    """Load these arrays; the cache, which compares configurations by their texts, is emptied first."""
+    """Load these arrays. Clear the cache first, because it compares configurations by their texts."""
     _load.cache_clear()
     return load_here(given, {"arrays": arrays})
 
 
 def objects(values):
-    """An array of objects, one for each value."""
+    """Return an array of objects, one for each value."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
@@ -55,7 +55,7 @@ def load_shipped(name, **keys):
 
 
 def load_here(function, arguments, **keys):
-    """Load from a function of this module."""
+    """Load the data set that a function of this module returns."""
     component = Component("dataset", f"{__name__}.{function.__name__}", arguments, trusted=(__name__,))
     return load(DatasetConfig(component, **keys))
 
@@ -76,7 +76,7 @@ def labels(n, classes=2):
 
 
 def numbered(n):
-    """A regression whose target is the number of the example, so that a split says which examples it has."""
+    """Return a regression whose targets are the indices of the examples, so that splits can be identified."""
     return {"x": numbers(n), "y": np.arange(n, dtype=float)}
 
 
@@ -268,7 +268,7 @@ def test_each_channel_is_standardized_over_the_training_split_alone(kind, splits
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 255.0])
 def test_a_constant_channel_becomes_zero(monkeypatch, constant):
-    monkeypatch.setattr(dataset, "BLOCK", 50)
+    monkeypatch.setattr(dataset, "BLOCK_NUMBERS", 50)
     images = numbers(30, width=32).reshape(30, 2, 4, 4)
     images[:, 1] = constant
     data = load_given(x=images, y=np.arange(30.0))
@@ -285,7 +285,7 @@ def test_a_constant_channel_becomes_zero(monkeypatch, constant):
     [
         ({"x": numbers(20), "y": labels(20)}, r"is for images x \[n, C, H, W\]; x has shape \[20, 3\]"),
         ({"pixels": np.ones((20, 1, 2, 2)), "y": labels(20)}, "there is no x"),
-        ({"x": [np.ones(2), np.ones(3)] * 10, "y": labels(20)}, "not for examples that are loaded one by one"),
+        ({"x": [np.ones(2), np.ones(3)] * 10, "y": labels(20)}, "not for examples that are loaded individually"),
     ],
 )
 def test_channels_are_of_images_alone(arrays, said):
@@ -403,7 +403,7 @@ SHARED = {f"{name}_{split}": np.ones((4, 2)) for name in "xy" for split in ("tra
 
 
 def shared():
-    """A data set that returns arrays which others can change."""
+    """Return arrays that the caller can change."""
     return SHARED
 
 
@@ -628,7 +628,7 @@ def test_numbers_of_the_other_byte_order_are_read_or_refused(tmp_path, name):
 
 
 def test_a_data_set_is_not_copied_into_float64():
-    """The arrays are copied once in their own type; what is computed in float64 is computed block by block."""
+    """The arrays are copied once in their own type. Numbers are converted to float64 block by block."""
     x = np.random.default_rng(0).integers(0, 256, (20_000, 40, 40), dtype=np.uint8)
     config = DatasetConfig(Component("dataset", "sweep.data.sources.digits", {}), standardize=True)
     tracemalloc.start()  # which follows the memory of NumPy, not that of tensors

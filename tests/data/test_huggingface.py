@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face as data sets of a training."""
+"""Test trainings on data sets of Hugging Face."""
 
 import os
 
@@ -20,7 +20,7 @@ datasets = pytest.importorskip("datasets")
 
 
 def given(n=30, seed=0, **further):
-    """Sentences of several lengths, as texts and as tokens, with a class."""
+    """Return sentences of different lengths, as texts and as tokens, with their classes."""
     generator = np.random.default_rng(seed)
     tokens = [generator.integers(1, 20, 2 + index % 5).tolist() for index in range(n)]
     columns = {
@@ -128,16 +128,16 @@ def test_one_saved_data_set_is_divided(tmp_path, kind):
     [
         (
             {"columns": ["tokens"]},
-            "columns=tokens: is no column of the data set, which has text, words, input_ids, label",
+            "columns=tokens: is not a column of the data set, which has text, words, input_ids, label",
         ),
         ({"columns": "label"}, "columns=label: must be a list of columns"),
         (
             {"splits": {"train": "train", "val": "dev"}},
-            "splits={val: dev}: must give train, val and test among the splits",
+            "splits={val: dev}: must map train, val and test to the splits",
         ),
-        ({"splits": {"training": "train"}}, "splits={training: train}: must give train, val and test among the"),
-        ({"splits": {}}, "splits={}: must give train"),
-        ({"path": "nowhere"}, "path=nowhere: is no folder"),
+        ({"splits": {"training": "train"}}, "splits={training: train}: must map train, val and test to the"),
+        ({"splits": {}}, "splits={}: must name train"),
+        ({"path": "nowhere"}, "path=nowhere: is not a folder"),
     ],
 )
 def test_keys_of_a_saved_data_set_that_cannot_be_right_are_refused(tmp_path, keys, said):
@@ -152,7 +152,7 @@ def test_other_splits_must_be_chosen(tmp_path):
         tmp_path / "it", datasets.DatasetDict({"train": given(), "test": given(8, 1), "unsupervised": given()})
     )
     with pytest.raises(
-        InvalidValueError, match=r"^splits=\{unsupervised: unsupervised\}: must give train, val and test"
+        InvalidValueError, match=r"^splits=\{unsupervised: unsupervised\}: must map train, val and test"
     ):
         huggingface(path)
     assert huggingface(path, splits={"train": "train", "test": "test"}).keys() == {"train", "test"}
@@ -171,7 +171,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
 
 def test_a_saved_data_set_has_one_data_set_or_splits(tmp_path):
     path = saved(tmp_path / "it", given())
-    with pytest.raises(InvalidValueError, match=r"^splits=\{.*\}: must be null: the folder holds one data set"):
+    with pytest.raises(InvalidValueError, match=r"^splits=\{.*\}: must be null: the folder contains one data set"):
         huggingface(path, splits={"train": "train"})
 
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from idx files, also damaged ones."""
+"""Test reading MNIST and Fashion-MNIST from idx files, including damaged files."""
 
 import gzip
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sweep.components import Component
 from sweep.config import DatasetConfig
 from sweep.data import load
 from sweep.data.sources import fashion_mnist, mnist
-from sweep.data.sources.idx import DEBIAN
+from sweep.data.sources.idx import DEBIAN_FOLDER
 from sweep.errors import InvalidValueError
 from tests.conftest import SMALL, Answer
 from tests.data.archives import idx, images, labels, write_mnist
@@ -92,7 +92,7 @@ def test_a_missing_file_is_refused_with_the_way_to_get_it(tmp_path: Path) -> Non
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InvalidValueError, match=r"has no file t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz; "):
         mnist(str(tmp_path))
-    with pytest.raises(InvalidValueError, match=f"apt install dataset-fashion-mnist brings them to {DEBIAN}"):
+    with pytest.raises(InvalidValueError, match=f"apt install dataset-fashion-mnist installs them in {DEBIAN_FOLDER}"):
         fashion_mnist(str(tmp_path / "nowhere"))
 
 

@@ -1,4 +1,4 @@
-"""Images in folders of classes."""
+"""Test reading images from folders of classes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -90,10 +90,10 @@ def test_pixels_of_16_bits_are_refused_not_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        ([], r"^path=.*: has no folder"),
+        ([], r"^path=.*: has no folders"),
         (["cat"], r"^path=.*cat: is a class without images"),
         (["train/cat/", "val/cow/"], r"^path=.*val/cow: is a class that the folder train does not have"),
-        (["train/", "val/cow/"], r"^path=.*train: has no folder"),
+        (["train/", "val/cow/"], r"^path=.*train: has no folders"),
     ],
 )
 def test_folders_that_cannot_be_right_are_refused(tmp_path: Path, folders: list[str], said: str) -> None:
@@ -113,7 +113,7 @@ def test_folders_that_cannot_be_right_are_refused(tmp_path: Path, folders: list[
         ({"size": [0, 5]}, "^size=0: must be an integer >= 1"),
         ({"channels": 2}, "^channels=2: must be 1 or 3"),
         ({"channels": True}, "^channels=True: must be 1 or 3"),
-        ({"path": "nowhere"}, "^path=nowhere: is no folder"),
+        ({"path": "nowhere"}, "^path=nowhere: is not a folder"),
     ],
 )
 def test_keys_that_cannot_be_right_are_refused(tmp_path: Path, keys: dict[str, object], said: str) -> None:

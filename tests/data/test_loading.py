@@ -1,4 +1,4 @@
-"""Data sets that load their examples one by one, ragged arrays, tokens, and large arrays."""
+"""Test data sets that load examples individually, ragged arrays, tokens, and large arrays."""
 
 import itertools
 import multiprocessing
@@ -25,7 +25,7 @@ X2, Y2 = np.ones((20, 2)), np.arange(20) % 2
 
 
 class Drawing(Dataset):
-    """Example i is (i and what three generators draw, i % 3)."""
+    """A data set whose example i is (i and numbers from three random generators, i % 3)."""
 
     def __init__(self, n=20):
         self.n = n
@@ -97,7 +97,7 @@ def test_what_examples_draw_depends_on_seed_epoch_and_index_alone(num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_pause_before_an_update_restarts_no_workers(num_workers):
-    """A training that pauses has taken the batch of the update that follows."""
+    """A training that pauses has already taken the batch of the next update."""
     batches, whole = Batches(drawing(num_workers).train, 8, 5, CPU), drawn(drawing(), 5, 0, 6)
     paused = batches.range(0, 6)
     assert [torch.equal(next(paused)[0], expected) for expected in whole[:3]] == [True] * 3
@@ -197,7 +197,7 @@ def test_x_of_several_lengths_cannot_be_standardized():
 
 
 def last_two(examples):
-    """Make a batch of the last two tokens of each example."""
+    """Collate the last two tokens of each example."""
     return torch.tensor([list(example["tokens"][-2:]) for example in examples]), torch.zeros(len(examples)).long()
 
 
@@ -231,8 +231,8 @@ def test_tokens_are_divided_into_windows_without_a_copy():
     ("given", "block", "said"),
     [
         ({"train": np.arange(20), "val": np.arange(5)}, 5, "must be less than the number of tokens"),
-        ({"train": np.ones(20), "val": np.ones(20)}, 5, "is for tokens, which are integers, not float64"),
-        ({"x": np.ones((20, 2)), "y": np.ones(20)}, 5, "is for one array of tokens"),
+        ({"train": np.ones(20), "val": np.ones(20)}, 5, "needs tokens, which are integers, not float64"),
+        ({"x": np.ones((20, 2)), "y": np.ones(20)}, 5, "needs one array of tokens"),
     ],
 )
 def test_what_cannot_be_divided_into_windows_is_refused(given, block, said):
@@ -280,7 +280,7 @@ def test_a_label_that_does_not_count_is_no_class():
 def test_a_large_data_set_is_converted_batch_by_batch_to_the_same_numbers(monkeypatch):
     given = {"x": np.random.default_rng(0).integers(0, 255, (40, 3, 2), dtype=np.uint8), "y": np.arange(40) % 2}
     whole = data_of(given, standardize=True).place(CPU, torch.float32)
-    monkeypatch.setattr(module, "CONVERTED", 0)
+    monkeypatch.setattr(module, "MAX_CONVERTED_BYTES", 0)
     later = data_of(given, standardize=True).place(CPU, torch.float32)
     assert isinstance(later.train, StoredSplit)
     for one, other in zip(
@@ -300,7 +300,7 @@ def anonymous() -> int:
 
 
 def grow(path, keys, pipe):
-    """Send by how much the anonymous memory grows, at most, as a data set is loaded and used."""
+    """Load and use a data set, and send the largest growth of anonymous memory."""
     torch.set_num_threads(1)
     before = anonymous()
     component = Component("dataset", "sweep.data.sources.arrays", {"path": str(path)})
@@ -315,7 +315,7 @@ def grow(path, keys, pipe):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux tells it")
 @pytest.mark.parametrize("kind", ["mapped", "tokens", "compressed"])
 def test_memory_grows_by_little_more_than_the_data(tmp_path, kind):
-    """400 MB of bytes would take 1.6 GB in single precision; what is mapped takes no memory of the process."""
+    """400 MB of bytes would take 1.6 GB in single precision. Mapped files do not use memory of the process."""
     if kind == "tokens":
         for split in ("train", "val"):
             size = np.lib.format.open_memmap(tmp_path / f"{split}.npy", "w+", np.uint16, (100_000_000,)).nbytes
@@ -339,7 +339,7 @@ def test_memory_grows_by_little_more_than_the_data(tmp_path, kind):
 def test_large_arrays_of_an_npz_file_are_mapped(tmp_path, monkeypatch):
     given = {"x": np.random.default_rng(0).normal(size=(40, 3)), "y": np.asfortranarray(np.ones((40, 2)))}
     np.savez(tmp_path / "data.npz", **given)
-    monkeypatch.setattr(npz, "LARGE", 100)
+    monkeypatch.setattr(npz, "MIN_MAPPED_BYTES", 100)
     found = npz.arrays(str(tmp_path / "data.npz"))
     for name, array in given.items():
         assert isinstance(found[name], np.memmap)
@@ -357,9 +357,9 @@ def test_tokens_of_bytes_stay_integers():
     [
         ({"train": {"x": X2, "y": Y2}}, r"^dataset=train: must give train, and val or test or both"),
         ({"val": {"x": X2, "y": Y2}, "test": {"x": X2, "y": Y2}}, r"^dataset=val, test: must give train, and val"),
-        ({"x": X2, "labels": Y2[:-1]}, r"^dataset\.x=20 examples: must be as many as labels, which has 19"),
+        ({"x": X2, "labels": Y2[:-1]}, r"^dataset\.x=20 examples: must have as many examples as labels, which has 19"),
         ({"tokens": [[1, 2], [3]] * 10, "labels": [0, -7] * 10}, r"^dataset\.labels=label -7: labels must be 0\.\.C-1"),
-        ({"x": X2, "y": np.full(20, 255)}, r"^dataset\.y=label 255: is the only label, and does not count"),
+        ({"x": X2, "y": np.full(20, 255)}, r"^dataset\.y=label 255: is the only label and is ignored"),
     ],
 )
 def test_data_that_would_be_trained_wrongly_is_refused(given, said):

@@ -1,4 +1,4 @@
-"""The data sets that ship, and reading a user's own .npz."""
+"""Test the built-in data sets and reading a user's .npz file."""
 
 import pickle
 import sys
@@ -16,7 +16,7 @@ from tests.data.archives import write_images
 
 
 class Payload:
-    """Pickled, it creates a file when it is loaded."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -81,13 +81,13 @@ def test_a_folder_has_its_npy_files(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"x,y\n1,2\n", b"PK\x03\x04 and then nothing"])
 def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(InvalidValueError, match=r"^path=.*: is no \.npz file"):
+    with pytest.raises(InvalidValueError, match=r"^path=.*: is not an \.npz file"):
         arrays(str(tmp_path / "data.npz"))
 
 
 def test_a_single_array_is_no_npz(tmp_path):
     np.save(tmp_path / "data.npy", np.ones((3, 2)))
-    with pytest.raises(InvalidValueError, match=r"is no \.npz file"):
+    with pytest.raises(InvalidValueError, match=r"is not an \.npz file"):
         arrays(str(tmp_path / "data.npy"))
 
 
@@ -122,7 +122,7 @@ def test_pickled_objects_are_refused_and_not_executed(tmp_path):
 def test_a_bare_pickle_is_refused_and_not_executed(tmp_path):
     path, marker = tmp_path / "data.npz", tmp_path / "executed"
     path.write_bytes(np.array([Payload(marker)], dtype=object).dumps())
-    with pytest.raises(InvalidValueError, match=r"is no \.npz file"):
+    with pytest.raises(InvalidValueError, match=r"is not an \.npz file"):
         arrays(str(path))
     assert not marker.exists()
     np.load(path, allow_pickle=True)

@@ -1,4 +1,4 @@
-"""Tables from .csv and .parquet files."""
+"""Test reading tables from .csv and .parquet files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ FEATURES = FRAME[["age", "height", "smokes"]].to_numpy(dtype=float)
 
 
 def write(folder: Path, frame: pd.DataFrame, suffix: str = ".csv") -> str:
-    """Write a table; return its path."""
+    """Write a table, and return its path."""
     path = folder / f"table{suffix}"
     if suffix == ".parquet":
         frame.to_parquet(path)
@@ -117,8 +117,8 @@ def test_a_column_of_parquet_that_holds_no_numbers_is_refused(tmp_path: Path, va
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"target": "klass"}, "target=klass: is no column of the table, which has age, height, smokes, class"),
-        ({"columns": ["weight"]}, "columns=weight: is no column of the table, which has age"),
+        ({"target": "klass"}, "target=klass: is not a column of the table, which has age, height, smokes, class"),
+        ({"columns": ["weight"]}, "columns=weight: is not a column of the table, which has age"),
         ({"columns": ["age", "class"]}, "columns=class: is the target"),
         ({"columns": []}, "columns=[]: must be a list of columns"),
         ({"columns": "age"}, "columns=age: must be a list of columns"),
@@ -155,7 +155,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: 
 
 
 def test_a_column_without_a_name_is_no_feature_unless_it_is_chosen(tmp_path: Path) -> None:
-    """It is the index that pandas writes."""
+    """Such a column is the index that pandas writes."""
     FRAME.drop(columns="city").to_csv(tmp_path / "table.csv")
     with pytest.raises(
         InvalidValueError, match=r"^columns=null: must choose the features: column 0, counted from 0, has"

@@ -1,4 +1,4 @@
-"""Texts and files of tokens as data sets."""
+"""Test texts and files of tokens as data sets."""
 
 from pydoc_data.topics import topics
 
@@ -137,7 +137,7 @@ def test_a_file_stays_where_it_is(tmp_path, ending):
         ({"train.bin": 10, "train.npy": 10, "val.bin": 10}, {}, r"path=.*: has both train\.bin and train\.npy"),
         ({"train.npy": 10, "val.bin": 10}, {}, r"path=.*train\.npy: cannot be read: "),
         ({"train.bin": 10, "val.bin": 10}, {"dtype": "float32"}, r"dtype=float32: must be one of uint8, "),
-        ({"train.bin": 40, "val.bin": 20}, {"n_classes": 257}, r"n_classes=257: must be more than every token, and "),
+        ({"train.bin": 40, "val.bin": 20}, {"n_classes": 257}, r"n_classes=257: must be greater than every token; "),
         ({"train.bin": 40, "val.bin": 20}, {"dtype": "int8"}, r"train=token -1: tokens must be 0\.\.C-1"),
         (
             {"train.bin": 40, "val.bin": 8},

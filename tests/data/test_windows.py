@@ -1,4 +1,4 @@
-"""Windows that are drawn: where they begin, and what is gathered."""
+"""Test where drawn windows begin, and which tokens they contain."""
 
 import numpy as np
 import pytest
@@ -112,10 +112,10 @@ def test_the_digest_of_divided_windows_is_that_of_earlier_versions():
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({}, r"split_seed=0: must be null where dataset\.windows=drawn"),
+        ({}, r"split_seed=0: must be null with dataset\.windows=drawn"),
         ({"block": None}, r"windows=drawn: needs dataset\.block"),
         ({"windows": "all"}, r"windows=all: must be one of divided, drawn"),
-        ({"split_seed": None, "val_fraction": 0.001}, r"val_fraction=0\.001: leaves 0 of 200 examples to validate"),
+        ({"split_seed": None, "val_fraction": 0.001}, r"val_fraction=0\.001: leaves 0 of 200 examples for validation"),
         ({"split_seed": None, "block": 50}, r"block=50: must be less than the number of tokens in each split"),
     ],
 )

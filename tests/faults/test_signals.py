@@ -35,7 +35,7 @@ def patience() -> float:
     return SECONDS if LONG else SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-GOES_ON = re.compile(r"the same command (goes on|trains again)")
+GOES_ON = re.compile(r"the same command (resumes|trains again)")
 CASES = (SERIAL_TPE, FUSED_RANDOM, SERIAL_MEDIAN)
 
 

@@ -36,7 +36,7 @@ def test_dropout_drops_in_training_and_not_in_evaluation():
 
 @pytest.mark.parametrize("input_shape", [(64,), (8, 8), (1, 1, 8, 8)])
 def test_what_is_no_picture_is_refused_with_its_shape(input_shape):
-    with pytest.raises(ValueError, match="picture") as refused:
+    with pytest.raises(ValueError, match="needs images") as refused:
         CNN(input_shape, 10)
     assert str(list(input_shape)) in str(refused.value)
 

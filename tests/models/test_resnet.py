@@ -57,7 +57,7 @@ def test_shortcut_b_adds_a_projection_to_each_of_the_two_blocks_that_change_the_
 
 
 def test_a_block_adds_its_shortcut():
-    """With convolutions of 0, a block without a change of shape is the ReLU of its input."""
+    """With all weights 0, a block that keeps the shape returns the ReLU of its input."""
     block = ResNet((3, 8, 8), 10, depth=8, width=4).blocks[0]
     nn.init.zeros_(block.second.conv.weight)
     x = torch.randn(2, 4, 8, 8)

@@ -148,7 +148,7 @@ OF_TRANSFORMERS = {
         bert.classifier,
         ModelConfig(),
         lambda model, batch: model(**batch).loss,
-        stacks="loads examples one by one",
+        stacks="loads examples one at a time",
         scalar=True,
     ),
     "BERT of one length": lambda: Port(
@@ -240,7 +240,7 @@ def test_resumed_it_gives_what_it_gives_uninterrupted(port, trial_of, train):  #
 
 def test_micro_batches_give_the_same_where_the_loss_is_a_mean_over_examples(port, trial_of, train):  # noqa: F811
     if str(port.stacks).startswith("random") or (port.scalar and port.model is not scripts.GPT):
-        pytest.skip("it draws for each micro-batch, or its loss is no mean over examples")
+        pytest.skip("it draws for each micro-batch, or its loss is not a mean over examples")
     whole, divided = (
         train(SerialEngine(data_of(port), CPU, "float64"), trial_of(port, steps=12, accumulate=parts))[0]
         for parts in (1, 3)

@@ -322,7 +322,7 @@ def test_a_process_of_another_machine_is_watched(study: Study, monkeypatch: pyte
         alive.release()
         dead = Lease.take(study, seconds=600)
     (line,) = said
-    assert "waiting up to 1.5 seconds to see whether that process is at work" in line
+    assert "waiting up to 1.5 seconds for a sign that it is running" in line
     assert SHORT <= took(lambda: Lease.take(study, seconds=SHORT).release()) < 2 * SHORT
     with pytest.raises(LeaseLostError):
         dead.check()

@@ -567,11 +567,12 @@ def test_what_is_in_memory_is_in_the_database(tmp_path: Path) -> None:
     trial = source.ask()
     assert trial is not None
     source.annotate(trial, "mlflow_run_id", "another")
+    source.begun(trial)
     again = source.ask()
     assert again is not None
     finish(source, again)
     kept = optuna.load_study(study_name=source.study.study_name, storage=f"sqlite:///{tmp_path}/optuna.db").get_trials()
-    assert [_contents(t) for t in kept] == [_contents(t) for t in source._study.study.get_trials()]
+    assert [_contents(t) for t in kept] == [_contents(t) for t in source._cached.study.get_trials()]
     assert [t.state.name for t in kept] == [*["PRUNED"] * 4, "RUNNING", "COMPLETE"]
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from optuna.trial import FrozenTrial
 
 from sweep.core import Evaluation, Result, Status, Trial
 from sweep.proposals import OptunaProposer
+from sweep.proposals.trial_tables import Stored
 from sweep.schedules import Event
 from tests.proposals.test_proposals import plan, proposer
 
@@ -90,7 +91,7 @@ def test_after_its_event_a_warmup_has_ended(tmp_path: Path) -> None:
         assert source.should_prune(trial, happened) is (step == 60)
 
 
-@pytest.mark.parametrize("killed", ["before all of it is kept", "between decision and note", "after both"])
+@pytest.mark.parametrize("killed", ["before the decision is written", "after it"])
 @pytest.mark.parametrize("name", PRUNERS)
 def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
     tmp_path: Path, name: str, killed: str, monkeypatch: pytest.MonkeyPatch
@@ -99,23 +100,22 @@ def test_a_trial_killed_while_it_was_pruned_is_pruned_at_the_same_step(
     source = proposer(made)
     for i in range(4):
         train(source, [1.0 - 0.01 * i] * 5, STEPS)
-    storage = source._study._storage
-    if killed != "after both":
-        method = "set_trial_user_attr" if killed == "before all of it is kept" else "set_trial_system_attr"
-        monkeypatch.setattr(storage, method, _dying_once_decided(source, getattr(storage, method)))
+    if killed != "after it":
+        tables = source._cached._tables
+        monkeypatch.setattr(tables, "update", _dying_once_decided(tables.update))
     trial, step = _pruned_but_not_told(source)
     again = proposer(made)
     assert again.interrupted == [trial.number]
     assert train(again, [50.0] * 5, STEPS) == (trial, step)
 
 
-def _dying_once_decided(source: OptunaProposer, write: Callable[[int, str, Any], None]) -> Callable[..., None]:
-    def write_or_die(trial_id: int, key: str, value: Any) -> None:
-        if any("sweep.pruned" in source._study[number].user_attrs for number in source._live):
+def _dying_once_decided(update: Callable[[int, Stored, FrozenTrial], None]) -> Callable[..., None]:
+    def update_or_die(trial_id: int, stored: Stored, trial: FrozenTrial) -> None:
+        if "sweep.pruned" in trial.user_attrs and not trial.state.is_finished():
             raise KeyboardInterrupt
-        write(trial_id, key, value)
+        update(trial_id, stored, trial)
 
-    return write_or_die
+    return update_or_die
 
 
 def _pruned_but_not_told(source: OptunaProposer) -> tuple[Trial, int]:

@@ -1,12 +1,10 @@
-"""Tables, names and command lines."""
+"""Numbers, names and command lines."""
 
 import math
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from sweep.core import Status, StudyRecord, Trial, TrialRecord
 from sweep.report.describe import describe
@@ -17,10 +15,10 @@ from sweep.report.text import (
     counts,
     failures,
     figures_text,
+    heading,
     measured,
     param_text,
     stall_warning,
-    study_table,
     train_command,
 )
 from sweep.requests import build
@@ -52,16 +50,6 @@ def study(minimize: bool = True) -> StudyRecord:
 def test_only_complete_trials_are_ranked_the_earlier_of_equals_first() -> None:
     assert [trial.number for trial in study().ranked] == [1, 3, 0]
     assert [trial.number for trial in study(minimize=False).ranked] == [0, 1, 3]
-
-
-def test_the_table_shows_what_was_searched() -> None:
-    out = StringIO()
-    Console(file=out, width=120).print(study_table(study(), best=2, width=120))
-    lines = [line.split() for line in out.getvalue().splitlines() if line.strip()]
-    assert lines[1] == ["trial", "val_loss", "val_accuracy", "schedule", "decay_rate", "lr", "half-life"]
-    assert lines[3] == ["1", "0.2000", "0.8000", "exponential", "0.9", "0.1", "12"]
-    assert len(lines) == 5
-    assert "val_accuracy" not in [str(column.header) for column in study_table(study(), best=2, width=80).columns]
 
 
 @pytest.mark.parametrize(
@@ -105,18 +93,6 @@ def test_a_column_has_as_many_digits_as_tell_its_values_apart(values: list[float
     assert column(values) == cells
 
 
-def test_trials_with_tiny_losses_are_told_apart_in_the_table() -> None:
-    trials = [record(number, value) for number, value in enumerate((3.1e-7, 4.2e-7, 5.3e-7, 6.4e-7))]
-    table = study_table(replace(study(), trials=trials, searched=[]), best=9, width=120)
-    assert list(table.columns[1].cells) == ["3.100e-07", "4.200e-07", "5.300e-07", "6.400e-07"]
-
-
-def test_a_search_over_half_lives_shows_them_once() -> None:
-    searched = replace(study(), searched=("schedule.half_life", "optimizer.lr"))
-    headers = [str(column.header) for column in study_table(searched, best=2, width=120).columns]
-    assert headers == ["trial", "val_loss", "val_accuracy", "half_life", "lr"]
-
-
 def test_the_command_line_has_full_precision_and_no_key_that_the_trial_lacks() -> None:
     assert (
         train_command(study(), study().trials[0])
@@ -128,9 +104,8 @@ def test_an_element_of_a_list_has_its_own_heading_value_and_override() -> None:
     params = {"optimizer.betas": "[0.9, 0.95]", "schedule.knots": "[[0, 1.0], [40, 0.3]]", "model.act": "relu"}
     searched = ("optimizer.betas.0", "optimizer.betas.1", "schedule.knots.1.0", "schedule.knots.1.1")
     of_lists = replace(study(), trials=[record(0, 0.5, **params)], searched=searched, command="optimizer=adam")
-    table = study_table(of_lists, best=1, width=120)
-    assert [str(column.header) for column in table.columns][3:-1] == ["betas.0", "betas.1", "knots.1.0", "knots.1.1"]
-    assert [next(iter(column.cells)) for column in table.columns][3:-1] == ["0.9", "0.95", "40", "0.3"]
+    assert [heading(key) for key in searched] == ["betas.0", "betas.1", "knots.1.0", "knots.1.1"]
+    assert [param_text(of_lists.trials[0], key) for key in searched] == ["0.9", "0.95", "40", "0.3"]
     assert train_command(of_lists, of_lists.trials[0]).endswith(
         "optimizer=adam optimizer.betas.0=0.9 optimizer.betas.1=0.95 schedule.knots.1.0=40 schedule.knots.1.1=0.3"
     )

@@ -200,7 +200,7 @@ def test_a_trial_is_ended_in_the_record_or_nothing_of_its_end_is(
     recorder = MlflowRecorder(database, describe, study_run(database))
     with monkeypatch.context() as patch:
         patch.setattr(bulk, step, failing(after, getattr(bulk, step)))
-        with pytest.raises(MlflowException, match="in the middle"):
+        with pytest.raises(RuntimeError, match="in the middle"):
             train(recorder, 0)
     run, parent = database.client.get_run(recorder.run_id(trial(0))), study_run(database)
     assert (run.info.status, run.info.end_time) == ("RUNNING", None)

@@ -1,6 +1,6 @@
-"""Engines to be held to one contract, and trials for them.
+"""Provide the engines of the common contract, and trials for them.
 
-An engine of another kind joins by an entry in ENGINES.
+To test a further kind of engine, add an entry to ENGINES.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tests.training.workers import SHARED_WORKERS
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
-    """So small a matrix is not shared out: on a busy machine the threads would only wait for each other."""
+    """Use one thread, because on a busy machine threads that share small matrices mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,14 +35,14 @@ def one_thread():
 
 @dataclass(frozen=True)
 class EngineKind:
-    """How an engine is built, from (data, device, precision), and how near it comes to plain PyTorch in float64."""
+    """Describes how to build an engine from (data, device, precision), and its tolerance in float64."""
 
     build: Callable[[Dataset, torch.device, str], Engine]
     rtol: float
     refuses: Callable[[Trial], bool] = lambda trial: False
-    """Trials that it does not train, and says so when they are to start."""
+    """Returns whether the engine refuses a trial when the trial is started."""
     splits_batches: bool = False
-    """Whether a normalization over the batch sees parts of it."""
+    """Whether batch normalization sees only parts of a batch."""
 
 
 STACKED = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
@@ -57,14 +57,14 @@ def trained_alone(trial: Trial) -> bool:
 
 @pytest.fixture(autouse=True, scope="module")
 def workers_of_one_module():
-    """Ends the shared data-parallel workers after each module."""
+    """End the shared data-parallel workers after each module."""
     yield
     SHARED_WORKERS.end()
 
 
 @pytest.fixture(autouse=True)
 def no_workers_of_a_failed_test(request):
-    """Ends the shared data-parallel workers after a test that failed: they may wait for an update that never comes."""
+    """End the shared data-parallel workers after a failed test, because they may wait for an update forever."""
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
@@ -80,13 +80,13 @@ ENGINES = {
 
 @pytest.fixture(params=list(ENGINES))
 def kind(request) -> EngineKind:
-    """Each kind of engine in turn."""
+    """Return each kind of engine in turn."""
     return ENGINES[request.param]
 
 
 @pytest.fixture
 def make_engine(kind):
-    """An engine with nothing in it."""
+    """Build an engine without trials."""
 
     def make(data: Dataset, precision: str = "float64", device: str = "cpu") -> Engine:
         return kind.build(data, torch.device(device), precision)
@@ -99,7 +99,7 @@ SHIPPED = Path(__file__).parents[2] / "conf" / "optimizer"
 
 @pytest.fixture(scope="session")
 def optimizers() -> dict[str, OptimizerConfig]:
-    """The optimizers of conf/optimizer as they ship, by their names."""
+    """Return the optimizers of conf/optimizer by their names."""
 
     def read(path: Path) -> OptimizerConfig:
         keys = yaml.safe_load(path.read_text())
@@ -116,7 +116,7 @@ MLP_16 = Component("model", "models.mlp.MLP", {"hidden": [16]})
 
 @pytest.fixture
 def make_trial(optimizers):
-    """A trial with a constant rate, where nothing else is asked for."""
+    """Build a trial, by default with a constant rate."""
 
     def make(
         number=0,
@@ -179,7 +179,7 @@ def make_trial(optimizers):
 
 @dataclass
 class History:
-    """All that an engine gave of one trial."""
+    """Collects the results of one trial."""
 
     steps: list[int] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
@@ -190,7 +190,7 @@ class History:
 
 @pytest.fixture
 def train(request):
-    """Trains trials to their ends, as many at once as the engine has slots; the history of each by its number."""
+    """Train trials to their ends, as many at once as the engine has slots, and return their histories by number."""
 
     def run(engine: Engine, *trials: Trial) -> dict[int, History]:
         kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else ENGINES["serial"]
@@ -222,13 +222,13 @@ def train(request):
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """The digits: 1079 training examples, 17 batches of 64 an epoch, the last of 55."""
+    """Load the digits: 1079 training examples, 17 batches of 64 per epoch, the last one of 55."""
     return load(DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})))
 
 
 @pytest.fixture(scope="session")
 def line() -> Dataset:
-    """A regression: 60 noisy points of a line in three dimensions, 5000 to validate, more than one evaluation batch."""
+    """Return a regression: 60 noisy points of a line in three dimensions, and 5000 for validation."""
     generator = np.random.default_rng(0)
 
     def split(n: int) -> Split:

@@ -1,27 +1,27 @@
-"""Losses and metrics of a user's, for the tests of tasks."""
+"""Define user's losses and metrics for the tests of tasks."""
 
 import torch
 from torch.nn import functional
 
 
 def values(outputs, targets, power=2.0):
-    """One value for each example."""
+    """Return one value for each example."""
     return ((outputs - targets).abs() ** power).mean(dim=1)
 
 
 def mean(outputs, targets):
-    """One number for a batch."""
+    """Return one number for a batch."""
     return functional.mse_loss(outputs, targets)
 
 
 def weighted(outputs, targets):
-    """Values and weights: examples with a large target count more."""
+    """Return values and weights. Examples with a large target have larger weights."""
     weights = 1 + targets.abs().flatten()
     return (outputs - targets).square().mean(dim=1), weights
 
 
 def per_output(outputs, targets):
-    """A value and a weight for each example and class, of which the last class does not count."""
+    """Return a value and a weight for each example and class. The weights of the last class are 0."""
     weights = torch.ones_like(outputs)
     weights[:, -1] = 0
     is_target = targets.unsqueeze(1) == torch.arange(outputs.shape[1])  # one_hot cannot be stacked
@@ -34,18 +34,18 @@ def far(outputs, targets):
 
 
 def of_large_targets(outputs, targets):
-    """Values and weights: only examples with a target above 1 count."""
+    """Return values and weights. Only examples with a target above 1 have a weight."""
     return (outputs - targets).square().mean(dim=1), (targets > 1).to(outputs.dtype).flatten()
 
 
 def weighted_by_outputs(outputs, targets):
-    """Values and weights: examples that are hard count more."""
+    """Return values and weights. Examples with a large error have larger weights."""
     values = functional.cross_entropy(outputs, targets, reduction="none")
     return values, 1 - torch.exp(-values)
 
 
 def worst(outputs, targets):
-    """The largest error of a batch: no mean over examples."""
+    """Return the largest error of a batch, which is not a mean over examples."""
     return (outputs - targets).abs().max()
 
 
@@ -74,7 +74,7 @@ def broken(outputs, targets):
 
 
 class MacroRecall:
-    """The mean over the classes of the part of their examples that is recognised: no mean over examples."""
+    """Computes the mean recall of the classes, which is not a mean over examples."""
 
     def __init__(self, classes=10):
         self.classes = classes

@@ -1,4 +1,4 @@
-"""A GAN: two optimizers, two steps, two curves; held to plain PyTorch."""
+"""Test GANs, which have two optimizers, two steps and two curves, against plain PyTorch."""
 
 from dataclasses import replace
 from math import prod
@@ -33,7 +33,7 @@ SMALL = Component("model", "models.wgan.WGAN", {"generator_hidden": [32], "criti
 
 @pytest.fixture
 def make_gan(make_trial, optimizers):
-    """A trial of a GAN, whose two schedules differ."""
+    """Build a trial of a GAN with two different schedules."""
 
     def make(*, optimizer="rmsprop", critic_optimizer=None, model=SMALL, steps=12, decay=None, warmup=None, **keys):
         trial = make_trial(
@@ -67,7 +67,7 @@ def engine(data, precision="float64"):
 
 
 def trained(data, trial, precision="float64", pause=lambda: False, cut=lambda: False):
-    """All that is given of a trial: rows by series, evaluations, the end. Cut, it goes on in another engine."""
+    """Train a trial, with `cut` in two engines. Return its rows by series, evaluations, and last progress."""
     found, evaluations, status, trains = {}, [], None, engine(data, precision)
     trains.pause = pause
     trains.start(trial)
@@ -95,9 +95,9 @@ def trained(data, trial, precision="float64", pause=lambda: False, cut=lambda: F
 
 
 def by_hand(data, trial):
-    """Algorithm 1 of 1701.07875, and of 1704.00028 where a penalty is asked for, in plain PyTorch and float64.
+    """Train with algorithm 1 of 1701.07875, or of 1704.00028 with a penalty, in plain PyTorch and float64.
 
-    What is drawn is drawn as the engine says; the order of the updates, the losses and the rates are written anew.
+    Random numbers are those of the engine. The order of the updates, losses and rates are computed independently.
     """
     config, seed, b = trial.config, trial.seed, trial.config.train.batch_size
     torch.manual_seed(seed)
@@ -267,7 +267,7 @@ def test_it_trains_more_steps_than_its_horizon(digits, make_gan):
 
 
 class Breaking(nn.Module):
-    """A GAN whose critic gives no number once it has seen so many batches."""
+    """A GAN whose critic returns nan after a number of batches."""
 
     def __init__(self, input_shape, after: int) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ class Until(nn.Module):
     [(0, 0, 1), (3, 0, 2), (10, 1, 5), (11, 1, 6), (13, 1, 7), (21, 2, 10)],
 )
 def test_it_diverges_at_the_first_loss_that_is_not_finite(digits, make_gan, calls, generator, critic):
-    """Two looks of the critic at each of its updates, one at the generator's: five updates of it take ten."""
+    """The critic is called twice in each of its updates and once in each update of the generator."""
     trial = make_gan(model=Component("model", f"{__name__}.Breaking", {"after": calls}, trusted=(__name__,)))
     found, evaluations, status = trained(digits, trial)
     assert status is Status.DIVERGED
@@ -326,7 +326,7 @@ def test_the_energy_distance():
 
 
 def test_a_generator_that_its_last_update_has_broken_has_diverged(digits, make_gan):
-    """Its losses are numbers: what it makes since is none."""
+    """The losses are finite, but the generated examples are not."""
     _, evaluations, status = trained(digits, make_gan(lr=1e300, steps=5))
     assert status is Status.DIVERGED
     assert "val_energy_distance" not in evaluations[-1].metrics

@@ -1,4 +1,4 @@
-"""Augmented batches: the same in every engine, for every division of a batch, and after an interruption."""
+"""Test that augmented batches are equal in every engine, for every division of a batch, and after an interruption."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ noise.per_example = True
 
 
 class Mixup:
-    """1710.09412 with a uniform share: each example with the one before it, in an order that is drawn."""
+    """Mixup (1710.09412) with a uniform share: mixes each example with its predecessor in a random order."""
 
     n_draws = 2
 
@@ -56,7 +56,7 @@ class Mixup:
 
 
 def soft(outputs, targets):
-    """Cross entropy of labels [n] or of shares [n, classes]."""
+    """Return the cross entropy of labels [n] or of class probabilities [n, classes]."""
     return functional.cross_entropy(outputs, targets, reduction="none")
 
 
@@ -67,7 +67,7 @@ SOFT = ClassificationConfig(loss=Component("task.loss", f"{__name__}.soft", {}, 
 
 
 def test_the_numbers_that_are_drawn_stay_what_they_are():
-    """Pinned: trainings of earlier versions are resumed with the same batches."""
+    """The numbers must not change, so that trainings of earlier versions resume with the same batches."""
     assert (draws(0, 0, 2, 3) * 2**24).tolist() == GOLDEN[0]
     assert (draws(2**63 - 1, 10**6, 1, 4) * 2**24).tolist() == GOLDEN[1]
 
@@ -97,7 +97,7 @@ def test_numbers_are_uniform_and_below_1_in_every_precision():
 
 
 def by_hand(image, row, column, mirrored, pad):
-    """Move and mirror one image [C, H, W], pixel by pixel."""
+    """Shift and mirror one image [C, H, W], pixel by pixel."""
     channels, height, width = image.shape
     moved = torch.zeros_like(image)
     for channel in range(channels):
@@ -209,7 +209,7 @@ def test_an_interrupted_training_sees_the_same_to_the_bit(digits, make_trial, ki
 
 
 class Seen(nn.Module):
-    """Predicts nothing, and keeps the inputs that it was given."""
+    """Predicts a constant, and stores its inputs."""
 
     inputs: list = []  # noqa: RUF012
 
@@ -298,7 +298,7 @@ def test_a_batch_that_is_given_again_after_a_pause_is_augmented_once():
 
 
 def scaled_both(inputs, targets, draws):
-    """Of a mapping of inputs, and of targets that are numbers."""
+    """Scale a mapping of inputs and the targets."""
     assert set(inputs) == {"a", "b"}
     return {"b": inputs["b"] * 2, "a": inputs["a"] + draws}, targets + draws[:, :1]
 
@@ -370,14 +370,14 @@ for function in (fewer, fewer_targets, inputs_alone, wider, without_targets, as_
 REFUSED = {
     "undeclared": "an attribute n_draws.*it has none",
     "miscounted": "an attribute n_draws.*it has 'two'",
-    "fewer": r"must return tensors of the 64 examples that it gets; it returned a tensor \[63, 1, 8, 8\]",
-    "fewer_targets": r"must return tensors of the 64 examples that it gets; it returned a tensor \[63\]",
+    "fewer": r"must return tensors of 64 examples, as many as it gets; it returned a tensor \[63, 1, 8, 8\]",
+    "fewer_targets": r"must return tensors of 64 examples, as many as it gets; it returned a tensor \[63\]",
     "inputs_alone": r"must return a pair \(inputs, targets\); it returned a tensor",
-    "wider": "must return inputs of the type that it gets, float64; it returned float16",
-    "without_targets": "must return inputs and targets as it gets them",
-    "as_list": "must return inputs and targets as it gets them",
+    "wider": "must return inputs of the type of its argument, float64; it returned float16",
+    "without_targets": "must return inputs and targets in the structure of its arguments",
+    "as_list": "must return inputs and targets in the structure of its arguments",
     "failing": r"fails on inputs \[64, 1, 8, 8\]: RuntimeError: .*test_augmentation.py:\d+ in failing",
-    "claiming": "has per_example=True, and gives an example other results beside other examples",
+    "claiming": "has per_example=True, but its result for an example depends on other examples",
 }
 
 
@@ -397,7 +397,7 @@ def test_crops_are_of_images_alone(digits, line, make_trial):
     masks = as_source({"x": np.zeros((40, 1, 8, 8)), "y": np.tile(np.arange(64).reshape(8, 8) % 2, (40, 1, 1))})
     data = dataset_of(masks, DatasetConfig(Component("dataset", "sweep.data.sources.digits", {})))
     trial = make_trial(batch_size=8, task=SegmentationConfig(), augment=CROP_FLIP)
-    with pytest.raises(InvalidValueError, match=r"^dataset\.augment=crop_flip: .*targets \[8, 8, 8\] are of pixels"):
+    with pytest.raises(InvalidValueError, match=r"^dataset\.augment=crop_flip: .*targets \[8, 8, 8\] belong to pixels"):
         check(data, [trial.config])
 
 

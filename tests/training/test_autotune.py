@@ -1,4 +1,4 @@
-"""Which engine is chosen, and what is said of it."""
+"""Test which engine is chosen, and how the choice is explained."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ AUTO, SERIAL, FUSED = EngineConfig("auto"), EngineConfig("serial"), EngineConfig
 
 
 class Drawing(nn.Module):
-    """Draws numbers of its own while training."""
+    """Uses random numbers in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Drawing(nn.Module):
 
 
 class Centred(nn.Module):
-    """Looks at the whole batch, also at the rows that fill it up."""
+    """Uses the mean of the whole batch, including padding rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Centred(nn.Module):
 
 
 class Asking(nn.Module):
-    """Decides by its data."""
+    """Branches on the values of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Asking(nn.Module):
 
 
 class Remembering(nn.Module):
-    """Evaluates with what it has seen while training, in a buffer of its own."""
+    """Evaluates with a buffer that it updates in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Remembering(nn.Module):
 
 @pytest.fixture
 def work(make_trial):
-    """So many trials of 100,000 updates."""
+    """Return the work of a number of trials of 100,000 updates."""
 
     def make(trials=64, *, learns=False, steps=100_000, compiling="auto", **keys):
         config = make_trial(steps=steps, **keys).config
@@ -79,7 +79,7 @@ def work(make_trial):
 
 @pytest.fixture
 def rates(monkeypatch):
-    """Sets the updates per second that are measured: of one trial alone, and by slots, eager and compiled."""
+    """Replace the measured updates per second: of one trial, and by the number of slots, eager and compiled."""
 
     def set_rates(alone, eager, compiled=None, threads=1):
         def serial_rate(engine, config, updates, rounds=1):
@@ -152,7 +152,7 @@ def test_without_a_compiler_it_goes_on_and_says_so(digits, work, rates):
 
 
 def test_what_was_measured_is_not_measured_again(digits, work, rates, monkeypatch):
-    """Other work with the same model gets the engine that suits its number of trials and updates."""
+    """Further work with the same model gets an engine that suits its number of trials and updates."""
     rates(1000, {8: 3000.0, 16: 5000.0}, {16: 9000.0})
     first = choose(AUTO, digits, CPU, work())
     assert first.measured is not None

@@ -1,4 +1,4 @@
-"""The average of the weights, and weights that are put in place of others for an evaluation."""
+"""Test moving averages of the weights, and the replacement of weights for an evaluation."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sweep.training.groups import build_optimizer
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.5, 0.999])
 def test_the_average_follows_the_recurrence(decay):
-    """TensorFlow's ExponentialMovingAverage with num_updates = s: d = min(decay, (1 + s) / (10 + s))."""
+    """This is TensorFlow's ExponentialMovingAverage with num_updates = s: d = min(decay, (1 + s) / (10 + s))."""
     model = nn.Linear(1, 1, bias=False).double()
     model.weight.data.fill_(2.0)
     average, expected = initial_average(model), 2.0

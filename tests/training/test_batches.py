@@ -1,4 +1,4 @@
-"""The order of the training examples: a function of seed and epoch alone."""
+"""Test that the order of the training examples depends on seed and epoch only."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ CPU = torch.device("cpu")
 
 
 def batches(n=10, batch_size=4, seed=0, **keys):
-    """Examples whose input and target are their number."""
+    """Return batches of examples whose inputs and targets are their indices."""
     numbers = torch.arange(n)
     return Batches(Split({"x": numbers.double()[:, None], "y": numbers}), batch_size, seed, CPU, **keys)
 
 
 def drawn(order, begin, end):
-    """The numbers of the examples in each batch."""
+    """Return the indices of the examples in each batch."""
     return [batch["y"].tolist() for batch in order.range(begin, end)]
 
 

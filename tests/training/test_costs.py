@@ -1,4 +1,4 @@
-"""Memory and operations of an evaluation are counted, and a small one takes many examples at once."""
+"""Test that memory and operations of an evaluation are counted, and that small models get large batches."""
 
 import pytest
 import torch

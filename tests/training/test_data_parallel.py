@@ -1,4 +1,4 @@
-"""Batches that are shared among processes: one training, whoever made which part of it."""
+"""Test trainings whose batches are divided among processes."""
 
 import gc
 import multiprocessing
@@ -45,7 +45,7 @@ def shared(data, workers=2):
 
 @pytest.fixture
 def begun(digits):
-    """A data-parallel engine over processes that no other test uses, and the processes of its other workers."""
+    """Start a data-parallel engine with its own processes, and return it with the processes of its other workers."""
 
     def make(workers):
         others = begin_workers(workers)
@@ -77,7 +77,7 @@ SAME = {
 
 @pytest.mark.parametrize("keys", SAME.values(), ids=list(SAME))
 def test_parts_of_each_batch_give_the_training_of_one_process(make_trial, train, digits, keys):
-    """200 updates in float64; the sums are rounded in another order."""
+    """200 updates in float64. The order of the sums differs."""
     keys = {"steps": 200, "eval_every": 40, "lr": 0.05, "optimizer": "momentum", **keys}
     workers = keys.pop("workers", 2)
     (found,) = train(shared(digits, workers), make_trial(**keys)).values()
@@ -98,7 +98,7 @@ def test_a_regression_too(make_trial, train, line):
 
 
 def test_the_state_is_that_of_one_process(digits, make_trial):
-    """Weights, averages, momenta, events, what reactions remember, the window of the training error."""
+    """It includes weights, averages, momenta, events, memories of reactions, and the window of the training error."""
     trials = [eventful(make_trial)]
     (found,) = train_in_parts(["data_parallel"], digits, "float64", trials).values()
     (expected,) = train_in_parts(["serial"], digits, "float64", trials).values()
@@ -136,7 +136,7 @@ collate = lambda examples: {
     "y": torch.tensor([example["y"] for example in examples]),
 }
 """
-"""A cell of a notebook: what it defines can be found in no module of a worker."""
+"""The code of a notebook cell, whose definitions are in no module that a worker can import."""
 
 
 def test_a_data_set_from_a_notebook_that_loads_its_examples(digits, make_trial, train):
@@ -172,7 +172,7 @@ def test_what_workers_are_sent_holds_its_tensors_in_shared_memory():
 
 
 class Partly(nn.Module):
-    """Has parameters that it does not use, and others that nothing trains."""
+    """Has unused parameters and frozen parameters."""
 
     def __init__(self, input_shape, n_outputs) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_a_parameter_without_a_gradient_is_left_alone(digits, make_trial):
 
 
 def test_a_norm_sees_parts_as_it_sees_micro_batches(digits, make_trial, train):
-    """And is evaluated with the statistics of worker 0's parts."""
+    """The norm is evaluated with the statistics of worker 0's parts."""
     found = train(shared(digits), make_trial(model=NORMED, steps=60))[0]
     expected = train(SerialEngine(digits, CPU, "float64"), make_trial(model=NORMED, steps=60, accumulate=2))[0]
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)
@@ -217,7 +217,7 @@ def test_what_a_model_of_its_own_draws_goes_on(digits, make_trial):
 
 
 class Drawing(nn.Module):
-    """Gives numbers that it draws, the same for each example."""
+    """Returns random numbers that are equal for all examples."""
 
     def __init__(self, input_shape, n_outputs) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Drawing(nn.Module):
 
 
 def test_workers_draw_different_numbers(line, make_trial, train):
-    """With equal ones the loss would be that of one worker: of a constant, whoever sees which example."""
+    """With equal numbers the loss would be that of a single worker."""
     model = Component("model", f"{__name__}.Drawing", {}, OWN)
     same = replace(line, train=Split({"x": 0 * line.train.inputs, "y": 0 * line.train.targets}))
     trial = make_trial(model=model, optimizer="sgd", lr=1e-30, batch_size=60, steps=20)
@@ -296,7 +296,7 @@ def test_a_worker_that_was_killed_is_noticed_at_once(begun, make_trial, when):
 
 
 class Second(nn.Module):
-    """Fails in any process but the one that began the test."""
+    """Raises an error in every process except that of the test."""
 
     def __init__(self, input_shape, n_outputs, first) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ def test_what_fails_in_a_worker_is_raised_here(begun, make_trial):
 
 @pytest.fixture
 def apart(make_trial):
-    """Data-parallel engines in processes of their own, which end with the test."""
+    """Start data-parallel engines in separate processes, and end them after the test."""
     begun = []
 
     def make(*, seconds=60.0, retries=0, say=print, workers=2, **keys):
@@ -360,7 +360,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
 
     assert history(engine, trial, then=kill) == expected
     who = "a data-parallel worker" if victim == "worker" else "the training process"
-    assert said == [f"{who} was killed by signal 9: trial 0 is tried again"]
+    assert said == [f"{who} was killed by signal 9: retrying trial 0"]
     assert (engine.finished().name, engine.finished().workers) == ("data_parallel", 2)
 
 
@@ -368,20 +368,20 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
 def test_a_trial_that_it_happens_to_again_and_again_has_failed_and_the_next_is_trained(
     apart, make_trial, tmp_path, how
 ):
-    """Whichever worker falls into it first."""
+    """Any worker may fail first."""
     said, trap = [], tmp_path / "trap"
     model = Component("model", f"{Trapped.__module__}.Trapped", {"trap": str(trap), "times": -1}, (Trapped.__module__,))
     engine = apart(model=model, retries=1, say=said.append)
     first, second = (make_trial(number, model=model, steps=200, eval_every=10, workers=2) for number in range(2))
     assert history(engine, first, then=lambda: trap.write_text(how))[0][2] == [Status.FAILED]
-    assert [line.rpartition(": ")[2] for line in said] == ["trial 0 is tried again", "trial 0 is given up"]
+    assert [line.rpartition(": ")[2] for line in said] == ["retrying trial 0", "trial 0 has failed"]
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
     assert engine.finished().name == "data_parallel"
 
 
 class OneFails(nn.Module):
-    """Raises an error in one of the processes, if it was built with the seed 1."""
+    """Raises an error in one of the processes if it was built with seed 1."""
 
     def __init__(self, input_shape, n_outputs, process) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where training runs, and what is refused where it is not there."""
+"""Test the choice of the device, and the refusal of unavailable devices."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def choose(device, precision="float32"):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with these devices."""
+    """Simulate a machine with these devices."""
 
     def has(gpus=0, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -41,13 +41,15 @@ def test_a_device_that_is_there_is_taken(machine, name):
 @pytest.mark.parametrize(("name", "gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("cuda:7", 2), ("mps", 2)])
 def test_a_device_that_is_not_there_is_refused(machine, name, gpus):
     machine(gpus)
-    with pytest.raises(InvalidValueError, match=rf"^train\.device={name}: is not there"):
+    with pytest.raises(InvalidValueError, match=rf"^train\.device={name}: is not available"):
         choose(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_is_refused_on_this_machine_which_has_none():
-    with pytest.raises(InvalidValueError, match=r"^train\.device=cuda: is not there: this machine has 0 CUDA devices"):
+    with pytest.raises(
+        InvalidValueError, match=r"^train\.device=cuda: is not available: this machine has 0 CUDA devices"
+    ):
         choose("cuda")
 
 

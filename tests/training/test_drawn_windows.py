@@ -1,4 +1,4 @@
-"""Language models on windows that are drawn: the same training in every engine."""
+"""Test that language models on drawn windows train equally in every engine."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ DROPPING = replace(GPT, arguments={**GPT.arguments, "dropout": 0.2})
 
 @pytest.fixture(scope="session")
 def tokens():
-    """A text of 1,000 tokens whose next token is a function of the last, but for noise; 11 updates an epoch."""
+    """Return a noisy text of 1,000 tokens, in which each token depends on the one before; 11 updates per epoch."""
     generator, text = np.random.default_rng(0), [1]
     while len(text) < 1400:
         text.append(int(5 * text[-1] + 1 + (generator.random() < 0.1)) % 13)
@@ -90,7 +90,7 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(tokens, trial_of,
 
 
 def test_drawn_windows_are_learned_from_as_plain_pytorch_would(tokens, train, trial_of):
-    """The windows of update s are those that the order of its epoch names."""
+    """The windows of update s are those of the order of its epoch."""
     seen = []
 
     class Recording(DrawnWindows):

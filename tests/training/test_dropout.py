@@ -1,4 +1,4 @@
-"""What dropout draws."""
+"""Test the masks of dropout."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every engine must do: each test runs for every kind in conftest.ENGINES."""
+"""Test the common contract of the engines. Each test runs for every kind in conftest.ENGINES."""
 
 import copy
 import dataclasses
@@ -21,13 +21,13 @@ CPU = torch.device("cpu")
 
 
 def grouped(parameters):
-    """Parameters, or groups of them, as groups."""
+    """Return parameters, or groups of parameters, as groups."""
     given = list(parameters)
     return given if isinstance(given[0], dict) else [{"params": given}]
 
 
 class PlainLion:
-    """2302.06675, algorithm 2."""
+    """Implements 2302.06675, algorithm 2."""
 
     def __init__(self, parameters, lr):
         self.param_groups = grouped(parameters)
@@ -45,7 +45,7 @@ class PlainLion:
 
 
 class PlainMuon:
-    """Muon for what has two dimensions, AdamW for the rest."""
+    """Uses Muon for parameters with two dimensions, and AdamW for the others."""
 
     def __init__(self, parameters, lr):
         groups = grouped(parameters)
@@ -102,9 +102,9 @@ def plain_training(
     drop_last=False,
     criterion=None,
 ):
-    """A training as one would write it by hand, in float64: losses, (val_loss, val_accuracy) after each update.
+    """Train with a handwritten loop in float64; return the losses and (val_loss, val_accuracy) after each update.
 
-    The rate is the plain float lr, or rate(step) where that is given; times the "factor" of a group.
+    The rate is the float lr, or rate(step) if it is given, times the "factor" of a group.
 
     Args:
         network: builds the model; None for an MLP with 16 hidden units.
@@ -140,7 +140,7 @@ def plain_training(
 
 @torch.no_grad()
 def validated(data, model, criterion=None):
-    """(val_loss, val_accuracy) of a model, which is left as it was."""
+    """Return (val_loss, val_accuracy) of a model without changing it."""
     criterion = criterion or (nn.CrossEntropyLoss() if data.classification else nn.MSELoss())
     model.eval()
     outputs = model(data.val.inputs)
@@ -157,7 +157,7 @@ def clip(model, norm):
 
 
 def assert_equal(found, expected, kind):
-    """Exactly, or to the rounding that the kind of engine is allowed."""
+    """Assert equality, or equality within the tolerance of the kind of engine."""
     np.testing.assert_allclose(found, expected, rtol=kind.rtol, atol=kind.rtol)
 
 
@@ -222,7 +222,7 @@ def test_a_regression_trains_exactly_as_by_hand(kind, make_engine, make_trial, t
 
 
 class Weight(nn.Module):
-    """A weight that begins at 5, times the input."""
+    """Multiplies the input by a weight that starts at 5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Weight(nn.Module):
 
 
 def test_with_drop_last_the_smaller_last_batch_is_left_out(kind, make_engine, make_trial, train, digits):
-    """An epoch of 1079 examples has two batches of 500: the plain loop goes on with the next epoch."""
+    """An epoch of 1079 examples has two batches of 500. Then the plain loop continues with the next epoch."""
     until = WARMUPS["until_error"](until_error=0.9, start_factor=0.5)
     trial = make_trial(steps=10, eval_every=5, batch_size=500, drop_last=True, optimizer="sgd", lr=0.2)
     counted = make_trial(steps=10, eval_every=5, batch_size=500, drop_last=True, warmup=until)
@@ -249,7 +249,7 @@ def test_with_drop_last_the_smaller_last_batch_is_left_out(kind, make_engine, ma
 
 
 def test_the_case_that_can_be_checked_by_hand(make_engine, make_trial, train, line):
-    """(w + 1)^2 from w = 5: w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
+    """The loss is (w + 1)^2, and w starts at 5: w(s+1) = w(s) - lr(s) * 2 (w(s) + 1)."""
     ones = Split({"x": torch.ones(8, 1), "y": -torch.ones(8, 1)})
     data = dataclasses.replace(line, train=ones, val=ones, test=ones)
     trial = make_trial(
@@ -287,7 +287,7 @@ def test_a_clip_norm_above_every_gradient_changes_nothing(kind, make_engine, mak
 
 
 def weights_and_biases(model, **of_biases):
-    """Two groups, as they are given to an optimizer by hand."""
+    """Return two groups as arguments of an optimizer."""
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     return [{"params": weights}, {"params": biases, **of_biases}]
@@ -309,7 +309,7 @@ def test_a_group_is_updated_at_its_factor_of_the_rate(kind, make_engine, make_tr
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
 @pytest.mark.parametrize("name", ["layers.1.*", "layers.3.*", "bias_and_norm", "*.weight"])
 def test_the_rate_recorded_is_of_the_parameters_in_no_group(make_engine, make_trial, train, digits, optimizer, name):
-    """Whichever they are, and wherever the optimizer keeps them."""
+    """This holds wherever the optimizer stores these parameters."""
     trial = make_trial(optimizer=optimizer, lr=0.03, groups={name: {"lr_factor": 0.5}})
     assert train(make_engine(digits), trial)[0].lr == [0.03] * 25
 
@@ -361,7 +361,7 @@ def test_micro_batches_give_the_training_of_the_whole_batch(
 
 
 def test_micro_batches_of_a_regression_give_the_training_of_the_whole_batch(make_engine, make_trial, train, line):
-    """Its last batch, of 12 examples, is divided into parts of 3, 3, 2, 2, 2."""
+    """The last batch, of 12 examples, is divided into parts of 3, 3, 2, 2, 2."""
     keys = {"optimizer": "sgd", "lr": 0.05, "batch_size": 16, "steps": 20}
     parts = train(make_engine(line), make_trial(**keys, accumulate=5))[0]
     np.testing.assert_allclose(parts.loss, train(make_engine(line), make_trial(**keys))[0].loss, rtol=1e-9)
@@ -460,7 +460,7 @@ def test_evaluating_more_often_does_not_change_the_training(make_engine, make_tr
 
 
 def test_schedule_free_evaluates_its_average_of_the_weights(make_engine, make_trial, train, digits):
-    """x, where the weights that it trains are y = (1 - beta1) z + beta1 x (2405.15682)."""
+    """It evaluates x and trains y = (1 - beta1) z + beta1 x (2405.15682)."""
     validations = {}
 
     def look(step, model, optimizer):
@@ -484,7 +484,7 @@ def test_schedule_free_evaluates_its_average_of_the_weights(make_engine, make_tr
 
 
 class Average:
-    """The recurrence, written out: a = d * a + (1 - d) * w after update s, with d = min(decay, (1 + s) / (10 + s))."""
+    """Computes a = d * a + (1 - d) * w after update s, with d = min(decay, (1 + s) / (10 + s))."""
 
     def __init__(self, data, decay):
         self.data, self.decay, self.validations = data, decay, {}
@@ -503,7 +503,7 @@ class Average:
 
 
 class Normed(nn.Module):
-    """A model with statistics that are no weights."""
+    """A model with statistics in buffers."""
 
     def __init__(self):
         super().__init__()
@@ -562,7 +562,7 @@ def test_after_a_trial_with_an_average_the_next_has_none_and_another_its_own(mak
 
 
 def test_evaluation_drops_nothing(make_engine, make_trial, train, digits):
-    """With a rate too small to change a weight, an evaluation is of the initial weights, without dropout."""
+    """The rate is too small to change a weight, so an evaluation uses the initial weights, without dropout."""
     dropping = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.5})
     trial = make_trial(model=dropping, optimizer="sgd", lr=1e-30, steps=3)
     evaluation = train(make_engine(digits), trial)[0].evaluations[-1]
@@ -625,7 +625,7 @@ def test_a_trial_diverges_at_the_first_update_whose_loss_is_not_finite(
 
 
 def test_a_trial_whose_last_update_broke_it_has_diverged(make_engine, make_trial, train, line):
-    """Its only loss is from before the update, and finite."""
+    """The only loss was computed before the update and is finite."""
     linear = Component("model", "models.mlp.MLP", {"hidden": []})
     engine = make_engine(line)
     history = train(engine, make_trial(model=linear, optimizer="sgd", lr=1e200, batch_size=16, steps=1))[0]
@@ -666,7 +666,7 @@ def test_the_number_of_a_trial_does_not_change_it(make_engine, make_trial, train
 
 
 def test_dropout_depends_on_the_seed_alone(make_engine, make_trial, train, digits):
-    """Not on what this engine trained before, nor on what another draws between two boundaries."""
+    """It depends neither on earlier trials of the engine nor on random numbers that other code uses meanwhile."""
     model = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.5})
     without = train(make_engine(digits), make_trial())[0].loss
     alone = train(make_engine(digits), make_trial(model=model))[0].loss

@@ -1,4 +1,4 @@
-"""Training in float16 with a loss scale: equal to a plain loop with torch's autocast and GradScaler."""
+"""Test that training in float16 with a loss scale equals a plain loop with torch's autocast and GradScaler."""
 
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ STEPS = 20
 
 
 class Loud(nn.Module):
-    """Its gradients exceed float16 with the usual loss scale of 65,536."""
+    """Has gradients that overflow in float16 with the default loss scale of 65,536."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__()
@@ -40,7 +40,7 @@ LOUD = Component("model", f"{__name__}.Loud", {}, trusted=(__name__,))
 
 
 def weighted(outputs, targets):
-    """The losses of a batch, and weights that differ among examples."""
+    """Return the losses of a batch, and weights that differ between examples."""
     losses = functional.cross_entropy(outputs, targets, reduction="none")
     return losses, 1.0 + targets.to(losses.dtype)
 
@@ -54,7 +54,7 @@ def make_half(make_trial):
 
 
 def plainly(trial, data, loss_of):
-    """Train a trial with a plain loop: the losses, the weights, the loss scale and the updates that were skipped."""
+    """Train with a plain loop. Return the losses, the weights, the loss scale and the skipped updates."""
     config, start = trial.config, SerialEngine(data, CPU, "fp16").initial(trial.config, trial.seed)
     model, scaler = start.model.train(), torch.amp.GradScaler("cpu")
     arguments = config.optimizer.component.arguments
@@ -97,7 +97,7 @@ def weighted_sum(outputs, targets):
 
 
 def share_of_64(outputs, targets):
-    """The parts of a weighted mean, of the size of a mean over a batch of 64."""
+    """Return the terms of a weighted mean, scaled to a mean over a batch of 64."""
     total, weight = weighted_sum(outputs, targets)
     return total / 64, weight / 64
 
@@ -129,7 +129,7 @@ def test_it_equals_a_plain_loop(make_half, digits, keys, loss_of):
 
 
 def test_without_weights_micro_batches_equal_the_plain_loop(make_half, digits):
-    """Each micro-batch counts by its part of the examples."""
+    """Each micro-batch is weighted with its share of the examples."""
     trial = make_half(accumulate=4, drop_last=True)
 
     def part(outputs, targets):
@@ -145,7 +145,7 @@ def test_without_weights_micro_batches_equal_the_plain_loop(make_half, digits):
 
 
 def hundredfold(outputs, targets):
-    """A hundred values for each example, as of the tokens of a text, of which the first half counts."""
+    """Return a hundred values per example, as for the tokens of a text, of which the first half has weights."""
     losses, weights = weighted(outputs, targets)
     counted = torch.arange(100, device=targets.device) < 50
     return losses[:, None].expand(-1, 100), weights[:, None] * counted
@@ -214,7 +214,7 @@ def test_resumed_equals_uninterrupted(make_half, digits, kind, model):
 
 
 def test_workers_skip_the_same_updates(make_half, digits):
-    """A gradient that is not finite in one of them is not finite in the sum: two workers equal two micro-batches."""
+    """A gradient that is not finite in one worker is not finite in the sum, so two workers equal two micro-batches."""
     (alone,) = train_to_the_end(["serial"], digits, "fp16", [make_half(model=LOUD, lr=1e-4, accumulate=2)]).values()
     (shared,) = train_to_the_end(
         ["data_parallel"], digits, "fp16", [make_half(model=LOUD, lr=1e-4, workers=2)]

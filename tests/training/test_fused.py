@@ -1,4 +1,4 @@
-"""What is the fused engine's own: it is the serial engine, many times at once."""
+"""Test that the fused engine trains many trials as the serial engine trains each of them."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,9 +20,9 @@ CPU = torch.device("cpu")
 
 
 class Normed(nn.Module):
-    """Convolution and BatchNorm, over pictures and over features.
+    """Has convolution and BatchNorm, over images and over features.
 
-    Without biases before the norms: their gradient is 0 but for rounding, which adagrad would divide by itself.
+    There are no biases before the norms, because their gradients consist of rounding errors, which adagrad amplifies.
     """
 
     def __init__(self, momentum=0.1) -> None:
@@ -62,7 +62,7 @@ MODELS = {
     "dropout": Component("model", "models.mlp.MLP", {"hidden": [16, 16], "dropout": 0.3}),
 }
 RATES = {"rmsprop": 1e-3, "adam": 2e-3, "adamw": 2e-3, "adagrad": 0.02}
-"""Moderate: no difference of rounding grows."""
+"""Rates that are small enough not to amplify rounding differences."""
 
 
 def fused(data, slots, precision="float64", **keys):
@@ -83,7 +83,7 @@ def assert_same(found, expected, rtol=1e-8):
 
 
 def some(make_trial, n=3, **keys):
-    """Trials that differ in rate, schedule and seed."""
+    """Return trials that differ in rate, schedule and seed."""
     return [
         make_trial(
             number,
@@ -102,7 +102,7 @@ def some(make_trial, n=3, **keys):
 
 @pytest.mark.parametrize(("optimizer", "model"), diagonal(STACKED, list(MODELS)))
 def test_updates_are_those_of_the_serial_engine(make_trial, train, digits, optimizer, model):
-    """With batches of 55 examples at every 17th update, and not at the same time in every slot."""
+    """Every 17th batch has 55 examples, at different times in different slots."""
     steps = 200 if model == "mlp" or optimizer == "adamw" else 50
     trials = some(make_trial, 4, optimizer=optimizer, rate=RATES.get(optimizer, 0.05), steps=steps, eval_every=30,
                   model=MODELS[model])  # fmt: skip
@@ -163,7 +163,7 @@ def test_running_statistics_are_the_serial_engine_s(make_trial, train, digits, m
 
 @pytest.fixture(scope="module")
 def images() -> Dataset:
-    """72 noisy images of 3 x 8 x 8 in three classes. 40 are for training: 3 batches of 16 an epoch, the last of 8."""
+    """Return 72 noisy images of 3 x 8 x 8 in three classes, 40 for training: 3 batches per epoch, of 16, 16 and 8."""
     generator = np.random.default_rng(0)
     patterns = generator.normal(size=(3, 3, 8, 8))
 
@@ -259,7 +259,7 @@ def test_a_divergence_is_seen_before_the_next_evaluation(make_trial, digits):
 
 
 def test_slots_are_refilled_at_once(make_trial, digits):
-    """40 trials of 20 to 137 updates over 8 slots."""
+    """40 trials of 20 to 137 updates use 8 slots."""
     lengths = np.random.default_rng(0).integers(20, 138, size=40).tolist()
     waiting = [make_trial(n, seed=n, steps=length) for n, length in enumerate(lengths)]
     engine, made = fused(digits, slots=8), 0
@@ -303,7 +303,7 @@ def test_compiled_updates_take_over_in_the_middle_of_trainings(make_trial, train
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_a_compiler_that_computes_other_updates_is_not_used(make_trial, digits, monkeypatch, optimizer, precision):
-    """Its update of the first weights uses a gradient that is 1 % too large."""
+    """The simulated compiler makes the gradient of the first weights 1 % too large."""
     (trial,) = some(make_trial, 1, steps=60, eval_every=1, optimizer=optimizer, precision=precision)
 
     def wrong(method):
@@ -338,7 +338,7 @@ def test_a_compiler_that_computes_other_updates_is_not_used(make_trial, digits, 
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_a_compiled_update_is_checked_with_a_rate_that_is_not_zero(make_trial, digits, monkeypatch, captured):
-    """Its gradient of the first weights is that of the updated weights, as torch 2.11 compiles some updates."""
+    """The simulated compiler computes a gradient from updated weights, as torch 2.11 does in some updates."""
     trial = make_trial(0, optimizer="sgd", lr=0.05, warmup=WARMUPS["linear"](steps=10))
     assert trial.config.series[0].curves((), 60)[None][0] == 0
 

@@ -1,4 +1,4 @@
-"""Trainings in parts equal those in one, through the files that they are kept in; and schedules that react."""
+"""Test that trainings that are resumed from checkpoints equal uninterrupted ones, also with schedules that react."""
 
 import io
 import json
@@ -23,12 +23,12 @@ DROPPING = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3}
 
 
 def stopping(trial, more_steps):
-    """The trial, for a part of its updates."""
+    """Return the trial with fewer updates."""
     return replace(trial, config=replace(trial.config, train=replace(trial.config.train, more_steps=more_steps)))
 
 
 def run(engine, trial):
-    """All rows, evaluations, events of a trial, and its state at the end."""
+    """Return all rows, evaluations and events of a trial, and its last state."""
     engine.start(replace(trial, keeps_state=True))
     rows, evaluations = [], {}
     while True:
@@ -41,7 +41,7 @@ def run(engine, trial):
 
 
 def gone_on(data, folder, trial, *parts, precision="float32"):
-    """The same training in parts, each by an engine of its own, from a file that the one before has left."""
+    """Train in parts, each with a new engine that resumes from the file of the previous one."""
     rows, evaluations, events, state = [], {}, (), None
     for more_steps in parts:
         part = stopping(trial, more_steps)
@@ -97,7 +97,7 @@ def test_beyond_its_horizon_the_schedule_goes_on(digits, make_trial, tmp_path):
 
 
 def reacting(make_trial, **keys):
-    """A plateau that soon cuts, after a warmup until the training error is low."""
+    """Return a schedule with a plateau that soon reduces the rate, after a warmup until the training error is low."""
     decay = DECAYS["plateau"](factor=0.5, patience=0, threshold=0.5)
     warmup = WARMUPS["until_error"](until_error=0.5)
     options = {"optimizer": "sgd", "lr": 0.5, "steps": 120, "eval_every": 10, "precision": "float32"}
@@ -120,7 +120,7 @@ def test_an_event_redraws_the_rest_of_the_curve(digits, make_trial):
 
 
 def test_the_training_error_is_that_of_the_batches_since_the_last_evaluation(digits, make_trial):
-    """With a rate too small to change a weight the model is the initial one, and its errors can be counted by hand."""
+    """The rate is too small to change a weight, so that the errors of the initial model can be counted."""
     trial = reacting(make_trial, lr=1e-30, steps=20)
     engine = SerialEngine(digits, CPU, "float32")
     _, evaluations, _, end = run(engine, trial)
@@ -145,7 +145,7 @@ def test_without_a_reaction_that_asks_there_is_no_training_error(digits, make_tr
 
 @pytest.mark.parametrize("parts", [(15, 20, None), (60, None), (7, 7, 7, 7, None)])
 def test_events_and_memories_are_kept_with_the_state(digits, make_trial, tmp_path, parts):
-    """Stops between two evaluations of the schedule's own add evaluations, which no reaction sees."""
+    """Stops between two regular evaluations add evaluations that reactions must not see."""
     trial = reacting(make_trial)
     whole, _, events, end = run(SerialEngine(digits, CPU, "float32"), trial)
     rows, _, found, state = gone_on(digits, tmp_path, trial, *parts)
@@ -155,7 +155,7 @@ def test_events_and_memories_are_kept_with_the_state(digits, make_trial, tmp_pat
 
 
 def test_an_evaluation_where_a_part_ends_is_none_that_a_reaction_sees(digits, make_trial, tmp_path):
-    """A plateau that cuts at every evaluation but the first: at 20, 30, 40, and not where it is stopped."""
+    """The plateau reduces the rate at all evaluations but the first: at 20, 30 and 40, and not where training stops."""
     decay = DECAYS["plateau"](factor=0.5, patience=0, threshold=0.999)
     trial = make_trial(decay=decay, optimizer="sgd", steps=40, eval_every=10, precision="float32")
     _, _, events, _ = run(SerialEngine(digits, CPU, "float32"), trial)
@@ -201,12 +201,12 @@ def test_a_trial_that_diverges_leaves_no_state(line, make_trial):
 
 
 def ended(data, trial):
-    """What a training of some updates ends with."""
+    """Return the last state of a training of some updates."""
     return run(SerialEngine(data, CPU, trial.config.train.precision), trial)[3]
 
 
 def resealed(snapshot, **changes):
-    """A snapshot with other content."""
+    """Return a snapshot with different content and a valid checksum."""
     file = io.BytesIO()
     torch.save({**content(snapshot), **changes}, file)
     return Snapshot(snapshot.step, file.getvalue())
@@ -241,7 +241,7 @@ def test_what_is_damaged_is_refused(digits, make_trial, damage):
 
 
 def test_a_state_goes_on_with_a_device_of_another_kind(digits, make_trial):
-    """The generators of a GPU have no counterpart on a CPU; what a CPU draws goes on."""
+    """The generator of a GPU has no counterpart on a CPU. That of the CPU is restored."""
     trial = make_trial(model=DROPPING, steps=20, precision="float32")
     whole = run(SerialEngine(digits, CPU, "float32"), trial)[0]
     given = ended(digits, stopping(trial, 10))

@@ -1,4 +1,4 @@
-"""Groups of parameters with a schedule of their own."""
+"""Test groups of parameters with their own schedules."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ HEAD = {"layers.3.*": {"lr_factor": 3.0, "weight_decay": 0.1}}
 
 
 def grouped_trial(make_trial, optimizer="momentum", **options):
-    """A main schedule that halves every 4 updates after a warmup of 5; the last layer has a cosine of its own."""
+    """Return a trial that halves the rate every 4 updates after a warmup of 5, with a cosine for the last layer."""
     main = {"decay": DECAYS["exponential"](decay_rate=0.5, decay_steps=4), "warmup": WARMUPS["linear"](steps=5)}
     groups = {"groups": HEAD, "schedules": {"layers.3.*": COSINE}}
     return make_trial(optimizer=optimizer, **{"steps": 36, "lr": 0.05} | main | groups | options)
@@ -45,7 +45,7 @@ PLAIN = {
 
 
 def plain_losses(data, optimizer):
-    """The losses of a loop as one writes it, with torch's LambdaLR: float64, 36 updates."""
+    """Return the losses of a plain loop with torch's LambdaLR: float64, 36 updates."""
     torch.manual_seed(0)
     model = MLP(data.input_shape, data.n_outputs, hidden=(16,)).double()
     head = [p for name, p in model.named_parameters() if name.startswith("layers.3.")]
@@ -92,7 +92,7 @@ def test_a_training_that_was_interrupted_equals_one_that_was_not(kind, make_engi
 
 
 def test_slots_with_and_without_such_a_group_do_not_mix(kind, make_engine, make_trial, train, digits):
-    """A slot takes the next trial, and keeps nothing of the schedule of the one before."""
+    """A slot that takes the next trial keeps nothing of the previous schedule."""
     trials = [
         grouped_trial(make_trial, number=number, schedules={"layers.3.*": COSINE} if number % 2 else {})
         for number in range(4)
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused_by_name(make_trial, own, lr, said):
 
 
 def test_each_group_gets_its_rate_and_the_one_recorded_follows_the_main_schedule(make_trial):
-    """Also where an optimizer divides a group: Muon's matrices and the rest."""
+    """This also holds if an optimizer divides a group, as Muon does."""
     config = grouped_trial(make_trial).config.optimizer
     muon = replace(config, component=Component("optimizer", "sweep.training.optimizers.Muon", {}))
     unscaled = {**config.groups, "layers.3.*": {}}

@@ -1,4 +1,4 @@
-"""Which parameters are in which group, and what is refused."""
+"""Test which parameters are in which group, and which groups are refused."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def model():
 
 
 def grouped(groups, component=MOMENTUM):
-    """The names of the parameters in each group, and the optimizer."""
+    """Return the names of the parameters in each group, and the optimizer."""
     built = model()
     names = {parameter: name for name, parameter in built.named_parameters()}
     optimizer = build_optimizer(OptimizerConfig(component, 0.1, groups=groups), built)
@@ -83,10 +83,10 @@ def test_a_rate_reaches_every_group_times_its_factor():
         ({"nothing": {}}, r"optimizer\.groups=nothing: matches no parameter .* the model has conv\.weight, .*\.\.\.$"),
         ({"Conv.*": {}}, r"optimizer\.groups=Conv\.\*: matches no parameter"),
         ({"bias_and_norm": {}, "*.bias": {}}, r"optimizer\.groups=\*\.bias: matches no parameter"),
-        ({"*": {"lr_factor": 2}}, r"optimizer\.groups=\*: must leave a parameter"),
-        ({"*.weight": {}, "*.bias": {}}, r"optimizer\.groups=\*\.weight, \*\.bias: must leave a parameter"),
-        ({"first.*": {"foo": 1}}, r"optimizer\.groups\.first\.\*\.foo=1: is no key of .*lr_factor, schedule, momentum"),
-        ({"first.*": {"params": []}}, r"optimizer\.groups\.first\.\*\.params=\[\]: is no key"),
+        ({"*": {"lr_factor": 2}}, r"optimizer\.groups=\*: must leave at least one parameter"),
+        ({"*.weight": {}, "*.bias": {}}, r"optimizer\.groups=\*\.weight, \*\.bias: must leave at least one parameter"),
+        ({"first.*": {"foo": 1}}, r"optimizer\.groups\.first\.\*\.foo=1: is not a key .*lr_factor, schedule, momentum"),
+        ({"first.*": {"params": []}}, r"optimizer\.groups\.first\.\*\.params=\[\]: is not a key"),
         ({"first.*": {"weight_decay": -1}}, r"optimizer\.groups\.first\.\*=.*-1.*: .*Invalid weight_decay value: -1"),
         ({"first.*": {"momentum": "much"}}, r"optimizer\.groups\.first\.\*=.*much"),
     ],
@@ -112,7 +112,7 @@ class Stern(torch.optim.Optimizer):
             raise ValueError("one group only")
 
 
-@pytest.mark.parametrize(("name", "said"), [("Groupless", "takes no groups"), ("Stern", "one group only")])
+@pytest.mark.parametrize(("name", "said"), [("Groupless", "does not support groups"), ("Stern", "one group only")])
 def test_an_optimizer_without_groups_is_refused_with_them_alone(name, said):
     component = Component("optimizer", f"{__name__}.{name}", {}, trusted=(__name__,))
     assert len(grouped(None, component)[0]) == 1
@@ -132,5 +132,5 @@ def test_muon_has_groups_of_matrices_and_of_the_rest_which_share_what_both_have(
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.5, 0.01, 0.5]
     set_rate(optimizer, {None: [0.3]}, 0)
     assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.6, 0.3, 0.6]
-    with pytest.raises(InvalidValueError, match=r"^optimizer\.groups\.first\.\*\.momentum=0\.5: is no key"):
+    with pytest.raises(InvalidValueError, match=r"^optimizer\.groups\.first\.\*\.momentum=0\.5: is not a key"):
         grouped({"first.*": {"momentum": 0.5}}, muon)

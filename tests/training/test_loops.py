@@ -1,4 +1,4 @@
-"""Training loops of users in an engine."""
+"""Test users' training loops in an engine."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ from sweep.tracebacks import summary, user_traceback
 from sweep.training import CPU
 from sweep.training import loop as engine_of_loops
 from sweep.training import run as run_of_loops
-from sweep.training.loop import LoopEngine, SpentError, check_loop
+from sweep.training.loop import LoopEngine, UnusableProcessError, check_loop
 from tests.training import user_loops
 
 STEPS, EVERY = 25, 10
@@ -28,7 +28,7 @@ STEPS, EVERY = 25, 10
 
 @pytest.fixture
 def make_loop(make_trial):
-    """A trial with a loop of user_loops."""
+    """Build a trial with a loop of user_loops."""
 
     def make(name, number=0, seed=3, *, final=False, keeps_state=False, keys=None, lr=0.05, **further) -> Trial:
         trial = make_trial(number, seed, lr=lr, **{"steps": STEPS, "eval_every": EVERY, **further})
@@ -42,7 +42,7 @@ def make_loop(make_trial):
 
 @pytest.fixture
 def make_engine(tmp_path):
-    """An engine for a trial."""
+    """Build an engine for a trial."""
     begun = []
 
     def make(trial, metric="val_loss") -> LoopEngine:
@@ -157,16 +157,16 @@ def test_a_trial_that_is_stopped_leaves_its_loop_and_another_one_is_trained(make
 
 
 def test_a_loop_that_ignores_the_end_needs_another_process(make_loop, make_engine, monkeypatch):
-    monkeypatch.setattr(engine_of_loops, "GRACE", 0.1)
+    monkeypatch.setattr(engine_of_loops, "LOOP_EXIT_SECONDS", 0.1)
     trial = make_loop("steps", keys={"do": "deaf"})
     engine = make_engine(trial)
     engine.start(trial)
     engine.advance()
-    with pytest.raises(SpentError, match="ignores the end"):
+    with pytest.raises(UnusableProcessError, match="ignores the end"):
         engine.stop(trial)
-    with pytest.raises(SpentError):
+    with pytest.raises(UnusableProcessError):
         engine.start(trial)
-    with pytest.raises(SpentError):
+    with pytest.raises(UnusableProcessError):
         engine.close()
 
 
@@ -174,19 +174,19 @@ REFUSALS = {
     "before": "calls run.record outside of a step",
     "skips": "skips step 3: run.record(loss) must be called once in each step",
     "early": "returns after 3 of 25 updates: it must make an update for every step of run.steps()",
-    "unasked": "records step 3 without its rate: the update must use run.lr(step)",
-    "other rate": "used the rate 0.0505 in step 0, where the schedule has 0.05",
-    "vector": "gives loss=a tensor of shape [2] in step 0: it must be one number",
+    "unasked": "records step 3 without its rate: call run.lr(step)",
+    "other rate": "used the rate 0.0505 in step 0, but the schedule's rate is 0.05",
+    "vector": "reports loss=a tensor of shape [2] in step 0: it must be one number",
     "evaluates first": "evaluates in step 0 before run.record(loss)",
     "twice": "records step 3 twice: run.record(loss) must be called once in each step",
-    "never": "gives no val_loss after 10 updates, where an evaluation is due: if run.evaluating(step): run.evaluate(",
-    "other metric": "gives no val_loss after 10 updates",
+    "never": "reports no val_loss after 10 updates, where an evaluation is due: if run.evaluating(step): run.evaluate(",
+    "other metric": "reports no val_loss after 10 updates",
     "always": "evaluates after 1 updates, where no evaluation is due (train.eval_every=10)",
-    "name": "gives the metric accuracy: names begin with val_",
-    "test": "gives test_loss, but final runs alone touch the test split",
-    "metric twice": "gives val_loss twice after 10 updates",
-    "no function": "gives run.checkpoint a dict: it must be a function that returns the state",
-    "again": "asks for run.steps() twice",
+    "name": "reports the metric accuracy: names must begin with val_",
+    "test": "reports test_loss, but only final runs may use the test split",
+    "metric twice": "reports val_loss twice after 10 updates",
+    "no function": "passes a dict to run.checkpoint: it must be a function that returns the state",
+    "again": "calls run.steps() twice",
     "beyond": "calls run.record outside of a step",
 }
 
@@ -247,10 +247,10 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(make_loop, make_en
 
 @pytest.mark.parametrize("do", ["", "nan tensor"])
 def test_losses_on_a_device_are_read_at_the_evaluations(make_loop, make_engine, train, monkeypatch, do):
-    """The same losses, and the same end of a trial that diverges."""
+    """The losses, and the end of a diverging trial, do not depend on when losses are read."""
     trial = make_loop("steps", keys={"do": do})
     expected = trained(make_engine(trial), trial, train)
-    monkeypatch.setattr(run_of_loops, "READ_AT_ONCE", ())
+    monkeypatch.setattr(run_of_loops, "SYNCHRONOUS_DEVICES", ())
     history = trained(make_engine(trial), trial, train)
     np.testing.assert_array_equal(history.loss, expected.loss)
     assert (history.steps, history.evaluations) == (expected.steps, expected.evaluations)
@@ -337,7 +337,7 @@ def test_a_loop_keeps_files_of_its_own_in_a_folder_of_its_trial(make_loop, make_
 
 @pytest.fixture
 def pooled(tmp_path):
-    """An engine in a process of its own."""
+    """Start an engine in a separate process."""
     begun = []
 
     def make(trial, trials=2) -> PooledEngine:
@@ -352,7 +352,7 @@ def pooled(tmp_path):
 
 
 def reached(engine: PooledEngine) -> list[Progress]:
-    """What is reached next."""
+    """Return the next progress."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if found := engine.advance():

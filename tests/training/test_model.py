@@ -1,4 +1,4 @@
-"""The models of users: what is built, what is refused before anything is created, and what is shown of their output."""
+"""Test how users' models are built, what is refused before anything is created, and what output is shown."""
 
 import logging
 import random
@@ -26,7 +26,7 @@ from tests.conftest import start
 
 
 class Net(nn.Module):
-    """One hidden layer."""
+    """A network with one hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 class Lazy(Net):
-    """Lazy layers of all kinds, also in a part, and a buffer that counts the forward passes."""
+    """Has all kinds of lazy layers, also in a submodule, and a buffer that counts the forward passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Lazy(Net):
 
 
 class LazyGan(nn.Module):
-    """A GAN whose layers take their shapes from the data."""
+    """A GAN with lazy layers."""
 
     def __init__(self, input_shape) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Mixing(Net):
 
 
 class Scaling(Net):
-    """Multiplies its outputs with a buffer that a single number was expanded to, and that has two names."""
+    """Multiplies its outputs by an expanded buffer that has two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Scaling(Net):
 
 
 class With(Net):
-    """Has a tensor more, as a parameter or a buffer."""
+    """Has an additional tensor, as a parameter or a buffer."""
 
     def __init__(self, kind) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class With(Net):
 
 
 class Answering(Net):
-    """Gives something that is not [examples, outputs], in training or in evaluation."""
+    """Returns a wrong shape, in training or in evaluation mode."""
 
     def __init__(self, kind) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class NormedGan(LazyGan):
 
 
 class Drawn(Net):
-    """Draws its weights from the generators of NumPy and Python, and seeds torch's."""
+    """Draws its weights from the generators of NumPy and Python, and seeds that of torch."""
 
     def __init__(self) -> None:
         torch.manual_seed(7)
@@ -166,7 +166,7 @@ log = logging.getLogger(__name__)
 
 
 class Talking(Net):
-    """Says that it is built, in all the ways there are."""
+    """Announces that it is built in every kind of output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ def test_an_expanded_buffer_becomes_contiguous_once(digits, make_config):
         (With, {"kind": "meta"}, "parameter part.weight is on the meta device"),
         (With, {"kind": "nested"}, "buffer extra is a nested tensor"),
         (Unused, {}, "its lazy parameter spare.weight has no shape after a forward pass"),
-        (no_module, {}, "gives a builtin_function_or_method, not a torch.nn.Module"),
+        (no_module, {}, "returns a builtin_function_or_method, not a torch.nn.Module"),
         (Answering, {"kind": "tuple"}, "it returned a tuple of a tensor [64, 10], a tensor [64, 1, 8, 8]"),
         (Answering, {"kind": "eval tuple"}, "cannot be evaluated (in eval mode) on 65 examples"),
         (Answering, {"kind": "creates"}, "creates or removes late.bias in its forward pass"),
@@ -339,7 +339,7 @@ def test_a_model_that_cannot_be_trained_is_refused_by_its_name(digits, make_conf
 
 
 def test_a_model_for_one_size_of_batch_is_refused(digits, make_config):
-    """83 divides the training split of 1079, so that every batch of the training has that size."""
+    """83 divides 1079, the size of the training split, so that every training batch has that size."""
     with pytest.raises(InvalidValueError, match="cannot be evaluated"):
         check(digits, [make_config(FixedBatch, batch_size=83)])
 
@@ -375,13 +375,13 @@ def test_a_single_example_is_blamed_on_the_batch_size(digits, make_config, keys,
         check(digits, [make_config(Normed, **keys)])
     assert said in str(error.value)
     last = "last batch" in said
-    assert ("train.drop_last=true leaves it out" in str(error.value)) == last
+    assert ("train.drop_last=true omits it" in str(error.value)) == last
     if last:
         check(digits, [make_config(Normed, **keys, drop_last=True)])
 
 
 def test_outputs_that_lose_the_axis_of_a_single_example_are_blamed_on_the_batch_size(digits, make_config):
-    with pytest.raises(InvalidValueError, match=r"^train.batch_size=49: .* has one example.*it gives \[10\]"):
+    with pytest.raises(InvalidValueError, match=r"^train.batch_size=49: .* has one example.*it returns \[10\]"):
         check(digits, [make_config(Squeezing, batch_size=49)])
     check(digits, [make_config(Squeezing, batch_size=49, drop_last=True)])
 
@@ -424,7 +424,7 @@ def test_models_that_are_only_tried_are_silent(digits, make_config, capfd, name)
 
 
 def test_a_command_shows_what_a_model_prints_once_for_the_check_and_once_for_each_trial(folder):
-    """A lazy model in a search, through the processes that train."""
+    """The model is lazy, and the search trains it in several processes."""
     (folder / "mine.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Sequential):\n"

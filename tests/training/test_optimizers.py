@@ -1,4 +1,4 @@
-"""The optimizers that torch does not have, and what every optimizer must keep when it is saved."""
+"""Test the optimizers that torch lacks, and that every optimizer keeps its state when it is saved."""
 
 import io
 
@@ -14,7 +14,7 @@ from sweep.training.optimizers import Lion, Muon, load_exactly
 
 
 def test_lion_moves_by_the_sign_and_decays_apart_from_it():
-    """2302.06675, algorithm 2, in plain floats."""
+    """Compare with 2302.06675, algorithm 2, in plain floats."""
     w, m, lr, (beta1, beta2), decay = [1.0, -2.0, 0.5], [0.0, 0.0, 0.0], 0.1, (0.6, 0.8), 0.3
     weight = nn.Parameter(torch.tensor(w, dtype=torch.float64))
     optimizer = Lion([weight], lr=lr, betas=(beta1, beta2), weight_decay=decay)
@@ -83,7 +83,7 @@ def test_muon_needs_neither_kind_of_parameter(shape, kind):
 
 @pytest.mark.parametrize("shape", [(100, 100), (50, 400), (300, 60)])
 def test_muon_moves_a_matrix_of_any_shape_by_as_much_as_adamw_usually_does(shape):
-    """A root mean square of about 0.2 lr (2502.16982), so that one rate suits both."""
+    """The root mean square is about 0.2 lr (2502.16982), so that one rate suits both."""
     weight = nn.Parameter(torch.zeros(shape))
     optimizer = Muon([weight], lr=0.01)
     weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -102,7 +102,7 @@ def test_every_optimizer_that_ships_is_here(optimizers):
 
 
 class Training:
-    """A model, its optimizer, and updates on numbers that each step gives."""
+    """A model with its optimizer, whose updates depend on the step."""
 
     def __init__(self, config):
         torch.manual_seed(0)
@@ -125,7 +125,7 @@ class Training:
 @pytest.mark.parametrize("groups", [None, {"bias_and_norm": {"lr_factor": 2.0, "weight_decay": 0.1}}])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_training_that_was_saved_goes_on_as_if_it_were_not(optimizers, name, groups):
-    """Saved as plain data and tensors, which torch loads without running code."""
+    """The state is saved as plain data and tensors, which torch loads without running code."""
     config = type(optimizers[name])(optimizers[name].component, 0.01, groups=groups)
     whole, first, second = Training(config), Training(config), Training(config)
     whole.train(0, 12)
@@ -148,7 +148,7 @@ def classes(module):
 
 
 NEEDS_MORE = {"torch.optim.Optimizer", "torch.optim.LBFGS", "torch.optim.SparseAdam"}
-"""The base class, and those that need a closure or sparse gradients, with which nothing is trained here."""
+"""The base class, and optimizers that need a closure or sparse gradients, which are not supported."""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ NEEDS_MORE = {"torch.optim.Optimizer", "torch.optim.LBFGS", "torch.optim.SparseA
     ],
 )
 def test_the_rate_that_is_set_before_an_update_is_all_that_an_optimizer_uses_of_lr(target):
-    """So that a digest may leave out optimizer.lr beside the curve."""
+    """Therefore a digest of the curve need not include optimizer.lr."""
 
     def trained(lr):
         torch.manual_seed(0)

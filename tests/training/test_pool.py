@@ -1,4 +1,4 @@
-"""An engine in a training process."""
+"""Test engines in training processes."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from sweep.training import CPU, SerialEngine
 
 
 class Failing(nn.Module):
-    """Raises an error in some place if it was built with the seed 1.
+    """Raises an error at a chosen place if it was built with seed 1.
 
     Args:
         how: init, forward, evaluation, exit, interrupt, left, which ends the process, asleep, which does not come back,
@@ -69,7 +69,7 @@ def failing(how, **keys):
 
 @pytest.fixture
 def apart(make_trial):
-    """Engines in processes of their own, which end with the test."""
+    """Start engines in separate processes, and end them after the test."""
     begun = []
 
     def make(
@@ -106,7 +106,7 @@ def test_trials_are_taken_ahead_unless_each_proposal_depends_on_the_last_result(
 
 
 def reached(engine):
-    """What is reached next."""
+    """Return the next progress."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if found := engine.advance():
@@ -131,7 +131,7 @@ def test_boundaries_of_a_trial_come_one_at_a_time_in_order(apart, make_trial):
 
 
 def test_what_is_reached_comes_in_its_order(apart, make_trial):
-    """No boundary of the next trial before the end of the one before it: a pruner compares with what has ended."""
+    """A trial's boundary never precedes the end of an earlier trial, because a pruner compares with ended trials."""
     engine = apart(learns=False)
     engine.start(make_trial(0, steps=30, eval_every=10))
     engine.start(make_trial(1, steps=30, eval_every=10))
@@ -190,7 +190,7 @@ REASONS = {
 
 
 def fails_alone(engine, make_trial, how):
-    """Train four trials, of which the one with the seed 1 fails; what the others and the failed one gave."""
+    """Train four trials, of which the one with seed 1 fails. Return the results of the others and of the failed one."""
     model = failing(how)
     trials = [make_trial(n, seed=n, model=model, steps=300, eval_every=50) for n in range(4)]
     waiting, ended, losses = list(trials), {}, {trial.number: [] for trial in trials}
@@ -226,14 +226,14 @@ def test_an_error_is_the_failure_of_its_trial_alone(apart, make_trial, train, di
 
 
 def test_an_error_in_an_update_of_several_trials_is_the_failure_of_one(apart, make_trial, train, digits):
-    """The module that stands for all of them in the stacked update is built with the seed of `like`."""
+    """The module in the stacked update is built with the seed of `like`."""
     said, model = [], failing("forward")
     keys = {"model": model, "steps": 300, "eval_every": 50}
     engine = apart("fused", 3, learns=False, like_seed=1, seconds=1e6, say=said.append, **keys)
     failure, losses = fails_alone(engine, make_trial, "forward")
     assert failure.reason.startswith(REASONS["forward"])
     (line,) = said
-    assert line == f"an error in an update of several trials ({failure.reason}): going on with one trial at a time"
+    assert line == f"an error in an update of several trials ({failure.reason}): continuing with one trial at a time"
     assert engine.account.name == "serial"
     healthy = [make_trial(n, seed=n, **keys) for n in (0, 2, 3)]
     for number, history in train(SerialEngine(digits, CPU, "float64"), *healthy).items():
@@ -255,22 +255,22 @@ def test_a_process_that_the_user_ends_is_lost_and_its_trial_tried_again(apart, m
     said = []
     failure, _ = fails_alone(apart(learns=False, retries=1, say=said.append), make_trial, "left")
     assert said == [
-        "the training process ended with status 5: trial 1 is tried again",
-        "the training process ended with status 5: trial 1 is given up",
+        "the training process ended with status 5: retrying trial 1",
+        "the training process ended with status 5: trial 1 has failed",
     ]
     assert failure.reason == "the training process ended with status 5, at the last of 2 attempts"
 
 
 @pytest.mark.parametrize("how", ["forward", "exit", "left"])
 def test_an_engine_that_cannot_be_tried_is_not_chosen(apart, make_trial, how):
-    """The model raises while it is measured how fast it is: the trials are trained one at a time."""
+    """The model raises an error while its speed is measured, so the trials are trained one at a time."""
     said = []
     model = failing(how, at=5)
     engine = apart("auto", trials=10_000, learns=False, like_seed=1, model=model, steps=300, say=said.append)
     assert engine.free == 2
     assert engine.account.name == "serial"
     if how == "left":
-        assert said == ["the training process ended with status 5: going on with one trial at a time"]
+        assert said == ["the training process ended with status 5: continuing with one trial at a time"]
     else:
         assert engine.account.why.startswith(f"no other engine could be tried: {REASONS[how]}")
 
@@ -288,7 +288,7 @@ def test_a_trial_is_begun_when_its_training_is_and_once(apart, make_trial):
 
 
 class Trapped(nn.Module):
-    """Falls into a trap, which is a file with what happens in it; `times` in all, and -1 for always.
+    """Fails in the way that the file `trap` describes, `times` times in all, or always with -1.
 
     Args:
         trap: path of the file.
@@ -323,7 +323,7 @@ ERRORS = {
 
 @pytest.fixture
 def trapped(tmp_path):
-    """A model, and the file that makes it fall."""
+    """Return a model and the file that makes it fail."""
 
     def make(times=1):
         arguments = {"trap": str(tmp_path / "trap"), "times": times}
@@ -333,7 +333,7 @@ def trapped(tmp_path):
 
 
 def history(engine, *trials, then=lambda: None):
-    """All rows, evaluations and the status of trials that are started at once; every row is the next one.
+    """Start trials at once, and return all rows, evaluations and their status. Check that rows are consecutive.
 
     Args:
         then: done after something was reached for the first time.
@@ -367,7 +367,7 @@ def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apar
     engine = apart(seconds=seconds, retries=1, say=said.append, precision="float32")
     found = history(engine, trial, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
     assert found == expected
-    assert said == ["the training process was killed by signal 9: trial 0 is tried again"]
+    assert said == ["the training process was killed by signal 9: retrying trial 0"]
     assert engine.finished().name == "serial"
 
 
@@ -393,7 +393,7 @@ def test_many_at_once_go_on_with_fewer_at_once(apart, make_trial, train, digits)
     expected = train(SerialEngine(digits, CPU, "float64"), *trials)
     engine = apart("fused", 4, learns=False, seconds=0.5, say=said.append)
     found = history(engine, *trials, then=lambda: os.kill(engine._trainer.pid, signal.SIGKILL))
-    assert said == ["the training process was killed by signal 9: going on with fewer than 4 trials at once"]
+    assert said == ["the training process was killed by signal 9: continuing with fewer than 4 trials at once"]
     assert (engine.account.name, engine.account.slots) == ("fused", 2)
     for number, (rows, evaluations, statuses) in found.items():
         wanted = expected[number]
@@ -414,7 +414,7 @@ def test_where_the_memory_is_too_small_fewer_are_trained_at_once(apart, make_tri
     assert [len(rows) for rows, _, _ in found.values()] == [300] * 2
     (line,) = said
     assert line.startswith("out of memory (")
-    assert line.endswith("): going on with fewer than 2 trials at once")
+    assert line.endswith("): continuing with fewer than 2 trials at once")
     assert "\n" not in line
     assert engine.account.name == "serial"
 
@@ -428,9 +428,9 @@ def test_a_trial_that_it_happens_to_again_and_again_has_failed(apart, make_trial
     found = history(engine, first, then=lambda: trap.write_text(how))
     assert found[0][2] == [Status.FAILED]
     assert [line.rpartition(": ")[2] for line in said] == [
-        "trial 0 is tried again",
-        "trial 0 is tried again",
-        "trial 0 is given up",
+        "retrying trial 0",
+        "retrying trial 0",
+        "trial 0 has failed",
     ]
     trap.unlink()
     assert history(engine, second)[1][2] == [Status.COMPLETE]
@@ -565,7 +565,7 @@ def test_its_trainer_ends_when_it_is_closed(apart, make_trial):
 
 
 def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, tmp_path, monkeypatch):
-    """First from another process that compiles them, then from what was compiled before."""
+    """The first time another process compiles them, and the second time they come from the cache."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch sets it where something was compiled before
     for before in (False, True):
         said = []
@@ -581,11 +581,11 @@ def test_compiled_updates_take_over_while_trials_are_trained(apart, make_trial, 
                     rows += len(part.lr)
             if engine.account.compiled and until is None:
                 until = rows + 500
-        assert said == ["engine: from here on the updates are compiled"]
+        assert said == ["engine: from now on updates are compiled"]
 
 
 def test_the_server_does_not_decide_where_compiled_updates_are_kept():
-    """Torch would: importing its compiler sets a temporary directory."""
+    """By default it would, because importing torch's compiler sets a temporary directory."""
     code = "import os, sweep.training.preloaded; print('TORCHINDUCTOR_CACHE_DIR' in os.environ, flush=True)"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR_")}
     told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Programs of users, loop=command, in an engine."""
+"""Test users' programs, loop=command, in an engine."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from sweep.schedules import DECAYS
 from sweep.tracebacks import summary, user_traceback
 from sweep.training import CPU, commands, supervisor
 from sweep.training.loop import LoopEngine, check_loop
-from sweep.training.program import ProgramError, filled, words_of
+from sweep.training.program import ProgramError, fill_placeholders, split_command
 
 PROGRAM = Path(__file__).with_name("user_program.py")
 STEPS, EVERY, LR = 25, 10, 0.2
@@ -37,7 +37,7 @@ WORDS = [
 
 @pytest.fixture
 def make_program(make_trial):
-    """A trial whose program is told what to do wrong."""
+    """Build a trial whose program makes a chosen mistake."""
 
     def make(what="", number=0, *, command=None, seconds=0, **further) -> Trial:
         decay = DECAYS["exponential"](decay_rate=0.95, decay_steps=1)
@@ -52,7 +52,7 @@ def make_program(make_trial):
 
 @pytest.fixture
 def engine(tmp_path, make_program):
-    """An engine for programs."""
+    """Build an engine for programs."""
     found = LoopEngine(CPU, Work([make_program().config], 1, False, "val_loss", str(tmp_path / "loops")))
     yield found
     if found._slot is not None:
@@ -60,7 +60,7 @@ def engine(tmp_path, make_program):
 
 
 def by_hand(steps: int = STEPS) -> list[float]:
-    """The losses of (w + 1)^2 from w = 5 at the rates 0.2 * 0.95^s."""
+    """Return the losses of (w + 1)^2 from w = 5 with the rates 0.2 * 0.95^s."""
     w, losses = 5.0, []
     for step in range(steps):
         losses.append((w + 1) ** 2)
@@ -93,21 +93,21 @@ def error_of(engine, trial) -> BaseException:
 
 
 REFUSALS = {
-    "no json": "the program has written no JSON: step 3: loss 0.1; it must be",
-    "partial": 'the program has written no JSON: {"step": 3, "lo; it must be',
+    "no json": "the program has written a line that is not JSON: step 3: loss 0.1; it must be",
+    "partial": 'the program has written a line that is not JSON: {"step": 3, "lo; it must be',
     "no number": 'the program has written {"step": 3, "loss": null, "lr": ',
     "no lr": "the program records step 3 without lr, the rate that it used",
     "further": 'the program has written {"step": 3, "loss": 1.0, ',
     "skips": "the program skips step 3 (line 4 of {metrics})",
     "twice": "the program records step 3 twice (line 5 of {metrics})",
-    "other rate": "used the rate 0.202 in step 0, where the schedule has 0.2",
+    "other rate": "used the rate 0.202 in step 0, but the schedule's rate is 0.2",
     "stops": "the program has ended with status 0 and has not recorded step 3",
-    "never": "gives no val_loss after 10 updates",
+    "never": "reports no val_loss after 10 updates",
     "evaluates more": "the program evaluates after 1 updates, where no evaluation is due (train.eval_every=10)",
-    "evaluates late": "the program evaluates after 10 updates when it has recorded 11",
-    "evaluates early": "the program evaluates after 20 updates when it has recorded 10",
-    "evaluates twice": "the program evaluates twice after 10 updates: one line has all metrics",
-    "beyond": "the program records step 25, beyond the last",
+    "evaluates late": "the program evaluates after 10 updates, but has recorded 11",
+    "evaluates early": "the program evaluates after 20 updates, but has recorded 10",
+    "evaluates twice": "the program evaluates twice after 10 updates: all metrics belong in one line",
+    "beyond": "the program records step 25, which is after the last step",
 }
 
 
@@ -123,7 +123,11 @@ def test_a_program_that_fails_shows_the_end_of_its_output(engine, make_program):
     error = error_of(engine, make_program("fails")).with_traceback(None)
     assert isinstance(error, ProgramError)
     assert summary(error) == f"the program {sys.executable} ended with status 3: cannot go on"
-    assert user_traceback(error).splitlines()[1:] == ["its last lines:", "  starts at step 0", "  cannot go on"]
+    assert user_traceback(error).splitlines()[1:] == [
+        "the last lines of its output:",
+        "  starts at step 0",
+        "  cannot go on",
+    ]
     assert "was ended by signal 9" in str(error_of(engine, make_program("killed", 1)))
     assert "ended with status 1: the last words" in str(error_of(engine, make_program("fails at the end", 2)))
 
@@ -197,7 +201,7 @@ def test_a_program_that_ends_leaves_no_process(engine, make_program, train, tmp_
         ("sleep 77 & echo $!", 0, 0.0),
         ("sleep 77 & echo $!; exit 3", 3, 0.0),
         ("sleep 77 & echo $!; kill -9 $$", 137, 0.0),
-        ("trap '' TERM; sleep 77 & echo $!; exit 3", 3, supervisor.GRACE),
+        ("trap '' TERM; sleep 77 & echo $!; exit 3", 3, supervisor.TERMINATION_SECONDS),
     ],
     ids=["ended", "failed", "killed", "ignores SIGTERM"],
 )
@@ -241,7 +245,7 @@ def paused_after(engine, updates: int) -> list[Progress]:
 
 @pytest.mark.parametrize("updates", [2, 10, 13])
 def test_a_program_resumes_from_a_checkpoint_of_its_own(engine, make_program, train, tmp_path, updates):
-    """It has checkpoints after every four updates; it may have gone on beyond the state that was kept of it."""
+    """The program saves checkpoints every four updates, which may be later than the stored state of the trial."""
     trial = make_program(seconds=0.01)
     engine.start(trial)
     before = paused_after(engine, updates)
@@ -283,12 +287,12 @@ def test_a_program_that_resumes_at_a_step_nobody_knows_is_refused(engine, make_p
 
 
 def test_words_and_their_placeholders():
-    assert words_of("python 'my train.py' {curve}") == ["python", "my train.py", "{curve}"]
-    assert words_of(["python", 3]) == ["python", "3"]
+    assert split_command("python 'my train.py' {curve}") == ["python", "my train.py", "{curve}"]
+    assert split_command(["python", 3]) == ["python", "3"]
     config = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "loop": {"name": "a b", "fast": True}}
     words = ["--lr={optimizer.lr}", "{optimizer.betas}", "{loop.name}", "{loop.fast}", "{seed}", "{}", "{ }"]
     expected = ["--lr=0.1", "[0.9, 0.99]", "a b", "true", "3", "{}", "{ }"]
-    assert filled(words, {"seed": 3}, config) == expected
+    assert fill_placeholders(words, {"seed": 3}, config) == expected
 
 
 @pytest.mark.parametrize(
@@ -299,10 +303,10 @@ def test_words_and_their_placeholders():
         ([True], "must be a list of words"),
         ({"a": 1}, "must be a list of words"),
         ([sys.executable, "{curve}", "{metrics}", "{optimizer.rate}"], "has the placeholder {optimizer.rate}"),
-        ([sys.executable, "{metrics}"], "must have the word {curve}: the name of the file"),
-        ([sys.executable, "{curve}"], "must have the word {metrics}: the name of the file"),
+        ([sys.executable, "{metrics}"], "must contain {curve}, the name of the file"),
+        ([sys.executable, "{curve}"], "must contain {metrics}, the name of the file"),
         (["no-such-program", "{curve}", "{metrics}"], "there is no program no-such-program"),
-        (["{loop.width}", "{curve}", "{metrics}"], "must name its program as it is"),
+        (["{loop.width}", "{curve}", "{metrics}"], "must name its program without placeholders"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_refused_before_anything_is_trained(make_program, command, said):
@@ -313,9 +317,9 @@ def test_a_command_that_cannot_be_run_is_refused_before_anything_is_trained(make
 
 
 def test_no_other_code_than_a_training_runs_a_program(tmp_path):
-    """A model, or an argument of a loop, may name the function: it is in a package that is trusted."""
+    """A model, or an argument of a loop, may name the function, because it is in a trusted package."""
     file = tmp_path / "made"
-    with pytest.raises(TypeError, match="by a training alone"):
+    with pytest.raises(TypeError, match="by a training"):
         commands.main("run", ["touch", str(file)])  # type: ignore[arg-type]
     functions = [
         name for name, value in vars(commands).items() if getattr(value, "__module__", "") == commands.__name__

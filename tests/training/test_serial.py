@@ -1,4 +1,4 @@
-"""What the serial engine refuses before any training, and what is its own."""
+"""Test what the serial engine refuses before training, and what only the serial engine does."""
 
 from typing import ClassVar
 
@@ -58,7 +58,7 @@ def test_a_model_with_too_few_classes_is_refused(digits, make_trial):
 
 
 def test_a_model_with_outputs_of_another_width_is_refused_for_a_regression(line, make_trial):
-    """The mean squared error would broadcast them over the targets, with a warning at most."""
+    """Otherwise the mean squared error would broadcast the outputs over the targets."""
     wrong = model("torch.nn.Linear", in_features=3, out_features=4)
     with pytest.raises(InvalidValueError, match=r"^model\._target_="):
         engine(line).check(make_trial(model=wrong, batch_size=16).config)
@@ -82,7 +82,7 @@ def test_checking_does_not_change_what_a_live_trial_draws(digits, make_trial, tr
 
 
 class Noisy(nn.Module):
-    """A model with all that an evaluation could disturb: dropout, statistics, and noise that it always draws."""
+    """Has everything that an evaluation could disturb: dropout, statistics and noise in every forward pass."""
 
     def __init__(self, n_outputs):
         super().__init__()
@@ -107,7 +107,7 @@ def test_evaluating_a_model_that_draws_does_not_change_what_is_trained(digits, m
 
 
 class Seen(nn.Linear):
-    """Remembers how many examples it was trained on at once."""
+    """Stores the sizes of the batches that it was trained on."""
 
     sizes: ClassVar[list[int]] = []
 
@@ -127,7 +127,7 @@ def test_no_more_than_a_micro_batch_is_computed_at_once(digits, make_trial, trai
 
 
 def test_a_micro_batch_that_a_model_cannot_be_trained_on_is_refused(digits, make_trial):
-    """BatchNorm has no statistics of one example."""
+    """BatchNorm cannot compute statistics of one example."""
     engine(digits).check(make_trial(model=own("Noisy"), accumulate=20).config)
     with pytest.raises(InvalidValueError, match=r"^train\.batch_size=64: .*train\.accumulate=40 .*more than 1 value"):
         engine(digits).check(make_trial(model=own("Noisy"), accumulate=40).config)
@@ -138,7 +138,7 @@ def test_a_micro_batch_that_a_model_cannot_be_trained_on_is_refused(digits, make
     [
         ({"groups": {"nothing*": {}}}, r"^optimizer\.groups=nothing\*: matches no parameter"),
         ({"groups": {"bias_and_norm": {"momentum": -1}}}, r"^optimizer\.groups\.bias_and_norm=.*Invalid momentum"),
-        ({"optimizer": "schedulefree", "average": 0.9}, r"^average=ema: .*schedulefree.* an average of its own"),
+        ({"optimizer": "schedulefree", "average": 0.9}, r"^average=ema: .*schedulefree.* averages the weights itself"),
     ],
 )
 def test_what_a_training_would_refuse_is_refused_before(digits, make_trial, keys, said):
@@ -147,14 +147,14 @@ def test_what_a_training_would_refuse_is_refused_before(digits, make_trial, keys
 
 
 def test_a_trial_whose_average_is_not_finite_has_diverged(digits, make_trial, train):
-    """Weights that came back from infinity leave an average that never does."""
+    """The weights become finite again, but their average does not."""
     history = train(engine(digits), make_trial(model=own("Comeback"), average=0.9, eval_every=5))[0]
     assert history.status is Status.DIVERGED
     assert [(e.step, e.metrics) for e in history.evaluations] == [(5, {"global_step": 5})]
 
 
 class Comeback(nn.Module):
-    """A model one of whose weights is infinite while update 2 is computed; it is of no use."""
+    """Has an unused weight that is infinite during update 2."""
 
     def __init__(self, n_outputs):
         super().__init__()

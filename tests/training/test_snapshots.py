@@ -1,4 +1,4 @@
-"""Trainings that stop between two updates and go on in another engine equal those that were not stopped."""
+"""Test that trainings that stop between updates and resume in a new engine equal uninterrupted ones."""
 
 import io
 import random
@@ -24,7 +24,7 @@ TRAINED = [(kind, optimizer) for kind in ENGINES for optimizer in (STACKED if ki
 
 
 class Normed(nn.Module):
-    """Two layers with a BatchNorm and dropout between them."""
+    """A network of two layers with BatchNorm and dropout between them."""
 
     def __init__(self, input_shape, n_outputs) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ NORMED = Component("model", f"{__name__}.Normed", {}, trusted=(__name__,))
 
 @dataclass
 class Found:
-    """All that engines gave of one trial, each row as (step, lr, loss)."""
+    """Collects the results of one trial, with rows as (step, lr, loss)."""
 
     rows: list = field(default_factory=list)
     evaluations: list = field(default_factory=list)
@@ -56,12 +56,12 @@ class Found:
 
 
 def content(snapshot):
-    """What a snapshot holds, as tensors and plain data."""
+    """Return the content of a snapshot as tensors and plain data."""
     return torch.load(io.BytesIO(snapshot.content), weights_only=True)
 
 
 def assert_equal(one, other):
-    """The same plain data, and tensors that are the same to the bit."""
+    """Assert that plain data are equal and tensors are bit-identical."""
     assert type(one) is type(other)
     if isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype
@@ -83,7 +83,7 @@ def built(kind, data, precision):
 
 
 def take(found, reached, live):
-    """Note what was reached; every row is the next one."""
+    """Collect progress, and check that rows are consecutive."""
     for progress in reached:
         own = found[progress.trial]
         assert own.status is None, "a trial that ended goes on"
@@ -144,7 +144,7 @@ def cut_by_chance(kinds, data, precision, trials, seed=0, pauses=0.15, cuts=0.3)
 
 
 def assert_same(found, expected):
-    """To the bit."""
+    """Assert that results are bit-identical."""
     assert found.keys() == expected.keys()
     for number, own in found.items():
         other = expected[number]
@@ -156,7 +156,7 @@ def assert_same(found, expected):
 
 
 def eventful(make_trial, number=0, **keys):
-    """Everything at once: dropout, an average, a clipped gradient, groups, a warmup by train_error, a plateau."""
+    """Return a trial with dropout, an average, clipped gradients, groups, a warmup until train_error, and a plateau."""
     options = {
         "model": DROPPING,
         "optimizer": "momentum",
@@ -186,7 +186,7 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_tria
 
 @pytest.mark.parametrize(("kind", "precision"), diagonal(list(ENGINES), ["float32", "float64"]))
 def test_events_memories_averages_and_the_training_error_go_on(digits, make_trial, kind, precision):
-    """Four trials, more than there are slots, each at updates of its own; an epoch has 17 updates, the last of 55."""
+    """Four trials, more than slots, are at different steps. An epoch has 17 updates, the last of 55 examples."""
     trials = [eventful(make_trial, number, precision=precision) for number in range(4)]
     whole = train([kind], digits, precision, trials)
     assert {event.name for event in whole[0].events} == {"warmup_end", "plateau"}
@@ -285,7 +285,7 @@ def test_a_norm_goes_on_with_the_other_kind(digits, make_trial, kinds):
 
 
 def assert_near(found, expected):
-    """As near as the engines come to each other in float64."""
+    """Assert equality within the tolerance between engines in float64."""
     for number, own in found.items():
         other = expected[number]
         np.testing.assert_allclose(own.rows, other.rows, rtol=1e-8)
@@ -319,7 +319,7 @@ def test_a_training_that_goes_on_diverges_where_it_would_have(line, make_trial, 
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_state_is_a_copy(digits, make_trial, kind):
-    """What is trained after it does not change it; the same state goes on twice."""
+    """Further training does not change the state, and a trial can resume from it twice."""
     trial = make_trial(optimizer="adam", model=DROPPING, steps=30)
     whole = train([kind], digits, "float64", [trial])
     engine = built(kind, digits, "float64")

@@ -1,4 +1,4 @@
-"""Tasks: the losses and metrics of every engine are those of a plain loop."""
+"""Test that the losses and metrics of tasks in every engine equal those of a plain loop."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def own_loss(name: str, **arguments) -> Component:
 
 
 def mean_over_all(function):
-    """The loss over a batch that a function's values, or values and weights, are the parts of."""
+    """Return the mean loss of a batch, given a function that returns values, or values and weights."""
 
     def criterion(outputs, targets):
         found = function(outputs, targets)
@@ -103,7 +103,7 @@ def test_a_regression_trains_as_a_plain_loop_does(kind, make_engine, make_trial,
 
 @pytest.mark.parametrize("name", ["weights", "both", "values and weights"])
 def test_micro_batches_of_a_weighted_loss_are_the_whole_batch(make_trial, train, digits, name):
-    """The weights of a micro-batch are not a share of the examples: gradients are divided once, by all weights."""
+    """The weights of a micro-batch are not its share of the examples, so gradients are divided once, at the end."""
     task, criterion = CLASSIFYING[name]
     trial = make_trial(task=task, lr=0.05, steps=20, eval_every=20, accumulate=5, clip_norm=None)
     history = train(SerialEngine(digits, CPU, "float64"), trial)[0]
@@ -145,7 +145,7 @@ def test_a_loss_that_gives_one_number_is_stacked_where_all_batches_are_of_one_si
 
 @pytest.mark.parametrize("loss", ["values", "mean"])
 def test_no_more_than_a_micro_batch_is_evaluated_to_learn_what_a_loss_gives(make_trial, train, line, monkeypatch, loss):
-    """A batch that is accumulated may be too large for the memory, also for an evaluation."""
+    """A batch that is divided into micro-batches may be too large to be evaluated at once."""
     evaluated, forward = [], nn.Linear.forward
 
     def recorded(layer, x):
@@ -204,7 +204,7 @@ def test_a_metric_may_collect_batches(kind, make_engine, make_trial, train, digi
 
 
 def test_accuracies_are_weighted_as_the_loss_is(make_trial, train):
-    """Three of four examples are right, and the wrong one is of the class that counts ten times."""
+    """Three of four examples are right, and the class of the wrong one has a tenfold weight."""
     inputs = torch.eye(2, dtype=torch.float64)[[0, 0, 0, 0]]
     split = Split({"x": inputs, "y": torch.tensor([0, 0, 0, 1])})
     data = Dataset(split, split, split, n_outputs=2, classification=True, digest="four")
@@ -241,7 +241,7 @@ def test_without_any_weight_there_is_no_mean():
 
 
 def test_a_part_of_a_batch_without_weight_counts_for_nothing(make_trial, train, line):
-    """Every second batch has micro-batches whose examples all have weight 0."""
+    """In every second batch there are micro-batches in which all weights are 0."""
     task, criterion = TaskConfig(loss=own_loss("of_large_targets")), mean_over_all(losses.of_large_targets)
     trial = make_trial(task=task, lr=0.02, steps=20, batch_size=20, accumulate=10)
     history = train(SerialEngine(line, CPU, "float64"), trial)[0]
@@ -258,7 +258,7 @@ def test_two_workers_share_a_batch_whose_weights_are_of_one_of_them(kind, make_e
 
 
 def test_no_gradient_flows_through_weights(make_trial, train, digits):
-    """Or micro-batches would train something else."""
+    """Otherwise the training would depend on the number of micro-batches."""
     task = TaskConfig(loss=own_loss("weighted_by_outputs"))
     whole, divided = (
         train(SerialEngine(digits, CPU, "float64"), make_trial(task=task, lr=0.05, steps=20, accumulate=parts))[0].loss
@@ -315,7 +315,7 @@ def test_a_metric_named_as_that_of_another_task_is_the_user_s(make_trial, train,
         (
             "line",
             TaskConfig(metrics={"worst": Metric(component("task.metrics.worst", "tests.training.losses.worst"))}),
-            r"^task\.metrics\.worst\._target_=.*worst: is no mean over examples \(.* for 16 examples, .* for their",
+            r"^task\.metrics\.worst\._target_=.*worst: is not a mean over examples \(.* for 16 examples, .* for their",
         ),
         (
             "line",
@@ -354,7 +354,7 @@ def test_what_cannot_be_right_is_refused_by_its_name(build, refusal):
 
 
 def test_the_loss_of_bfloat16_is_that_of_float32_outputs(make_trial, train, digits):
-    """Autocast computes outputs in bfloat16; a loss of the user's gets them as they are."""
+    """Autocast computes outputs in bfloat16, which a user's loss receives unchanged."""
     task = TaskConfig(loss=component("task.loss", "torch.nn.CrossEntropyLoss"))
     trials = [make_trial(precision="bf16", steps=5, lr=0.05), make_trial(precision="bf16", steps=5, lr=0.05, task=task)]
     own, theirs = (train(SerialEngine(digits, CPU, "bf16"), trial)[0].loss for trial in trials)
@@ -362,7 +362,7 @@ def test_the_loss_of_bfloat16_is_that_of_float32_outputs(make_trial, train, digi
 
 
 def test_a_label_that_does_not_count_has_no_loss_whatever_the_outputs_are():
-    """Attention over a row that is all padding gives nan there."""
+    """Attention over a row of padding returns nan."""
     outputs = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([[0, 1, -100], [2, -100, 3]])
     spoiled = torch.where((targets == -100).unsqueeze(-1), torch.nan, outputs)
@@ -403,7 +403,7 @@ def test_outputs_and_targets_that_differ_by_an_axis_are_not_broadcast(outputs):
     objective = objective_of(task, batch, 1, CPU, torch.float32)
     loss, _ = objective.loss(outputs, batch)
     assert float(loss) == pytest.approx(1.5)
-    with pytest.raises(ValueError, match=r"it gives \[4, 3\] for 4 examples, not \[4, 1\]"):
+    with pytest.raises(ValueError, match=r"it returns \[4, 3\] for 4 examples, not \[4, 1\]"):
         objective.check(torch.ones(4, 3), batch)
 
 

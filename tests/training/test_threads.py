@@ -1,4 +1,4 @@
-"""The number of CPU threads that the serial engine computes updates with."""
+"""Test how the serial engine chooses its number of CPU threads."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ LONG = {"steps": 400, "eval_every": 400}
 
 @pytest.fixture
 def speeds(monkeypatch):
-    """Sets the updates a second that are measured, by the number of threads; returns the numbers that were tried."""
+    """Replace the measured updates per second by number of threads; return the numbers that were measured."""
     monkeypatch.setattr(serial, "ALL_THREADS", 4)
-    monkeypatch.setattr(serial, "SMALL", 0)
+    monkeypatch.setattr(serial, "MIN_OPERATIONS_PER_CALL", 0)
     tried = []
 
     def set_speeds(by_threads):
@@ -69,7 +69,7 @@ def test_small_calls_and_short_trainings_are_not_tried(digits, make_trial, speed
     training = engine(digits)
     training.start(make_trial(steps=50))
     assert torch.get_num_threads() == 4
-    monkeypatch.setattr(serial, "SMALL", 10**9)
+    monkeypatch.setattr(serial, "MIN_OPERATIONS_PER_CALL", 10**9)
     other = engine(digits)
     other.start(make_trial(**LONG))
     assert (torch.get_num_threads(), tried) == (1, [])
@@ -80,7 +80,7 @@ def test_trying_threads_does_not_change_the_training(digits, make_trial, train, 
     trial = make_trial(model=drawing, **LONG)
     (expected,) = train(engine(digits), trial).values()
     monkeypatch.setattr(serial, "ALL_THREADS", 2)
-    monkeypatch.setattr(serial, "THREADS_GAIN", 1e9)  # threads are tried, and one is used
-    monkeypatch.setattr(serial, "SMALL", 0)
+    monkeypatch.setattr(serial, "MIN_THREADS_SPEEDUP", 1e9)  # threads are tried, and one is used
+    monkeypatch.setattr(serial, "MIN_OPERATIONS_PER_CALL", 0)
     (found,) = train(engine(digits), trial).values()
     assert found == expected

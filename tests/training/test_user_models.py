@@ -1,4 +1,4 @@
-"""Code of users that writes into what it receives, and state of models outside of state_dict."""
+"""Test user code that writes into its arguments, and models with state outside of state_dict."""
 
 import copy
 import io
@@ -76,7 +76,7 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_training_in_parts_is_the_training_in_one(digits, make_trial, tmp_path, name):
-    """The parts end with evaluations that the training in one does not have."""
+    """The parts end with evaluations that the uninterrupted training does not have."""
     trial = make_trial(model=KEPT[name], optimizer="adam", steps=24, eval_every=24, precision="float32")
     rows, evaluations, _, end = run(SerialEngine(digits, CPU, "float32"), trial)
     found, found_evaluations, _, state = gone_on(digits, tmp_path, trial, 2, 9, None)
@@ -256,7 +256,7 @@ class Aliased(nn.Module):
 
 
 def through_bytes(held):
-    """What is stored of contents and loaded again."""
+    """Store contents as bytes, and load them again."""
     return torch.load(io.BytesIO(saved(storable(held))), weights_only=True)
 
 
@@ -318,7 +318,7 @@ def test_an_object_that_cannot_be_stored_stays_as_it_is():
 
 @dataclass
 class Settings:
-    """A configuration, as those of transformers are: a forward pass may complete it."""
+    """A configuration like those of transformers, which a forward pass may complete."""
 
     mode: str | None = None
     sizes: list[int] = field(default_factory=lambda: [1])
@@ -327,7 +327,7 @@ class Settings:
 
 @dataclass
 class Mapped(dict):
-    """A dataclass that holds more than its fields."""
+    """A dataclass with more content than its fields."""
 
     n: int = 0
 
@@ -366,7 +366,7 @@ def test_a_dataclass_that_cannot_be_stored_stays_as_it_is():
 def test_a_dataclass_that_the_constructor_does_not_make_is_refused():
     given, found = configured(), configured()
     found.settings = found.inner.settings = None
-    with pytest.raises(ValueError, match=r"holds a .*Settings that the constructor of the model does not make"):
+    with pytest.raises(ValueError, match=r"contains a .*Settings that the constructor of the model does not create"):
         restore(through_bytes(contents(given)), found, CPU)
 
 

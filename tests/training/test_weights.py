@@ -1,4 +1,4 @@
-"""The weights that engines give of a trial: a state dict that the class of the model loads, as it was evaluated."""
+"""Test that engines return the evaluated weights of a trial, as a state dict that the model class can load."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -54,7 +54,7 @@ SPARSE = Component("model", f"{__name__}.Sparse", {}, trusted=(__name__,))
 
 
 def ended(engine, *trials, metric="val_loss", **ranking):
-    """The progress at the end of each trial, by its number; as many at once as the engine has slots."""
+    """Train trials, as many at once as the engine has slots, and return the last progress of each by its number."""
     engine.ranking = Ranking(metric, minimize=True, **ranking)
     waiting, found = list(trials), {}
     while len(found) < len(trials):
@@ -69,7 +69,7 @@ def loaded(progress):
 
 
 def loss_of(model, weights, split):
-    """The validation loss of a model in eval mode with these weights, all in float64."""
+    """Return the validation loss of a model in eval mode with these weights, in float64."""
     model.double().load_state_dict(weights)
     with torch.no_grad():
         return functional.cross_entropy(model.eval()(split.inputs.double()), split.targets).item()

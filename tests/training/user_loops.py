@@ -1,4 +1,4 @@
-"""Training loops of users, and the plain scripts that they were made of. Imports nothing of sweep."""
+"""Define users' training loops, and the plain scripts from which they were made. This module does not import sweep."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def nets(width):
 
 
 def update(body, head, slow, fast, x, y):
-    """One update of two optimizers; draws from the generators of torch, NumPy and Python."""
+    """Make one update with two optimizers, with random numbers from torch, NumPy and Python."""
     rows = torch.as_tensor(np.random.randint(0, 64, 8))
     noise = torch.randn(8, 1, dtype=torch.float64) * 0.01 * random.random()
     loss = ((head(body(x[rows])) - y[rows] + noise) ** 2).mean()
@@ -43,7 +43,7 @@ def validate(body, head, x, y):
 
 
 def script(rates, seed, every, width=6, factor=0.5):
-    """The plain script: losses and evaluations."""
+    """Run the plain script; return losses and evaluations."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
@@ -61,7 +61,7 @@ def script(rates, seed, every, width=6, factor=0.5):
 
 
 def two(run, width=6, factor=0.5, seconds=0.0, file=None):
-    """The same as a loop."""
+    """Train like `script`, as a loop."""
     x, y = examples()
     body, head = nets(width)
     slow = torch.optim.SGD(body.parameters(), lr=1.0, momentum=0.9)
@@ -85,7 +85,7 @@ def two(run, width=6, factor=0.5, seconds=0.0, file=None):
 
 
 def steps(run, do):
-    """A loop that only records; `do` names what it does wrong, or otherwise than others."""
+    """Record losses without training. `do` names the mistake or the peculiarity of the loop."""
     if do == "before":
         run.record(1.0)
     for step in run.steps():
@@ -146,7 +146,7 @@ def explode(step):
 
 
 def swallows(run):
-    """Catches what it is told."""
+    """Catch the refusals of its run."""
     for _ in run.steps():
         try:
             run.record(1.0)
@@ -155,7 +155,7 @@ def swallows(run):
 
 
 def watched(run, values):
-    """Gives the evaluations that it is told to."""
+    """Report given evaluations."""
     for step in run.steps():
         run.record(run.lr(step))
         if run.evaluating(step):
@@ -164,7 +164,7 @@ def watched(run, values):
 
 
 def drawing(run):
-    """Records what it draws, and evaluates the first draw."""
+    """Record random numbers, and report the first of them as the evaluation."""
     first = torch.rand(()).item()
     for step in run.steps():
         run.lr(step)
@@ -174,7 +174,7 @@ def drawing(run):
 
 
 def scheduled(run):
-    """Uses a scheduler of torch, as a script would have."""
+    """Use a scheduler of torch, as a script would."""
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, run.lr)
@@ -189,7 +189,7 @@ def scheduled(run):
 
 
 def fragile(run, width=1, bad_from=5):
-    """Raises an error with some widths."""
+    """Raise an error for some widths."""
     for step in run.steps():
         run.lr(step)
         if width >= bad_from and step == 12:
@@ -200,7 +200,7 @@ def fragile(run, width=1, bad_from=5):
 
 
 def forgetful(run, early=False):
-    """Does not report the test split, or fails at its beginning, until its author has made a file `mended`."""
+    """Omit the test split, or fail at once, until a file `mended` exists."""
     if early and run.test and not os.path.exists("mended"):
         raise ArithmeticError("not mended")
     for step in run.steps():
@@ -212,7 +212,7 @@ def forgetful(run, early=False):
 
 
 def known(run, pids, **keys):
-    """The loop `two`, which says in which process it runs."""
+    """Run the loop `two`, and print the id of its process."""
     with open(pids, "a") as file:
         print(os.getpid(), file=file)
     two(run, **keys)

@@ -1,4 +1,4 @@
-"""Models as users write them: they write into their input, and keep state in places other than state_dict."""
+"""Define models as users write them, which write into their input and have state outside of state_dict."""
 
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -17,7 +17,7 @@ def own(name: str, **arguments) -> Component:
 
 
 class Net(nn.Module):
-    """A small network, the base of the others."""
+    """A small network, the base class of the others."""
 
     def __init__(self, input_shape, n_outputs, copies=False):
         super().__init__()
@@ -32,14 +32,14 @@ class Net(nn.Module):
 
 
 class Normalizing(Net):
-    """Normalize(inplace=True) as the first layer."""
+    """Has Normalize(inplace=True) as its first layer."""
 
     def changed(self, x):
         return x.sub_(0.5).mul_(2.0)
 
 
 class Scaling(Net):
-    """Multiplies its input by a trained number, in place."""
+    """Multiplies its input in place by a trained number."""
 
     def __init__(self, input_shape, n_outputs, copies=False):
         super().__init__(input_shape, n_outputs, copies)
@@ -57,7 +57,7 @@ class Reshaping(Net):
 
 
 class Strict(Net):
-    """Raises if it gets an input that it has changed before."""
+    """Raises an error if it gets an input that it has changed before."""
 
     def changed(self, x):
         if float(x.detach().min()) < 0:
@@ -66,7 +66,7 @@ class Strict(Net):
 
 
 class WritingGan(nn.Module):
-    """Both networks write into their inputs."""
+    """A GAN whose networks write into their inputs."""
 
     latent = 4
 
@@ -79,7 +79,7 @@ class WritingGan(nn.Module):
 
 
 class CountingGan(WritingGan):
-    """The critic counts its uses in an attribute, and its scores depend on the count."""
+    """A GAN whose critic counts its uses in an attribute, on which its scores depend."""
 
     def __init__(self, input_shape):
         super().__init__(input_shape)
@@ -109,7 +109,7 @@ class Writing(nn.Module):
 
 
 class Buffered(Net):
-    """Changes a buffer that is not persistent, in place, whatever the batch."""
+    """Changes a buffer that is not persistent in place, independently of the batch."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -216,7 +216,7 @@ class Attributes(Net):
 
 
 class Typed(Net):
-    """Has tensors of other types than the run's, which training changes."""
+    """Has tensors of types other than the training's, which training changes."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -246,7 +246,7 @@ class Typed(Net):
 
 
 class Sparse(Net):
-    """Has a sparse buffer, and another that training replaces."""
+    """Has a sparse buffer, and a second one that training replaces."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -272,7 +272,7 @@ class Metered(Net):
 
 
 class Constant(Net):
-    """Has objects that cannot be stored and that training does not change."""
+    """Has objects that cannot be stored, which training does not change."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -283,7 +283,7 @@ class Constant(Net):
 
 
 class Remembering(Net):
-    """Keeps the mean of its inputs in an attribute."""
+    """Stores the mean of its inputs in an attribute."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -318,7 +318,7 @@ class Named(Net):
 
 
 class Marked(Net):
-    """Has attributes of a parameter and of a buffer."""
+    """Sets attributes of a parameter and of a buffer."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -334,7 +334,7 @@ class Marked(Net):
 
 
 class OfItsClass(Net):
-    """Counts in an attribute of the class, which also has constants."""
+    """Counts in an attribute of its class, which also has constants."""
 
     calls = 0
     cache: ClassVar = {}
@@ -347,7 +347,7 @@ class OfItsClass(Net):
 
 
 class Evaluated(Net):
-    """Changes a parameter when it is evaluated."""
+    """Changes a parameter in eval mode."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -360,7 +360,7 @@ class Evaluated(Net):
 
 
 class Frozen(Net):
-    """Trains its first layer from the third update on."""
+    """Trains its first layer only from the third update on."""
 
     def __init__(self, input_shape, n_outputs):
         super().__init__(input_shape, n_outputs)
@@ -376,7 +376,7 @@ class Frozen(Net):
 
 
 class Counting(torch.optim.SGD):
-    """Counts its updates in an attribute, and takes smaller ones."""
+    """Counts its updates in an attribute, and reduces their size accordingly."""
 
     def __init__(self, params, lr):
         super().__init__(params, lr)
@@ -390,7 +390,7 @@ class Counting(torch.optim.SGD):
 
 
 class Storing(torch.optim.SGD):
-    """Keeps an object in its state that cannot be stored."""
+    """Has an object in its optimizer state that cannot be stored."""
 
     def step(self, closure=None):
         super().step(closure)

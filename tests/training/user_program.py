@@ -1,4 +1,4 @@
-"""A program of a user's that trains (w + 1)^2 by hand. It imports nothing but the standard library.
+"""Train (w + 1)^2, like a user's program. This script imports only the standard library.
 
 Usage: user_program.py CURVE METRICS CHECKPOINT STEPS EVERY SEED [WHAT]
 """

@@ -1,4 +1,4 @@
-"""Data-parallel workers that the tests of a module share."""
+"""Share data-parallel workers among the tests of a module."""
 
 import copy
 import weakref
@@ -12,17 +12,17 @@ from sweep.training.data_parallel import DataParallelEngine
 
 
 class SharedWorkers:
-    """Data-parallel engines over processes that the tests of a module share: starting some for each takes too long.
+    """Provides data-parallel engines over shared processes, because starting processes for each test takes too long.
 
-    An engine that a test gets is a copy of one that has not started a trial, over the same processes. When the test no
-    longer refers to the copy, the next engine that is asked for can use its processes.
+    Each test gets a copy of an engine that has not started a trial, over the same processes. When the test no
+    longer refers to the copy, the next engine can use its processes.
     """
 
     def __init__(self) -> None:
         self._unused: dict[tuple[object, ...], tuple[Dataset, list[DataParallelEngine]]] = {}
 
     def engine(self, data: Dataset, device: torch.device, precision: str, workers: int = 2) -> Engine:
-        """Return an engine with nothing in it."""
+        """Return an engine without trials."""
         key = (id(data), device, precision, workers)  # the data set is kept beside it, so that the id stays its own
         _, unused = self._unused.setdefault(key, (data, []))
         if unused:
@@ -35,7 +35,7 @@ class SharedWorkers:
         return engine
 
     def end(self) -> None:
-        """Let the processes end that no test uses."""
+        """End the processes that no test uses."""
         self._unused.clear()
 
 

@@ -1,4 +1,4 @@
-"""Data sets. Each is a function that a file of conf/dataset names, and gives what `sweep.arrays.as_source` reads."""
+"""The built-in data sets. Each is a function, named in conf/dataset, whose result `sweep.arrays.as_source` accepts."""
 
 from sweep.data.sources.arrow import huggingface
 from sweep.data.sources.cifar import cifar10, cifar100

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face that `save_to_disk` has written."""
+"""Read data sets of Hugging Face that `save_to_disk` has written."""
 
 from collections.abc import Mapping, Sequence
 from os.path import expanduser
@@ -10,21 +10,21 @@ from sweep.tracebacks import refusal
 
 
 def huggingface(path: str, columns: Sequence[str] | None = None, splits: Mapping[str, str] | None = None) -> Any:
-    """Return a data set that was saved with `save_to_disk`: a Dataset, or a mapping of splits to such.
+    """Return a data set that was saved with `save_to_disk`: a Dataset, or a mapping of splits to Datasets.
 
-    A single split of a DatasetDict is returned as a Dataset, which is divided.
+    A single split of a DatasetDict is returned as a Dataset, which is later divided into splits.
 
     Args:
-        path: of the folder; `~` at its beginning is the home directory.
-        columns: those that are kept; None for all.
+        path: path of the folder. An initial `~` is the home directory.
+        columns: columns that are kept; None for all.
         splits: train, val and test -> their names in the folder; None if these are train, val or validation, and test.
 
     Raises:
-        InvalidValueError: names `path` if it cannot be read; `columns` or `splits` if there is none of that name.
+        InvalidValueError: names `path` if it cannot be read; `columns` or `splits` if one of them does not exist.
     """
     folder = Path(expanduser(path)).absolute()  # datasets would open a path that looks like a URL
     if not folder.is_dir():
-        raise InvalidValueError("path", path, "is no folder")
+        raise InvalidValueError("path", path, "is not a folder")
     try:
         from datasets import Dataset, load_from_disk
     except ModuleNotFoundError as error:
@@ -38,15 +38,15 @@ def huggingface(path: str, columns: Sequence[str] | None = None, splits: Mapping
     if isinstance(found, Dataset):
         if splits is not None:
             raise InvalidValueError(
-                "splits", dict(splits), "must be null: the folder holds one data set without splits"
+                "splits", dict(splits), "must be null: the folder contains one data set without splits"
             )
         return _chosen(found, columns)
     splits = {name: name for name in found} if splits is None else splits
     if not splits:
-        raise InvalidValueError("splits", "{}", "must give train, and val or test or both")
+        raise InvalidValueError("splits", "{}", "must name train, and val or test or both")
     for ours, theirs in splits.items():
         if theirs not in found or ours not in ("train", "val", "validation", "test"):
-            rule = f"must give train, val and test among the splits {', '.join(found)}: {{train: ..., test: ...}}"
+            rule = f"must map train, val and test to the splits {', '.join(found)}: {{train: ..., test: ...}}"
             raise InvalidValueError("splits", f"{{{ours}: {theirs}}}", rule)
     parts = {ours: _chosen(found[theirs], columns) for ours, theirs in splits.items()}
     return parts if len(parts) > 1 else next(iter(parts.values()))
@@ -60,6 +60,6 @@ def _chosen(part: Any, columns: Sequence[str] | None) -> Any:
         raise InvalidValueError("columns", columns, "must be a list of columns, or null for all")
     for name in columns:
         if name not in part.column_names:
-            rule = f"is no column of the data set, which has {', '.join(part.column_names)}"
+            rule = f"is not a column of the data set, which has {', '.join(part.column_names)}"
             raise InvalidValueError("columns", name, rule)
     return part.select_columns(list(columns))

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 in their binary versions (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""Read CIFAR-10 and CIFAR-100 in their binary versions (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-An image is a record of bytes: its label, in CIFAR-100 the coarse and the fine one, and 3 x 32 x 32 pixels.
+Each image is a record of bytes: the label (in CIFAR-100 the coarse and the fine label), and 3 x 32 x 32 pixels.
 """
 
 import gzip
@@ -19,19 +19,19 @@ SHAPE = (3, 32, 32)
 
 CIFAR10 = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)}
 CIFAR100 = {"train": ("train.bin",), "test": ("test.bin",)}
-"""Split -> its files."""
+"""Split -> names of its files."""
 
-NEEDED = (
+EXPECTED_ARCHIVE = (
     "it must be the archive of the binary version from https://www.cs.toronto.edu/~kriz/cifar.html, "
     "or the folder that it contains"
 )
 
 
 def cifar10(path: str) -> dict[str, np.ndarray]:
-    """Return CIFAR-10, 50,000 images to train and 10,000 to test: x uint8 [n, 3, 32, 32], y uint8 [n] from 0 to 9.
+    """Return CIFAR-10, 50,000 training and 10,000 test images: x uint8 [n, 3, 32, 32], y uint8 [n] from 0 to 9.
 
     Args:
-        path: of cifar-10-binary.tar.gz, or of the folder that it contains; `~` at its beginning is the home directory.
+        path: path of cifar-10-binary.tar.gz, or of the folder that it contains. An initial `~` is the home directory.
 
     Raises:
         InvalidValueError: names `path` and the file that is missing or damaged.
@@ -40,11 +40,11 @@ def cifar10(path: str) -> dict[str, np.ndarray]:
 
 
 def cifar100(path: str, labels: str = "fine") -> dict[str, np.ndarray]:
-    """Return CIFAR-100, 50,000 images to train and 10,000 to test: x uint8 [n, 3, 32, 32], y uint8 [n].
+    """Return CIFAR-100, 50,000 training and 10,000 test images: x uint8 [n, 3, 32, 32], y uint8 [n].
 
     Args:
-        path: of cifar-100-binary.tar.gz, or of the folder that it contains; `~` at its beginning is the home directory.
-        labels: fine for classes 0 to 99, coarse for superclasses 0 to 19.
+        path: path of cifar-100-binary.tar.gz, or of the folder that it contains. An initial `~` is the home directory.
+        labels: "fine" for classes 0 to 99, "coarse" for superclasses 0 to 19.
 
     Raises:
         InvalidValueError: names `labels`, or `path` and the file that is missing or damaged.
@@ -57,11 +57,12 @@ def cifar100(path: str, labels: str = "fine") -> dict[str, np.ndarray]:
 def _read(
     path: str, files: Mapping[str, tuple[str, ...]], classes: tuple[int, ...], chosen: int
 ) -> dict[str, np.ndarray]:
-    """Return the arrays.
+    """Return the arrays x and y of both splits.
 
     Args:
+        files: split -> names of its files.
         classes: number of classes of each label of a record.
-        chosen: which of the labels is y.
+        chosen: index of the label that is returned as y.
     """
     arrays = {}
     found = _contents(path, {name for names in files.values() for name in names})
@@ -73,7 +74,7 @@ def _read(
 
 
 def _contents(path: str, names: set[str]) -> dict[str, bytes]:
-    """Return the contents of the files of these names in a folder, or in an archive that is read from its beginning."""
+    """Return the contents of the files with these names in a folder, or in an archive that is read sequentially."""
     place, found = Path(expanduser(path)), {}
     try:
         if place.is_dir():
@@ -84,13 +85,13 @@ def _contents(path: str, names: set[str]) -> dict[str, bytes]:
                     name = PurePosixPath(member.name).name
                     if name in names and member.isfile() and (content := archive.extractfile(member)):
                         found[name] = content.read()
-                unzipped.read()  # to the end, where the checksum is
+                unzipped.read()  # to the end of the file, which verifies the checksum
     except FileNotFoundError:
-        raise InvalidValueError("path", path, f"there is no such file or folder; {NEEDED}") from None
+        raise InvalidValueError("path", path, f"there is no such file or folder; {EXPECTED_ARCHIVE}") from None
     except Exception as error:  # gzip, zlib and tarfile raise several types for a damaged archive
         raise InvalidValueError("path", path, f"cannot be read as a .tar.gz archive: {refusal(error)}") from error
     if missing := sorted(names - found.keys()):
-        raise InvalidValueError("path", path, f"has no file {missing[0]}; {NEEDED}")
+        raise InvalidValueError("path", path, f"has no file {missing[0]}; {EXPECTED_ARCHIVE}")
     return found
 
 
@@ -98,7 +99,9 @@ def _records(file: str, content: bytes, classes: tuple[int, ...]) -> np.ndarray:
     """Return the records of a file, uint8 [n, labels + pixels]."""
     length = len(classes) + int(np.prod(SHAPE))
     if not content or len(content) % length:
-        raise InvalidValueError("path", file, f"has {len(content)} bytes, which is no multiple of {length}, one image")
+        raise InvalidValueError(
+            "path", file, f"has {len(content)} bytes, which is not a multiple of {length}, one image"
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     for place, n_classes in enumerate(classes):
         wrong = np.flatnonzero(records[:, place] >= n_classes)

@@ -1,4 +1,4 @@
-"""MNIST and data sets in its format: images and labels in four idx files (http://yann.lecun.com/exdb/mnist)."""
+"""Read MNIST and data sets in its format: images and labels in four idx files (http://yann.lecun.com/exdb/mnist)."""
 
 import gzip
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 
-DEBIAN = "/usr/share/datasets/fashion-mnist"
+DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 """The folder of Debian's package dataset-fashion-mnist."""
 
 FILES = {
@@ -19,21 +19,27 @@ FILES = {
 }
 
 
-def fashion_mnist(path: str = DEBIAN) -> dict[str, np.ndarray]:
-    """Return Fashion-MNIST, 60,000 images of clothes to train and 10,000 to test: as `mnist`, with the same errors.
+def fashion_mnist(path: str = DEBIAN_FOLDER) -> dict[str, np.ndarray]:
+    """Return Fashion-MNIST, 60,000 training and 10,000 test images of clothes, in the format of `mnist`.
 
     Args:
-        path: of the folder; by default that of Debian's package dataset-fashion-mnist.
+        path: path of the folder. The default is the folder of Debian's package dataset-fashion-mnist.
+
+    Raises:
+        InvalidValueError: as in `mnist`.
     """
-    return _read(path, f"apt install dataset-fashion-mnist brings them to {DEBIAN}; dataset.path names another folder")
+    return _read(
+        path,
+        f"apt install dataset-fashion-mnist installs them in {DEBIAN_FOLDER}; dataset.path names a different folder",
+    )
 
 
 def mnist(path: str) -> dict[str, np.ndarray]:
     """Return images and labels of four idx files: x uint8 [n, 1, height, width], y uint8 [n], for train and test.
 
     Args:
-        path: of the folder; `~` at its beginning is the home directory. A name in it may end with `.gz`, and may have
-            `.idx` for `-idx`.
+        path: path of the folder. An initial `~` is the home directory. Names of files may end with `.gz`, and may
+            contain `.idx` instead of `-idx`.
 
     Raises:
         InvalidValueError: names `path` and the file that is missing or damaged.
@@ -64,7 +70,11 @@ def _file(path: str, name: str, hint: str) -> Path:
 
 
 def _bytes(file: Path, axes: int) -> np.ndarray:
-    """Return the array of an idx file: 0, 0, 8 for bytes, the number of axes, their lengths (uint32), the bytes."""
+    """Return the array of an idx file.
+
+    The file consists of the bytes 0, 0, 8 (type uint8), the number of axes (one byte), their lengths (uint32) and the
+    data.
+    """
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

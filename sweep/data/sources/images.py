@@ -1,4 +1,4 @@
-"""Images in folders that are named after their classes."""
+"""Read images from folders that are named after their classes."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sweep.tracebacks import refusal
 from sweep.validation import check_integer
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read. Pillow has others, some of which (EPS) it reads by running a program."""
+"""Supported formats. Pillow supports more, but runs external programs for some of them (EPS)."""
 
 SPLITS = ("train", "val", "validation", "test")
 
@@ -22,14 +22,14 @@ SPLITS = ("train", "val", "validation", "test")
 def image_folder(path: str, size: Sequence[int] | None = None, channels: int = 3) -> dict[str, Any]:
     """Return the images of path/<class>/, or of path/train/<class>/ and path/val/<class>/ or path/test/<class>/.
 
-    The result is x uint8 [n, channels, height, width] and y int64 [n], for each split if the folders give splits.
-    Classes are numbered in the order of their names, and images are in the order of classes and names. Names that begin
-    with a dot are left out, and so are files beside the folders of the classes.
+    The result is x uint8 [n, channels, height, width] and y int64 [n], for each split if there are folders of splits.
+    Classes are numbered in the order of their names. Images are sorted by class and name. Names that begin with a dot
+    are ignored, and so are files beside the folders of classes.
 
     Args:
-        path: of the folder; `~` at its beginning is the home directory.
-        size: height and width to which each image is resized, bilinearly; None if all images have one size.
-        channels: 3 for red, green and blue, 1 for gray; images are converted.
+        path: path of the folder. An initial `~` is the home directory.
+        size: height and width to which each image is resized, bilinearly; None if all images have the same size.
+        channels: 3 to convert images to RGB, 1 to convert them to gray.
 
     Raises:
         InvalidValueError: names `path` and the file or folder that cannot be read, or `size` or `channels`.
@@ -43,12 +43,14 @@ def image_folder(path: str, size: Sequence[int] | None = None, channels: int = 3
             check_integer("size", number, at_least=1)
     folder = Path(expanduser(path))
     if not folder.is_dir():
-        raise InvalidValueError("path", path, "is no folder")
+        raise InvalidValueError("path", path, "is not a folder")
     names = _folders(folder)
     splits = [name for name in SPLITS if name in names] if "train" in names and set(names) <= set(SPLITS) else [""]
     classes = _folders(folder / splits[0])
     if not classes:
-        raise InvalidValueError("path", folder / splits[0], "has no folder; the images of a class are in a folder")
+        raise InvalidValueError(
+            "path", folder / splits[0], "has no folders; the images of each class must be in a folder"
+        )
     files = {split: _files(folder / split, classes) for split in splits}
     first = files[splits[0]][0][0]
     height, width = _pixels(first, None, channels).shape[1:] if size is None else size
@@ -82,7 +84,7 @@ def _arrays(
 
     Args:
         shape: height and width of the images.
-        first: an image that has this shape, which all others must have; None if they are resized.
+        first: the first image, whose shape all others must have; None if images are resized.
     """
     x = np.empty((len(files), channels, *shape), dtype=np.uint8)
 
@@ -95,7 +97,7 @@ def _arrays(
             raise InvalidValueError("path", file, rule)
         x[index] = pixels
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while decoding
         for _ in pool.map(read, range(len(files))):
             pass
     return {"x": x, "y": np.array([label for _, label in files])}
@@ -119,7 +121,7 @@ def _pixels(file: Path, shape: tuple[int, int] | None, channels: int) -> np.ndar
     except Exception as error:  # Pillow raises several types for a damaged image
         rule = f"cannot be read as an image ({', '.join(FORMATS)}): {refusal(error)}"
         raise InvalidValueError("path", file, rule) from error
-    if mode.startswith(("I", "F")):  # which convert would cut off at 255
+    if mode.startswith(("I", "F")):  # convert would clip them at 255
         raise InvalidValueError("path", file, f"has pixels of more than 8 bits (mode {mode} of Pillow)")
     if shape is not None:
         image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Arrays of the user's: an .npz file, or a folder of .npy files."""
+"""Read the user's arrays from an .npz file or a folder of .npy files."""
 
 import zipfile
 from os.path import expanduser
@@ -8,8 +8,8 @@ import numpy as np
 
 from sweep.errors import InvalidValueError
 
-LARGE = 2**26
-"""Bytes from which on an array of an .npz file is mapped into memory instead of being read."""
+MIN_MAPPED_BYTES = 2**26
+"""Size in bytes above which an array of an .npz file is mapped into memory instead of being read."""
 
 
 def _of_folder(path: str, folder: Path) -> dict[str, np.ndarray]:
@@ -23,10 +23,10 @@ def _of_folder(path: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    """Map an array that is stored in an .npz file without compression.
+    """Map an array that is stored in an .npz file without compression into memory.
 
-    The member begins with a header of 30 bytes, whose last four are the lengths of a name and of an extra field that
-    follow it; then comes the .npy file (APPNOTE.TXT of PKWARE, 4.3.7).
+    The member begins with a header of 30 bytes, the last four of which are the lengths of a name and of an extra field.
+    These follow the header, and the .npy file follows them (PKWARE, APPNOTE.TXT, 4.3.7).
     """
     with file.open("rb") as archive:
         archive.seek(member.header_offset + 26)
@@ -41,26 +41,26 @@ def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def arrays(path: str) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz file, or of a folder with .npy files: their names without the suffix.
+    """Return the arrays of an .npz file, or of the .npy files of a folder, by their names without the suffix.
 
-    Pickled objects are refused, not loaded. The .npy files, and large arrays of an .npz file that is not compressed,
-    are mapped into memory: they are read when they are used.
+    Pickled objects are refused. The .npy files, and large arrays of an uncompressed .npz file, are mapped into memory,
+    so that they are read when they are used.
 
     Args:
-        path: of the file or folder; `~` at its beginning is the home directory.
+        path: path of the file or folder. An initial `~` is the home directory.
 
     Raises:
-        InvalidValueError: names `path` where the file cannot be read.
+        InvalidValueError: names `path` if the file cannot be read.
     """
     file = Path(expanduser(path))
     if file.is_dir():
         return _of_folder(path, file)
     if file.exists() and not zipfile.is_zipfile(file):
-        raise InvalidValueError("path", path, "is no .npz file")
+        raise InvalidValueError("path", path, "is not an .npz file")
     try:
         with np.load(file, allow_pickle=False) as archive, zipfile.ZipFile(file) as members:
             sizes = {member.filename.removesuffix(".npy"): member for member in members.infolist()}
-            stored = {name: m for name, m in sizes.items() if not m.compress_type and m.file_size > LARGE}
+            stored = {name: m for name, m in sizes.items() if not m.compress_type and m.file_size > MIN_MAPPED_BYTES}
             return {n: _mapped(file, stored[n]) if n in stored else archive[n] for n in archive.files}
     except FileNotFoundError:
         raise InvalidValueError("path", path, "there is no such file") from None

@@ -1,4 +1,4 @@
-"""Tables: a .csv or .parquet file, whose columns are features and a target."""
+"""Read the features and the target of a table from a .csv or .parquet file."""
 
 from collections.abc import Sequence
 from os.path import expanduser
@@ -17,36 +17,36 @@ def table(
 ) -> dict[str, np.ndarray]:
     """Return the features x float64 [rows, columns] and the target y [rows] of a table.
 
-    A target of integers or truth values is labels; one of other numbers is that of a regression; one of texts is
-    labels, which number the distinct texts in sorted order.
+    Integers, truth values and texts in the target column are labels; other numbers are the target of a regression. The
+    labels of texts are their indices in the sorted list of distinct texts.
 
     Args:
-        path: of a .csv file (also .csv.gz) with a header, or of a .parquet file; `~` at its beginning is the home
+        path: path of a .csv (or .csv.gz) file with a header, or of a .parquet file. An initial `~` is the home
             directory.
-        target: the column that is predicted.
-        columns: those that are features, in this order; None for all but the target.
-        regression: whether a target of integers or truth values is that of a regression, too.
+        target: name of the column to predict.
+        columns: names of the feature columns, in this order; None for all columns except the target.
+        regression: whether integers and truth values are the target of a regression, too.
 
     Raises:
-        InvalidValueError: names `path` if it cannot be read; `target` or `columns` if there is no such column, a value
-            is missing or infinite, or a feature is no number.
+        InvalidValueError: names `path` if it cannot be read; `target` or `columns` if a column does not exist, a value
+            is missing or infinite, or a feature is not a number.
     """
     check_boolean("regression", regression)
     frame = _frame(path)
     names = list(map(str, frame.columns))
     frame.columns = names
     if target not in names:
-        raise InvalidValueError("target", target, f"is no column of the table, which has {', '.join(names)}")
+        raise InvalidValueError("target", target, f"is not a column of the table, which has {', '.join(names)}")
     if columns is None:
         columns = [name for name in names if name != target]
         if nameless := [name for name in columns if name.startswith("Unnamed: ")]:
             rule = f"must choose the features: column {names.index(nameless[0])}, counted from 0, has no name"
             raise InvalidValueError("columns", None, rule)
     if not isinstance(columns, Sequence) or isinstance(columns, str) or not columns:
-        raise InvalidValueError("columns", columns, "must be a list of columns, or null for all but the target")
+        raise InvalidValueError("columns", columns, "must be a list of columns, or null for all except the target")
     for name in columns:
         if name not in names or name == target:
-            rule = "is the target" if name == target else f"is no column of the table, which has {', '.join(names)}"
+            rule = "is the target" if name == target else f"is not a column of the table, which has {', '.join(names)}"
             raise InvalidValueError("columns", name, rule)
     x = np.empty((len(frame), len(columns)))
     for place, name in enumerate(columns):
@@ -59,10 +59,10 @@ def table(
 
 
 def _frame(path: str) -> Any:
-    """Return the table of a file as a DataFrame."""
+    """Read a file as a DataFrame."""
     try:
         import pandas
-        import pyarrow  # noqa: F401  # with which pandas reads .parquet
+        import pyarrow  # noqa: F401  # pandas needs it for .parquet
     except ModuleNotFoundError as error:
         rule = f"needs {error.name}, which is not installed; pip install 'sweep[tables]'"
         raise InvalidValueError("_target_", "sweep.data.sources.table", rule) from error
@@ -77,7 +77,7 @@ def _frame(path: str) -> Any:
         frame = pandas.read_csv(file, low_memory=False)
     except Exception as error:  # pandas, pyarrow, gzip and codecs raise a dozen types for a damaged file
         raise InvalidValueError("path", path, f"cannot be read as a table: {refusal(error)}") from error
-    if not frame.index.equals(pandas.RangeIndex(len(frame))):  # pandas takes values without a name as an index
+    if not frame.index.equals(pandas.RangeIndex(len(frame))):  # pandas uses values without a name as the index
         raise InvalidValueError("path", path, "has rows with more values than its header has names")
     return frame
 
@@ -86,7 +86,7 @@ def _numbers(key: str, column: Any) -> np.ndarray:
     """Return a column as numbers, float64 [rows].
 
     Raises:
-        InvalidValueError: names the key, the column, and the first row that has no finite number.
+        InvalidValueError: names the key, the column, and the first row without a finite number.
     """
     from pandas import to_numeric
     from pandas.api.types import is_numeric_dtype

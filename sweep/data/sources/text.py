@@ -1,4 +1,4 @@
-"""Texts as tokens: plain text, and files of tokens that another program has written."""
+"""Read texts as tokens: plain text, and files of tokens that other programs have written."""
 
 from importlib import import_module
 from os.path import expanduser
@@ -17,14 +17,14 @@ TOKEN_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", 
 
 
 def text(path: str | None = None, unit: str = "characters") -> Source:
-    """Return a text as tokens [N], uint8 where there are at most 256 different ones, uint16 or uint32 elsewhere.
+    """Return a text as tokens [N], in the smallest of the types uint8, uint16 and uint32.
 
     Args:
-        path: of a text file; `~` at its beginning is the home directory. None for the language reference that Python's
-            `help()` shows, its topics in alphabetical order: 0.4 to 0.8 million characters, which differ among versions
-            of Python.
-        unit: "characters", encoded in UTF-8: a token is the place of a character in the sorted list of those that the
-            text has. Or "bytes": a token is a byte, and there are 256.
+        path: path of a text file. An initial `~` is the home directory. None stands for the language reference that
+            Python's `help()` shows, with its topics in alphabetical order: 0.4 to 0.8 million characters, which differ
+            between versions of Python.
+        unit: "characters" for a text in UTF-8, whose tokens are indices of characters in the sorted list of all
+            characters of the text; "bytes" for tokens that are the bytes of the file, 0 to 255.
 
     Raises:
         InvalidValueError: names `path` if the file cannot be read, is empty, or is not UTF-8; or `unit`.
@@ -65,15 +65,15 @@ def _content(path: str) -> bytes:
 
 
 def tokens(path: str, dtype: str = "uint16") -> Source:
-    """Return the tokens of files that are mapped into memory: they are read when they are used.
+    """Return the tokens of files, which are mapped into memory and read when they are used.
 
     Args:
-        path: of a `.bin` file, which holds nothing but tokens, or of an `.npy` file with an array [N]; or of a folder
-            with the files train and val, and perhaps test, of these kinds. `~` at its beginning is the home directory.
+        path: path of a `.bin` file, which contains only tokens, or of an `.npy` file with an array [N]; or of a folder
+            with such files named train, val and optionally test. An initial `~` is the home directory.
         dtype: the integer type of the tokens in `.bin` files, in the byte order of this machine; nanoGPT writes uint16.
 
     Raises:
-        InvalidValueError: names `dtype`, or `path` and the file that cannot be right.
+        InvalidValueError: names `dtype`, or `path` and the invalid file.
     """
     check_one_of("dtype", dtype, TOKEN_TYPES)
     place = Path(expanduser(path))
@@ -84,7 +84,7 @@ def tokens(path: str, dtype: str = "uint16") -> Source:
 
 
 def _file_of(path: str, folder: Path, split: str) -> Path | None:
-    """Return the file of a split in a folder; None if there is none for a test split."""
+    """Return the file of a split in a folder; None if there is no test split."""
     found = [file for ending in ("bin", "npy") if (file := folder / f"{split}.{ending}").exists()]
     if len(found) > 1:
         raise InvalidValueError("path", path, f"has both {split}.bin and {split}.npy")
