@@ -6,7 +6,7 @@ FAULTS := tests/faults tests/test_checkpoints.py tests/tracking/test_replica.py 
   tests/proposals/test_lease.py tests/cli/test_hostile.py tests/comparison/test_ranking.py
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep ui report docs test test-faults check bench bench-gpu format clean
+.PHONY: help sweep ui report docs test test-all test-faults check bench bench-gpu format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ docs: .venv/installed-dev  ## draw the pictures of docs/; needs Chromium
 	$(BIN)/python docs/gan.py
 	$(BIN)/python docs/screenshots.py
 
-test: .venv/installed-dev  ## run the tests
+test: .venv/installed-dev  ## run the tests that together cover the code (minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+
+test-all: .venv/installed-dev  ## run these and their further combinations
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-faults: .venv/installed-dev  ## kill, stop, starve and lock out searches hundreds of times (under an hour)

@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from scipy import stats
 from scipy.special import comb
 
-from tests.conftest import SMALL, Answer, start
+from tests.conftest import SMALL, Answer, long, start
 from tests.faults.harness import Zygote
 from tests.test_main_job import history, runs
 
@@ -315,7 +315,7 @@ def of_finals(folder: Path) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("number", "moments"),
-    [(signal.SIGINT, ["tuning exponential", "seed   3"]), (signal.SIGKILL, ["trial   2", "final runs of wsd"])],
+    [long(signal.SIGINT, ["tuning exponential", "seed   3"]), (signal.SIGKILL, ["trial   2", "final runs of wsd"])],
     ids=str,
 )
 def test_an_interrupted_comparison_equals_an_uninterrupted_one(
@@ -479,7 +479,7 @@ def test_an_unfinished_comparison_says_so(
     assert answer.out.count("no final ended") == 2
 
 
-@pytest.mark.parametrize("steps", ["schedule=linear", "train.steps=6"])
+@pytest.mark.parametrize("steps", ["schedule=linear", long("train.steps=6")])
 def test_a_rate_of_0_is_drawn_whatever_the_axis(sweep: Callable[..., Answer], folder: Path, steps: str) -> None:
     answer = sweep(*SMALL, "train.eval_every=3", "study.n_trials=5", "optimizer.lr=tag(log,interval(1e-5,1))", steps)
     assert answer.status == 0, answer.err

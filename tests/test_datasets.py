@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer
+from tests.conftest import Answer, long
 from tests.faults.harness import Zygote
 from tests.test_interruption import record
 
@@ -80,7 +80,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-@pytest.mark.parametrize("killed", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("killed", [long(signal.SIGINT), signal.SIGKILL])
 def test_an_interrupted_search_equals_an_uninterrupted_one(
     sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path, killed: signal.Signals
 ) -> None:

@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 import sweep
@@ -16,6 +17,7 @@ from tests.conftest import ROOT
 PNG = b"\x89PNG"
 
 
+@pytest.mark.long
 def test_the_picture_of_all_schedules_can_be_drawn(tmp_path: Path) -> None:
     register_resolvers()
     drawing = runpy.run_path(str(ROOT / "docs" / "schedules.py"))

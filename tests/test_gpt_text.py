@@ -60,6 +60,7 @@ def test_a_few_updates_are_recorded_with_bits_per_character(sweep: Callable[...,
     assert run.data.metrics["val_bits_per_character"] == pytest.approx(run.data.metrics["val_loss"] / 0.6931472)
 
 
+@pytest.mark.long
 def test_a_comparison_measures_the_last_tenth(sweep: Callable[..., Answer], folder: Path) -> None:
     short = ["train.steps=12", "train.eval_every=6", "warmup.steps=3", "model.width=8", "train.device=cpu"]
     compared = ["mode=compare", "compare.schedules=[cosine,constant]", "compare.trials=1", "compare.seeds=1"]

@@ -52,6 +52,7 @@ def hostile(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+@pytest.mark.long
 def test_our_files_and_theirs_of_the_same_names_are_each_found_in_both_processes(tmp_path: Path) -> None:
     hostile(tmp_path)
     given = ["--config-dir", "theirs", "model=mlp,line", "trusted=[models]", "optimizer.lr=0.05,0.1", "space=none"]

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.conftest import SMALL, Answer
+from tests.conftest import SMALL, Answer, long
 from tests.faults.harness import Command, Zygote
 
 SEARCH = [*SMALL, "train.steps=300", "train.eval_every=50", "sampler.n_startup_trials=3", "study.n_trials=8"]
@@ -54,7 +54,7 @@ def interrupt(command: Command, number: int, after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "moments"), [(signal.SIGINT, [1]), (signal.SIGTERM, [4]), (signal.SIGKILL, [2, 5])], ids=str
+    ("number", "moments"), [(signal.SIGINT, [1]), long(signal.SIGTERM, [4]), (signal.SIGKILL, [2, 5])], ids=str
 )
 def test_an_interrupted_search_equals_an_uninterrupted_one(
     sweep_in: Callable[..., Answer],

@@ -18,7 +18,7 @@ from sweep.api.values import as_texts
 from sweep.errors import InvalidValueError, TrainingFailedError
 from sweep.requests import build
 from sweep.requests.compose import Composer
-from tests.conftest import Answer
+from tests.conftest import Answer, long
 from tests.faults.harness import Command, Zygote
 from tests.test_interruption import record, rows, trials
 from tests.test_main_job import history, runs
@@ -239,7 +239,7 @@ def in_the_second_trial(command: Command, folder: Path) -> int:
     return int((folder / "pids").read_text().split()[-1])
 
 
-@pytest.mark.parametrize("killed", ["interrupt", "command", "trainer"])
+@pytest.mark.parametrize("killed", ["interrupt", long("command"), "trainer"])
 def test_an_interrupted_search_with_a_loop_equals_an_uninterrupted_one(
     sweep_in: Callable[..., Answer], zygote: Zygote, tmp_path: Path, uninterrupted: Path, killed: str
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_trainer_is_searched_and_compared(
 
 
 @pytest.mark.parametrize(("name", "library"), [("bert", "transformers"), ("lit", "lightning")])
+@pytest.mark.long
 def test_a_killed_search_with_a_trainer_equals_an_uninterrupted_one(
     sweep: Callable[..., Answer], written: None, folder: Path, name: str, library: str
 ) -> None:

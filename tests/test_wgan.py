@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from sweep.requests import build
 from sweep.requests.compose import Composer
 from sweep.requests.resolvers import register_resolvers
-from tests.conftest import Answer
+from tests.conftest import Answer, long
 from tests.faults.harness import Zygote
 from tests.test_interruption import interrupt
 
@@ -91,7 +91,7 @@ def test_samples_are_kept_of_every_evaluation(uninterrupted: Path) -> None:
     assert len({*pictures(uninterrupted).values()}) == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
+@pytest.mark.parametrize("number", [long(signal.SIGINT), signal.SIGKILL], ids=str)
 def test_an_interrupted_training_equals_an_uninterrupted_one(
     finish: Finish, zygote: Zygote, tmp_path: Path, uninterrupted: Path, number: int
 ) -> None:

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from tests.conftest import long
 from tests.faults.harness import (
     DONE,
     FAILED,
@@ -90,7 +91,9 @@ KILLS = (
 )
 
 
-@pytest.mark.parametrize("case", KILLS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [long(case) if case is SERIAL_TPE else case for case in KILLS], ids=lambda case: case.name
+)
 def test_a_search_killed_at_random_moments_equals_one_that_was_not(
     bench: Bench, note: Callable[..., None], case: Case
 ) -> None:
@@ -118,7 +121,7 @@ def test_nothing_lives_on_when_a_command_is_killed(bench: Bench, case: Case) -> 
     assert command.survivors == []
 
 
-@pytest.mark.parametrize("case", [TRAINING, WORKERS_TRAINING], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [TRAINING, long(WORKERS_TRAINING)], ids=lambda case: case.name)
 def test_a_single_training_killed_at_random_moments_ends_with_the_same_weights(
     bench: Bench, note: Callable[..., None], case: Case
 ) -> None:

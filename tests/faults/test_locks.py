@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from tests.conftest import diagonal, long
 from tests.faults.harness import (
     DONE,
     FUSED_RANDOM,
@@ -54,8 +55,9 @@ def lock(database: Path, seconds: float, bench: Bench) -> None:
         connection.close()
 
 
-@pytest.mark.parametrize("when", ["before it begins", "while it trains"])
-@pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
+@pytest.mark.parametrize(
+    ("name", "when"), diagonal(["mlflow.db", "optuna.db"], ["while it trains", "before it begins"])
+)
 def test_a_locked_database_is_waited_for(bench: Bench, note: Callable[..., None], name: str, when: str) -> None:
     random, wanted, waited = Random(name + when), 3 if LONG else 1, 0
     for round_ in range(5 * wanted):
@@ -135,7 +137,7 @@ def test_a_command_that_was_killed_leaves_nothing_that_refuses_the_next_for_long
     second.signal(signal.SIGKILL, group=True)
 
 
-@pytest.mark.parametrize("wakes", ["while another is at it", "when another has finished it"])
+@pytest.mark.parametrize("wakes", [long("while another is at it"), "when another has finished it"])
 def test_a_command_that_was_stopped_for_longer_than_its_lease_writes_nothing_more(
     bench: Bench, note: Callable[..., None], wakes: str
 ) -> None:

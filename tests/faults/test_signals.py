@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from random import Random
 
 import pytest
@@ -79,10 +80,14 @@ SIGNALS = [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, Fals
 if LONG:
     SIGNALS += [(signal.SIGINT, True), (signal.SIGHUP, False), (signal.SIGHUP, True)]
     SIGNALS += [(signal.SIGUSR1, False), (signal.SIGUSR1, True)]
+SHORT = [(signal.SIGTERM, True, CASES), (signal.SIGINT, False, (WORKERS_TPE,))]
+ALL = [
+    pytest.param(number, twice, cases, marks=[] if (number, twice, cases) in SHORT else pytest.mark.long)
+    for (number, twice), cases in product(SIGNALS, [CASES, (WORKERS_TPE,)])
+]
 
 
-@pytest.mark.parametrize("cases", [CASES, (WORKERS_TPE,)], ids=["serial and fused", "two workers"])
-@pytest.mark.parametrize(("number", "twice"), SIGNALS, ids=str)
+@pytest.mark.parametrize(("number", "twice", "cases"), ALL, ids=str)
 def test_a_signal_stops_the_search_soon_and_the_same_command_goes_on(
     bench: Bench, note: Callable[..., None], number: signal.Signals, twice: bool, cases: tuple[Case, ...]
 ) -> None:

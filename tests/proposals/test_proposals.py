@@ -2,6 +2,8 @@
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,15 @@ CHOICE = ["schedule=exponential,cosine", "optimizer=momentum,adam"]
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
-    common = [f"study.storage=sqlite:///{folder}/optuna.db", "train.steps=100"]
+    """Return the plan of a search whose study is in a folder."""
+    made = composed(*overrides)
+    return replace(made, study=replace(made.study, storage=f"sqlite:///{folder}/optuna.db"))
+
+
+@cache
+def composed(*overrides: str) -> Plan:
     hidden = [] if any(text.startswith("model.hidden=") for text in overrides) else ["model.hidden=[4]"]
-    return make_plan(Command(Composer(), parse([*common, *hidden, *overrides]), ()))
+    return make_plan(Command(Composer(), parse(["train.steps=100", *hidden, *overrides]), ()))
 
 
 def proposer(made: Plan) -> OptunaProposer:

@@ -161,7 +161,7 @@ AUGMENTS = {
 
 @pytest.mark.parametrize("keys", AUGMENTS.values(), ids=list(AUGMENTS))
 def test_many_trials_at_once_see_what_each_sees_alone(make_trial, train, digits, keys):
-    trials = some(make_trial, n=3, model=CNN, steps=200, eval_every=40, **keys)
+    trials = some(make_trial, n=3, model=CNN, steps=60, eval_every=20, **keys)
     check(digits, [trials[0].config])
     together = train(FusedEngine(digits, CPU, "float64", 4), *trials)
     for number, expected in alone(digits, trials, train).items():

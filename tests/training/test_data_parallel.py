@@ -30,6 +30,7 @@ from sweep.training.data_parallel import (
     _pickled,
     device_of,
 )
+from tests.conftest import diagonal
 from tests.training.test_pool import DROPPING, ERRORS, Trapped, history, reached
 from tests.training.test_snapshots import NORMED, Noisy, assert_equal, content, eventful
 from tests.training.test_snapshots import train as train_in_parts
@@ -345,8 +346,7 @@ def test_it_is_chosen_for_several_workers_and_says_so(apart):
     assert account.as_dict()["workers"] == 3
 
 
-@pytest.mark.parametrize("seconds", [60.0, 0.02])
-@pytest.mark.parametrize("victim", ["worker", "engine"])
+@pytest.mark.parametrize(("victim", "seconds"), diagonal(["worker", "engine"], [0.02, 60.0]))
 def test_one_that_was_killed_is_replaced_and_nothing_is_lost_or_given_twice(apart, make_trial, victim, seconds):
     said = []
     keys = {"model": DROPPING, "optimizer": "adam", "average": 0.9, "precision": "float32", "workers": 2}

@@ -13,6 +13,7 @@ from sweep.core import Status
 from sweep.data import Dataset, Split
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import FusedEngine, NotStackableError, SerialEngine
+from tests.conftest import diagonal, long
 from tests.training.conftest import STACKED
 
 CPU = torch.device("cpu")
@@ -99,8 +100,7 @@ def some(make_trial, n=3, **keys):
 # --- fused is serial
 
 
-@pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("optimizer", STACKED)
+@pytest.mark.parametrize(("optimizer", "model"), diagonal(STACKED, list(MODELS)))
 def test_updates_are_those_of_the_serial_engine(make_trial, train, digits, optimizer, model):
     """Every 17th batch has 55 examples, at different times in different slots."""
     steps = 200 if model == "mlp" or optimizer == "adamw" else 50
@@ -174,7 +174,7 @@ def images() -> Dataset:
     return Dataset(split(40), split(16), split(16), n_outputs=3, classification=True, digest="images")
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("shortcut", ["A", long("B")])
 def test_a_residual_network_of_eight_layers(make_trial, train, images, shortcut):
     model = Component("model", "models.resnet.ResNet", {"depth": 8, "width": 4, "shortcut": shortcut})
     trials = some(make_trial, 3, model=model, steps=200, eval_every=50, batch_size=16)

@@ -13,6 +13,7 @@ from sweep.components import Component
 from sweep.core import Status
 from sweep.schedules import DECAYS, WARMUPS
 from sweep.training import CPU
+from tests.conftest import diagonal
 from tests.training.conftest import ENGINES, STACKED
 
 DROPPING = Component("model", "models.mlp.MLP", {"hidden": [16], "dropout": 0.3})
@@ -171,9 +172,9 @@ def eventful(make_trial, number=0, **keys):
     return make_trial(number, seed=number, **options | keys)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize(("kind", "optimizer"), TRAINED)
-def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_trial, kind, optimizer, precision):
+@pytest.mark.parametrize(("trained", "precision"), diagonal(TRAINED, ["float32", "float64"]), ids=str)
+def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_trial, trained, precision):
+    kind, optimizer = trained
     average = None if optimizer == "schedulefree" else 0.99
     decay = DECAYS["cosine"](decay_steps=40)
     trial = make_trial(optimizer=optimizer, model=DROPPING, decay=decay, steps=40, average=average, precision=precision)
@@ -183,8 +184,7 @@ def test_a_training_in_parts_is_the_training_in_one_to_the_bit(digits, make_tria
     assert_same(found, whole)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(("kind", "precision"), diagonal(list(ENGINES), ["float32", "float64"]))
 def test_events_memories_averages_and_the_training_error_go_on(digits, make_trial, kind, precision):
     """Four trials, more than slots, are at different steps. An epoch has 17 updates, the last of 55 examples."""
     trials = [eventful(make_trial, number, precision=precision) for number in range(4)]
