@@ -1,4 +1,4 @@
-"""Databases: URIs looked at before anything is created in them, patience with locks, writes of one process alone."""
+"""Databases: check a URI before anything is created, retry while a database is locked, and fence writes."""
 
 import fcntl
 import math

@@ -41,9 +41,9 @@ class SearchResult:
     Args:
         record: the study with its trials, as recorded; None of one that was interrupted.
         report: the file; None of one that was interrupted.
-        told, total: trials that count, and that were asked for.
+        told, total: number of trials that count, and study.n_trials.
         failed: how many trials have failed.
-        unsaved: the reason for which the file of train.save is not written; None if it is, or was not asked for.
+        unsaved: the reason why the file of train.save was not written; None if it was, or if there is no train.save.
     """
 
     record: StudyRecord | None
@@ -77,7 +77,7 @@ class Search:
         return self.left == 0
 
     def run(self, store: Store) -> StudyRun:
-        """Its run, created or not."""
+        """Return the run of the study, which may not be created yet."""
         run = StudyRun(store, self.uid, self.plan.name, self.plan.study.metric, self.plan.study.minimize)
         run.remember(as_params(self.plan.recorded), self.tags)
         return run
@@ -188,12 +188,12 @@ def warn_of_labels(run: RunConfig, data: Facts, say: Callable[[str], None]) -> N
 
 
 def extremes(plan: Plan) -> list[RunConfig]:
-    """The configurations at the ends of all that is searched."""
+    """Return the configurations at the ends of the search space."""
     return [config for branch in plan.space.branches for config in branch.extremes()]
 
 
 def open_search(plan: Plan, say: Callable[[str], None], interrupted: Callable[[], bool]) -> Search:
-    """The study of a plan that was checked, created where there is none; nobody else searches it until it is closed.
+    """Open the study of a checked plan, or create it. No other process searches it until it is closed.
 
     Raises:
         InvalidValueError: if a study of that name is of another configuration, or somebody else searches it.
@@ -227,7 +227,7 @@ def check_store(searches: Sequence[Search], before: Store | None, tracking: Trac
 
 
 def record(opened: Search, store: Store, tags: Mapping[str, str] | None = None) -> StudyRun:
-    """The run of a study, created where there is none. From here on the store takes nothing from who lost the lease.
+    """Return the run of a study, and create it if there is none. The store is fenced from here on.
 
     Args:
         tags: further ones.

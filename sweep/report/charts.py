@@ -127,7 +127,7 @@ def curves(
 
 
 def _band(name: str, x: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look) -> go.Scatter:
-    """The outline of low and high, filled: out along one and back along the other."""
+    """Return the filled area between low and high, as one outline."""
     outline = {"x": np.concatenate([x, x[::-1]]), "y": np.concatenate([high, low[::-1]])}
     filled = {"fill": "toself", "fillcolor": look.pale, "line_width": 0, "mode": "lines"}
     return go.Scatter(**outline, **filled, legendgroup=name, hoverinfo="skip")
@@ -175,7 +175,7 @@ def importances(shares: Mapping[str, Mapping[str, float]], look: Mapping[str, Lo
 
 
 def history(study: StudyRecord) -> go.Figure:
-    """The metric of every trial against its number, and the best so far; those without a result at the worse edge."""
+    """Draw the metric of every trial by its number, and the best so far. Trials without a value are at the edge."""
     figure = _figure("trial", study.metric)
     complete = sorted(study.ranked, key=lambda trial: trial.number or 0)
     values = np.array([trial.metrics[study.metric] for trial in complete])
@@ -324,13 +324,13 @@ def _scale(values: np.ndarray, log: bool) -> dict[str, Any]:
 
 
 def wide(values: np.ndarray) -> bool:
-    """Whether values are better told apart on a logarithmic axis."""
+    """Return whether a logarithmic axis separates the values better."""
     finite = values[np.isfinite(values)]
     return bool(len(finite)) and bool(finite.min() > 0) and bool(finite.max() > SPREAD * finite.min())
 
 
 def _margins(values: np.ndarray) -> tuple[float, float]:
-    """The range of the values and a little more on either side."""
+    """Return the range of the values with a margin on either side."""
     low, high = float(values.min()), float(values.max())
     more = 0.06 * (high - low) or 0.5
     return low - more, high + more

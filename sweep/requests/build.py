@@ -310,7 +310,7 @@ def _task(values: Mapping[str, Any], trusted: tuple[str, ...]) -> TaskConfig:
 
 
 def _loop(values: Mapping[str, Any], trusted: tuple[str, ...]) -> LoopConfig | None:
-    """Return the loop of the user's; None without one."""
+    """Return the user's loop; None if there is none."""
     keys = {key: value for key, value in values.items() if key not in ("name", "examples")}
     if "_target_" in keys:
         return fill(

@@ -101,7 +101,7 @@ class Points:
 
 
 def point(key: str, step: int, at: int, value: float) -> Points:
-    """One point."""
+    """Return one point of a metric."""
     return Points(key, np.array([step]), np.array([at]), np.array([value], dtype=np.float64))
 
 
@@ -226,12 +226,12 @@ class DatabaseWriter:
         Raises:
             MlflowException: from the error of the database.
         """
-        patience = self._hooks.patience(self._name)
+        retry = self._hooks.lock_retry(self._name)
 
         def once() -> T:
             try:
                 with self._engine.begin() as connection:
-                    if patience.over and self._engine.dialect.name == "sqlite":
+                    if retry.over and self._engine.dialect.name == "sqlite":
                         connection.exec_driver_sql("PRAGMA busy_timeout = 0")
                     result = transaction(connection)
                     if self._mark is not None and run_ids:
@@ -240,7 +240,7 @@ class DatabaseWriter:
             except SQLAlchemyError as error:
                 raise MlflowException(str(error)) from error
 
-        return patience(once)
+        return retry(once)
 
     def attach(self, run_id: str, files: Files) -> None:
         """Store files as artifacts of a run; they replace those of the same name."""
@@ -257,7 +257,7 @@ class DatabaseWriter:
         self._transact([run_id], transaction)
 
     def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """The steps recorded of each metric; see Store."""
+        """Return the recorded steps of each metric; see Store.steps."""
 
         def transaction(connection: Connection) -> dict[str, np.ndarray]:
             found = {}
@@ -318,7 +318,7 @@ class _Stored:
     nan: np.ndarray
 
     def rows(self, run_id: str, names: Sequence[str]) -> Iterator[Iterator[tuple[Any, ...]]]:
-        """For the table metrics, with its columns in this order, some at a time."""
+        """Yield the rows of the table metrics in blocks, with its columns in this order."""
         for first in range(0, len(self.points), ROWS_AT_ONCE):
             part = slice(first, first + ROWS_AT_ONCE)
             points = self.points.at(part)

@@ -1,4 +1,4 @@
-"""No password in clear text."""
+"""Refuse to send passwords over unencrypted connections."""
 
 import os
 from ipaddress import ip_address
@@ -11,7 +11,7 @@ from sweep.errors import InvalidValueError
 
 
 def check_clear_text(uri: str) -> None:
-    """Refuse to send a password over plain http to another machine: whoever is on the way could read it.
+    """Refuse to send a password over plain http to another machine, because others could read it on the way.
 
     Besides the URI, MLflow takes one from MLFLOW_TRACKING_* and ~/.mlflow/credentials, and requests from ~/.netrc.
     """

@@ -42,7 +42,7 @@ def fence_store(
     """
     tracking = store.client._tracking_client.store  # MLflow gives no other way to the engine that it writes with
     cell = Cell("tags", "value", {"run_uuid": run_id, "key": LEASE_TAG})
-    store.hooks.patience("tracking.uri")(lambda: _claim(cell, tracking.engine, fencing_token, error))
+    store.hooks.lock_retry("tracking.uri")(lambda: _claim(cell, tracking.engine, fencing_token, error))
     end_suspended(tracking.engine, IDLE)
 
     def ours(seen: str | None) -> bool:

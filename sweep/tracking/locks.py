@@ -26,11 +26,11 @@ class Hooks:
 
     say: Callable[[str], None] = lambda text: None
     interrupted: Callable[[], bool] = lambda: False
-    _patiences: dict[str, LockRetry] = field(default_factory=dict, init=False)
+    _retries: dict[str, LockRetry] = field(default_factory=dict, init=False)
 
-    def patience(self, what: str) -> LockRetry:
-        """With a database of that name, the same for all that is done with it."""
-        return self._patiences.setdefault(what, LockRetry(what, self.say, self.interrupted))
+    def lock_retry(self, what: str) -> LockRetry:
+        """Return the retry loop of a database, which is the same for all calls with this name."""
+        return self._retries.setdefault(what, LockRetry(what, self.say, self.interrupted))
 
 
 _HOOKS: WeakKeyDictionary[Engine, Hooks] = WeakKeyDictionary()
@@ -63,16 +63,16 @@ def _listen(engine: Engine, what: str) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
 
     def execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        patience = _HOOKS[engine].patience(what)
+        retry = _HOOKS[engine].lock_retry(what)
         if statement.startswith("PRAGMA busy_timeout"):  # MLflow sets it in every session
-            busy = 0.0 if patience.over else BUSY_TIMEOUT_SECONDS
+            busy = 0.0 if retry.over else BUSY_TIMEOUT_SECONDS
             statement = f"PRAGMA busy_timeout = {busy * 1000:.0f}"
-        patience(lambda: cursor.execute(statement, parameters))
+        retry(lambda: cursor.execute(statement, parameters))
         return True  # carried out
 
     def execute_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
         """SQLite takes the lock at the first row and keeps it: what was refused has written nothing."""
-        _HOOKS[engine].patience(what)(lambda: cursor.executemany(statement, parameters))
+        _HOOKS[engine].lock_retry(what)(lambda: cursor.executemany(statement, parameters))
         return True
 
     event.listen(engine, "connect", connected)

@@ -1,4 +1,4 @@
-"""Buffer what is not recorded yet of a trial in training."""
+"""Buffer the points of a trial in training that are not recorded yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ from sweep.tracking.bulk import Points, joined
 
 @dataclass
 class OpenRun:
-    """What is to be written of an open trial.
+    """Collects the points, tags and events of an open trial until they are recorded.
 
     Args:
-        run_id: of its run.
+        run_id: the MLflow run of the trial.
         training: its tag `sweep.training`.
-        clock: milliseconds since 1970, of the last rows taken.
-        known: key -> steps that are recorded already of a trial that goes on, from those of `recorded` on.
+        clock: time of the last rows, milliseconds since 1970.
+        known: key -> steps >= `recorded` that the run of a resumed trial already has.
         parts: key -> points, in the order of their arrival.
-        last: key -> the last point, where it is not among the parts: its step is not one that is recorded.
-        tags: beside those that it was opened with.
-        events: all so far.
-        recorded: key -> the step below which all that was taken is recorded: what is taken again is not below it.
-        flushed: whether some of it may be recorded.
+        last: key -> the last point, if `tracking.every` leaves it out unless the trial ends there.
+        tags: tags that are set when the trial ends.
+        events: all events so far.
+        recorded: key -> the step below which all points are recorded; points that are taken again are not below it.
+        flushed: whether points may have been recorded.
     """
 
     run_id: str
@@ -39,11 +39,11 @@ class OpenRun:
     flushed: bool = False
 
     def take(self, points: Points) -> None:
-        """Take points of one metric."""
+        """Add points of one metric."""
         self.parts.setdefault(points.key, []).append(points)
 
     def take_every(self, points: Points, every: int) -> None:
-        """Take points of one metric whose step `every` divides; and the last one, unless others follow it."""
+        """Add the points of one metric whose step is a multiple of `every`; keep the last one, as the trial may end."""
         kept = points.steps % every == 0
         self.take(points.at(kept))
         self.last.pop(points.key, None)
@@ -51,7 +51,7 @@ class OpenRun:
             self.last[points.key] = points.at(slice(-1, None))
 
     def points(self, ended: bool) -> list[Points]:
-        """What is to be written: for each metric, what is not recorded yet.
+        """Return the points that are not recorded yet, one object for each metric.
 
         Args:
             ended: whether no other points follow.
@@ -62,7 +62,7 @@ class OpenRun:
         return [one.at(~np.isin(one.steps, self.known[one.key])) if one.key in self.known else one for one in every]
 
     def forget(self) -> None:
-        """What `points` gave of a run that has not ended is recorded."""
+        """Discard the points that `points` returned, after they were recorded."""
         for key, parts in self.parts.items():
             steps = [part.steps.max() for part in parts if len(part)]
             if steps:
@@ -70,7 +70,7 @@ class OpenRun:
         self.parts.clear()
 
     def packed(self) -> bytes:
-        """Return the run as bytes, from which `unpacked` makes the same one."""
+        """Return the buffer as bytes, which `unpacked` reads."""
         parts = [(part, False) for parts in self.parts.values() for part in parts]
         parts += [(part, True) for part in self.last.values()]
         about = {
@@ -85,7 +85,7 @@ class OpenRun:
 
     @classmethod
     def unpacked(cls, content: bytes) -> "OpenRun":
-        """Return the run that was packed, without its training and what was recorded of it since."""
+        """Return the buffer that was packed. `training` and `known` are not set."""
         about, columns = container.decode(content)
         opened = cls(about["run_id"], None, about["clock"], tags=about["tags"], recorded=about["recorded"])
         opened.events = [Event.parse(text) for text in about["events"]]
@@ -99,5 +99,5 @@ class OpenRun:
 
 
 def recorded_run(record: bytes) -> str:
-    """The run that an open run was packed of."""
+    """Return the run id in a packed buffer."""
     return OpenRun.unpacked(record).run_id

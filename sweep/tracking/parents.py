@@ -1,4 +1,4 @@
-"""The runs that hold others: of a study its trials, of a comparison its studies and finals."""
+"""Parent runs in MLflow: a study has its trials below it, a comparison its studies and final runs."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -14,38 +14,38 @@ from sweep.tracking.texts import metric_name
 
 
 class Parent(Protocol):
-    """What the recorder needs to know of the run that its trials are recorded below.
+    """The run that a recorder creates the runs of its trials below.
 
     Args:
-        metric: that its trials are judged by; None if they are not compared.
+        metric: the metric that ranks its trials; None if they are not compared.
     """
 
     @property
     def metric(self) -> str | None: ...
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
-        """What tells the run of a trial from the others."""
+        """Return the tags that identify the run of a trial."""
 
     def children(self) -> list[tuple[int, Run]]:
-        """Number and run of the trials that are already recorded."""
+        """Return number and run of the trials that are already recorded."""
 
     def add(self, number: int, value: float) -> list[Change]:
-        """Take the objective of a trial that ended as complete, once; what is to be written of the parent then."""
+        """Add the objective of a complete trial, and return the changes of the parent: none if it was added before."""
 
     def create_again(self, run_id: str) -> bool:
         """Create the parent again if it is the run of that id, which was removed; return whether it is."""
 
 
 class TrainingRuns:
-    """The runs of a single training, which have no parent: the one that goes on, and what crashes have left.
+    """Stands in for the parent of a single training, which has none: finds the runs of its earlier attempts.
 
     Args:
-        name: of the training, the same for all attempts to train it, and for no other training at the same time.
-        goes_on: the run that goes on, as its checkpoint names it; None for a training that begins anew.
+        name: of the training. All attempts have it, and no other training at the same time has.
+        resumed_run_id: the run that its checkpoint names; None for a training that starts from the beginning.
     """
 
-    def __init__(self, store: Store, name: str, goes_on: str | None) -> None:
-        self.store, self.name, self.goes_on = store, name, goes_on
+    def __init__(self, store: Store, name: str, resumed_run_id: str | None) -> None:
+        self.store, self.name, self.resumed_run_id = store, name, resumed_run_id
         self.metric: str | None = None
 
     def child_tags(self, trial: Trial) -> dict[str, str]:
@@ -54,7 +54,7 @@ class TrainingRuns:
     def children(self) -> list[tuple[int, Run]]:
         runs = self.store.search({"sweep.kind": "train"})
         left = [run for run in runs if "sweep.status" not in run.data.tags and is_training(run, self.name)]
-        return [(0, run) for run in runs if run.info.run_id == self.goes_on or run in left]
+        return [(0, run) for run in runs if run.info.run_id == self.resumed_run_id or run in left]
 
     def add(self, number: int, value: float) -> list[Change]:
         return []
@@ -70,17 +70,17 @@ def is_training(run: Run, name: str) -> bool:
 
 
 KEPT_TAGS = frozenset({"sweep.searched", "sweep.command"})
-"""Tags of a study's run that say what its first command was."""
+"""Tags of a study's run that describe its first command."""
 
 
 class ParentRun:
-    """A run with others below it, found again after any interruption.
+    """A run with others below it. It is found again after any interruption.
 
     Args:
         store: where to record.
         name: of the run.
-        tags: of its kind; `create` gives it these.
-        found: the runs that were recorded as this one, newest first.
+        tags: identify the run; `create` sets them.
+        found: the runs that have these tags, newest first.
     """
 
     def __init__(self, store: Store, name: str, tags: Mapping[str, str], found: Sequence[Run]) -> None:
@@ -88,17 +88,17 @@ class ParentRun:
         self.run_id = found[0].info.run_id if found else ""
         self.finished = bool(found) and found[0].info.status == "FINISHED"
         self.lacks = frozenset[str]() if not found else KEPT_TAGS - found[0].data.tags.keys()
-        """Those of KEPT_TAGS that the run does not have any more."""
+        """Tags of KEPT_TAGS that were removed from the run."""
         self._created_with: tuple[Mapping[str, str], Mapping[str, str]] | None = None
         """Params and tags."""
 
     @property
     def exists(self) -> bool:
-        """Whether the run was created, by this command or an earlier one."""
+        """Return whether the run was created, by this command or an earlier one."""
         return bool(self.run_id)
 
     def remember(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Remember what the run was created with, so that it can be created again where it is removed."""
+        """Keep the params and tags of the run, with which it is created again if a person removes it."""
         self._created_with = params, {**self.tags, **tags}
 
     def create(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -116,7 +116,7 @@ class ParentRun:
         return True
 
     def reopen(self) -> None:
-        """Go on with a run that exists; the tags by which it is found are as they were, whoever has edited them."""
+        """Set an existing run to RUNNING, and restore the tags that identify it, which a person may have edited."""
         self._write(Change(self.run_id, tags=self.tags, status="RUNNING"))
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -124,11 +124,11 @@ class ParentRun:
         self._write(Change(self.run_id, tags=tags))
 
     def attach(self, files: Mapping[str, bytes]) -> None:
-        """Keep files with the run, name -> contents."""
+        """Store files (name -> content) as artifacts of the run."""
         self.store.attach(self.run_id, files)
 
     def finish(self, status: str) -> None:
-        """End the run: FINISHED, KILLED where it was interrupted, FAILED. Its tags are as `reopen` leaves them."""
+        """End the run as FINISHED, KILLED (interrupted) or FAILED, and restore the tags that identify it."""
         self._write(Change(self.run_id, tags=self.tags, status=status))
 
     def _write(self, change: Change) -> None:
@@ -140,17 +140,17 @@ class ParentRun:
             self.store.write([change])
 
     def values(self, key: str) -> dict[int, float]:
-        """What is recorded of a metric, by its step."""
+        """Return the values of a metric, by their steps."""
         return {metric.step: metric.value for metric in self.store.client.get_metric_history(self.run_id, key)}
 
 
 class StudyRun(ParentRun):
-    """The run of a study: at step = trial number, each trial's metric and the best so far.
+    """The run of a study. At step = trial number it has the metric of each trial and the best value so far.
 
     Args:
-        uid: of the study; one run has it.
+        uid: of the study; only its run has it.
         metric: the objective.
-        minimize: its direction.
+        minimize: whether smaller values are better.
     """
 
     def __init__(self, store: Store, uid: str, name: str, metric: str, minimize: bool) -> None:
@@ -166,12 +166,12 @@ class StudyRun(ParentRun):
         self.metric, self.minimize = metric, minimize
         self._values: dict[int, float] = {}
         self.best: tuple[float, int] | None = None
-        """Value and number of the best trial so far; the earlier of equals."""
+        """Value and number of the best trial so far; of equal trials, the earlier."""
         for number, value in (self.values(metric) if self.exists else {}).items():
             self._take(number, value)
 
     def _take(self, number: int, value: float) -> tuple[float, int]:
-        """Take the metric of a trial; return the best so far."""
+        """Add the metric of a trial, and return value and number of the best one so far."""
         self._values[number] = value
         sign = 1 if self.minimize else -1
         if self.best is None or (sign * value, number) < (sign * self.best[0], self.best[1]):
@@ -185,7 +185,7 @@ class StudyRun(ParentRun):
         return numbered(self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "trial"}), "sweep.trial")
 
     def add(self, number: int, value: float) -> list[Change]:
-        """The metric of a complete trial and the best so far, once."""
+        """Return the points of a complete trial, its metric and the best one so far; none if it was added before."""
         if number in self._values:
             return []
         (best, _), now = self._take(number, value), now_ms()
@@ -203,10 +203,10 @@ class StudyRun(ParentRun):
 
 
 class ComparisonRun(ParentRun):
-    """The run of a comparison; one has its name.
+    """The run of a comparison, which is the only one of its name.
 
     Args:
-        metric, minimize: what trials are judged by.
+        metric, minimize: the metric that ranks trials, and whether smaller values are better.
     """
 
     def __init__(self, store: Store, name: str, metric: str, minimize: bool) -> None:
@@ -222,14 +222,14 @@ class ComparisonRun(ParentRun):
 
     @property
     def params(self) -> dict[str, str]:
-        """What it was created with."""
+        """The params that the run was created with."""
         return dict(self.store.run(self.run_id).data.params)
 
     def mark_finals(self, current: Collection[str]) -> None:
-        """Tell the final runs that the comparison is of from those that a later command has superseded.
+        """Tag the final runs: `sweep.current` is false for those that a later command has replaced.
 
         Args:
-            current: ids of their runs, as a reader returns them.
+            current: ids of the current runs, as a reader returns them.
         """
         for run in self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"}):
             wanted = "true" if self.store.public_id(run.info.run_id) in current else "false"
@@ -237,27 +237,27 @@ class ComparisonRun(ParentRun):
                 self.store.write([Change(run.info.run_id, tags={"sweep.current": wanted})])
 
     def reap(self) -> None:
-        """End the final runs that a crash has left, of whatever trial."""
+        """End the final runs that a crash left RUNNING, of all trials."""
         finals = self.store.search({"mlflow.parentRunId": self.run_id, "sweep.kind": "final"})
         left = [run.info.run_id for run in finals if run.info.status == "RUNNING"]
         self.store.write([Change(run_id, status="KILLED") for run_id in left])
 
     def compares(self, studies: Mapping[tuple[str, str], str]) -> None:
-        """Say which studies are compared: (data set, schedule) -> run of the study, in the order asked for."""
+        """Record the compared studies: (data set, schedule) -> run of the study, in the order of the command."""
         families = [[dataset, schedule, run_id] for (dataset, schedule), run_id in studies.items()]
         self.tag({"sweep.families": json.dumps(families)})
 
 
 class FinalRuns:
-    """The final runs of one family, below the run of the comparison; their number is their seed.
+    """The final runs of one family, below the run of the comparison. Their number is their seed.
 
-    On the comparison's run, at step = seed, stands the metric that they are judged by.
+    The run of the comparison has their metric at step = seed.
 
     Args:
         study_run: id of the run of the family's study.
-        winner: number of the trial in it whose configuration they have.
-        metric: that they are judged by.
-        label: of the family, for the name of its metric: data set and schedule.
+        winner: number of the trial in the study whose configuration the final runs have.
+        metric: the metric that ranks them.
+        label: data set and schedule of the family, for the name of its metric.
     """
 
     def __init__(self, comparison: ComparisonRun, study_run: str, winner: int, metric: str, label: str) -> None:

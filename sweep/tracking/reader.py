@@ -41,23 +41,23 @@ WEIGHTS = "sweep.weights"
 """The tag with the path of the file that has the weights of a trial."""
 
 REASON = "sweep.reason"
-"""The tag with the reason for which a trial has failed."""
+"""The tag with the reason why a trial failed."""
 
 
 class MlflowReader:
-    """What is recorded in a store.
+    """Reads the record of a store.
 
-    Run ids in what it returns are those that users can open: those of the server where there is one.
+    It returns run ids that users can open: with a tracking server, those of the server.
 
     Args:
-        store: where to read.
+        store: the MLflow store.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def names(self) -> list[str]:
-        """The names of the comparisons, and of the studies that belong to none, newest first."""
+        """Return the names of the comparisons and of the studies outside of comparisons, newest first."""
         recorded = self.store.search({"sweep.kind": "study"}) + self.store.search({"sweep.kind": "comparison"})
         own = [run for run in recorded if "mlflow.parentRunId" not in run.data.tags]
         own.sort(key=lambda run: -int(run.info.start_time))
@@ -65,7 +65,7 @@ class MlflowReader:
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def study(self, name: str) -> StudyRecord | None:
-        """The study of that name that was begun last, with its trials."""
+        """Return the latest study of a name with its trials; None if there is none."""
         found = self._named("study", name)
         return self._study(found) if found else None
 
@@ -84,7 +84,7 @@ class MlflowReader:
         )
 
     def comparison(self, name: str) -> ComparisonRecord | None:
-        """The comparison of that name, with the studies and finals of the families that it was last asked for."""
+        """Return the comparison of a name, with the studies and final runs of its latest command, or None."""
         found = self._named("comparison", name)
         if found is None:
             return None
@@ -123,7 +123,7 @@ class MlflowReader:
             raise InvalidValueError("study.name", name, rule) from error
 
     def _finals(self, comparison: str, metric: str) -> dict[str, list[FinalRecord]]:
-        """The final runs of a comparison by the run of their study, in the order of their seeds."""
+        """Return the final runs of a comparison, by the run of their study, in the order of their seeds."""
         finals: dict[str, list[FinalRecord]] = defaultdict(list)
         runs = self.store.search({"mlflow.parentRunId": comparison, "sweep.kind": "final"})
         seeds = {run.info.run_id: seed for seed, run in numbered(runs, "sweep.seed")}
@@ -137,12 +137,12 @@ class MlflowReader:
         return finals
 
     def _named(self, kind: str, name: str) -> Run | None:
-        """The run of that kind and name that was begun last."""
+        """Return the latest run of a kind and name; None if there is none."""
         found = [run for run in self.store.search({"sweep.kind": kind}) if run.data.tags.get(f"sweep.{kind}") == name]
         return found[0] if found else None
 
     def trainings(self) -> list[TrialRecord]:
-        """The single trainings, newest first."""
+        """Return the single trainings, newest first."""
         return [self._trial(run) for run in self.store.search({"sweep.kind": "train"})]
 
     def training(self, run_id: str) -> TrialRecord:
@@ -171,9 +171,9 @@ class MlflowReader:
         return Rows(-1, steps, np.array([m.value for m in lr]), np.array([m.value for m in loss]), series)
 
     def progress(self, run_id: str, trial: int) -> list[Progress]:
-        """What an engine gave of a run that ended by itself, from evaluation to evaluation, as progress of `trial`.
+        """Return the progress that an engine reported for a recorded run, as that of `trial`: one for each evaluation.
 
-        A metric that is no series' lr or loss is an evaluation's. A series is cut at its own global_step.
+        Metrics other than the lr and loss of a series belong to evaluations. A series is cut at its own global_step.
         """
         run = self.store.run(self.store.own_id(run_id))
         recorded = [self.rows(run_id, series) for series in SERIES if f"{series}lr" in run.data.metrics]
@@ -195,7 +195,7 @@ class MlflowReader:
         return [*reached[:-1], replace(reached[-1], status=status, failure=failure)]
 
     def _measurements(self, run: Run, keys: Iterable[str]) -> list[Measurement]:
-        """What was evaluated of these metrics, in the order of the steps."""
+        """Return the evaluated values of these metrics, in the order of their steps."""
         metrics: dict[int, dict[str, float]] = defaultdict(dict)
         times: dict[int, int] = {}
         for key in keys:
@@ -206,7 +206,7 @@ class MlflowReader:
         return [Measurement(step, (times[step] - began) / 1000, of) for step, of in sorted(metrics.items())]
 
     def _history(self, run_id: str, key: str) -> list[Metric]:
-        """The points of a metric in the order of their steps; MLflow gives them in any."""
+        """Return the points of a metric in the order of their steps; MLflow returns them in any order."""
         points = self.store.client.get_metric_history(self.store.own_id(run_id), key)
         return sorted(points, key=lambda metric: int(metric.step))
 

@@ -28,7 +28,7 @@ ERROR_FILE = "error.txt"
 """The artifact of a failed trial that shows its error with the frames of the user's code."""
 
 BY_THEMSELVES = (Status.COMPLETE, Status.DIVERGED)
-"""How a trial ends that depends on nothing but its own training."""
+"""Statuses that depend only on the training of the trial itself: a pruner is not involved."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class _Left:
     """A run that an earlier attempt has left.
 
     Args:
-        ended: whether everything is recorded of it.
-        running: whether it still looks as if it were in training.
-        rows: whether it has any.
-        failed: whether its training has failed.
+        ended: whether its trial ended, so that the record is complete.
+        running: whether its status in MLflow is RUNNING.
+        rows: whether it has rows.
+        failed: whether its training failed.
     """
 
     run_id: str
@@ -56,19 +56,20 @@ class _Left:
 
 
 class MlflowRecorder:
-    """One MLflow run per trial, its rows written when a checkpoint covers them, and when it ends.
+    """Records each trial as one MLflow run. Rows are written when a checkpoint covers them, and when the trial ends.
 
-    Trials with the same tag `sweep.training` are duplicates. Of a run that has the tag `sweep.status` everything is
-    recorded; a database gets it together with the last rows, in one transaction. A run whose trial is not in training
-    is ended, as KILLED where it was interrupted.
+    Trials with the same tag `sweep.training` are duplicates. The record of a run with the tag `sweep.status` is
+    complete: the tag is written with the last rows, in one transaction. A run whose trial is not being trained is
+    ended; an interrupted one as KILLED.
 
     Args:
-        store: where to record.
-        describe: what is recorded of a trial, beside its rows, when it begins and when events have changed its curve.
-        parent: knows the runs of the trials.
-        on_open: told the run of each trial that begins.
-        draw: makes a picture of samples; None of what cannot be drawn.
-        retrains_failed: whether a trial whose recorded training has failed is trained again.
+        store: the MLflow store.
+        describe: returns name, params, tags and artifacts of a trial; called when the trial begins, and again when
+            events have changed its curve.
+        parent: finds the runs of the trials.
+        on_open: called with each trial that begins and its run id.
+        draw: draws samples as a PNG picture; returns None if they are not images.
+        retrains_failed: whether a trial whose recorded training failed is trained again.
     """
 
     def __init__(
@@ -84,17 +85,17 @@ class MlflowRecorder:
         self._describe, self._on_open, self._draw = describe, on_open, draw
         self._runs: dict[int, str] = {}
         self._open: dict[int, OpenRun] = {}
-        """In the order of their opening."""
+        """Open trials, in the order in which they were opened."""
         self._trials: dict[int, Trial] = {}
-        """Those that were opened."""
+        """Trials that were opened by this process."""
         self._trained: dict[str, tuple[int, str]] = {}
-        """Trial and run of each training that was trained to its own end."""
+        """Tag `sweep.training` -> number and run of the trial with this training, if it was complete or diverged."""
         self._replays: dict[int, list[Progress]] = {}
-        """What `duplicate_of` has read of the duplicate of each trial that was not played back since."""
+        """Trial number -> the recorded progress that `replay` returns; read by `duplicate_of`."""
         self._left: dict[int, list[_Left]] = {}
-        """What earlier attempts have recorded of each trial that was not opened since."""
+        """Trial number -> runs of earlier attempts, until the trial is opened."""
         self.weights: dict[int, str] = {}
-        """The files with the weights of trials that were recorded before, as their tags name them."""
+        """Trial number -> file with the weights, from the tags of trials that were recorded before."""
         for number, run in parent.children():
             tags = run.data.tags
             self._left.setdefault(number, []).append(_Left.of(run))
@@ -105,14 +106,14 @@ class MlflowRecorder:
         self._reap()
 
     def _reap(self) -> None:
-        """End the runs that a crash has left."""
+        """End the runs that a crash left RUNNING."""
         running = [run for runs in self._left.values() for run in runs if run.running]
         self.store.write([Change(run.run_id, status="KILLED") for run in running])
 
     def ended(self, trial: Trial) -> Sequence[Progress] | None:
         left = self._left.get(trial.number, [])
         whole = [run for run in left if run.ended and not (run.failed and self._retrains_failed)]
-        if not whole or trial.keeps_state:  # of that, the record is not all
+        if not whole or trial.keeps_state:  # the record does not contain the state
             return None
         self._runs[trial.number] = whole[0].run_id
         return MlflowReader(self.store).progress(whole[0].run_id, trial.number)
@@ -123,24 +124,24 @@ class MlflowRecorder:
             self._trained = {training: of for training, of in self._trained.items() if of[0] != trial.number}
         description = self._describe(trial, ())
         opened = self._kept(left, record)
-        goes_on = opened is not None
+        resumes = opened is not None
         if opened is None:
             opened = OpenRun(self._empty(trial, left, description), None, now_ms())
         opened.training = description.tags.get("sweep.training")
         self._open[trial.number], self._runs[trial.number] = opened, opened.run_id
         self._trials[trial.number] = trial
         self._on_open(trial, self.store.public_id(opened.run_id))
-        return goes_on
+        return resumes
 
     def _kept(self, left: Sequence[_Left], record: bytes | None) -> OpenRun | None:
-        """The open run that a record is of, where that run is still there."""
+        """Return the buffer of a checkpoint if its run still exists, and set the run to RUNNING."""
         if record is None:
             return None
         opened = OpenRun.unpacked(record)
         for run in left:
             if opened.run_id == run.run_id:
                 opened.clock, opened.flushed = now_ms(), True
-                if run.failed:  # it goes on, and may end otherwise
+                if run.failed:  # this attempt may not fail
                     opened.tags[REASON] = ""
                 self.store.write([Change(run.run_id, status="RUNNING")])
                 opened.known = self.store.steps(run.run_id, opened.recorded)  # may be more than the checkpoint has
@@ -148,7 +149,7 @@ class MlflowRecorder:
         return None
 
     def _empty(self, trial: Trial, left: Sequence[_Left], description: Description) -> str:
-        """A run without rows: one that an interrupted attempt left, or a new one. What else was left is deleted."""
+        """Return a run without rows: one of an interrupted attempt, or a new one. Delete other runs of the trial."""
         empty = next((run.run_id for run in left if not run.rows and not run.failed), None)
         for run in left:
             if run.run_id != empty:  # no checkpoint covers its rows, and the training may not repeat them to the bit
@@ -160,7 +161,7 @@ class MlflowRecorder:
         return self.store.create(description.name, tags, description.params, description.artifacts)
 
     def run_id(self, trial: Trial) -> str:
-        """The run of a trial that was opened here."""
+        """Return the run id of a trial that this process opened."""
         return self._runs[trial.number]
 
     def duplicate_of(self, trial: Trial) -> int | None:
@@ -202,7 +203,7 @@ class MlflowRecorder:
         for key, value in evaluation.metrics.items():
             opened.take(point(key, evaluation.step, now, value))
         picture = None if evaluation.samples is None else self._draw(evaluation.samples)
-        if picture is not None:  # of a training that goes on from before it, it is replaced by the same
+        if picture is not None:  # a training that resumes before this step draws the same picture again
             self._attach(opened.run_id, {f"samples/{evaluation.step:06d}.png": picture})
 
     def mark(self, trial: Trial, events: Sequence[Event]) -> None:
@@ -251,7 +252,7 @@ class MlflowRecorder:
         return sorted(opened.points(ended), key=place)
 
     def _write(self, changes: Sequence[Change]) -> None:
-        """Write changes of open runs and of the parent. A run that was removed from MLflow is created again before."""
+        """Write changes of open runs and of the parent. First create a run again if it was removed from MLflow."""
         try:
             self.store.write(changes)
         except RemovedError as error:
@@ -283,7 +284,7 @@ class MlflowRecorder:
         return self.parent.create_again(run_id)
 
     def _described_again(self, trial: Trial, opened: OpenRun) -> dict[str, str]:
-        """Replace what was said of a curve that events have changed since: the files at once; the tags."""
+        """Replace the artifacts of a curve that events have changed, and return its tags."""
         if not opened.events:
             return {}
         description = self._describe(trial, opened.events)
@@ -291,7 +292,7 @@ class MlflowRecorder:
         return {**description.tags, "sweep.event": " ".join(map(str, opened.events))}
 
     def give_up(self, numbers: Iterable[int]) -> None:
-        """End as FAILED what crashed trials left, which will not be trained again."""
+        """End the runs of crashed trials as FAILED; they will not be trained again."""
         for number in numbers:
             failed = {"sweep.status": Status.FAILED.value, REASON: GIVEN_UP.reason}
             left = [run for run in self._left.pop(number, []) if not run.ended]
@@ -299,7 +300,7 @@ class MlflowRecorder:
             self.store.write(changes)
 
     def interrupt(self, trial: Trial) -> None:
-        """End the run as KILLED, with the rows that it has; the next attempt goes on with it."""
+        """End the run as KILLED, with the rows that it has. The next attempt resumes it."""
         opened = self._open.get(trial.number)
         if opened is not None:
             self._write([Change(opened.run_id, status="KILLED")])

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from sweep.plurals import plural
 
 ROOT = "mlruns"
-"""Folder below which MLflow keeps artifacts unless it is told otherwise. It stores absolute paths."""
+"""Folder below which MLflow stores artifacts by default. Its database has absolute paths."""
 
 
 def relocate_artifacts(file: Path) -> str | None:

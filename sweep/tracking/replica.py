@@ -211,7 +211,7 @@ class Replica:
 
     @property
     def waiting(self) -> int:
-        """How many runs the server does not have in their present state, without those that it refuses."""
+        """Return the number of runs that the server lacks, or has in an older state; without those that it refuses."""
         return len(self._changed())
 
     def settle(self, patience: float, interrupted: Callable[[], bool] = lambda: False) -> int:

@@ -1,4 +1,4 @@
-"""The MLflow store: opened, or refused before anything is written."""
+"""Open an MLflow store, or refuse it before anything is written."""
 
 import atexit
 import logging
@@ -55,15 +55,15 @@ RECORD_FILE = "record.db"
 
 @dataclass(frozen=True)
 class Store:
-    """A client and the experiment it works in.
+    """An MLflow client and its experiment.
 
     With a tracking server, the client is that of the local record, and the server is its replica.
 
     Args:
-        every: of the updates of a trial, the learning rate and loss of every so many-th are recorded.
-        hooks: for the time that the store cannot be written to.
+        every: learning rate and loss are recorded for updates whose number is a multiple of this.
+        hooks: called while the store cannot be written to.
         replica: the tracking server that is brought up to date with this store.
-        tags: of every run that is created.
+        tags: tags of every new run.
     """
 
     client: MlflowClient
@@ -95,7 +95,7 @@ class Store:
         return self.replica.experiment_id if self.replica else self.experiment_id
 
     def holds(self, run_id: str) -> bool:
-        """Whether the experiment has that run, and it is not deleted."""
+        """Return whether the experiment has a run that is not deleted."""
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
@@ -103,10 +103,10 @@ class Store:
         return run.info.experiment_id == self.experiment_id and run.info.lifecycle_stage == "active"
 
     def steps(self, run_id: str, since: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """The steps recorded of each metric of a run, int64 [n] in any order.
+        """Return the recorded steps of each metric of a run, int64 [n] in any order.
 
         Args:
-            since: key -> the first step that is wanted; of a metric that is not in it, all are.
+            since: key -> the first step to return; all steps of metrics that it does not name.
         """
         return self.writer.steps(run_id, since)
 
@@ -139,7 +139,7 @@ class Store:
         self._restoring(lambda: self.writer.write(changes), lambda: self._restore_runs(runs))
 
     def attach(self, run_id: str, files: Files) -> None:
-        """Keep files with a run; they replace those of the same name.
+        """Store files as artifacts of a run; they replace those of the same name.
 
         Raises:
             RemovedError: if the run does not exist any more.
@@ -147,7 +147,7 @@ class Store:
         self._restoring(lambda: self.writer.attach(run_id, files), lambda: self._restore_runs([run_id]))
 
     def _restoring(self, call: Callable[[], T], restore: Callable[[], bool]) -> T:
-        """Call, and where that fails call once more after `restore` has restored something."""
+        """Call a function; if it fails and `restore` restores something, call it once more."""
         try:
             return call()
         except (MlflowException, NoResultFound) as error:
@@ -156,7 +156,7 @@ class Store:
         return call()
 
     def _restore_runs(self, run_ids: Sequence[str]) -> bool:
-        """Restore those of the runs that were deleted; return whether there were any.
+        """Restore the runs that were deleted; return whether there were any.
 
         Raises:
             RemovedError: names the first run that does not exist any more.
@@ -179,7 +179,7 @@ class Store:
         return bool(deleted)
 
     def _restore_experiment(self) -> bool:
-        """Restore the experiment, with its runs, where it was deleted; return whether it was.
+        """Restore the experiment and its runs if it was deleted; return whether it was.
 
         Raises:
             RemovedError: if it does not exist any more.
@@ -201,7 +201,7 @@ class Store:
         return joined_run(self.client.get_run(run_id))
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
-        """All active runs with these tags, newest first. MLflow has no way to quote an apostrophe in a value."""
+        """Return all active runs with these tags, newest first. MLflow cannot quote an apostrophe in a value."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         runs: list[Run] = []
         token = None
@@ -321,10 +321,10 @@ def _open(config: TrackingConfig, create: bool, hooks: Hooks, artifacts: Path | 
     """Open a database or a server.
 
     Args:
-        artifacts: where a new experiment keeps artifacts; None for MLflow's default.
+        artifacts: the folder for the artifacts of a new experiment; None for MLflow's default.
     """
     file = file_of(config.uri)
-    patiently = hooks.patience(f"the database {file}")
+    patiently = hooks.lock_retry(f"the database {file}")
     patiently(lambda: _check(config))
     if not create and file is not None and not file.exists():
         return None
@@ -359,12 +359,15 @@ def _create_database(file: Path) -> None:
 
 
 def _client(uri: str, file: Path | None) -> MlflowClient:
-    """A client whose store is open: MLflow creates the tables of a database that has none."""
+    """Return a client with an open store. MLflow creates the tables of a database that has none."""
     if file is None:
         return MlflowClient(tracking_uri=uri)
-    if not file.exists():
+    created = not file.exists()
+    if created:
         _create_database(file)
     client = MlflowClient(tracking_uri=f"sqlite:///{file.absolute()}")
+    if created:  # MLflow keeps the engine of a path: its connections may be to a file that was deleted since
+        client._tracking_client.store.engine.dispose()
     atexit.register(client._tracking_client.store.engine.dispose)  # the last to close it takes the log into the file
     return client
 
