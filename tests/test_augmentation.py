@@ -149,7 +149,7 @@ def test_options_and_keys_can_be_searched(given: list[str], expected: list[Any])
     ("overrides", "message"),
     [
         (["dataset.augment=cropflip"], r"dataset\.augment=cropflip: must be one of none, crop_flip; "),
-        (["dataset.augment=3"], r"dataset\.augment=3: must be one of none, crop_flip, or \{_target_"),
+        (["dataset.augment=3"], r"dataset\.augment=3: must be one of none, crop_flip, or a mapping such as \{_target_"),
         (["dataset.augment=[none]"], r"dataset\.augment=\['none'\]: must be one of"),
         (["dataset.augment.pad=2"], r"dataset\.augment\.pad=2: has no effect with dataset\.augment=none: give "),
         (["dataset.augment=crop_flip", "dataset.augment.pad=-1"], r"dataset\.augment\.pad=-1: must be an integer >= 0"),
@@ -284,7 +284,7 @@ def test_a_function_a_class_an_object_or_a_name_is_given_in_python(folder: Path)
 @pytest.mark.parametrize(
     ("overrides", "augment", "error", "message"),
     [
-        ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function .*, or a name, whose keys are overrides"),
+        ({}, 3, InvalidValueError, r"^dataset\.augment=3: must be a function .*, or a name, with overrides"),
         ({}, lambda x, y, d: (x, y), InvalidValueError, r"^dataset\.augment=function: .*n_draws.*; it has none"),
         ({}, halves, InvalidValueError, r"it returns \[64, 10\], and dataset\.augment returns targets \[64, 2\]"),
         ({"dataset.augment": "none"}, darker, InvalidValueError, r"given twice, as an override and as augment=\.\.\."),

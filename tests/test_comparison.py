@@ -384,7 +384,7 @@ def test_under_its_name_another_configuration_is_refused_before_anything_is_stor
     assert sweep(*named, "compare.schedules=[constant,cosine]").status == 0
     studies = optuna.get_all_study_names(f"sqlite:///{folder}/optuna.db")
     for schedules, changed, said in (
-        ("[rex,constant]", "optimizer=adam", "torch.optim.SGD in the study, torch.optim.Adam asked"),
+        ("[rex,constant]", "optimizer=adam", "torch.optim.SGD in the study, torch.optim.Adam requested"),
         ("[rex,linear]", "optimizer=adam", "optimizer.name: momentum in the study, adam requested"),
         ("[rex,linear]", "study.metric=val_accuracy", "study.metric: val_loss in the study, val_"),
     ):

@@ -135,7 +135,7 @@ REFUSED = {
     "loop._target_=os.system": "loop._target_=os.system: must be in ",
     "loop._target_=mylab.train.none": "loop._target_=mylab.train.none: is not a class or function of mylab.train",
     "loop=two,three": "loop=two,three: cannot be searched: a search has one loop, whose keys can be searched",
-    "loop.examples=10,20": "loop.examples=10,20: cannot be searched: it is what lengths in epochs are made of",
+    "loop.examples=10,20": "loop.examples=10,20: cannot be searched: lengths in epochs are computed from it",
     "loop._target_=mylab.train.two,mylab.train.steps": "cannot be searched: a search has one loop",
     "loop.width=interval(0,1,2)": "loop.width=",
     "schedule=plateau schedule.metric=val_x": "schedule.metric=val_x: has no known direction",
@@ -155,7 +155,7 @@ def test_what_is_not_for_a_loop_is_refused_in_one_line(sweep: Callable[..., Answ
 def test_a_key_of_a_loop_needs_a_loop(sweep: Callable[..., Answer]) -> None:
     answer = sweep("loop.width=3")
     assert answer.status == 2
-    assert "loop.width=3: has no effect without a loop: loop._target_=mylab.train.main names" in answer.err
+    assert "loop.width=3: is of no use without a loop: loop._target_=mylab.train.main names" in answer.err
 
 
 def test_a_loop_outside_of_a_trusted_package_is_refused(sweep: Callable[..., Answer]) -> None:

@@ -126,7 +126,7 @@ def test_a_comparison_tests_by_the_metric_of_the_user_s(sweep: Callable[..., Ans
         (["task=regression"], "task=regression: needs numbers as targets, and dataset.y has integers"),
         (
             ["study.metric=val_f1"],
-            "study.metric=val_f1: is not measured by such a training, which has val_loss, val_accuracy",
+            "study.metric=val_f1: must be one of the metrics of this training, val_loss, val_accuracy",
         ),
         (["study.metric=loss"], "study.metric=loss: must be one of val_loss, "),
         (

@@ -1,8 +1,10 @@
 """The record in MLflow, written and read; the only importer of mlflow."""
 
+import logging
 import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+logging.getLogger("alembic").setLevel(logging.ERROR)  # it logs its plug-ins when it is imported
 
 from sweep.tracking.fencing import fence_store
 from sweep.tracking.links import (

@@ -43,7 +43,6 @@ from sweep.tracking.server import NoAnswerError, Server, reason_of
 from sweep.tracking.texts import joined_run, run_name, split
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
-logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of what is raised anyway
 
 

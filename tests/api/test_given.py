@@ -235,7 +235,7 @@ def test_a_model_goes_with_its_component_to_another_process_and_a_data_set_does_
         pickle.loads(data).check()
     restored = pickle.loads(model)
     assert restored.build() == "built"
-    given._known.pop(target)
+    given._registry.pop(target)
 
 
 def test_what_cannot_be_pickled_is_refused() -> None:

@@ -139,7 +139,10 @@ def test_a_stalling_schedule_among_several_is_named(sweep):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["schedule.decay_rate=interval(0.1,0.2)"], "schedule.decay_rate=interval(0.1,0.2): mode=preview draws"),
+        (
+            ["schedule.decay_rate=interval(0.1,0.2)"],
+            "schedule.decay_rate=interval(0.1,0.2): must be a list (a,b,c) or a range",
+        ),
         (["schedule=cosine,cosin"], "schedule=cosin: is not an option"),
         (["schedule=exponential,cosine", "schedule.decay_rate=0.5"], "schedule.decay_rate=0.5: no such key"),
         (["train.batch_size=64,1079", "train.steps=${epochs:3}"], "train.steps=3: must be the same for all"),

@@ -369,7 +369,7 @@ class Misshapen(nn.Module):
         (
             Component("model", f"{__name__}.Misshapen", {}, (__name__,)),
             "model._target_",
-            r"gives \[3\], not \[1, 8, 8\]",
+            r"returns \[3\], not \[1, 8, 8\]",
         ),
     ],
 )
