@@ -1,9 +1,9 @@
-"""What a trial costs the coordinator: milliseconds of proposing, recording and telling it, on SQLite.
+"""Measure the time that the coordinator needs for a trial: milliseconds to propose, record and report it, on SQLite.
 
-`python -m benchmarks.coordinator` prints a table. The engine is a stand-in that completes every trial at once, so that
-the time that is measured is the coordinator's: everything that `sweep.study.run` does for a trial of 600 updates and 6
-evaluations, without the messages to the trainer and without the display. The trials before are in Optuna's database
-alone, drawn at random.
+`python -m benchmarks.coordinator` prints a table. A stand-in for the engine completes every trial at once, so
+that only the coordinator's time is measured: everything that `sweep.study.run` does for a trial of 600 updates and 6
+evaluations, without the messages to the trainer and without the display. Earlier trials are random ones that exist only
+in Optuna's database.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from sweep.requests.resolvers import register_resolvers
 from sweep.tracking import Hooks, MlflowRecorder, open_store
 
 EVALUATIONS = 6
-"""Of each trial."""
+"""Number of evaluations of each trial."""
 PARTS = ("ask", "open", "begun", "record", "evaluate", "report", "close", "tell")
 """Calls of the proposer and the recorder that are measured by themselves."""
 

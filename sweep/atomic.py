@@ -10,7 +10,7 @@ TEMPORARY = ".tmp"
 
 
 def atomic_write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a temporary file with access for its owner only, fsync it, rename it, and fsync its folder.
+    """Write a file atomically: write and fsync a temporary file (mode 0600), rename it, and fsync the folder.
 
     Raises:
         OSError: names the file. Its old content is still there.

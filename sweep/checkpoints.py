@@ -26,7 +26,7 @@ class CheckpointFiles:
     stays valid. A file is skipped if it belongs to another user, is damaged, or was written by another version.
 
     Args:
-        folder: created with the first checkpoint, with access for its owner only.
+        folder: folder of the checkpoints. It is created (mode 0700) when the first one is saved.
         of: identifies the study or training. Checkpoints of others are skipped.
         largest: size in bytes above which a file cannot be a checkpoint.
         say: called with one line for each file that is skipped.

@@ -730,7 +730,7 @@ MAX_EXPERIMENT_CHARS = 500
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where and how trainings are recorded in MLflow.
+    """Settings of the record in MLflow.
 
     Args:
         uri: the tracking URI.
@@ -810,13 +810,14 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class UiConfig:
-    """How pages of MLflow are served and shown.
+    """Settings of mode=ui and of links to MLflow's pages.
 
     Args:
         port: on which mode=ui serves MLflow.
         links: "auto" prints the titles of pages as hyperlinks if the terminal supports them, "plain" always prints
             their addresses.
-        open: whether mode=ui opens the first page in a browser; "auto" if a person can see it.
+        open: whether mode=ui opens the first page in a browser; "auto" opens it for a command that was started from a
+            terminal on a desktop.
     """
 
     port: int

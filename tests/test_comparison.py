@@ -335,7 +335,7 @@ def test_an_interrupted_comparison_equals_an_uninterrupted_one(
             assert status == -signal.SIGKILL
             continue
         assert status == 130
-        assert "trainings are left; the same command resumes" in command.said
+        assert "trainings are left; run the same command to resume" in command.said
         assert runs(tmp_path, "comparison")[0].info.status == "KILLED"
         assert not list(tmp_path.glob("reports/*/*"))
     assert sweep_in(tmp_path, *COMPARE).status == 0

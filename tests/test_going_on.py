@@ -268,7 +268,7 @@ def test_an_interrupted_training_is_kept_where_it_stands(sweep, folder, long, at
     at(100, interrupt)
     first = sweep(*LONG)
     assert first.status == 130
-    step = int(re.search(r"interrupted: the same command resumes at step (\d+)", first.out)[1])
+    step = int(re.search(r"interrupted: run the same command to resume at step (\d+)", first.out)[1])
     assert 100 <= step < 3000
     ((status, histories, _),) = runs(folder)
     assert status == "KILLED"

@@ -71,7 +71,7 @@ def test_an_interrupted_search_equals_an_uninterrupted_one(
             assert command.status == -signal.SIGKILL
             continue
         assert command.status == 130
-        assert re.search(r"interrupted: \d of 8 trials are recorded; the same command resumes", command.said)
+        assert re.search(r"interrupted: \d of 8 trials are recorded; run the same command to resume", command.said)
         assert rows(tmp_path, "SELECT DISTINCT status FROM runs WHERE status = 'RUNNING'") == []
     assert sweep_in(tmp_path, *SEARCH).status == 0
     assert trials(tmp_path) == trials(uninterrupted)

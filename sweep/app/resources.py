@@ -22,7 +22,7 @@ from sweep.tracking import Hooks, Store, open_store
 from sweep.weights import WeightFiles
 
 SETTLING_SECONDS = 60.0
-"""How long a tracking server may make no progress while the command waits for it."""
+"""Seconds that a command waits at its end for a tracking server that makes no progress."""
 RECORD = "record"
 """The folder of the local records, beside the checkpoints of a study, comparison or training."""
 

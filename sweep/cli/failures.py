@@ -17,7 +17,7 @@ from sweep.errors import (
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk and of an exhausted quota."""
 EXPLAINED = (EngineError, HopelessError, RecordInUseError, RemovedError, StorageFullError, UnavailableError)
-RESUMES = "recorded results are kept; the same command resumes"
+RESUMES = "recorded results are kept; run the same command to resume"
 
 
 def explained(error: Exception) -> tuple[str, int] | None:

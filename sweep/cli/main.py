@@ -68,7 +68,7 @@ def _main(arguments: list[str], ends_process: bool) -> int:
         print(f"sweep: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("sweep: interrupted; the same command resumes", file=sys.stderr)
+        print("sweep: interrupted; run the same command to resume", file=sys.stderr)
         return INTERRUPTED
 
 

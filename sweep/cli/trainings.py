@@ -25,7 +25,7 @@ def search(command: Command) -> int:
     result = carry_out_search(plan, front, current_trainer())
     if result.record is None or result.report is None:
         recorded = plural(result.total, "trial is recorded", "trials are recorded")
-        front.say(f"interrupted: {result.told} of {recorded}; the same command resumes")
+        front.say(f"interrupted: {result.told} of {recorded}; run the same command to resume")
         return INTERRUPTED
     show_study(front.console, result.record, ui)
     front.say(f"\nreport: {result.report}")
@@ -39,7 +39,7 @@ def train(command: Command) -> int:
     run, ui = plan.run, MlflowUi.of(command, plan.tracking, front.console)
     ended = carry_out_training(plan, front, current_trainer())
     if ended.result is None or ended.run_id is None:
-        front.say(f"interrupted: the same command resumes at step {ended.kept}")
+        front.say(f"interrupted: run the same command to resume at step {ended.kept}")
         return INTERRUPTED
     assert front.display is not None
     for series in run.series:
@@ -73,7 +73,7 @@ def compare(command: Command) -> int:
     result = carry_out_comparison(plan, front, current_trainer())
     if result.report is None:
         left = plural(result.left, "training is left", "trainings are left")
-        front.say(f"interrupted: {left}; the same command resumes")
+        front.say(f"interrupted: {left}; run the same command to resume")
         return INTERRUPTED
     show_comparison(front.console, result.record, result.comparisons, ui)
     front.say(f"\nreport: {result.report}")

@@ -77,7 +77,8 @@ def open_study(
         identity: everything that changes results, flattened; it is compared with that of the stored study.
 
     Raises:
-        InvalidValueError: if the stored study has another configuration (with the difference), or is another program's.
+        InvalidValueError: if another program created the stored study, or its configuration differs; the message lists
+            the differences.
     """
     patiently = LockRetry(without_passwords(config.storage), say, interrupted)
     try:

@@ -66,7 +66,8 @@ def interruptible(
 def _leave() -> None:
     cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
     with suppress(OSError):  # the terminal may be closed
-        os.write(2, f"{cursor}\nsweep: stopped at once; the same command resumes from the last checkpoint\n".encode())
+        said = "sweep: stopped at once; run the same command to resume from the last checkpoint"
+        os.write(2, f"{cursor}\n{said}\n".encode())
     os._exit(130)
 
 

@@ -59,7 +59,7 @@ def check_killed(command: Command, how: str) -> None:
         assert status in (DONE, FAILED), f"status {status}:\n{command.said}"
         if status == FAILED:
             assert is_one_clear_line(command.said), command.said
-            assert "the same command resumes" in command.last_line
+            assert "run the same command to resume" in command.last_line
 
 
 def endure(bench: Bench, case: Case, random: Random, kills: int) -> int:

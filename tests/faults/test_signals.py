@@ -35,7 +35,7 @@ def patience() -> float:
     return SECONDS if LONG else SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-GOES_ON = re.compile(r"the same command (resumes|trains again)")
+RESUMES = re.compile(r"run the same command to resume")
 CASES = (SERIAL_TPE, FUSED_RANDOM, SERIAL_MEDIAN)
 
 
@@ -51,7 +51,7 @@ def check_stopped(command: Command, number: int, sent: float) -> None:
     if not command.said and status < 0:
         return  # nothing was begun
     assert status == INTERRUPTED, f"{name}: status {status}:\n{command.said}"
-    assert GOES_ON.search(command.last_line), command.said
+    assert RESUMES.search(command.last_line), command.said
 
 
 def endure(bench: Bench, case: Case, random: Random, number: int, twice: bool, signals: int) -> int:
@@ -127,7 +127,7 @@ def test_a_signal_during_the_imports_ends_the_command_without_a_traceback(
             assert "Traceback" not in said, said
             assert process.returncode != 0 or "report: " in said
             if process.returncode == INTERRUPTED and "trials done" in said:
-                assert GOES_ON.search(said.strip().splitlines()[-1]), said
+                assert RESUMES.search(said.strip().splitlines()[-1]), said
             bench.finish(SERIAL_TPE, folder)
             bench.check(SERIAL_TPE, folder, number.name)
     finally:
