@@ -21,9 +21,9 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import create_trial
-from sweep.requests.asking import own_trainer
 
 from sweep import study as loop
+from sweep.app.plan import Plan
 from sweep.app.search import Search, open_search, record
 from sweep.checkpoints import CheckpointFiles
 from sweep.core import Evaluation, Progress, Result, Rows, Status, Trial
@@ -33,8 +33,9 @@ from sweep.proposals.trial_tables import TrialTables
 from sweep.report.describe import describe
 from sweep.requests.command import Command
 from sweep.requests.compose import Composer
+from sweep.requests.current_trainer import started_trainer
 from sweep.requests.expressions import parse
-from sweep.requests.plan import Plan, make_plan
+from sweep.requests.plan import make_plan
 from sweep.requests.resolvers import register_resolvers
 from sweep.tracking import Hooks, MlflowRecorder, open_store
 
@@ -161,7 +162,7 @@ def measure(sampler: str, before: int, trials: int = 40, overrides: Sequence[str
     with TemporaryDirectory() as folder:
         databases = [f"study.storage=sqlite:///{folder}/optuna.db", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
         total = f"study.n_trials={before + trials + 1}"
-        with own_trainer():
+        with started_trainer():
             given = [*databases, total, f"sampler={sampler}", *overrides]
             plan = make_plan(Command(Composer(), parse(given), ()))
         chosen = pruner(plan.pruner, plan.first.train.steps, plan.space.conditional)
@@ -196,7 +197,7 @@ def table(rows: Iterator[Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what a trial costs the coordinator.")
+    parser = argparse.ArgumentParser(description="Measure the coordinator's time for a trial.")
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[50, 500], help="trials before")
     parser.add_argument("--trials", type=int, default=40, help="measured for each row")

@@ -11,7 +11,7 @@ from itertools import count, islice
 import pytest
 import torch
 
-from benchmarks import bench, gpu, language, plain, startup, table
+from benchmarks import bench, coordinator, gpu, language, plain, startup, table
 from benchmarks.command import Engine, Run, recorded
 from benchmarks.peer import Timing
 from benchmarks.table import Figure
@@ -254,3 +254,10 @@ def test_a_measure_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_
     assert "fused: 1x, to reach ≥ 4x: short" in said.out
     assert "not taken, because of errors: broken" in said.err
     assert bench.report("A CPU", {"fused": measures["fused"]}, ["fused"], options) == 0
+
+
+def test_the_time_of_the_coordinator_is_measured_with_a_search_that_is_carried_out():
+    row = coordinator.measure("random", before=3, trials=2)
+    assert (row.sampler, row.before) == ("random", 3)
+    assert row.parts.keys() == set(coordinator.PARTS)
+    assert min(row.cpu, row.wall, row.parts["open"], row.parts["close"]) > 0

@@ -8,7 +8,7 @@ import torch
 from sweep.components import Component
 from sweep.training import CPU, SerialEngine, serial
 
-LONG = {"steps": 400, "eval_every": 400}
+LONG = {"steps": 200, "eval_every": 200}
 
 
 @pytest.fixture
